@@ -1,0 +1,352 @@
+// The equations in plain loops, compiled once per instruction set (XHAT_ISA names it).
+//
+//   moments         sum += w (x - o)              sum_product += w (x - o)^2            one read
+//   normalize       y = act(scale (x - mu) + beta [+ residual])                         one read, one write
+//   gradient_sums   sum += g                      sum_product += g (x - mu)             two reads
+//   input_gradient  dx = scale g - w (through_mu + through_var (x - mu))                two reads, one write
+//
+// with g = dy act'(pre). Sums are in double, in an order fixed by the tile alone; maps are in the
+// arithmetic type of the dtype. No contraction, no fast-math: every instruction set gives the same bits.
+// Only this file and number.h may be compiled with wider instructions, and only `XHAT_ISA` is exported.
+#include "kernels.h"
+#include "number.h"
+
+#if defined(__SSE2__) || defined(_M_X64)
+#include <emmintrin.h>
+#define XHAT_SSE2 1
+#endif
+
+#if defined(_MSC_VER)
+#define RESTRICT __restrict
+#else
+#define RESTRICT __restrict__
+#endif
+
+namespace {
+
+using namespace xhat;
+using std::ptrdiff_t;
+using std::size_t;
+
+template <class T> using A = typename Arithmetic<T>::type;
+
+template <class T> const T* RESTRICT from(const Source& s, size_t row, size_t channel) {
+    return static_cast<const T*>(s.at) + ptrdiff_t(row) * s.row + ptrdiff_t(channel) * s.channel;
+}
+template <class T> T* to(const Target& t, size_t row, size_t channel) {
+    return static_cast<T*>(t.at) + ptrdiff_t(row) * t.row + ptrdiff_t(channel) * t.channel;
+}
+
+// ---------------------------------------------------------------------------------------------- pieces
+
+// xhat's numerator. Subtracting the mean in two halves keeps its double precision in float arithmetic.
+template <class A> inline A centred(A x, A hi, A lo) { return (x - hi) - lo; }
+
+template <int activation, class A> inline A act(A pre, A slope) {
+    if (activation == LEAKY_RELU) return pre < A(0) ? slope * pre : pre;
+    if (activation == SILU) return pre / (A(1) + exponential(-pre));
+    return pre;
+}
+
+// g = dy act'(pre).
+template <int side, class A> inline A through_activation(A dy, A pre, A slope) {
+    if (side == NO_ACTIVATION) return dy;
+    if (side == LEAKY_FROM_X || side == LEAKY_FROM_Y) return pre > A(0) ? dy : slope * dy;
+    const A sigma = A(1) / (A(1) + exponential(-pre));
+    return dy * (sigma * (A(1) + pre * (A(1) - sigma)));
+}
+
+// What stands before the activation, as the forward pass had it (or y, of the same sign).
+template <int side, class A> inline A before_activation(A d, A scale, A beta, A extra) {
+    if (side == LEAKY_FROM_Y) return extra;
+    if (side == SILU_FROM_RESIDUAL) return d * scale + beta + extra;
+    return d * scale + beta;
+}
+constexpr bool reads_extra(int side) { return side == LEAKY_FROM_Y || side == SILU_FROM_RESIDUAL; }
+
+// The terms at one place: with step 0 the channel's, with step 1 the column's.
+template <class A, int step> struct TermsAt {
+    const A *RESTRICT hi, *RESTRICT lo, *RESTRICT scale, *RESTRICT beta, *RESTRICT mu_path, *RESTRICT var_path;
+    TermsAt(const Terms& t, size_t at)
+        : hi(static_cast<const A*>(t.mu_hi) + at), lo(static_cast<const A*>(t.mu_lo) + at),
+          scale(static_cast<const A*>(t.scale) + at), beta(static_cast<const A*>(t.beta) + at),
+          mu_path(static_cast<const A*>(t.through_mu) + at), var_path(static_cast<const A*>(t.through_var) + at) {}
+    static size_t i(size_t column) { return step * column; }
+};
+
+inline void prefetch(const void* at) {
+#if defined(XHAT_SSE2)
+    _mm_prefetch(static_cast<const char*>(at), _MM_HINT_T1);
+#elif defined(__GNUC__)
+    __builtin_prefetch(at, 0, 2);
+#else
+    (void)at;
+#endif
+}
+
+// Copies a finished chunk to its place, past the caches where asked: 16-byte pieces in address order
+// fill the processor's write-combining lines, also across the end of a row.
+inline void flush(const void* chunk, void* place, size_t bytes, bool stream) {
+    auto* out = static_cast<char*>(place);
+    const auto* in = static_cast<const char*>(chunk);
+#if defined(XHAT_SSE2)
+    if (stream) {
+        const size_t head = (16 - (reinterpret_cast<std::uintptr_t>(out) & 15)) & 15;
+        if (head < bytes) {
+            std::memcpy(out, in, head);
+            size_t i = head;
+            for (; i + 16 <= bytes; i += 16)
+                _mm_stream_si128(reinterpret_cast<__m128i*>(out + i),
+                                 _mm_loadu_si128(reinterpret_cast<const __m128i*>(in + i)));
+            std::memcpy(out + i, in + i, bytes - i);
+            return;
+        }
+    }
+#else
+    (void)stream;
+#endif
+    std::memcpy(out, in, bytes);
+}
+
+constexpr size_t CHUNK = 512;  // numbers computed at a time by a map: the buffer stays in the first cache
+
+// ------------------------------------------------------------------------------------------- reductions
+
+// A reduction is an `Each` with  void operator()(p, i, l, &u, &v): the two summands of number i, where l is
+// its lane or column. Four rows of lanes, or of columns, are added before they meet the running sums.
+template <class Each>
+inline void sum_lanes(const Each& each, size_t width, double* RESTRICT sum, double* RESTRICT product) {
+    double s[LANES], q[LANES];
+    for (size_t l = 0; l < LANES; l++) { s[l] = sum[l]; q[l] = product[l]; }
+    size_t i = 0;
+    for (; i + 4 * LANES <= width; i += 4 * LANES)
+        for (size_t l = 0; l < LANES; l++) {
+            double u0, u1, u2, u3, v0, v1, v2, v3;
+            each(i + l, l, u0, v0);
+            each(i + l + LANES, l, u1, v1);
+            each(i + l + 2 * LANES, l, u2, v2);
+            each(i + l + 3 * LANES, l, u3, v3);
+            s[l] += (u0 + u1) + (u2 + u3);
+            q[l] += (v0 + v1) + (v2 + v3);
+        }
+    for (; i + LANES <= width; i += LANES)
+        for (size_t l = 0; l < LANES; l++) {
+            double u, v;
+            each(i + l, l, u, v);
+            s[l] += u;
+            q[l] += v;
+        }
+    for (size_t l = 0; i < width; i++, l++) {
+        double u, v;
+        each(i, l, u, v);
+        s[l] += u;
+        q[l] += v;
+    }
+    for (size_t l = 0; l < LANES; l++) { sum[l] = s[l]; product[l] = q[l]; }
+}
+
+template <class Each>
+inline void sum_four_rows(const Each& a, const Each& b, const Each& c, const Each& d, size_t width,
+                          double* RESTRICT sum, double* RESTRICT product) {
+    for (size_t l = 0; l < width; l++) {
+        double u0, u1, u2, u3, v0, v1, v2, v3;
+        a(l, l, u0, v0);
+        b(l, l, u1, v1);
+        c(l, l, u2, v2);
+        d(l, l, u3, v3);
+        sum[l] += (u0 + u1) + (u2 + u3);
+        product[l] += (v0 + v1) + (v2 + v3);
+    }
+}
+template <class Each>
+inline void sum_row(const Each& each, size_t width, double* RESTRICT sum, double* RESTRICT product) {
+    for (size_t l = 0; l < width; l++) {
+        double u, v;
+        each(l, l, u, v);
+        sum[l] += u;
+        product[l] += v;
+    }
+}
+
+// Walks the tile: lanes go run by run, columns four rows at a time.
+template <bool columns, class At> inline void reduce(const Tile& t, const At& at) {
+    if (columns) {
+        size_t r = 0;
+        for (; r + 4 <= t.rows; r += 4)
+            sum_four_rows(at(r, 0), at(r + 1, 0), at(r + 2, 0), at(r + 3, 0), t.width, t.sum, t.sum_product);
+        for (; r < t.rows; r++) sum_row(at(r, 0), t.width, t.sum, t.sum_product);
+    } else {
+        for (size_t r = 0; r < t.rows; r++)
+            for (size_t c = 0; c < t.channels; c++)
+                sum_lanes(at(r, c), t.width, t.sum + c * LANES, t.sum_product + c * LANES);
+    }
+}
+
+template <class T, bool columns, bool weighted> struct EachMoment {
+    const T* RESTRICT x;
+    const double* RESTRICT w;
+    const double* RESTRICT origin;
+    inline void operator()(size_t i, size_t l, double& u, double& v) const {
+        const double d = double(load(x[i])) - (columns ? origin[l] : origin[0]);
+        if (weighted) {
+            const double wi = columns ? w[0] : w[i];
+            const double kept = wi > 0 ? d : 0.0;  // a padded NaN has no weight
+            u = wi * kept;
+            v = u * kept;
+        } else {
+            u = d;
+            v = d * d;
+        }
+    }
+};
+
+template <class T, bool columns, bool weighted> void moments(const Tile& t) {
+    reduce<columns>(t, [&t](size_t r, size_t c) {
+        return EachMoment<T, columns, weighted>{from<T>(t.x, r, c), t.weights + ptrdiff_t(r) * t.weights_row,
+                                                t.origin + (columns ? 0 : c)};
+    });
+}
+
+template <class T, bool columns, int side, bool weighted> struct EachGradient {
+    const T *RESTRICT x, *RESTRICT dy, *RESTRICT extra;
+    const double* RESTRICT w;
+    const double* RESTRICT mu;
+    TermsAt<A<T>, columns> at;
+    A<T> slope;
+    inline void operator()(size_t i, size_t l, double& u, double& v) const {
+        const A<T> xi = load(x[i]);
+        A<T> g = load(dy[i]);
+        if (side != NO_ACTIVATION) {
+            const size_t k = at.i(l);
+            const A<T> e = reads_extra(side) ? A<T>(load(extra[i])) : A<T>(0);
+            g = through_activation<side>(
+                g, before_activation<side>(centred(xi, at.hi[k], at.lo[k]), at.scale[k], at.beta[k], e), slope);
+        }
+        u = g;
+        v = u * (double(xi) - (columns ? mu[l] : mu[0]));
+        if (weighted) {  // a padded NaN that the loss does not look at
+            const double wi = columns ? w[0] : w[i];
+            v = (wi == 0) & (u == 0) ? 0.0 : v;
+        }
+    }
+};
+
+template <class T, bool columns, int side, bool weighted> void gradient_sums(const Tile& t) {
+    const A<T> slope = A<T>(t.slope);
+    reduce<columns>(t, [&t, slope](size_t r, size_t c) {
+        return EachGradient<T, columns, side, weighted>{
+            from<T>(t.x, r, c), from<T>(t.dy, r, c), reads_extra(side) ? from<T>(t.extra, r, c) : nullptr,
+            t.weights + ptrdiff_t(r) * t.weights_row, t.origin + (columns ? 0 : c),
+            TermsAt<A<T>, columns>(t.terms, columns ? 0 : c), slope};
+    });
+}
+
+// ------------------------------------------------------------------------------------------------- maps
+
+// Runs `chunk(row, channel, first, count, out, dresidual)` over the tile, with the results going to their
+// places or, where they are staged, to a buffer that is flushed afterwards.
+template <class T, bool second, class Chunk> inline void map(const Tile& t, const Chunk& chunk) {
+    alignas(64) T buffer[CHUNK], buffer2[second ? CHUNK : 1];
+    for (size_t r = 0; r < t.rows; r++)
+        for (size_t c = 0; c < t.channels; c++) {
+            T* out = to<T>(t.out, r, c);
+            T* dresidual = second ? to<T>(t.dresidual, r, c) : nullptr;
+            for (size_t i = 0; i < t.width; i += CHUNK) {
+                const size_t n = t.width - i < CHUNK ? t.width - i : CHUNK;
+                if (!t.staged) {
+                    chunk(r, c, i, n, out + i, dresidual + (second ? i : 0));
+                } else {
+                    chunk(r, c, i, n, buffer, buffer2);
+                    flush(buffer, out + i, n * sizeof(T), t.stream);
+                    if (second) flush(buffer2, dresidual + i, n * sizeof(T), t.stream);
+                }
+            }
+        }
+}
+
+template <class T> inline void prefetch_ahead(const T* row, size_t count, ptrdiff_t ahead) {
+    if (ahead)
+        for (size_t i = 0; i < count; i += 64 / sizeof(T)) prefetch(row + ptrdiff_t(i) + ahead);
+}
+
+template <class T, bool columns, int activation, bool residual> void normalize(const Tile& t) {
+    const A<T> slope = A<T>(t.slope);
+    map<T, false>(t, [&t, slope](size_t r, size_t c, size_t first, size_t n, T* RESTRICT y, T*) {
+        const T* RESTRICT x = from<T>(t.x, r, c) + first;
+        const T* RESTRICT e = residual ? from<T>(t.extra, r, c) + first : nullptr;
+        const TermsAt<A<T>, columns> at(t.terms, columns ? first : c);
+        prefetch_ahead(x, n, t.ahead);
+        for (size_t i = 0; i < n; i++) {
+            const size_t k = at.i(i);
+            A<T> pre = centred<A<T>>(load(x[i]), at.hi[k], at.lo[k]) * at.scale[k] + at.beta[k];
+            if (residual) pre = pre + load(e[i]);
+            store(y[i], act<activation>(pre, slope));
+        }
+    });
+}
+
+template <class T, bool columns, int side, bool weighted> void input_gradient(const Tile& t) {
+    const A<T> slope = A<T>(t.slope);
+    map<T, reads_extra(side)>(t, [&t, slope](size_t r, size_t c, size_t first, size_t n, T* RESTRICT dx,
+                                             T* RESTRICT dresidual) {
+        const T* RESTRICT x = from<T>(t.x, r, c) + first;
+        const T* RESTRICT dy = from<T>(t.dy, r, c) + first;
+        const T* RESTRICT e = reads_extra(side) ? from<T>(t.extra, r, c) + first : nullptr;
+        const double* RESTRICT w = t.weights + ptrdiff_t(r) * t.weights_row + (columns ? 0 : first);
+        const TermsAt<A<T>, columns> at(t.terms, columns ? first : c);
+        prefetch_ahead(x, n, t.ahead);
+        prefetch_ahead(dy, n, t.ahead);
+        for (size_t i = 0; i < n; i++) {
+            const size_t k = at.i(i);
+            const A<T> d = centred<A<T>>(load(x[i]), at.hi[k], at.lo[k]);
+            A<T> g = load(dy[i]);
+            if (side != NO_ACTIVATION) {
+                const A<T> ei = reads_extra(side) ? A<T>(load(e[i])) : A<T>(0);
+                g = through_activation<side>(g, before_activation<side>(d, at.scale[k], at.beta[k], ei), slope);
+            }
+            if (reads_extra(side)) store(dresidual[i], g);
+            A<T> statistics = at.mu_path[k] + at.var_path[k] * d;  // through mu, through var
+            if (weighted) {
+                const A<T> wi = A<T>(columns ? w[0] : w[i]);
+                statistics = wi > A<T>(0) ? wi * statistics : A<T>(0);
+            }
+            store(dx[i], at.scale[k] * g - statistics);
+        }
+    });
+}
+
+// ------------------------------------------------------------------------------------------ conversions
+
+template <class T> void widen(const void* at, ptrdiff_t stride, size_t count, double* RESTRICT to) {
+    const T* RESTRICT p = static_cast<const T*>(at);
+    for (size_t i = 0; i < count; i++) to[i] = double(load(p[ptrdiff_t(i) * stride]));
+}
+template <class T> void narrow(const double* RESTRICT from, void* at, ptrdiff_t stride, size_t count) {
+    T* RESTRICT p = static_cast<T*>(at);
+    for (size_t i = 0; i < count; i++) store(p[ptrdiff_t(i) * stride], from[i]);
+}
+
+// ------------------------------------------------------------------------------------------------ table
+
+#define XHAT_WEIGHTED(kernel, ...) {kernel<__VA_ARGS__, false>, kernel<__VA_ARGS__, true>}
+#define XHAT_SIDES(kernel, T, columns)                                                              \
+    {XHAT_WEIGHTED(kernel, T, columns, NO_ACTIVATION), XHAT_WEIGHTED(kernel, T, columns, LEAKY_FROM_X),  \
+     XHAT_WEIGHTED(kernel, T, columns, LEAKY_FROM_Y), XHAT_WEIGHTED(kernel, T, columns, SILU_FROM_X),    \
+     XHAT_WEIGHTED(kernel, T, columns, SILU_FROM_RESIDUAL)}
+#define XHAT_ACTIVATIONS(T, columns)                                                                \
+    {XHAT_WEIGHTED(normalize, T, columns, IDENTITY), XHAT_WEIGHTED(normalize, T, columns, LEAKY_RELU),   \
+     XHAT_WEIGHTED(normalize, T, columns, SILU)}
+#define XHAT_KERNELS_OF(T)                                                                          \
+    {{XHAT_WEIGHTED(moments, T, false), XHAT_WEIGHTED(moments, T, true)},                           \
+     {XHAT_ACTIVATIONS(T, false), XHAT_ACTIVATIONS(T, true)},                                       \
+     {XHAT_SIDES(gradient_sums, T, false), XHAT_SIDES(gradient_sums, T, true)},                     \
+     {XHAT_SIDES(input_gradient, T, false), XHAT_SIDES(input_gradient, T, true)},                   \
+     widen<T>, narrow<T>}
+
+}  // namespace
+
+namespace xhat {
+extern const Kernels XHAT_ISA;
+const Kernels XHAT_ISA = {
+    {XHAT_KERNELS_OF(double), XHAT_KERNELS_OF(float), XHAT_KERNELS_OF(float16), XHAT_KERNELS_OF(bfloat16)}};
+}  // namespace xhat

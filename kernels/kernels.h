@@ -1,0 +1,69 @@
+// What a kernel sees (a tile), and the table of kernels that every instruction set fills.
+//
+// A kernel sees one tile and no thread, no shape, no layout. Two traversals cover every layout:
+//   lanes     `width` consecutive numbers belong to one channel (NCHW); sums run in LANES fixed lanes
+//   columns   `width` consecutive numbers are columns with a term each (NHWC, (N, C)); a sum per column
+#pragma once
+#include <cstddef>
+
+namespace xhat {
+
+constexpr std::size_t LANES = 16;
+
+// Rows, and channels within a row, of `width` consecutive numbers; strides count elements.
+struct Source { const void* at; std::ptrdiff_t row, channel; };
+struct Target { void* at; std::ptrdiff_t row, channel; };
+
+// Per channel (lanes) or per column: xhat's two halves of the mean, and the factors of both maps.
+// Each points to numbers of the arithmetic type.
+struct Terms {
+    const void *mu_hi, *mu_lo;  // mu = mu_hi + mu_lo
+    const void *scale, *beta;   // gamma rstd, beta
+    const void *through_mu;     // scale sum_dy / m
+    const void *through_var;    // scale rstd sum_dy_xhat / (m - c)
+};
+
+struct Tile {
+    std::size_t rows, channels, width;
+    Source x, dy, extra;           // extra: the residual, or y where its sign tells the activation's side
+    Target out, dresidual;         // out: y or dx
+    const double* weights;         // of each number of a row (lanes) or of each row (columns)
+    std::ptrdiff_t weights_row;
+    const double* origin;          // what is subtracted before summing: per channel or column
+    double *sum, *sum_product;     // running sums: LANES per channel, or one per column
+    Terms terms;
+    double slope;                  // of leaky_relu below zero
+    bool staged;                   // write through a buffer: `out` may be `x` or `dy` itself
+    bool stream;                   // and past the caches
+    std::ptrdiff_t ahead;          // elements from x (and dy) to what is needed next; 0: unknown
+};
+
+enum Activation { IDENTITY, LEAKY_RELU, SILU, ACTIVATIONS };
+
+// How the backward pass finds where the activation stands.
+enum Side { NO_ACTIVATION, LEAKY_FROM_X, LEAKY_FROM_Y, SILU_FROM_X, SILU_FROM_RESIDUAL, SIDES };
+
+using Kernel = void (*)(const Tile&);
+
+struct KernelsOf {  // the kernels of one dtype; first index: 0 lanes, 1 columns
+    Kernel moments[2][2];                       // [weighted]
+    Kernel normalize[2][ACTIVATIONS][2];        // [activation][residual]
+    Kernel gradient_sums[2][SIDES][2];          // [side][weighted]
+    Kernel input_gradient[2][SIDES][2];         // [side][weighted]
+    void (*widen)(const void* from, std::ptrdiff_t stride, std::size_t count, double* to);
+    void (*narrow)(const double* from, void* to, std::ptrdiff_t stride, std::size_t count);
+};
+
+enum Dtype { FLOAT64, FLOAT32, FLOAT16, BFLOAT16, DTYPES };
+constexpr std::size_t SIZE_OF[DTYPES] = {8, 4, 2, 2};
+
+struct Kernels { KernelsOf of[DTYPES]; };
+
+// dispatch.cpp
+const Kernels& kernels();                 // the table in use
+const char* isa_in_use();
+std::size_t isa_count();                  // those this machine can run, best first
+const char* isa_name(std::size_t index);
+bool use_isa(const char* name);           // false: unknown, or this machine can't run it
+
+}  // namespace xhat

@@ -1,0 +1,106 @@
+// Numbers in memory and in registers: load and store for float64, float32, float16 and bfloat16,
+// and exp. Everything is arithmetic on plain values, so that a loop over it becomes vector code on
+// every instruction set, and gives the same bits on each.
+//
+// Everything is in an anonymous namespace: this file is compiled once per instruction set, and a shared
+// inline function would let the linker pick the copy of the widest one for everybody.
+#pragma once
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+
+namespace {
+
+template <class To, class From>
+inline To bits(From from) {
+    static_assert(sizeof(To) == sizeof(From), "a reinterpretation keeps the size");
+    To to;
+    std::memcpy(&to, &from, sizeof to);
+    return to;
+}
+
+struct float16 { std::uint16_t u; };
+struct bfloat16 { std::uint16_t u; };
+
+// The type that arithmetic is done in: float32 for the two 16-bit formats.
+template <class T> struct Arithmetic { using type = float; };
+template <> struct Arithmetic<double> { using type = double; };
+
+inline double load(double v) { return v; }
+inline float load(float v) { return v; }
+inline float load(bfloat16 v) { return bits<float>(std::uint32_t(v.u) << 16); }
+inline float load(float16 v) {
+    // Exponent and fraction moved to float32's places, then rebiased by a multiplication: exact, and it
+    // normalises subnormals too. Infinity and NaN get float32's exponent of all ones.
+    const std::uint32_t magnitude = std::uint32_t(v.u & 0x7fffu) << 13;
+    const std::uint32_t finite = bits<std::uint32_t>(bits<float>(magnitude) * 0x1p112f);
+    const std::uint32_t special = magnitude | 0x7f800000u;
+    return bits<float>((magnitude >= 0x0f800000u ? special : finite) | std::uint32_t(v.u & 0x8000u) << 16);
+}
+
+// Rounding is to nearest, ties to even; NaN stays NaN (quiet).
+inline void store(double& to, double v) { to = v; }
+inline void store(float& to, double v) { to = static_cast<float>(v); }
+inline void store(float& to, float v) { to = v; }
+inline void store(bfloat16& to, float v) {
+    const std::uint32_t u = bits<std::uint32_t>(v);
+    const std::uint32_t rounded = (u + 0x7fffu + ((u >> 16) & 1u)) >> 16;
+    to.u = static_cast<std::uint16_t>((u & 0x7fffffffu) > 0x7f800000u ? 0x7fc0u | (u >> 16) : rounded);
+}
+inline void store(float16& to, float v) {
+    const std::uint32_t u = bits<std::uint32_t>(v), magnitude = u & 0x7fffffffu;
+    const std::uint32_t normal = (magnitude + 0xfffu + ((magnitude >> 13) & 1u) - 0x38000000u) >> 13;
+    // Adding 1/2 rounds at 2^-24, the spacing of float16's subnormals.
+    const std::uint32_t subnormal = bits<std::uint32_t>(bits<float>(magnitude) + 0.5f) - 0x3f000000u;
+    std::uint32_t h = magnitude < 0x38800000u ? subnormal : normal;
+    h = magnitude >= 0x477ff000u ? 0x7c00u : h;
+    h = magnitude > 0x7f800000u ? 0x7e00u : h;
+    to.u = static_cast<std::uint16_t>(h | (u >> 16 & 0x8000u));
+}
+inline void store(bfloat16& to, double v) { store(to, static_cast<float>(v)); }
+inline void store(float16& to, double v) { store(to, static_cast<float>(v)); }
+
+// exp(t) for |t| <= limit, else the value at the limit: t = k ln 2 + r, the Taylor sum of exp(r) for
+// |r| <= ln 2 / 2, and k added to the exponent. Adding `magic` rounds to an integer in the low bits.
+inline float exponential(float t) {
+    constexpr float magic = 12582912.0f;  // 1.5 * 2^23
+    t = t > 87.0f ? 87.0f : t;
+    t = t < -87.0f ? -87.0f : t;
+    const float shifted = t * 1.44269504f + magic;
+    const float k = shifted - magic;
+    const float r = (t - k * 0.693145752f) - k * 1.42860677e-6f;
+    float p = 1.0f / 5040;
+    p = p * r + 1.0f / 720;
+    p = p * r + 1.0f / 120;
+    p = p * r + 1.0f / 24;
+    p = p * r + 1.0f / 6;
+    p = p * r + 0.5f;
+    p = p * r + 1.0f;
+    p = p * r + 1.0f;
+    return bits<float>(bits<std::uint32_t>(p) + (bits<std::uint32_t>(shifted) << 23));
+}
+inline double exponential(double t) {
+    constexpr double magic = 6755399441055744.0;  // 1.5 * 2^52
+    t = t > 708.0 ? 708.0 : t;
+    t = t < -708.0 ? -708.0 : t;
+    const double shifted = t * 1.4426950408889634 + magic;
+    const double k = shifted - magic;
+    const double r = (t - k * 0.693147180369123816490) - k * 1.90821492927058770002e-10;
+    double p = 1.0 / 6227020800.0;
+    p = p * r + 1.0 / 479001600.0;
+    p = p * r + 1.0 / 39916800.0;
+    p = p * r + 1.0 / 3628800.0;
+    p = p * r + 1.0 / 362880.0;
+    p = p * r + 1.0 / 40320.0;
+    p = p * r + 1.0 / 5040.0;
+    p = p * r + 1.0 / 720.0;
+    p = p * r + 1.0 / 120.0;
+    p = p * r + 1.0 / 24.0;
+    p = p * r + 1.0 / 6.0;
+    p = p * r + 0.5;
+    p = p * r + 1.0;
+    p = p * r + 1.0;
+    return bits<double>(bits<std::uint64_t>(p) + (bits<std::uint64_t>(shifted) << 52));
+}
+
+}  // namespace

@@ -1,0 +1,131 @@
+"""The paper: batch normalization's five functions as arithmetic, over any array namespace, or over symbols.
+
+No shapes, dtypes, layouts or checks live here. Every function takes what it sums with (``total``, the sum
+over the batch, with the result broadcasting against x) or what takes roots (``sqrt``) as an argument, so
+that the same lines run on NumPy, PyTorch and JAX arrays, and on SymPy expressions, where they are proved.
+
+Words: x input, w weight of each value (1 without a mask), m = total(w), mu mean, var variance,
+c correction (0: divide by m, 1: by m - 1), rstd = (var + eps)^(-1/2), xhat = (x - mu) rstd.
+
+Source: Ioffe and Szegedy, "Batch Normalization", 2015, section 3 (forward and backward);
+Chan, Golub, LeVeque, "Updating Formulae and a Pairwise Algorithm for Computing Sample Variances", 1979 (merge).
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+__all__ = [
+    "Paths",
+    "activate",
+    "activation_slope",
+    "gradient_sums",
+    "input_gradient",
+    "merge",
+    "moments",
+    "normalize",
+    "paths",
+    "reciprocal_std",
+    "standardize",
+    "variance",
+]
+
+# An array of any namespace, a scalar, or a symbolic expression: the type checker can't name that union.
+Value = Any
+Total = Callable[[Value], Value]
+
+
+class Paths(NamedTuple):
+    """The three terms of dx: through xhat alone, through the mean, through the variance. They sum to dx."""
+
+    direct: Value
+    mean: Value
+    variance: Value
+
+
+def moments(x: Value, total: Total, m: Value, w: Value = 1) -> tuple[Value, Value]:
+    """mu = sum(w x) / m and m2 = sum(w (x - mu)^2), in two passes."""
+    mu = total(w * x) / m
+    return mu, total(w * (x - mu) ** 2)
+
+
+def merge(ma: Value, mu_a: Value, m2_a: Value, mb: Value, mu_b: Value, m2_b: Value) -> tuple[Value, Value, Value]:
+    """Moments of two batches together: counts add, means weigh, m2 gains delta^2 ma mb / m (Chan et al.)."""
+    m = ma + mb
+    delta = mu_b - mu_a
+    return m, mu_a + delta * (mb / m), m2_a + m2_b + delta**2 * (ma * mb / m)
+
+
+def variance(m2: Value, m: Value, correction: Value = 0) -> Value:
+    """var = m2 / (m - c)."""
+    return m2 / (m - correction)
+
+
+def reciprocal_std(var: Value, eps: Value, sqrt: Callable[[Value], Value]) -> Value:
+    """rstd = (var + eps)^(-1/2)."""
+    return 1 / sqrt(var + eps)
+
+
+def standardize(x: Value, mu: Value, rstd: Value) -> Value:
+    """xhat = (x - mu) rstd: subtract before scaling, or a large mean cancels the digits."""
+    return (x - mu) * rstd
+
+
+def normalize(x: Value, mu: Value, rstd: Value, gamma: Value = 1, beta: Value = 0) -> Value:
+    """y = gamma xhat + beta."""
+    return (x - mu) * (gamma * rstd) + beta
+
+
+def gradient_sums(dy: Value, xhat: Value, total: Total) -> tuple[Value, Value]:
+    """sum(dy) and sum(dy xhat): they are dbeta and dgamma."""
+    return total(dy), total(dy * xhat)
+
+
+def paths(
+    dy: Value,
+    xhat: Value,
+    sum_dy: Value,
+    sum_dy_xhat: Value,
+    *,
+    gamma: Value = 1,
+    rstd: Value,
+    m: Value,
+    correction: Value = 0,
+    w: Value = 1,
+) -> Paths:
+    """The three paths from the loss to x.
+
+    direct   =  gamma rstd dy
+    mean     = -gamma rstd w sum_dy / m
+    variance = -gamma rstd w xhat sum_dy_xhat / (m - c)
+    """
+    scale = gamma * rstd
+    return Paths(
+        direct=scale * dy,
+        mean=-scale * w * (sum_dy / m),
+        variance=-scale * w * xhat * (sum_dy_xhat / (m - correction)),
+    )
+
+
+def input_gradient(dy: Value, xhat: Value, sum_dy: Value, sum_dy_xhat: Value, **terms: Value) -> Value:
+    """dx, the sum of the three paths; the keyword arguments are those of `paths`."""
+    direct, mean, through_variance = paths(dy, xhat, sum_dy, sum_dy_xhat, **terms)
+    return direct + mean + through_variance
+
+
+def activate(pre: Value, activation: str | None, slope: float, xp: Any) -> Value:
+    """act(pre): identity, leaky ReLU (relu is slope 0), or silu(pre) = pre / (1 + exp(-pre))."""
+    if activation is None:
+        return pre
+    if activation == "leaky_relu":
+        return xp.where(pre < 0, slope * pre, pre)
+    return pre / (1 + xp.exp(-pre))
+
+
+def activation_slope(pre: Value, activation: str | None, slope: float, xp: Any) -> Value:
+    """act'(pre): 1; 1 where pre > 0 else slope; sigma (1 + pre (1 - sigma)) with sigma = 1 / (1 + exp(-pre))."""
+    if activation is None:
+        return xp.ones_like(pre)
+    if activation == "leaky_relu":
+        return xp.where(pre > 0, xp.ones_like(pre), slope * xp.ones_like(pre))
+    sigma = 1 / (1 + xp.exp(-pre))
+    return sigma * (1 + pre * (1 - sigma))

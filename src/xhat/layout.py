@@ -1,0 +1,104 @@
+"""From shape, strides and channel axis to a view (outer, channel, inner): the only file that knows NCHW from NHWC.
+
+No arithmetic on values lives here, and no dtype. A view says which axes are walked outside the channels
+and which inside; every group must be one stride, so that three numbers describe the whole array:
+
+    NCHW contiguous   outer N      channel C   inner H*W       strides (C*H*W, H*W, 1)
+    NHWC (or strides) outer N*H*W  channel C   inner 1         strides (C, 1, 1)
+"""
+
+import operator
+from collections.abc import Sequence
+from functools import lru_cache
+from math import prod
+from typing import NamedTuple
+
+from xhat.errors import ShapeError
+
+__all__ = ["View", "canonical", "channel_axes", "strides_on", "view_of"]
+
+
+class View(NamedTuple):
+    """Sizes of (outer, channel, inner), and the axes that each group takes, slowest first."""
+
+    shape: tuple[int, int, int]
+    outer: tuple[int, ...]
+    channel: tuple[int, ...]
+    inner: tuple[int, ...]
+
+
+@lru_cache(maxsize=1024)
+def channel_axes(ndim: int, axis: int | tuple[int, ...], operation: str) -> tuple[int, ...]:
+    """The channel axes, non-negative and ascending. Raises ShapeError for an axis that x does not have."""
+    axes = axis if isinstance(axis, tuple) else (axis,)
+    try:
+        given = [operator.index(a) for a in axes]
+    except TypeError:
+        raise ShapeError(f"{operation}: axis is {axis!r}, expected an int or a tuple of ints.") from None
+    if not given:
+        raise ShapeError(f"{operation}: axis is empty, expected at least one channel axis.")
+    if any(not -ndim <= a < ndim for a in given):
+        raise ShapeError(
+            f"{operation}: axis {axis!r} does not exist in x of {ndim} dimension{'s' * (ndim != 1)}, "
+            f"expected {-ndim} to {ndim - 1}."
+            if ndim
+            else f"{operation}: x is a scalar, expected an array with a channel axis."
+        )
+    found = tuple(sorted(a % ndim for a in given))
+    if len(set(found)) < len(found):
+        raise ShapeError(f"{operation}: axis {axis!r} names an axis twice, expected distinct axes.")
+    return found
+
+
+def _stride(axes: Sequence[int], shape: Sequence[int], strides: Sequence[int]) -> int | None:
+    """The one stride that walks these axes, slowest first, or None when there is no such stride."""
+    kept = [a for a in axes if shape[a] != 1]
+    if not kept:
+        return 1
+    if all(strides[a] == strides[b] * shape[b] for a, b in zip(kept, kept[1:], strict=False)):
+        return strides[kept[-1]]
+    return None
+
+
+@lru_cache(maxsize=4096)
+def view_of(shape: tuple[int, ...], strides: tuple[int, ...], channels: tuple[int, ...]) -> View | None:
+    """The view that walks an array of these strides without a copy, or None when only a copy can."""
+    if any(strides[a] == 0 and shape[a] > 1 for a in range(len(shape))):
+        return None  # a broadcast axis: its order in memory is undefined
+    long = sorted((a for a in range(len(shape)) if shape[a] != 1), key=lambda a: -abs(strides[a]))
+    places = [i for i, a in enumerate(long) if a in channels]
+    if places:
+        first, last = places[0], places[-1]
+    else:  # one channel in all: everything is inside it
+        first, last = 0, -1
+    channel = tuple(long[first : last + 1])
+    if channel != tuple(a for a in channels if shape[a] != 1):
+        return None  # another axis lies between the channels, or they are in another order
+    view = _view(shape, tuple(long[:first]), channel, tuple(long[last + 1 :]))
+    return view if strides_on(view, shape, strides) else None
+
+
+def _view(
+    shape: tuple[int, ...], outer: tuple[int, ...], channel: tuple[int, ...], inner: tuple[int, ...]
+) -> View:
+    sizes = (prod(shape[a] for a in outer), prod(shape[a] for a in channel), prod(shape[a] for a in inner))
+    return View(sizes, outer, channel, inner)
+
+
+@lru_cache(maxsize=4096)
+def strides_on(view: View, shape: tuple[int, ...], strides: tuple[int, ...]) -> tuple[int, int, int] | None:
+    """The strides (outer, channel, inner) of an array walked by this view, or None when it needs a copy first."""
+    outer = _stride(view.outer, shape, strides)
+    channel = _stride(view.channel, shape, strides)
+    inner = _stride(view.inner, shape, strides)
+    if outer is None or channel is None or inner is None:
+        return None
+    return outer, channel, inner
+
+
+@lru_cache(maxsize=1024)
+def canonical(shape: tuple[int, ...], channels: tuple[int, ...]) -> View:
+    """The view for a copy: axes before the first channel axis outside, the others inside, each in its order."""
+    others = [a for a in range(len(shape)) if a not in channels]
+    outer = tuple(a for a in others if a < channels[0])
+    return _view(shape, outer, channels, tuple(a for a in others if a > channels[0]))
