@@ -30,12 +30,14 @@ using std::size_t;
 
 template <class T> using A = typename Arithmetic<T>::type;
 
-template <class T> const T* RESTRICT from(const Source& s, size_t row, size_t channel) {
+template <class T> const T* from(const Source& s, size_t row, size_t channel) {
     return static_cast<const T*>(s.at) + ptrdiff_t(row) * s.row + ptrdiff_t(channel) * s.channel;
 }
 template <class T> T* to(const Target& t, size_t row, size_t channel) {
     return static_cast<T*>(t.at) + ptrdiff_t(row) * t.row + ptrdiff_t(channel) * t.channel;
 }
+
+inline const double* weights(const Tile& t, size_t row) { return t.weights + ptrdiff_t(row) * t.weights_row; }
 
 // ---------------------------------------------------------------------------------------------- pieces
 
@@ -202,7 +204,7 @@ template <class T, bool columns, bool weighted> struct EachMoment {
 
 template <class T, bool columns, bool weighted> void moments(const Tile& t) {
     reduce<columns>(t, [&t](size_t r, size_t c) {
-        return EachMoment<T, columns, weighted>{from<T>(t.x, r, c), t.weights + ptrdiff_t(r) * t.weights_row,
+        return EachMoment<T, columns, weighted>{from<T>(t.x, r, c), weighted ? weights(t, r) : nullptr,
                                                 t.origin + (columns ? 0 : c)};
     });
 }
@@ -236,7 +238,7 @@ template <class T, bool columns, int side, bool weighted> void gradient_sums(con
     reduce<columns>(t, [&t, slope](size_t r, size_t c) {
         return EachGradient<T, columns, side, weighted>{
             from<T>(t.x, r, c), from<T>(t.dy, r, c), reads_extra(side) ? from<T>(t.extra, r, c) : nullptr,
-            t.weights + ptrdiff_t(r) * t.weights_row, t.origin + (columns ? 0 : c),
+            weighted ? weights(t, r) : nullptr, t.origin + (columns ? 0 : c),
             TermsAt<A<T>, columns>(t.terms, columns ? 0 : c), slope};
     });
 }
@@ -292,7 +294,7 @@ template <class T, bool columns, int side, bool weighted> void input_gradient(co
         const T* RESTRICT x = from<T>(t.x, r, c) + first;
         const T* RESTRICT dy = from<T>(t.dy, r, c) + first;
         const T* RESTRICT e = reads_extra(side) ? from<T>(t.extra, r, c) + first : nullptr;
-        const double* RESTRICT w = t.weights + ptrdiff_t(r) * t.weights_row + (columns ? 0 : first);
+        const double* RESTRICT w = weighted ? weights(t, r) + (columns ? 0 : first) : nullptr;
         const TermsAt<A<T>, columns> at(t.terms, columns ? first : c);
         prefetch_ahead(x, n, t.ahead);
         prefetch_ahead(dy, n, t.ahead);

@@ -1,0 +1,203 @@
+// Layouts in which neighbours belong to different channels (NHWC, (N, C), (N, L, C)), or to few numbers of each.
+//
+// The array is a matrix whose columns are channels; where rows follow one another without a gap, several make
+// one wide row, so that C = 3 fills a register as well as C = 64 does. The rows are cut into pieces that depend
+// on the shape alone; two sweeps over memory, since every row holds every channel.
+#include "pass.h"
+#include "threads.h"
+
+#include <algorithm>
+#include <memory>
+#include <numeric>
+#include <vector>
+
+namespace xhat {
+
+namespace {
+
+using std::size_t;
+
+struct Plan {
+    struct Piece { size_t first, last, origin; double m; };  // wide rows [first, last); a row with a weight; sum of weights
+    size_t row;      // columns of a row of the array: channels * inner
+    size_t together; // rows of the array in a wide row
+    size_t width;    // columns of a wide row
+    size_t rows;     // whole wide rows
+    std::vector<Piece> pieces;
+
+    explicit Plan(const Pass& pass) {
+        const Batch& b = pass.b;
+        row = b.channels * b.inner;
+        together = joinable(pass) ? rows_together(b.outer) : 1;
+        width = row * together;
+        rows = b.outer / together;
+        pieces.resize(std::max<size_t>(1, std::min<size_t>({64, rows / 4, b.size() >> 17})));
+        for (size_t p = 0; p < pieces.size(); p++) {
+            const size_t first = rows * p / pieces.size(), last = rows * (p + 1) / pieces.size();
+            const size_t end = p + 1 == pieces.size() ? b.outer : last * together;  // the last one has the odd rows
+            pieces[p] = {first, last, first_weighted(b, first * together, end),
+                         sum_of_weights(b, first * together, end) * double(b.inner)};
+        }
+    }
+    size_t channel_of(size_t column, const Batch& b) const { return column % row / b.inner; }
+
+  private:
+    bool joinable(const Pass& pass) const {
+        if (pass.b.weights || !pass.neighbours) return false;
+        for (const Array* a : {&pass.b.x, &pass.b.dy, &pass.b.extra, &pass.b.out, &pass.b.dresidual})
+            if (a->at && a->outer != std::ptrdiff_t(row)) return false;
+        return true;
+    }
+    // Enough to have 64 columns, whole registers of 16 where that does not take too many.
+    size_t rows_together(size_t outer) const {
+        if (row >= 64) return 1;
+        const size_t whole = 16 / std::gcd(row, size_t(16));
+        size_t k = (63 + row) / row;
+        if (whole * row <= 256) k = (k + whole - 1) / whole * whole;
+        return std::max<size_t>(1, std::min(k, outer));
+    }
+};
+
+// Running sums of every column for every piece.
+struct Sums {
+    size_t width;
+    std::unique_ptr<double[]> origin, sum, product;
+    explicit Sums(const Plan& plan)
+        : width(plan.width), origin(new double[plan.pieces.size() * width]),
+          sum(new double[plan.pieces.size() * width]), product(new double[plan.pieces.size() * width]) {}
+};
+
+struct Walk {
+    const Pass& pass;
+    const Plan& plan;
+    const Batch& b = pass.b;
+    Sums sums;
+    std::unique_ptr<double[]> space;  // six factors of every column
+    bool wide = false;
+
+    Walk(const Pass& p, const Plan& l) : pass(p), plan(l), sums(l), space(new double[6 * l.width]) {}
+
+    template <class Visit> void tiles(size_t piece, const Visit& visit) const {
+        const Plan::Piece& part = plan.pieces[piece];
+        const size_t odd = piece + 1 == plan.pieces.size() ? b.outer % plan.together : 0;
+        if (part.last > part.first) visit(wide_rows(part.first * plan.together, part.last - part.first, plan.width));
+        if (odd) visit(wide_rows(plan.rows * plan.together, 1, odd * plan.row));
+    }
+
+    void reduce(size_t piece) const {
+        const size_t at = piece * plan.width;
+        for (size_t j = 0; j < plan.width; j++) {
+            const size_t c = plan.channel_of(j, b);
+            sums.origin[at + j] = pass.backward ? b.mean[c] : pass.value(c, plan.pieces[piece].origin * b.inner);
+        }
+        std::fill_n(&sums.sum[at], plan.width, 0.0);
+        std::fill_n(&sums.product[at], plan.width, 0.0);
+        tiles(piece, [&](Tile t) {
+            t.origin = &sums.origin[at];
+            t.sum = &sums.sum[at];
+            t.sum_product = &sums.product[at];
+            t.terms = terms();
+            pass.run(t, pass.reduce, pass.wide_reduce, wide);
+        });
+    }
+
+    // Folds the pieces in order, and in each the columns of a channel; a few channels at a time, as they lie.
+    void fold(size_t first, size_t last) const {
+        constexpr size_t few = 64;
+        for (; first < last; first += few) {
+            const size_t count = std::min(few, last - first);
+            Moments moments[few];
+            double total[few] = {}, total_product[few] = {};
+            for (size_t p = 0; p < plan.pieces.size(); p++)
+                for (size_t c = 0; c < count; c++) {
+                    const size_t at = p * plan.width + (first + c) * b.inner;
+                    const double s = column_sum(&sums.sum[at]), q = column_sum(&sums.product[at]);
+                    total[c] += s;
+                    total_product[c] += q;
+                    if (!pass.backward) moments[c].fold(Moments::of(plan.pieces[p].m, sums.origin[at], s, q));
+                }
+            for (size_t c = 0; c < count; c++) publish(first + c, moments[c], total[c], total_product[c]);
+        }
+    }
+
+    void map(size_t piece) const {
+        tiles(piece, [&](Tile t) {
+            t.terms = terms();
+            t.stream = pass.large;
+            t.staged = t.staged || t.stream;
+            pass.run(t, pass.map, pass.wide_map, wide);
+        });
+    }
+
+    // One channel beyond float takes the whole call to double.
+    void prepare(bool with_sums) {
+        wide = false;
+        if (b.dtype != FLOAT64)
+            for (size_t c = 0; c < b.channels; c++) wide |= !factors_of(c, with_sums).fits_float();
+        if (pass.terms_in_double(wide)) fill(space.get(), with_sums);
+        else fill(reinterpret_cast<float*>(space.get()), with_sums);
+    }
+
+  private:
+    double column_sum(const double* column) const {
+        double s = 0;
+        for (size_t k = 0; k < plan.together; k++)
+            for (size_t i = 0; i < b.inner; i++) s += column[k * plan.row + i];
+        return s;
+    }
+    void publish(size_t c, const Moments& moments, double total, double total_product) const {
+        if (pass.backward) {
+            b.sum_dy[c] = total;
+            b.sum_dy_xhat[c] = total_product / std::sqrt(b.var[c] + b.eps);
+        } else {
+            b.mean[c] = moments.mu;
+            b.var[c] = moments.m2 / b.divisor;
+        }
+    }
+    Tile wide_rows(size_t first, size_t rows, size_t width) const {
+        Tile t = pass.tile(first, 0, 0, rows, 1, width);
+        const auto joined = std::ptrdiff_t(plan.together);
+        t.x.row *= joined, t.dy.row *= joined, t.extra.row *= joined, t.out.row *= joined, t.dresidual.row *= joined;
+        return t;
+    }
+    Factors factors_of(size_t c, bool with_sums) const {
+        return {b, c, b.mean[c], b.var[c], with_sums ? b.sum_dy[c] : 0, with_sums ? b.sum_dy_xhat[c] : 0};
+    }
+    template <class A> void fill(A* at, bool with_sums) const {
+        const FactorArrays<A> arrays(at, plan.width);
+        for (size_t c = 0; c < b.channels; c++) {
+            const Factors f = factors_of(c, with_sums);
+            for (size_t k = 0; k < plan.together; k++)
+                for (size_t i = 0; i < b.inner; i++) arrays.set(k * plan.row + c * b.inner + i, f);
+        }
+    }
+    Terms terms() const {
+        if (pass.terms_in_double(wide)) return FactorArrays<double>(space.get(), plan.width).terms();
+        return FactorArrays<float>(reinterpret_cast<float*>(space.get()), plan.width).terms();
+    }
+};
+
+}  // namespace
+
+void run_columns(const Pass& pass, int threads) {
+    const Batch& b = pass.b;
+    const Plan plan(pass);
+    Walk walk(pass, plan);
+    if (pass.backward) walk.prepare(false);
+    parallel(threads, [&](Team team) {
+        const size_t p0 = team.first(plan.pieces.size()), p1 = team.last(plan.pieces.size());
+        if (b.reduce) {
+            for (size_t p = p0; p < p1; p++) walk.reduce(p);
+            team.barrier();
+            walk.fold(team.first(b.channels), team.last(b.channels));
+            team.barrier();
+        }
+        if (b.map) {
+            if (team.rank == 0) walk.prepare(pass.backward);
+            team.barrier();
+            for (size_t p = p0; p < p1; p++) walk.map(p);
+        }
+    });
+}
+
+}  // namespace xhat

@@ -1,0 +1,204 @@
+// Layouts in which a run of neighbours belongs to one channel (NCHW, (N, C, L), channel first).
+//
+// A channel is cut into pieces that depend on the shape alone. A block of channels is reduced and then mapped
+// while it is still in the cache: one read and one write of memory in the forward pass. Each member of the team
+// walks blocks of its own; where there are too few blocks, the team shares the pieces of one block after another.
+#include "pass.h"
+#include "threads.h"
+
+#include <algorithm>
+#include <vector>
+
+namespace xhat {
+
+namespace {
+
+using std::ptrdiff_t;
+using std::size_t;
+
+constexpr size_t MOST_CHANNELS = 64;  // of a block
+
+size_t clamped(size_t v, size_t low, size_t high) { return std::max(low, std::min(v, high)); }
+
+struct Plan {
+    struct Piece { size_t first, last, origin; double m; };  // numbers [first, last); the first with a weight; sum of weights
+    size_t length, block;  // numbers of a channel; channels of a block
+    std::vector<Piece> pieces;
+
+    explicit Plan(const Batch& b) : length(b.outer * b.inner), block(1) {
+        const size_t run = b.inner * SIZE_OF[b.dtype];  // short runs of neighbouring channels share cache lines
+        if (b.outer > 1) block = clamped(4096 / run, 1, std::min<size_t>(b.channels, MOST_CHANNELS));
+        pieces.resize(clamped(256 / b.channels, 1, std::max<size_t>(1, length / 8192)));
+        for (size_t p = 0; p < pieces.size(); p++) {
+            const size_t first = length * p / pieces.size(), last = length * (p + 1) / pieces.size();
+            pieces[p] = {first, last, first_weighted(b, first, last), sum_of_weights(b, first, last)};
+        }
+    }
+};
+
+// The sums of a block: [piece][channel], and LANES of them for what the kernels add to.
+struct Sums {
+    size_t channels;
+    std::vector<double> origin, sum, product;
+    explicit Sums(const Plan& plan)
+        : channels(plan.block), origin(plan.pieces.size() * channels), sum(origin.size() * LANES), product(sum.size()) {}
+    size_t at(size_t piece, size_t channel) const { return piece * channels + channel; }
+    static double folded(const double* lanes) {
+        double s = 0;
+        for (size_t l = 0; l < LANES; l++) s += lanes[l];
+        return s;
+    }
+};
+
+// Calls visit(row, rows, place, width) for the parts of [first, last) that are whole rows, or parts of one.
+template <class Visit> void segments(size_t first, size_t last, size_t inner, const Visit& visit) {
+    while (first < last) {
+        const size_t row = first / inner, place = first % inner;
+        const size_t rows = place ? 0 : (last - first) / inner;
+        const size_t width = rows ? inner : std::min(inner - place, last - first);
+        visit(row, std::max<size_t>(rows, 1), place, width);
+        first += std::max<size_t>(rows, 1) * width;
+    }
+}
+
+struct Block {
+    const Pass& pass;
+    const Plan& plan;
+    Sums& sums;
+    size_t first, count;  // channels
+    double mean[MOST_CHANNELS], var[MOST_CHANNELS], sum_dy[MOST_CHANNELS], sum_dy_xhat[MOST_CHANNELS];
+
+    Block(const Pass& p, const Plan& l, Sums& s, size_t f, size_t n) : pass(p), plan(l), sums(s), first(f), count(n) {
+        const Batch& b = pass.b;
+        if (pass.backward || !b.reduce) {
+            std::copy_n(b.mean + first, count, mean);
+            std::copy_n(b.var + first, count, var);
+        }
+        if (pass.backward && !b.reduce) {
+            std::copy_n(b.sum_dy + first, count, sum_dy);
+            std::copy_n(b.sum_dy_xhat + first, count, sum_dy_xhat);
+        }
+    }
+
+    void reduce(size_t piece) const {
+        const Batch& b = pass.b;
+        const Plan::Piece& part = plan.pieces[piece];
+        const size_t at = sums.at(piece, 0);
+        for (size_t c = 0; c < count; c++)
+            sums.origin[at + c] = pass.backward ? mean[c] : pass.value(first + c, part.origin);
+        std::fill_n(&sums.sum[at * LANES], count * LANES, 0.0);
+        std::fill_n(&sums.product[at * LANES], count * LANES, 0.0);
+        double space[6 * MOST_CHANNELS];
+        bool wide = false;
+        const Terms terms = pass.backward ? factors(space, wide, false) : Terms{};
+        segments(part.first, part.last, b.inner, [&](size_t row, size_t rows, size_t place, size_t width) {
+            Tile t = pass.tile(row, first, place, rows, count, width);
+            t.origin = &sums.origin[at];
+            t.sum = &sums.sum[at * LANES];
+            t.sum_product = &sums.product[at * LANES];
+            t.terms = terms;
+            pass.run(t, pass.reduce, pass.wide_reduce, wide);
+        });
+    }
+
+    // Folds the pieces in order; every member of a team computes the same.
+    void fold() {
+        for (size_t c = 0; c < count; c++) {
+            Moments moments;
+            double total = 0, total_product = 0;
+            for (size_t p = 0; p < plan.pieces.size(); p++) {
+                const size_t at = sums.at(p, c);
+                const double s = Sums::folded(&sums.sum[at * LANES]), q = Sums::folded(&sums.product[at * LANES]);
+                total += s;
+                total_product += q;
+                if (!pass.backward) moments.fold(Moments::of(plan.pieces[p].m, sums.origin[at], s, q));
+            }
+            if (pass.backward) {
+                sum_dy[c] = total;
+                sum_dy_xhat[c] = total_product / std::sqrt(var[c] + pass.b.eps);
+            } else {
+                mean[c] = moments.mu;
+                var[c] = moments.m2 / pass.b.divisor;
+            }
+        }
+    }
+
+    void publish() const {
+        const Batch& b = pass.b;
+        std::copy_n(pass.backward ? sum_dy : mean, count, (pass.backward ? b.sum_dy : b.mean) + first);
+        std::copy_n(pass.backward ? sum_dy_xhat : var, count, (pass.backward ? b.sum_dy_xhat : b.var) + first);
+    }
+
+    void map(size_t piece) const {
+        const Batch& b = pass.b;
+        double space[6 * MOST_CHANNELS];
+        bool wide = false;
+        const Terms terms = factors(space, wide, pass.backward);
+        const bool stream = pass.large && count * b.inner * SIZE_OF[b.dtype] >= 1024;
+        const bool more = first + 2 * count <= b.channels;
+        segments(plan.pieces[piece].first, plan.pieces[piece].last, b.inner,
+                 [&](size_t row, size_t rows, size_t place, size_t width) {
+                     Tile t = pass.tile(row, first, place, rows, count, width);
+                     t.terms = terms;
+                     t.stream = stream;
+                     t.staged = t.staged || stream;
+                     t.ahead = stream && more ? ptrdiff_t(count) * b.x.channel : 0;
+                     pass.run(t, pass.map, pass.wide_map, wide);
+                 });
+    }
+
+  private:
+    Factors factors_of(size_t c, bool with_sums) const {
+        return {pass.b, first + c, mean[c], var[c], with_sums ? sum_dy[c] : 0, with_sums ? sum_dy_xhat[c] : 0};
+    }
+    // In the kernels' arithmetic type; one channel beyond float takes the block to double.
+    Terms factors(double* space, bool& wide, bool with_sums) const {
+        wide = false;
+        if (pass.b.dtype != FLOAT64)
+            for (size_t c = 0; c < count; c++) wide |= !factors_of(c, with_sums).fits_float();
+        return pass.terms_in_double(wide) ? filled(space, with_sums)
+                                          : filled(reinterpret_cast<float*>(space), with_sums);
+    }
+    template <class A> Terms filled(A* space, bool with_sums) const {
+        const FactorArrays<A> arrays(space, count);
+        for (size_t c = 0; c < count; c++) arrays.set(c, factors_of(c, with_sums));
+        return arrays.terms();
+    }
+};
+
+// One block after another, its pieces shared by the team. With two sets of sums in turn, one barrier a block is
+// enough: nobody can be a whole block ahead.
+void walk(const Pass& pass, const Plan& plan, Team team, std::vector<Sums>& sums, size_t first_block, size_t last_block) {
+    const Batch& b = pass.b;
+    const size_t p0 = team.first(plan.pieces.size()), p1 = team.last(plan.pieces.size());
+    for (size_t k = first_block; k < last_block; k++) {
+        const size_t first = k * plan.block;
+        Block block(pass, plan, sums[k % sums.size()], first, std::min(plan.block, b.channels - first));
+        if (b.reduce) {
+            for (size_t p = p0; p < p1; p++) block.reduce(p);
+            team.barrier();
+            block.fold();
+            if (team.rank == 0) block.publish();
+        }
+        if (b.map)
+            for (size_t p = p0; p < p1; p++) block.map(p);
+    }
+}
+
+}  // namespace
+
+void run_lanes(const Pass& pass, int threads) {
+    const Plan plan(pass.b);
+    const size_t blocks = (pass.b.channels + plan.block - 1) / plan.block;
+    if (threads > 1 && blocks < 2 * size_t(threads)) {
+        std::vector<Sums> sums(2, Sums(plan));
+        parallel(threads, [&](Team team) { walk(pass, plan, team, sums, 0, blocks); });
+        return;
+    }
+    parallel(threads, [&](Team team) {
+        std::vector<Sums> sums(1, Sums(plan));
+        walk(pass, plan, Team{0, 1}, sums, team.first(blocks), team.last(blocks));
+    });
+}
+
+}  // namespace xhat

@@ -1,0 +1,110 @@
+#include "pass.h"
+
+#include <algorithm>
+
+namespace xhat {
+
+namespace {
+
+constexpr std::size_t CHUNK = 512;  // a multiple of 4 * LANES: cutting a row there keeps the order of its sums
+
+const char* address(const void* at, std::ptrdiff_t elements, Dtype dtype) {
+    return static_cast<const char*>(at) + elements * std::ptrdiff_t(SIZE_OF[dtype]);
+}
+void* address(void* at, std::ptrdiff_t elements, Dtype dtype) {
+    return static_cast<char*>(at) + elements * std::ptrdiff_t(SIZE_OF[dtype]);
+}
+
+}  // namespace
+
+Pass::Pass(const Batch& batch, bool is_backward, bool by_columns)
+    : b(batch), backward(is_backward), columns(by_columns) {
+    const bool weighted = b.weights != nullptr;
+    const auto choose = [&](const KernelsOf& of, Kernel& reduce_kernel, Kernel& map_kernel) {
+        if (backward) {
+            reduce_kernel = of.gradient_sums[columns][b.side][weighted];
+            map_kernel = of.input_gradient[columns][b.side][weighted];
+        } else {
+            reduce_kernel = of.moments[columns][weighted];
+            map_kernel = of.normalize[columns][b.activation][b.extra.at != nullptr];
+        }
+    };
+    choose(kernels().of[b.dtype], reduce, map);
+    choose(kernels().of[FLOAT64], wide_reduce, wide_map);
+    neighbours = true;
+    for (const Array* a : {&b.x, &b.dy, &b.extra, &b.out, &b.dresidual}) neighbours &= !a->at || step(*a) == 1;
+    in_place = b.out.at && (b.out.at == b.x.at || b.out.at == b.dy.at);
+    large = b.size() * SIZE_OF[b.dtype] >= STREAM_FROM;
+}
+
+Tile Pass::tile(std::size_t row, std::size_t channel, std::size_t place, std::size_t rows, std::size_t channels,
+                std::size_t width) const {
+    const auto at = [&](const Array& a) {
+        const auto elements = std::ptrdiff_t(row) * a.outer + std::ptrdiff_t(channel) * a.channel +
+                              std::ptrdiff_t(place) * a.inner;
+        return a.at ? address(a.at, elements, b.dtype) : nullptr;
+    };
+    Tile t{};
+    t.rows = rows;
+    t.channels = channels;
+    t.width = width;
+    t.x = {at(b.x), b.x.outer, b.x.channel};
+    t.dy = {at(b.dy), b.dy.outer, b.dy.channel};
+    t.extra = {at(b.extra), b.extra.outer, b.extra.channel};
+    t.out = {at(b.out), b.out.outer, b.out.channel};
+    t.dresidual = {at(b.dresidual), b.dresidual.outer, b.dresidual.channel};
+    t.weights = b.weights ? b.weights + row * b.inner + place : nullptr;
+    t.weights_row = std::ptrdiff_t(b.inner);
+    t.slope = b.slope;
+    t.staged = in_place;
+    return t;
+}
+
+double Pass::value(std::size_t channel, std::size_t i) const {
+    const auto elements = std::ptrdiff_t(i / b.inner) * b.x.outer + std::ptrdiff_t(channel) * b.x.channel +
+                          std::ptrdiff_t(i % b.inner) * b.x.inner;
+    double value;
+    kernels().of[b.dtype].widen(address(b.x.at, elements, b.dtype), 1, 1, &value);
+    return value;
+}
+
+// The float64 kernel on buffers: gathered and widened before, rounded and scattered after.
+void Pass::run_widened(const Tile& t, Kernel kernel) const {
+    const KernelsOf& of = kernels().of[b.dtype];
+    double x[CHUNK], dy[CHUNK], extra[CHUNK], out[CHUNK], dresidual[CHUNK];
+    for (std::size_t r = 0; r < t.rows; r++)
+        for (std::size_t c = 0; c < t.channels; c++)
+            for (std::size_t i = 0; i < t.width; i += CHUNK) {
+                const std::size_t n = std::min(CHUNK, t.width - i), k = columns ? i : c;
+                const auto place = [&](const auto& s, const Array& a) {
+                    return std::ptrdiff_t(r) * s.row + std::ptrdiff_t(c) * s.channel + std::ptrdiff_t(i) * step(a);
+                };
+                const auto widen = [&](const Source& s, const Array& a, double* buffer) {
+                    if (s.at) of.widen(address(s.at, place(s, a), b.dtype), step(a), n, buffer);
+                };
+                const auto narrow = [&](const Target& s, const Array& a, const double* buffer) {
+                    if (s.at) of.narrow(buffer, address(s.at, place(s, a), b.dtype), step(a), n);
+                };
+                const auto term = [&](const void* p) { return p ? static_cast<const double*>(p) + k : nullptr; };
+                widen(t.x, b.x, x);
+                widen(t.dy, b.dy, dy);
+                widen(t.extra, b.extra, extra);
+                Tile u = t;
+                u.rows = u.channels = 1;
+                u.width = n;
+                u.x.at = x, u.dy.at = dy, u.extra.at = extra, u.out.at = out, u.dresidual.at = dresidual;
+                if (t.weights) u.weights = t.weights + std::ptrdiff_t(r) * t.weights_row + (columns ? 0 : i);
+                u.origin = t.origin ? t.origin + k : nullptr;
+                u.sum = t.sum ? t.sum + (columns ? i : c * LANES) : nullptr;
+                u.sum_product = t.sum_product ? t.sum_product + (columns ? i : c * LANES) : nullptr;
+                u.terms = {term(t.terms.mu_hi), term(t.terms.mu_lo),      term(t.terms.scale),
+                           term(t.terms.beta),  term(t.terms.through_mu), term(t.terms.through_var)};
+                u.staged = u.stream = false;
+                u.ahead = 0;
+                kernel(u);
+                narrow(t.out, b.out, out);
+                narrow(t.dresidual, b.dresidual, dresidual);
+            }
+}
+
+}  // namespace xhat

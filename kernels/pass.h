@@ -1,0 +1,41 @@
+// One pass over a batch: which two kernels run, what shape of tile they get, and the way through float64
+// for what a kernel can't take as it is: numbers that are not neighbours, and factors beyond float's range.
+#pragma once
+#include "batch.h"
+#include "statistics.h"
+
+namespace xhat {
+
+constexpr std::size_t STREAM_FROM = std::size_t(16) << 20;  // bytes of a result that is not worth caching
+
+struct Pass {
+    const Batch& b;
+    bool backward, columns;
+    Kernel reduce, map, wide_reduce, wide_map;
+    bool neighbours;  // the numbers of a row are neighbours in memory, in every array
+    bool in_place, large;
+
+    Pass(const Batch& batch, bool is_backward, bool by_columns);
+
+    // A tile at outer row `row`, channel `channel`, place `place` along the inner axis.
+    Tile tile(std::size_t row, std::size_t channel, std::size_t place, std::size_t rows, std::size_t channels,
+              std::size_t width) const;
+    void run(const Tile& tile, Kernel kernel, Kernel wide_kernel, bool wide) const {
+        if (wide || !neighbours) run_widened(tile, wide_kernel);
+        else kernel(tile);
+    }
+    // Arithmetic type of the terms that a kernel run this way reads.
+    bool terms_in_double(bool wide) const { return wide || !neighbours || b.dtype == FLOAT64; }
+
+    // The number at place `index` of a channel, counted along (outer, inner).
+    double value(std::size_t channel, std::size_t index) const;
+
+  private:
+    void run_widened(const Tile& tile, Kernel kernel) const;
+    std::ptrdiff_t step(const Array& a) const { return columns && b.inner == 1 ? a.channel : a.inner; }
+};
+
+void run_lanes(const Pass& pass, int threads);    // lanes.cpp
+void run_columns(const Pass& pass, int threads);  // columns.cpp
+
+}  // namespace xhat

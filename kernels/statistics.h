@@ -1,0 +1,88 @@
+// From running sums to statistics, and from statistics to the terms of the maps: the scalar part of the
+// equations, once per channel, in double.
+#pragma once
+#include "batch.h"
+
+#include <cmath>
+
+namespace xhat {
+
+// Moments of a part of a channel; folding is Chan's formula, in the order of the parts.
+struct Moments {
+    double m = 0, mu = 0, m2 = 0;
+
+    // sum = sum w (x - origin), squares = sum w (x - origin)^2
+    static Moments of(double m, double origin, double sum, double squares) {
+        if (m == 0) return {};
+        const double shift = sum / m;
+        const double m2 = squares - sum * shift;
+        return {m, origin + shift, m2 < 0 ? 0 : m2};
+    }
+    void fold(const Moments& b) {
+        if (b.m == 0) return;
+        if (m == 0) { *this = b; return; }
+        const double total = m + b.m, delta = b.mu - mu;
+        mu += delta * (b.m / total);
+        m2 += b.m2 + delta * delta * (m * b.m / total);
+        m = total;
+    }
+};
+
+inline double sum_of_weights(const Batch& b, std::size_t first, std::size_t last) {
+    if (!b.weights) return double(last - first);
+    double m = 0;
+    for (std::size_t i = first; i < last; i++) m += b.weights[i];
+    return m;
+}
+
+// The first place in [first, last) that has a weight (or `first`, where none has).
+inline std::size_t first_weighted(const Batch& b, std::size_t first, std::size_t last) {
+    if (b.weights)
+        for (std::size_t i = first; i < last; i++)
+            if (b.weights[i] > 0) return i;
+    return first;
+}
+
+// The factors of both maps for one channel. The gradient sums are zero while they are still being computed.
+struct Factors {
+    double mu, scale, beta, through_mu, through_var;
+
+    Factors(const Batch& b, std::size_t c, double mean, double var, double sum_dy, double sum_dy_xhat) {
+        const double rstd = 1 / std::sqrt(var + b.eps);
+        mu = mean;
+        scale = (b.gamma ? b.gamma[c] : 1) * rstd;
+        beta = b.beta ? b.beta[c] : 0;
+        through_mu = scale * (sum_dy / b.m);
+        through_var = scale * rstd * (sum_dy_xhat / b.divisor);
+    }
+
+    // Float arithmetic is right while nothing comes near the ends of its range.
+    bool fits_float() const {
+        return !(std::fabs(mu) > 1e37) && !(std::fabs(beta) > 1e30) && moderate(scale) && moderate(through_mu) &&
+               moderate(through_var);
+    }
+
+  private:
+    static bool moderate(double v) { return v == 0 || !(std::fabs(v) < 1e-30 || std::fabs(v) > 1e30); }
+};
+
+// The factors of many channels or columns in the arithmetic type of a kernel; `space` holds 6 * count.
+template <class A> struct FactorArrays {
+    A *hi, *lo, *scale, *beta, *through_mu, *through_var;
+
+    FactorArrays(A* space, std::size_t count)
+        : hi(space), lo(space + count), scale(space + 2 * count), beta(space + 3 * count),
+          through_mu(space + 4 * count), through_var(space + 5 * count) {}
+
+    void set(std::size_t i, const Factors& f) const {
+        hi[i] = A(f.mu);
+        lo[i] = A(f.mu - double(hi[i]));
+        scale[i] = A(f.scale);
+        beta[i] = A(f.beta);
+        through_mu[i] = A(f.through_mu);
+        through_var[i] = A(f.through_var);
+    }
+    Terms terms() const { return {hi, lo, scale, beta, through_mu, through_var}; }
+};
+
+}  // namespace xhat

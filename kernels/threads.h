@@ -1,0 +1,51 @@
+// A team of threads for one call: OpenMP's pool, shared with whoever else in the process uses it.
+// Work is split into pieces that depend on the shape alone, so the team's size never shows in a result.
+#pragma once
+#include <cstddef>
+
+#if defined(_OPENMP)
+#include <omp.h>
+#endif
+
+namespace xhat {
+
+struct Team {
+    std::size_t rank, size;
+
+    void barrier() const {
+#if defined(_OPENMP)
+        if (size > 1) {
+#pragma omp barrier
+        }
+#endif
+    }
+    // This member's share of `count` pieces: [first, last), contiguous and in rank order.
+    std::size_t first(std::size_t count) const { return count * rank / size; }
+    std::size_t last(std::size_t count) const { return count * (rank + 1) / size; }
+};
+
+// A forked child has none of the parent's threads, and OpenMP would wait for them for ever.
+bool in_forked_child();
+
+inline int max_threads() {
+#if defined(_OPENMP)
+    return in_forked_child() ? 1 : omp_get_max_threads();
+#else
+    return 1;
+#endif
+}
+
+// work(team) on every member; alone where the team would be one.
+template <class Work> void parallel(int threads, const Work& work) {
+#if defined(_OPENMP)
+    if (threads > 1 && !in_forked_child()) {
+#pragma omp parallel num_threads(threads)
+        work(Team{std::size_t(omp_get_thread_num()), std::size_t(omp_get_num_threads())});
+        return;
+    }
+#endif
+    (void)threads;
+    work(Team{0, 1});
+}
+
+}  // namespace xhat
