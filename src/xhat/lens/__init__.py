@@ -1,0 +1,28 @@
+"""The lens: looks at batch normalization; the names below are loaded when they are asked for.
+
+No code lives here but the table of names: importing the lens imports neither SymPy nor rich.
+"""
+
+from importlib import import_module
+from typing import Any
+
+# public name -> the module of this folder that defines it
+_HOME = {
+    "derivation": "proof",
+    "theorems": "proof",
+    "derive": "rendering",
+}
+
+__all__ = sorted(_HOME)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'xhat.lens' has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__
