@@ -1,0 +1,124 @@
+"""The digits, the training, and the check of the gradients that it uses. Nothing is printed here."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from time import perf_counter
+from typing import NamedTuple
+
+import numpy as np
+
+from xhat.demo.network import Array, Network, cross_entropy
+
+__all__ = ["SIZES", "TARGET", "Digits", "Run", "check_gradients", "load", "train"]
+
+SIZES = [64, 64, 64, 64, 10]  # 8 x 8 pixels, three hidden layers, ten digits
+TARGET = 0.95
+BATCH = 64
+LOOK_EVERY = 5  # steps between two looks at the held-out digits
+
+
+class Digits(NamedTuple):
+    """Scanned digits as rows of 64 pixels from 0 to 1, a quarter of them held out from training."""
+
+    x: Array
+    labels: Array
+    held_x: Array
+    held_labels: Array
+
+
+@dataclass
+class Run:
+    """One training: what it used and what was seen on the way."""
+
+    network: Network
+    rate: float
+    losses: list[float] = field(default_factory=list)
+    accuracies: list[tuple[int, float]] = field(default_factory=list)  # (steps, share of held-out digits)
+    seconds: float = 0.0  # in training steps, without the looks at the held-out digits
+
+    @property
+    def steps_to_target(self) -> int | None:
+        """Steps after which the held-out digits were first seen at TARGET, or None."""
+        return next((step for step, accuracy in self.accuracies if accuracy >= TARGET), None)
+
+
+def load(seed: int, dtype: type = np.float32) -> Digits:
+    """The 1,797 digits that come with scikit-learn (UCI, Alpaydin and Kaynak, 1998), split by the seed."""
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    order = np.random.default_rng(seed).permutation(len(digits.target))
+    x, labels = (digits.data[order] / 16).astype(dtype), digits.target[order]
+    held = len(x) // 4
+    return Digits(x[held:], labels[held:], x[:held], labels[:held])
+
+
+def _batches(n: int, seed: int) -> Iterator[Array]:
+    """Indices of batches, each digit once before any comes again; the same for the same seed."""
+    rng = np.random.default_rng(seed)
+    while True:
+        order = rng.permutation(n)
+        for start in range(0, n - BATCH + 1, BATCH):
+            yield order[start : start + BATCH]
+
+
+def train(
+    digits: Digits, *, batch_norm: bool, rate: float, steps: int, seed: int, advance: Callable[[], None]
+) -> Run:
+    """Plain gradient descent, ``p -= rate * dp``; `advance` is called after each step."""
+    run = Run(Network(SIZES, batch_norm=batch_norm, seed=seed), rate)
+    network = run.network
+    with np.errstate(over="ignore", invalid="ignore"):  # too large a rate ends in NaN, and is shown as that
+        for step, rows in zip(range(1, steps + 1), _batches(len(digits.x), seed), strict=False):
+            start = perf_counter()
+            loss, dlogits = cross_entropy(network.forward(digits.x[rows]), digits.labels[rows])
+            network.backward(dlogits)
+            for _, value, gradient in network.parameters():
+                value -= rate * gradient
+            run.seconds += perf_counter() - start
+            run.losses.append(loss)
+            if step % LOOK_EVERY == 0 or step == steps:
+                logits = network.forward(digits.held_x, training=False)
+                run.accuracies.append((step, float(np.mean(logits.argmax(axis=1) == digits.held_labels))))
+            advance()
+    return run
+
+
+class Checked(NamedTuple):
+    """Gradients of one kind: how many values were compared, and the worst error over the largest one."""
+
+    name: str
+    values: int
+    error: float
+
+
+def check_gradients(seed: int, *, per_array: int = 64, step: float = 1e-5) -> list[Checked]:
+    """Closed form against central differences (J(p + h) - J(p - h)) / 2h, in float64, on real digits.
+
+    At most `per_array` values of each array of parameters, chosen by the seed, and of the pixels.
+    """
+    digits = load(seed, np.float64)
+    x, labels = digits.x[:32], digits.labels[:32]
+    network = Network(SIZES, batch_norm=True, seed=seed, dtype=np.float64)
+    dx = network.backward(cross_entropy(network.forward(x), labels)[1])
+    rng = np.random.default_rng(seed)
+    checked: dict[str, Checked] = {}
+    for name, value, closed in [*network.parameters(), ("pixels", x, dx)]:
+        places = rng.choice(value.size, min(per_array, value.size), replace=False)
+        flat, worst = value.reshape(-1), 0.0
+        for place in places:
+            numeric = _difference(lambda: cross_entropy(network.forward(x), labels)[0], flat, place, step)
+            worst = max(worst, abs(numeric - closed.flat[place]) / np.abs(closed).max())
+        before = checked.get(name, Checked(name, 0, 0.0))
+        checked[name] = Checked(name, before.values + len(places), max(before.error, worst))
+    return list(checked.values())
+
+
+def _difference(loss: Callable[[], float], flat: Array, place: int, step: float) -> float:
+    kept = flat[place]
+    flat[place] = kept + step
+    above = loss()
+    flat[place] = kept - step
+    below = loss()
+    flat[place] = kept
+    return (above - below) / (2 * step)
