@@ -1,0 +1,156 @@
+"""`python -m benchmarks.exactness`: errors of float32 batch norm when the data lie far from zero.
+
+Data of unit variance around an offset; exact results from the same float32 values in float64. y: largest
+absolute error; var: largest relative error; dx, dgamma, dbeta: relative error in the L2 norm. torch runs
+native_batch_norm and its backward; flax is its formula under jax.jit, with the gradient by jax.vjp. Fills
+README.md.
+"""
+
+import argparse
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+import xhat
+from benchmarks.cases import Case
+from benchmarks.problem import EPS, Array, Problem, exact
+from benchmarks.results import ROOT, fill
+from benchmarks.rivals import flax_formula, installed
+
+__all__ = ["LIMITS", "errors", "main", "table"]
+
+OFFSETS = (0.0, 1e2, 1e4, 1e6)
+CASES = [
+    Case("", (32, 64, 56, 56), "NCHW"),
+    Case("", (32, 64, 56, 56), "NHWC"),
+    Case("", (4096, 256), "NC"),
+]
+# What xhat is held to.
+LIMITS = {"y": 2e-6, "var": 1e-6, "dx": 1e-6, "dgamma": 1e-6, "dbeta": 1e-6}
+
+
+def _xhat(problem: Problem) -> dict[str, Array]:
+    y, context = xhat.batch_norm(problem.x, problem.gamma, problem.beta, axis=problem.case.axis, eps=EPS)
+    grads = xhat.batch_norm_backward(problem.dy, context)
+    return {"y": y, "var": context.var, "dx": grads.dx, "dgamma": grads.dgamma, "dbeta": grads.dbeta}
+
+
+def _torch(problem: Problem) -> dict[str, Array]:
+    import torch
+
+    last = problem.case.layout == "NHWC"
+
+    def logical(array: Array) -> Any:
+        return torch.from_numpy(array).permute(0, 3, 1, 2) if last else torch.from_numpy(array)
+
+    def stored(tensor: Any) -> Array:
+        found: Array = (tensor.permute(0, 2, 3, 1) if last else tensor).numpy()
+        return found
+
+    x, dy = logical(problem.x), logical(problem.dy)
+    gamma, beta = torch.from_numpy(problem.gamma), torch.from_numpy(problem.beta)
+    y, mean, rstd = torch.ops.aten.native_batch_norm(x, gamma, beta, None, None, True, 0.0, EPS)
+    dx, dgamma, dbeta = torch.ops.aten.native_batch_norm_backward(
+        dy, x, gamma, None, None, mean, rstd, True, EPS, [True, True, True]
+    )
+    var = rstd.double().numpy() ** -2 - EPS
+    return {"y": stored(y), "var": var, "dx": stored(dx), "dgamma": dgamma.numpy(), "dbeta": dbeta.numpy()}
+
+
+def _flax(problem: Problem) -> dict[str, Array]:
+    import jax
+
+    @jax.jit
+    def run(x: Any, gamma: Any, beta: Any, dy: Any) -> dict[str, Any]:
+        y, pull, var = jax.vjp(
+            lambda *values: flax_formula(*values, problem.case.axis), x, gamma, beta, has_aux=True
+        )
+        dx, dgamma, dbeta = pull(dy)
+        return {"y": y, "var": var, "dx": dx, "dgamma": dgamma, "dbeta": dbeta}
+
+    found = run(problem.x, problem.gamma, problem.beta, problem.dy)
+    return {name: np.asarray(value) for name, value in found.items()}
+
+
+RUNS: dict[str, tuple[str, Callable[[Problem], dict[str, Array]]]] = {
+    "xhat": ("xhat", _xhat),
+    "torch": ("torch", _torch),
+    "flax": ("jax", _flax),
+}
+
+
+def errors(got: Mapping[str, Array], truth: Mapping[str, Array]) -> dict[str, float]:
+    """The error of each result; see the top of the file for their norms."""
+
+    def relative(name: str) -> float:
+        difference = np.linalg.norm(got[name].astype(np.float64) - truth[name])
+        return float(difference / np.linalg.norm(truth[name]))
+
+    return {
+        "y": float(np.max(np.abs(got["y"] - truth["y"]))),
+        "var": float(np.max(np.abs(got["var"] / truth["var"] - 1))),
+        **{name: relative(name) for name in ("dx", "dgamma", "dbeta")},
+    }
+
+
+def measure(cases: list[Case] | None = None) -> list[tuple[str, float, str, dict[str, float]]]:
+    """(layout, offset, who, errors) for every case, offset and library that is installed."""
+    present = {"torch": installed("torch"), "flax": installed("jax"), "xhat": True}
+    found = []
+    for case in cases or CASES:
+        for offset in OFFSETS:
+            problem = Problem.of(case, offset=offset)
+            truth = exact(problem)
+            for who, (_, run) in RUNS.items():
+                if present[who]:
+                    found.append((case.layout, offset, who, errors(run(problem), truth)))
+    return found
+
+
+def table(measured: list[tuple[str, float, str, dict[str, float]]]) -> str:
+    """Markdown: y, variance and dx of everyone, side by side, offset by offset."""
+    people = list(dict.fromkeys(who for _, _, who, _ in measured))
+    shown = ("y", "var", "dx")
+    head = ["layout", "offset", *(f"{name}, {who}" for name in shown for who in people)]
+    lines = [head, ["---", "---:", *("---:" for _ in head[2:])]]
+    by_row: dict[tuple[str, float], dict[str, dict[str, float]]] = {}
+    for layout, offset, who, found in measured:
+        by_row.setdefault((layout, offset), {})[who] = found
+    for (layout, offset), row in by_row.items():
+        figures = [f"{row[who][name]:.0e}" for name in shown for who in people]
+        lines.append([layout, f"{offset:g}", *figures])
+    text = (
+        "float32, data of unit variance around the offset: largest absolute error of y, largest relative "
+        "error of the variance, relative error (L2) of dx, against float64 on the same values; "
+        "(32, 64, 56, 56) and (4096, 256)."
+    )
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + f"\n\n{text}\n"
+
+
+def main() -> None:
+    """Measures, prints all five errors, and fills the README unless told not to."""
+    parser = argparse.ArgumentParser(prog="benchmarks.exactness", description="Errors far from zero.")
+    parser.add_argument("--no-write", action="store_true", help="only print")
+    options = parser.parse_args()
+    measured = measure()
+    console = Console()
+    shown = Table(*("layout", "offset", "", *LIMITS))
+    missed = []
+    for layout, offset, who, found in measured:
+        shown.add_row(layout, f"{offset:g}", who, *(f"{found[name]:.1e}" for name in LIMITS))
+        missed += [
+            f"{layout}, offset {offset:g}: {name} is off by {found[name]:.1e}, expected at most {limit:g}"
+            for name, limit in LIMITS.items()
+            if who == "xhat" and not found[name] <= limit
+        ]
+    console.print(shown)
+    console.print("\n".join(missed) or "xhat: every error is within its limit")
+    if not options.no_write and fill(ROOT / "README.md", "exactness", table(measured)):
+        console.print("filled README.md")
+
+
+if __name__ == "__main__":
+    main()
