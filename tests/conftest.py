@@ -130,7 +130,7 @@ def mask_of(kind: str, layout: Layout, seed: str) -> Array | None:
 
 
 def away_from_the_kink(dy: Array, pre: Array, margin: float) -> Array:
-    """dy with zeros where a ReLU's slope hangs on the rounding of its argument; written in place where it can be."""
+    """dy with zeros where a ReLU's slope hangs on the rounding of its argument; in place where it can be."""
     dy = dy if dy.flags.writeable else dy.copy()
     dy[np.abs(pre) < margin] = 0
     return dy

@@ -74,7 +74,7 @@ def weights_of(x: Array, mask: Any) -> Array:
 
 def moments(x: Array, *, axis: int | Sequence[int] = 1, mask: Any = None) -> Moments:
     """m = sum w, mean = sum w x / m, m2 = sum w (x - mean)^2; a weight of 0 removes the value, also NaN."""
-    channels, others = axes_of(x, axis)
+    _channels, others = axes_of(x, axis)
     w = weights_of(x, mask)
     v = np.where(w > 0, wide(x), 0)
     m = w.sum(axis=others, keepdims=True)
@@ -119,7 +119,7 @@ def forward(
     activation: Any = None,
     fixed: tuple[Any, Any] | None = None,
 ) -> Forward:
-    """y = act(gamma (x - mean) / sqrt(var + eps) + beta + residual); `fixed`: the mean and var of evaluation."""
+    """y = act(gamma (x - mean) / sqrt(var + eps) + beta + residual); `fixed`: evaluation's mean and var."""
     m, mean, m2 = moments(x, axis=axis, mask=mask)
     var = m2 / (m - correction) if fixed is None else wide(fixed[1])
     mean = mean if fixed is None else wide(fixed[0])
@@ -144,9 +144,9 @@ def backward(
     fixed: tuple[Any, Any] | None = None,
     **options: Any,
 ) -> Backward:
-    """The chain rule, step by step: dpre, dxhat, then dvar, dmean and dx of Ioffe and Szegedy (2015), weighted."""
-    channels, others = axes_of(x, axis)
-    same = dict(axis=axis, correction=correction, mask=mask, activation=activation, fixed=fixed)
+    """The chain rule, step by step: dpre, dxhat, then dvar, dmean and dx of Ioffe and Szegedy, weighted."""
+    _channels, others = axes_of(x, axis)
+    same = {"axis": axis, "correction": correction, "mask": mask, "activation": activation, "fixed": fixed}
     f = forward(x, gamma, beta, **same, **options)
     w = weights_of(x, mask)
     seen = (w > 0) | (wide(dy) != 0)  # a padded value that the loss does not look at takes no part

@@ -1,4 +1,4 @@
-"""One run over everything a kernel can be asked for, as digests of the results' bits: equal digests, equal bits.
+"""One run over all that a kernel can be asked for, as digests of the results: equal digests, equal bits.
 
 Run as a program it prints the digests as JSON, so that another process can use another instruction set or
 another number of threads; with the argument `errors`, also the distance to the oracle.
@@ -45,13 +45,13 @@ class Result:
         self.x = layout.array("x", dtype, scale=2, offset=1)
         rng = np.random.default_rng(7)
         self.parameters = tuple(rng.uniform(0.5, 2, layout.channels).astype(dtype) for _ in range(2))
-        self.arguments = dict(
-            axis=layout.axis,
-            correction=correction,
-            mask=mask_of(mask, layout, "mask"),
-            residual=layout.array("residual", dtype) if residual else None,
-            activation=activation,
-        )
+        self.arguments = {
+            "axis": layout.axis,
+            "correction": correction,
+            "mask": mask_of(mask, layout, "mask"),
+            "residual": layout.array("residual", dtype) if residual else None,
+            "activation": activation,
+        }
         self.dy = layout.array("dy", dtype)
         if activation is not None:
             pre, _ = xhat.batch_norm(self.x, *self.parameters, **{**self.arguments, "activation": None})
@@ -77,7 +77,9 @@ class Result:
         return max(oracle.worst(a, e) / epsilon / max(1.0, float(np.abs(e).max())) for a, e in pairs)
 
 
-def survey(layouts: dict[str, Layout], errors: bool = False, dtypes: Iterable[str] = DTYPES) -> dict[str, Any]:
+def survey(
+    layouts: dict[str, Layout], errors: bool = False, dtypes: Iterable[str] = DTYPES
+) -> dict[str, Any]:
     """Digest, and error where asked, of every layout, dtype and option."""
     found = {}
     for where, layout in layouts.items():

@@ -46,7 +46,9 @@ def test_merge_of_two_parts_is_exactly_the_whole(cut: int) -> None:
 def test_merge_does_not_depend_on_the_order() -> None:
     a, b, c = (oracle.exact_moments(VALUES[i : i + 3]) for i in (0, 2, 4))
     ab_c = equations.merge(*equations.merge(*a, *b), *c)
-    assert ab_c == equations.merge(*a, *equations.merge(*b, *c)) == equations.merge(*c, *equations.merge(*b, *a))
+    assert (
+        ab_c == equations.merge(*a, *equations.merge(*b, *c)) == equations.merge(*c, *equations.merge(*b, *a))
+    )
 
 
 @pytest.mark.parametrize("correction", [0, 1])
@@ -71,13 +73,17 @@ def test_normalize_is_standardize_scaled_and_shifted() -> None:
 def test_input_gradient_is_the_chain_rule(correction: int, weighted: bool) -> None:
     """Against the long way through var and mu; the sums are dbeta and dgamma, the paths sum to dx."""
     rng = np.random.default_rng(1)
-    x, dy, gamma = rng.normal(size=(3, 13, 1)).astype(oracle.WIDE)[0], rng.normal(size=(13, 1)), np.array([-1.7])
+    x, dy, gamma = (
+        rng.normal(size=(3, 13, 1)).astype(oracle.WIDE)[0],
+        rng.normal(size=(13, 1)),
+        np.array([-1.7]),
+    )
     w = rng.uniform(0, 2, size=(13, 1)) if weighted else np.ones((13, 1))
     f = oracle.forward(x, gamma, mask=w, correction=correction)
     expected = oracle.backward(dy, x, gamma, mask=w, correction=correction)
     xhat = equations.standardize(x, f.mean, f.rstd)
     sums = equations.gradient_sums(oracle.wide(dy), xhat, lambda a: a.sum(axis=0))
-    terms = dict(gamma=gamma, rstd=f.rstd, m=f.m, correction=correction, w=w)
+    terms = {"gamma": gamma, "rstd": f.rstd, "m": f.m, "correction": correction, "w": w}
     assert oracle.relative_l2(sums[0], expected.dbeta) < 1e-17 * 10
     assert oracle.relative_l2(sums[1], expected.dgamma) < 1e-17 * 10
     assert oracle.relative_l2(equations.input_gradient(dy, xhat, *sums, **terms), expected.dx) < 1e-15
@@ -88,7 +94,7 @@ def test_the_paths_are_the_parts_that_their_names_say() -> None:
     dy, xhat = objects([Fraction(v) for v in (1, -2, 3)]), objects([Fraction(v) for v in (-1, 0, 1)])
     sum_dy, sum_dy_xhat = equations.gradient_sums(dy, xhat, total)
     assert (sum_dy, sum_dy_xhat) == (2, 2)
-    terms = dict(gamma=Fraction(3), rstd=Fraction(1, 2), m=Fraction(3), correction=1)
+    terms = {"gamma": Fraction(3), "rstd": Fraction(1, 2), "m": Fraction(3), "correction": 1}
     paths = equations.paths(dy, xhat, sum_dy, sum_dy_xhat, **terms)
     assert list(paths.direct) == [Fraction(3, 2), -3, Fraction(9, 2)]
     assert paths.mean == -1
@@ -100,7 +106,9 @@ def test_activations_and_their_slopes(activation: Any) -> None:
     pre = np.array([-30.0, -2.5, -0.1, 0.1, 1.0, 30.0])
     name = "leaky_relu" if activation == "relu" else activation
     name, slope = (name, 0.0) if not isinstance(activation, tuple) else activation
-    assert equations.activate(pre, name, slope, np) == pytest.approx(oracle.activate(pre, activation), rel=1e-15)
+    assert equations.activate(pre, name, slope, np) == pytest.approx(
+        oracle.activate(pre, activation), rel=1e-15
+    )
     expected = oracle.activation_slope(pre, activation)
     assert equations.activation_slope(pre, name, slope, np) == pytest.approx(expected, rel=1e-14)
 

@@ -4,6 +4,7 @@ float32 against the oracle: y within 2e-6 absolute for data of unit variance at 
 every gradient within 1e-6 relative; 16-bit outputs within one unit in the last place of the rounded truth.
 """
 
+from itertools import product
 from typing import Any
 
 import ml_dtypes
@@ -19,7 +20,9 @@ OFFSETS = [0.0, 1e2, 1e4, 1e6]
 LAYOUTS = {"NCHW": ((16, 5, 37, 41), 1), "NHWC": ((16, 37, 41, 5), -1), "(N, C)": ((20011, 5), 1)}
 
 
-def data(where: str, offset: float, outliers: bool, seed: int = 3) -> tuple[Array, Array, dict[str, Any], Array]:
+def data(
+    where: str, offset: float, outliers: bool, seed: int = 3
+) -> tuple[Array, Array, dict[str, Any], Array]:
     """x of about unit variance around the offset, dy, the parameters and the axis."""
     shape, axis = LAYOUTS[where]
     rng = np.random.default_rng(seed)
@@ -29,34 +32,39 @@ def data(where: str, offset: float, outliers: bool, seed: int = 3) -> tuple[Arra
         x.flat[0] = 50
     x = (x + offset).astype(np.float32)
     dy = rng.normal(size=shape).astype(np.float32)
-    parameters = dict(gamma=rng.uniform(0.5, 1.5, 5).astype(np.float32), beta=rng.normal(size=5).astype(np.float32))
-    return x, dy, dict(axis=axis), np.stack(list(parameters.values()))
+    parameters = {
+        "gamma": rng.uniform(0.5, 1.5, 5).astype(np.float32),
+        "beta": rng.normal(size=5).astype(np.float32),
+    }
+    return x, dy, {"axis": axis}, np.stack(list(parameters.values()))
 
 
-@pytest.mark.parametrize("outliers", [False, True], ids=["", "outliers"])
-@pytest.mark.parametrize("offset", OFFSETS)
-@pytest.mark.parametrize("where", LAYOUTS)
-class TestTheTable:
-    """Each row of the table of accuracy."""
+every_row = pytest.mark.parametrize(
+    ("where", "offset", "outliers"), list(product(LAYOUTS, OFFSETS, [False, True]))
+)  # of the table of accuracy
 
-    def test_y_and_the_variance(self, where: str, offset: float, outliers: bool) -> None:
-        x, _, axis, _ = data(where, offset, outliers)
-        expected = oracle.forward(x, **axis)
-        y, context = xhat.batch_norm(x, **axis)
-        inside = np.abs(expected.y) < 10  # an outlier of 50 keeps the relative error, of its own size
-        assert oracle.worst(y[inside], expected.y[inside]) <= 2e-6
-        assert oracle.worst(y[~inside], expected.y[~inside]) <= 1e-5
-        assert float(np.max(np.abs(context.var / expected.var - 1))) <= 1e-6
 
-    def test_the_gradients(self, where: str, offset: float, outliers: bool) -> None:
-        x, dy, axis, (gamma, beta) = data(where, offset, outliers)
-        for correction in (0, 1):
-            _, context = xhat.batch_norm(x, gamma, beta, **axis, correction=correction)
-            grads = xhat.batch_norm_backward(dy, context)
-            expected = oracle.backward(dy, x, gamma, beta, **axis, correction=correction)
-            assert oracle.relative_l2(grads.dx, expected.dx) <= 1e-6
-            assert oracle.relative_l2(grads.dgamma, expected.dgamma) <= 1e-6
-            assert oracle.relative_l2(grads.dbeta, expected.dbeta) <= 1e-6
+@every_row
+def test_y_and_the_variance(where: str, offset: float, outliers: bool) -> None:
+    x, _, axis, _ = data(where, offset, outliers)
+    expected = oracle.forward(x, **axis)
+    y, context = xhat.batch_norm(x, **axis)
+    inside = np.abs(expected.y) < 10  # an outlier of 50 keeps the relative error, of its own size
+    assert oracle.worst(y[inside], expected.y[inside]) <= 2e-6
+    assert oracle.worst(y[~inside], expected.y[~inside]) <= 1e-5
+    assert float(np.max(np.abs(context.var / expected.var - 1))) <= 1e-6
+
+
+@every_row
+def test_the_gradients(where: str, offset: float, outliers: bool) -> None:
+    x, dy, axis, (gamma, beta) = data(where, offset, outliers)
+    for correction in (0, 1):
+        _, context = xhat.batch_norm(x, gamma, beta, **axis, correction=correction)
+        grads = xhat.batch_norm_backward(dy, context)
+        expected = oracle.backward(dy, x, gamma, beta, **axis, correction=correction)
+        assert oracle.relative_l2(grads.dx, expected.dx) <= 1e-6
+        assert oracle.relative_l2(grads.dgamma, expected.dgamma) <= 1e-6
+        assert oracle.relative_l2(grads.dbeta, expected.dbeta) <= 1e-6
 
 
 def test_the_table_would_catch_a_naive_variance() -> None:
@@ -69,7 +77,9 @@ def test_the_table_would_catch_a_naive_variance() -> None:
 @pytest.mark.parametrize("name", DTYPES)
 @pytest.mark.parametrize("value", [0.0, 1234.567, -7e9, 1e-30, 1 / 3])
 @pytest.mark.parametrize("where", LAYOUTS)
-def test_a_constant_channel_gives_exactly_beta_and_finite_gradients(where: str, value: float, name: str) -> None:
+def test_a_constant_channel_gives_exactly_beta_and_finite_gradients(
+    where: str, value: float, name: str
+) -> None:
     dtype = DTYPES[name]
     with np.errstate(over="ignore"):
         value = float(np.asarray(value).astype(dtype).astype(np.float64))
@@ -93,7 +103,9 @@ def test_a_constant_channel_of_any_length(count: int, value: float) -> None:
     """Also in float64, where the mean of equal numbers does not round to the number by itself."""
     for dtype in (np.float64, np.float32):
         for shape, axis in (((count, 1), 1), ((1, count), 0), ((count, 3), 1), ((1, 3, count), 1)):
-            y, context = xhat.batch_norm(np.full(shape, value, dtype), beta=np.full(shape[axis], 0.25, dtype), axis=axis)
+            y, context = xhat.batch_norm(
+                np.full(shape, value, dtype), beta=np.full(shape[axis], 0.25, dtype), axis=axis
+            )
             assert (y == 0.25).all()
             assert (context.var == 0).all()
 
@@ -110,12 +122,17 @@ def test_large_small_and_subnormal_values(where: str, scale: float, offset: floa
         y, context = xhat.batch_norm(x, gamma, beta, **axis, eps=eps)
         assert oracle.worst(y, expected.y) <= 2e-6
         assert float(np.max(np.abs(context.var / expected.var - 1))) <= 1e-6
-        gradients, grads = oracle.backward(dy, x, gamma, beta, **axis, eps=eps), xhat.batch_norm_backward(dy, context)
+        gradients, grads = (
+            oracle.backward(dy, x, gamma, beta, **axis, eps=eps),
+            xhat.batch_norm_backward(dy, context),
+        )
         assert oracle.relative_l2(grads.dgamma, gradients.dgamma) <= 1e-6
         limit = float(np.finfo(np.float32).max)
         if float(np.max(np.abs(gradients.dx))) < limit:  # else no float32 could hold it
             subnormal = float(np.finfo(np.float32).smallest_subnormal)
-            assert oracle.worst(grads.dx, gradients.dx) <= max(2e-6 * float(np.max(np.abs(gradients.dx))), subnormal)
+            assert oracle.worst(grads.dx, gradients.dx) <= max(
+                2e-6 * float(np.max(np.abs(gradients.dx))), subnormal
+            )
 
 
 @pytest.mark.parametrize("scale", [1e-150, 1e100, 1e150])

@@ -48,13 +48,13 @@ def case_of(layout: Layout, mask: str, residual: bool, activation: str, correcti
     }
     if residual:
         inputs["residual"] = layout.array("gradients of the residual")
-    options = dict(
-        axis=layout.axis,
-        eps=1e-2,
-        correction=correction,
-        mask=mask_of(mask, layout, "gradients"),
-        activation=ACTIVATIONS[activation],
-    )
+    options = {
+        "axis": layout.axis,
+        "eps": 1e-2,
+        "correction": correction,
+        "mask": mask_of(mask, layout, "gradients"),
+        "activation": ACTIVATIONS[activation],
+    }
     pre, _ = xhat.batch_norm(**inputs, **{**options, "activation": None})
     return Case(inputs, options, away_from_the_kink(layout.array("gradients of y"), pre, 1e-3))
 
@@ -106,8 +106,10 @@ def test_finite_differences_of_evaluation(where: str, residual: bool, activation
     """With fixed moments, which are constants of the differentiation."""
     inputs, options, dy = case_of(SMALL[where], "none", residual, activation, 0)
     kept = {k: options[k] for k in ("axis", "eps", "activation")}
-    fixed = dict(mean=np.full(SMALL[where].channels, 2.5), var=np.full(SMALL[where].channels, 3.5))
-    dy[...] = np.where(np.abs(xhat.normalize(**inputs, **fixed, **{**kept, "activation": None})) < 1e-3, 0, dy)
+    fixed = {"mean": np.full(SMALL[where].channels, 2.5), "var": np.full(SMALL[where].channels, 3.5)}
+    dy[...] = np.where(
+        np.abs(xhat.normalize(**inputs, **fixed, **{**kept, "activation": None})) < 1e-3, 0, dy
+    )
 
     def loss() -> float:
         return float((dy * xhat.normalize(**inputs, **fixed, **kept)).sum())
@@ -129,7 +131,9 @@ def torch_gradients(torch: Any, case: Case) -> dict[str, Array]:
     m = w.sum(dim=others, keepdim=True)
     mean = (w * x).sum(dim=others, keepdim=True) / m
     var = (w * (x - mean) ** 2).sum(dim=others, keepdim=True) / (m - o["correction"])
-    pre = (x - mean) / torch.sqrt(var + o["eps"]) * leaves["gamma"].reshape(shape) + leaves["beta"].reshape(shape)
+    pre = (x - mean) / torch.sqrt(var + o["eps"]) * leaves["gamma"].reshape(shape) + leaves["beta"].reshape(
+        shape
+    )
     pre = pre + leaves.get("residual", 0)
     name, slope = o["activation"] if isinstance(o["activation"], tuple) else (o["activation"], 0.0)
     if name == "silu":
@@ -160,5 +164,7 @@ def test_a_wrong_gradient_is_seen() -> None:
     inputs, options, dy = case_of(SMALL["(N, C)"], "none", False, "none", 0)
     _, context = xhat.batch_norm(**inputs, **{**options, "correction": 1})
     wrong = xhat.batch_norm_backward(dy, context).dx
-    expected = by_differences(lambda: float((dy * xhat.batch_norm(**inputs, **options)[0]).sum()), inputs["x"])
-    assert not wrong == pytest.approx(expected, rel=1e-3, abs=1e-3)
+    expected = by_differences(
+        lambda: float((dy * xhat.batch_norm(**inputs, **options)[0]).sum()), inputs["x"]
+    )
+    assert wrong != pytest.approx(expected, rel=1e-3, abs=1e-3)

@@ -33,7 +33,11 @@ def places_on(view: View, strides: tuple[int, int, int]) -> Places:
     """The offsets that (outer, channel, inner) walks."""
     outer, channel, inner = view.shape
     return [
-        tuple(sorted(o * strides[0] + c * strides[1] + i * strides[2] for o in range(outer) for i in range(inner)))
+        tuple(
+            sorted(
+                o * strides[0] + c * strides[1] + i * strides[2] for o in range(outer) for i in range(inner)
+            )
+        )
         for c in range(channel)
     ]
 
@@ -119,7 +123,14 @@ def test_another_array_may_be_walked_by_the_same_view_with_its_own_strides() -> 
 
 @pytest.mark.parametrize(
     ("ndim", "axis", "expected"),
-    [(4, 1, (1,)), (4, -1, (3,)), (4, -4, (0,)), (4, (-1, 1), (1, 3)), (1, 0, (0,)), (3, (2, 0, 1), (0, 1, 2))],
+    [
+        (4, 1, (1,)),
+        (4, -1, (3,)),
+        (4, -4, (0,)),
+        (4, (-1, 1), (1, 3)),
+        (1, 0, (0,)),
+        (3, (2, 0, 1), (0, 1, 2)),
+    ],
 )
 def test_channel_axes(ndim: int, axis: Any, expected: tuple[int, ...]) -> None:
     assert channel_axes(ndim, axis, "batch_norm") == expected

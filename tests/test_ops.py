@@ -35,14 +35,14 @@ class Call:
         self.gamma = rng.uniform(0.5, 2, layout.channels).astype(dtype)
         self.beta = rng.normal(size=layout.channels).astype(dtype)
         self.gamma.flat[0] *= -1
-        self.options = dict(
-            axis=layout.axis,
-            eps=1e-3,
-            correction=correction,
-            mask=mask_of(mask, layout, "mask"),
-            residual=layout.array("residual", dtype) if residual else None,
-            activation=ACTIVATIONS[activation],
-        )
+        self.options = {
+            "axis": layout.axis,
+            "eps": 1e-3,
+            "correction": correction,
+            "mask": mask_of(mask, layout, "mask"),
+            "residual": layout.array("residual", dtype) if residual else None,
+            "activation": ACTIVATIONS[activation],
+        }
         self.expected = oracle.forward(self.x, self.gamma, self.beta, **self.options)
         self.dy = away_from_the_kink(layout.array("dy", dtype), self.expected.pre, 0.05)
         self.gradients = oracle.backward(self.dy, self.x, self.gamma, self.beta, **self.options)
@@ -105,14 +105,19 @@ def test_results_come_in_the_memory_order_of_x(layout: Layout) -> None:
         assert result.shape == call.x.shape
         if 0 not in call.x.strides:
             assert order_of(result) == order_of(call.x)
-    assert context.mean.shape == context.var.shape == grads.dgamma.shape == grads.dbeta.shape == layout.channels
+    assert (
+        context.mean.shape == context.var.shape == grads.dgamma.shape == grads.dbeta.shape == layout.channels
+    )
 
 
 @pytest.mark.parametrize("lies", ["NCHW", "NHWC", "Fortran", "cropped", "broadcast"])
 @pytest.mark.parametrize("where", ["NCHW", "NHWC", "every other channel", "cropped"])
 def test_dy_and_the_residual_may_lie_otherwise_than_x(where: str, lies: str) -> None:
     call, other = Call(LAYOUTS[where], np.float32, "silu, residual, weights"), LAYOUTS[lies]
-    call.options["residual"], dy = other.array("another residual", np.float32), other.array("another dy", np.float32)
+    call.options["residual"], dy = (
+        other.array("another residual", np.float32),
+        other.array("another dy", np.float32),
+    )
     y, context = call.forward()
     near(y, oracle.forward(call.x, call.gamma, call.beta, **call.options).y, np.float32)
     expected = oracle.backward(dy, call.x, call.gamma, call.beta, **call.options)
@@ -136,7 +141,10 @@ def test_parameters_may_be_left_out(given: str) -> None:
     beta = call.beta if given == "beta" else None
     y, context = xhat.batch_norm(call.x, gamma, beta)
     near(y, oracle.forward(call.x, gamma, beta).y, np.float32)
-    expected, grads = oracle.backward(call.dy, call.x, gamma, beta), xhat.batch_norm_backward(call.dy, context)
+    expected, grads = (
+        oracle.backward(call.dy, call.x, gamma, beta),
+        xhat.batch_norm_backward(call.dy, context),
+    )
     near(grads.dx, expected.dx, np.float32)
     assert (grads.dgamma is None) == (gamma is None)
     assert (grads.dbeta is None) == (beta is None)
@@ -173,7 +181,12 @@ def test_the_backward_of_evaluation_takes_the_moments_as_constants(residual: boo
     layout = LAYOUTS["NHWC"]
     call = Call(layout, np.float32)
     fixed = np.full(layout.channels, 0.75), np.full(layout.channels, 2.5)
-    more = dict(axis=1, eps=1e-3, activation=activation, residual=layout.array("r", np.float32) if residual else None)
+    more = {
+        "axis": 1,
+        "eps": 1e-3,
+        "activation": activation,
+        "residual": layout.array("r", np.float32) if residual else None,
+    }
     expected = oracle.forward(call.x, call.gamma, call.beta, **more, fixed=fixed)
     y, context = ops.normalize_with_context(call.x, *fixed, call.gamma, call.beta, **more)
     near(y, expected.y, np.float32)
@@ -203,7 +216,10 @@ def test_moments_in_every_layout(layout: Layout, kind: str) -> None:
     mask = mask_of(kind, layout, "moments")
     for name in ("float32", "float64"):
         x = layout.array("x", DTYPES[name], scale=3, offset=100)
-        got, expected = xhat.moments(x, axis=layout.axis, mask=mask), oracle.moments(x, axis=layout.axis, mask=mask)
+        got, expected = (
+            xhat.moments(x, axis=layout.axis, mask=mask),
+            oracle.moments(x, axis=layout.axis, mask=mask),
+        )
         assert got.count == pytest.approx(float(expected.m), rel=1e-14)
         near(got.mean, expected.mean, np.float64)
         near(got.m2, expected.m2, np.float64, slack=16)
