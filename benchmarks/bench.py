@@ -120,13 +120,15 @@ def measure_call(rounds: int, threads: int) -> Iterator[list[Row]]:
     with mock.patch.object(_kernels, "forward", wraps=_kernels.forward) as caught:
         contestant.calls["forward"]()
     arguments, options = caught.call_args
-    y = contestant.outputs[0]
+    y = contestant.outputs["forward"][0]
 
     def kernel() -> tuple[Any, ...]:
         _kernels.forward(*arguments, **options)
         return (y,)
 
-    bare = Contestant("kernel and binding", {"forward": kernel}, outputs=(y,), tolerance=ours.TOLERANCE)
+    bare = Contestant(
+        "kernel and binding", {"forward": kernel}, outputs={"forward": (y,)}, tolerance=ours.TOLERANCE
+    )
     plain = Contestant(
         "xhat, results not preallocated",
         {"forward": lambda: xhat.batch_norm(problem.x, problem.gamma, problem.beta, eps=EPS)[:1]},

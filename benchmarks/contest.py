@@ -37,14 +37,15 @@ class Contestant:
 
     calls: pass to a function of no argument that returns what RESULTS names (and, last, possibly dresidual).
     to_numpy: from what a call returns to an array that lies as the problem's do.
-    outputs: preallocated results, filled with NaN before the verification, so that nothing stale can pass.
+    outputs: the preallocated results of each pass, filled with NaN before its verification, so that nothing
+        stale can pass.
     tolerance: of float32 results, absolute for y and relative in the L2 norm for gradients.
     """
 
     name: str
     calls: Mapping[str, Callable[[], tuple[Any, ...]]]
     to_numpy: Callable[[Any], Array] = np.asarray
-    outputs: tuple[Array, ...] = field(default=(), repr=False)
+    outputs: Mapping[str, tuple[Array, ...]] = field(default_factory=dict, repr=False)
     tolerance: float = 2e-4
     threads: int | None = None
 
@@ -66,7 +67,7 @@ class Timing(NamedTuple):
 
 def verify(contestant: Contestant, what: str, exact: Mapping[str, Array], dtype: str) -> float:
     """The worst relative error (L2) of a pass. Raises Unverified when a result is out of tolerance."""
-    for array in contestant.outputs:
+    for array in contestant.outputs.get(what, ()):
         array.fill(np.nan)
     names = (*RESULTS[what], "dresidual")
     worst = 0.0

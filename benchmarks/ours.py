@@ -19,7 +19,8 @@ TOLERANCE = 2e-6
 def contestant(problem: Problem, variant: Variant | None = None, threads: int | None = None) -> Contestant:
     """xhat on this problem, with what the variant fuses."""
     variant = variant or Variant()
-    y, dx = np.empty_like(problem.x), np.empty_like(problem.x)
+    y, dx, dresidual = (np.empty_like(problem.x) for _ in range(3))
+    results = (dx, dresidual) if variant.residual else dx
     options: dict[str, Any] = {"axis": problem.case.axis, "eps": EPS, "activation": variant.activation}
     if variant.residual:
         options["residual"] = problem.residual
@@ -30,14 +31,15 @@ def contestant(problem: Problem, variant: Variant | None = None, threads: int | 
         return (xhat.batch_norm(x, gamma, beta, out=y, **options)[0],)
 
     def backward() -> tuple[Any, ...]:
-        return _present(xhat.batch_norm_backward(dy, context, out=dx))
+        return _present(xhat.batch_norm_backward(dy, context, out=results))
 
     def both() -> tuple[Any, ...]:
         result, made = xhat.batch_norm(x, gamma, beta, out=y, **options)
-        return (result, *_present(xhat.batch_norm_backward(dy, made, out=dx)))
+        return (result, *_present(xhat.batch_norm_backward(dy, made, out=results)))
 
     calls = {"forward": forward, "backward": backward, "both": both}
-    return Contestant("xhat", calls, outputs=(y, dx), tolerance=TOLERANCE, threads=threads)
+    outputs = {"forward": (y,), "backward": (dx, dresidual), "both": (y, dx, dresidual)}
+    return Contestant("xhat", calls, outputs=outputs, tolerance=TOLERANCE, threads=threads)
 
 
 def _present(grads: Any) -> tuple[Any, ...]:
