@@ -1,0 +1,288 @@
+"""Reads the LaTeX of the derivation as expressions, and notes the slips of notation it had to read past.
+
+The reader knows only this dialect: fractions, roots, powers, sums, partial derivatives, Kronecker's delta and
+the names of batch normalization. What an expression is worth is decided elsewhere.
+"""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+__all__ = ["Delta", "Derivative", "Name", "Node", "Number", "Operation", "Statement", "Sum", "read", "walk"]
+
+INDEXED = ("x", "y", "w", r"\hat{x}")  # the values that have an index
+SCALARS = ("L", "m", "c", r"\mu", r"\sigma^2", r"\epsilon", r"\gamma", r"\beta", "M_2")
+
+
+@dataclass(frozen=True)
+class Number:
+    value: int
+
+
+@dataclass(frozen=True)
+class Name:
+    symbol: str
+    index: str | None = None
+
+
+@dataclass(frozen=True)
+class Delta:
+    left: str
+    right: str
+
+
+@dataclass(frozen=True)
+class Derivative:
+    top: Name
+    bottom: Name
+
+
+@dataclass(frozen=True)
+class Sum:
+    """The sum of body over index = start ... N."""
+
+    index: str
+    body: "Node"
+    start: int = 1
+
+
+@dataclass(frozen=True)
+class Operation:
+    """add, multiply (any number of operands), divide, power (two), sqrt, negate (one)."""
+
+    operator: str
+    operands: tuple["Node", ...]
+
+
+Node = Number | Name | Delta | Derivative | Sum | Operation
+
+
+@dataclass(frozen=True)
+class Statement:
+    """A display: what stands on the left, each step of the right, and the slips met while reading each step."""
+
+    left: Node
+    steps: tuple[Node, ...]
+    latex: tuple[str, ...]
+    slips: tuple[tuple[str, ...], ...]
+
+
+def read(latex: str, size: str = "N") -> Statement:
+    """The statement that a display makes; `size` is the letter declared for the number of values.
+
+    A display without an equals sign is a statement without steps. Raises ValueError for anything else that
+    isn't in the dialect.
+    """
+    bare = re.sub(r"\\(begin|end)\{aligned\}", "", latex).replace(r"\\", " ").replace("&", " ")
+    sides = [side.strip() for side in bare.split("=")]
+    sides = _join_sum_bounds(sides)
+    left, left_slips = _read_side(sides[0], size)
+    steps, slips = [], []
+    for side in sides[1:]:
+        node, found = _read_side(side, size)
+        if not steps:
+            found = left_slips + found
+        clash = _free_indices(left) & {part.index for part in walk(node) if isinstance(part, Sum)}
+        found += [f"the index {index} is free on the left and bound by the sum" for index in sorted(clash)]
+        steps.append(node)
+        slips.append(tuple(dict.fromkeys(found)))
+    return Statement(left, tuple(steps), tuple(sides[1:]), tuple(slips))
+
+
+def walk(node: Node) -> Iterator[Node]:
+    """The node and everything below it."""
+    yield node
+    if isinstance(node, Operation):
+        for operand in node.operands:
+            yield from walk(operand)
+    elif isinstance(node, Sum):
+        yield from walk(node.body)
+    elif isinstance(node, Derivative):
+        yield from (node.top, node.bottom)
+
+
+def free_indices(*nodes: Node) -> tuple[str, ...]:
+    """The indices that no sum binds, in alphabetical order."""
+    return tuple(sorted(set().union(*map(_free_indices, nodes))))
+
+
+def _free_indices(node: Node) -> set[str]:
+    if isinstance(node, Sum):
+        return _free_indices(node.body) - {node.index}
+    if isinstance(node, Operation):
+        return set().union(*map(_free_indices, node.operands))
+    if isinstance(node, Derivative):
+        return _free_indices(node.top) | _free_indices(node.bottom)
+    if isinstance(node, Delta):
+        return {node.left, node.right}
+    return {node.index} if isinstance(node, Name) and node.symbol in INDEXED and node.index else set()
+
+
+def _join_sum_bounds(sides: list[str]) -> list[str]:
+    """Undo the split at the equals sign of a sum's lower bound, as in \\sum_{i=1}^N."""
+    joined = [sides[0]]
+    for side in sides[1:]:
+        if joined[-1].count("{") > joined[-1].count("}"):
+            joined[-1] += "=" + side
+        else:
+            joined.append(side)
+    return joined
+
+
+def _read_side(latex: str, size: str) -> tuple[Node, list[str]]:
+    reader = _Reader(latex, size)
+    node = reader.sum_of_terms()
+    if reader.peek():
+        raise ValueError(f"can't read {reader.peek()!r} in {latex!r}")
+    return node, reader.slips
+
+
+_TOKEN = re.compile(r"\\hat\s*\{x\}|\\sigma\^2|\\left|\\right|\\[a-zA-Z]+|\d+|M_2|[a-zA-Z]|[-+^_{}()=]|\S")
+_ENDS = ("", "+", "-", ")", "}", r"\right", "=")
+
+
+@dataclass
+class _Reader:
+    """Recursive descent: sum_of_terms > product > factor > atom."""
+
+    latex: str
+    size: str
+    slips: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.tokens = _TOKEN.findall(self.latex)
+        self.position = 0
+
+    def peek(self, ahead: int = 0) -> str:
+        place = self.position + ahead
+        return self.tokens[place] if place < len(self.tokens) else ""
+
+    def take(self, expected: str | None = None) -> str:
+        token = self.peek()
+        if not token or (expected is not None and token != expected):
+            raise ValueError(f"expected {expected or 'more'!r}, found {token!r} in {self.latex!r}")
+        self.position += 1
+        return token
+
+    def sum_of_terms(self) -> Node:
+        terms: list[Node] = []
+        while not terms or self.peek() in ("+", "-"):
+            sign = self.take() if self.peek() in ("+", "-") else "+"
+            term = self.product()
+            terms.append(Operation("negate", (term,)) if sign == "-" else term)
+        return terms[0] if len(terms) == 1 else Operation("add", tuple(terms))
+
+    def product(self) -> Node:
+        factors = [self.factor()]
+        while self.peek() not in _ENDS:
+            if self.peek() == r"\cdot":
+                self.take()
+            factors.append(self.factor())
+        return factors[0] if len(factors) == 1 else Operation("multiply", tuple(factors))
+
+    def factor(self) -> Node:
+        atom = self.atom()
+        if self.peek() != "^":
+            return atom
+        self.take()
+        return Operation("power", (atom, self.group()))
+
+    def group(self) -> Node:
+        """An argument in braces, or a single token."""
+        if self.peek() != "{":
+            return self.atom()
+        self.take("{")
+        node = self.sum_of_terms()
+        self.take("}")
+        return node
+
+    def atom(self) -> Node:
+        token = self.take()
+        if token.isdigit():
+            return Number(int(token))
+        if token in ("(", r"\left"):
+            return self.parenthesis(token)
+        if token == r"\frac":
+            return self.fraction()
+        if token == r"\sqrt":
+            return Operation("sqrt", (self.group(),))
+        if token == r"\sum":
+            return self.sum()
+        if token == r"\delta":
+            left, right = self.subscript()
+            return Delta(left, right)
+        return self.name(token)
+
+    def parenthesis(self, opening: str) -> Node:
+        if opening == r"\left":
+            self.take("(")
+        node = self.sum_of_terms()
+        if opening == r"\left":
+            self.take(r"\right")
+        self.take(")")
+        return node
+
+    def fraction(self) -> Node:
+        if r"\partial" not in (self.peek(1), self.tokens[self.closing_brace() + 2]):
+            return Operation("divide", (self.group(), self.group()))
+        top, bottom = self.differential(), self.differential()
+        return Derivative(top, bottom)
+
+    def closing_brace(self) -> int:
+        """The place of the brace that closes the group that opens here."""
+        depth = 0
+        for place in range(self.position, len(self.tokens)):
+            depth += {"{": 1, "}": -1}.get(self.tokens[place], 0)
+            if depth == 0:
+                return place
+        raise ValueError(f"unbalanced braces in {self.latex!r}")
+
+    def differential(self) -> Name:
+        self.take("{")
+        if self.peek() == r"\partial":
+            self.take()
+        else:
+            self.slips.append(r"the sign \partial is missing in a derivative")
+        name = self.name(self.take())
+        self.take("}")
+        return name
+
+    def sum(self) -> Node:
+        """The sum of the product that follows: it reaches to the next plus or minus of its level."""
+        self.take("_")
+        start = 1
+        if self.peek() == "{":
+            self.take("{")
+            index = self.take()
+            self.take("=")
+            start = int(self.take())
+            self.take("}")
+        else:
+            index = self.take()
+            self.slips.append(f"the sum over {index} has no lower bound")
+        self.take("^")
+        if self.group() != Name("N"):
+            raise ValueError(f"a sum that does not end at {self.size} in {self.latex!r}")
+        return Sum(index, self.product(), start)
+
+    def subscript(self) -> list[str]:
+        self.take("_")
+        if self.peek() != "{":
+            return [self.take()]
+        self.take("{")
+        letters = []
+        while self.peek() != "}":
+            letters.append(self.take())
+        self.take("}")
+        return letters
+
+    def name(self, token: str) -> Name:
+        token = re.sub(r"\s", "", token)
+        if token in ("n", "N"):
+            if token != self.size:
+                self.slips.append(f"the number of values is called {token}, declared as {self.size}")
+            return Name("N")
+        if token not in INDEXED + SCALARS:
+            raise ValueError(f"can't read {token!r} in {self.latex!r}")
+        index = "".join(self.subscript()) if self.peek() == "_" else None
+        return Name(token, index)
