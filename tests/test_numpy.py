@@ -378,7 +378,7 @@ def test_a_float32_state_loads_in_float64_and_back():
             ArgumentError,
             "gamma missing, expected gamma, beta, running_mean, running_var, updates",
         ),
-        ({"weight": np.ones(5)}, ArgumentError, "weight unexpected, expected gamma, beta, running_mean"),
+        ({"weight": np.ones(5)}, ArgumentError, "weight unexpected, expected only gamma, beta, running_mean"),
         ({"beta": np.ones(4)}, ShapeError, r"beta has shape \(4,\), expected \(5,\)\."),
         ({"beta": np.ones(5, int)}, DtypeError, "beta has dtype int64, expected a real floating array"),
         (

@@ -106,7 +106,8 @@ class BatchNorm:
         the batch has nothing to vary, or too few values for running_correction.
         """
         options: dict[str, Any] = {"axis": self.axis, "eps": self.eps, "activation": self.activation}
-        affine = (self.gamma, self.beta)
+        # In float64, exactly: any dtype of x fits, and what is done to gamma before the backward does not matter.
+        affine = [None if p is None else p.astype(np.float64) for p in (self.gamma, self.beta)]
         if training or self.running_mean is None:
             y, context = ops.batch_norm(
                 x, *affine, correction=self.correction, mask=mask, residual=residual, **options
@@ -138,7 +139,8 @@ class BatchNorm:
                 else "BatchNorm.backward: there is no forward to differentiate, call forward first."
             )
         grads = ops.batch_norm_backward(dy, self.context)
-        self.dgamma, self.dbeta, self.dresidual = grads.dgamma, grads.dbeta, grads.dresidual
+        self.dgamma, self.dbeta = (None if d is None else d.astype(self.dtype) for d in grads[1:3])
+        self.dresidual = grads.dresidual
         self.context, self._differentiated = None, True
         return grads.dx
 

@@ -3,8 +3,8 @@
 Nothing here knows the data, trains or prints.
 """
 
-import itertools
 from collections import Counter
+from itertools import pairwise
 from time import perf_counter
 from typing import Any, Protocol
 
@@ -88,7 +88,7 @@ class Network:
     def __init__(self, sizes: list[int], *, batch_norm: bool, seed: int, dtype: Any = np.float32) -> None:
         rng = np.random.default_rng(seed)
         self.layers: list[Layer] = []
-        for inputs, outputs in itertools.pairwise(sizes):
+        for inputs, outputs in pairwise(sizes[:-1]):
             self.layers.append(Dense(inputs, outputs, rng, bias=not batch_norm, dtype=dtype))
             self.layers.append(BatchNorm(outputs, activation="silu", dtype=dtype) if batch_norm else Silu())
         self.layers.append(Dense(sizes[-2], sizes[-1], rng, bias=True, dtype=dtype))

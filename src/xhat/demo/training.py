@@ -9,7 +9,7 @@ import numpy as np
 
 from xhat.demo.network import Array, Network, cross_entropy
 
-__all__ = ["SIZES", "TARGET", "Digits", "Run", "check_gradients", "load", "train"]
+__all__ = ["BATCH", "LOOK_EVERY", "SIZES", "TARGET", "Digits", "Run", "check_gradients", "load", "train"]
 
 SIZES = [64, 64, 64, 64, 10]  # 8 x 8 pixels, three hidden layers, ten digits
 TARGET = 0.95

@@ -1,0 +1,98 @@
+"""The command line: parses, calls, prints. Nothing is computed here, and each command imports what it needs.
+
+A command is one function that adds its arguments and one that runs it; COMMANDS lists them.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+
+from xhat.errors import XhatError
+
+__all__ = ["main"]
+
+Parser = argparse.ArgumentParser
+Args = argparse.Namespace
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; 0 when all is well, 1 when it found something wrong, 2 when it could not be run."""
+    parser = Parser("xhat", description="Batch normalization with exact and proved gradients.")
+    parser.add_argument("--version", action="version", version=f"xhat {version('xhat')}")
+    commands = parser.add_subparsers(title="commands", metavar="")
+    for name, (about, arguments, run) in COMMANDS.items():
+        command = commands.add_parser(name, help=about, description=about)
+        arguments(command)
+        command.set_defaults(run=run)
+    args = parser.parse_args(argv)
+    if "run" not in args:
+        parser.print_help()
+        return 2
+    try:
+        status: int = args.run(args)
+    except XhatError as error:
+        return refuse(f"xhat: {error}")
+    except KeyboardInterrupt:
+        return 130
+    return status
+
+
+def refuse(sentence: str) -> int:
+    """Say on the standard error why a command could not be run; its exit status."""
+    print(sentence, file=sys.stderr)
+    return 2
+
+
+def _config_arguments(parser: Parser) -> None:
+    pass
+
+
+def _config(args: Args) -> int:
+    import xhat
+
+    for key, value in xhat.config().items():
+        print(f"{key:<14} {' '.join(map(str, value)) if isinstance(value, list | tuple) else value}")
+    return 0
+
+
+def _demo_arguments(parser: Parser) -> None:
+    parser.add_argument(
+        "--out", type=Path, default=Path("xhat-demo"), help="folder of the picture (xhat-demo)"
+    )
+    parser.add_argument(
+        "--seed", type=_at_least(0), default=0, help="of the split, the weights, the batches (0)"
+    )
+    parser.add_argument("--steps", type=_at_least(1), default=600, help="of each training (600)")
+
+
+def _demo(args: Args) -> int:
+    try:
+        from xhat.demo import run
+    except ModuleNotFoundError as missing:
+        if (missing.name or "").partition(".")[0] not in ("matplotlib", "rich", "sklearn"):
+            raise
+        return refuse(f"xhat demo: {missing.name} is missing, install it with pip install 'xhat[demo]'.")
+    try:
+        return run(args.out, seed=args.seed, steps=args.steps)
+    except OSError as error:
+        return refuse(f"xhat demo: can't write to {args.out} ({error.strerror}), choose another --out.")
+
+
+def _at_least(least: int):  # type: ignore[no-untyped-def]
+    def whole(text: str) -> int:
+        if (value := int(text)) < least:
+            raise argparse.ArgumentTypeError(f"{value} is below {least}")
+        return value
+
+    return whole
+
+
+COMMANDS = {
+    "demo": ("train a network on real digits with closed-form gradients", _demo_arguments, _demo),
+    "config": ("show the version, the instruction set and the threads", _config_arguments, _config),
+}
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,164 @@
+"""The demo's picture: two trainings, and the three paths of the gradient through one layer.
+
+Only what is drawn is computed here.
+"""
+
+from copy import deepcopy
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+import xhat
+from xhat.demo.network import Array, Network, cross_entropy
+from xhat.demo.training import BATCH, TARGET, Digits, Run
+from xhat.numpy import BatchNorm
+
+__all__ = ["LayerPaths", "draw", "paths_of_layer"]
+
+INK, QUIET, RULE = "#22262b", "#6b7280", "#e3e6ea"
+PLAIN, NORMALIZED = "#98a1b0", "#0b6e99"  # without and with batch normalization
+DIRECT, MEAN, VARIANCE = "#98a1b0", "#d1495b", "#e09f3e"
+TITLE = "Batch normalization on scanned digits, every gradient in closed form"
+STYLE = {
+    "font.size": 10.5,
+    "text.color": INK,
+    "axes.labelcolor": QUIET,
+    "axes.edgecolor": RULE,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.titlesize": 12,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.titlepad": 12,
+    "axes.axisbelow": True,
+    "grid.color": RULE,
+    "xtick.color": QUIET,
+    "ytick.color": QUIET,
+    "legend.frameon": False,
+}
+
+
+class LayerPaths(NamedTuple):
+    """The three paths of dx through one layer and its xhat, each of shape (digits, channels)."""
+
+    xhat: Array
+    direct: Array
+    mean: Array
+    variance: Array
+
+
+def paths_of_layer(network: Network, x: Array, labels: Array, number: int) -> LayerPaths:
+    """A forward in training and a backward as far as batch-norm layer `number` (-1: the last), on a copy."""
+    network = deepcopy(network)
+    place = [i for i, layer in enumerate(network.layers) if isinstance(layer, BatchNorm)][number]
+    dy = cross_entropy(network.forward(x), labels)[1]
+    for above in reversed(network.layers[place + 1 :]):
+        dy = above.backward(dy)
+    layer = network.layers[place]
+    assert isinstance(layer, BatchNorm)
+    context = layer.context
+    assert context is not None
+    xhat_ = (context.x - context.mean) / np.sqrt(context.var + context.eps)
+    return LayerPaths(xhat_, *xhat.gradient_paths(dy, context))
+
+
+def draw(path: Path, without: Run, with_bn: Run, digits: Digits) -> None:
+    """Write the picture as a PNG; drawn without a display, whatever the user's matplotlib settings are."""
+    import matplotlib as mpl
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    paths = paths_of_layer(with_bn.network, digits.x[:BATCH], digits.labels[:BATCH], -1)
+    with mpl.rc_context():
+        mpl.rcdefaults()
+        mpl.rcParams.update(STYLE)
+        figure = Figure(figsize=(12, 9.4), layout="constrained", facecolor="white")
+        FigureCanvasAgg(figure)
+        figure.suptitle(TITLE, x=0.03, ha="left", fontsize=17, weight="bold")
+        panels = figure.subplots(2, 2)
+        _losses(panels[0, 0], without, with_bn)
+        _accuracies(panels[0, 1], without, with_bn)
+        channel = _removed(panels[1, 1], paths)
+        _one_channel(panels[1, 0], paths, channel)
+        figure.get_layout_engine().set(w_pad=0.2, h_pad=0.2, wspace=0.04, hspace=0.04)  # type: ignore[union-attr]
+        figure.savefig(path, dpi=150)
+
+
+def _curves(without: Run, with_bn: Run) -> tuple[tuple[Run, str, str], ...]:
+    return (with_bn, NORMALIZED, "with batch norm"), (without, PLAIN, "without")
+
+
+def _losses(axes: Any, without: Run, with_bn: Run) -> None:
+    axes.set_title(f"Training loss at rate {with_bn.rate:g}: same weights, same batches")
+    for run, color, name in _curves(without, with_bn):
+        losses = np.array(run.losses)
+        steps = np.arange(1, len(losses) + 1)
+        width = max(1, min(25, len(losses) // 8))
+        smooth = np.convolve(losses, np.ones(width) / width, mode="valid")
+        axes.plot(steps, losses, color=color, alpha=0.3, linewidth=0.8)
+        axes.plot(steps[width - 1 :], smooth, color=color, linewidth=2.4, label=name)
+    axes.set_yscale("log")
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_minor_formatter("")
+    axes.set_xlim(0, len(with_bn.losses))
+    axes.set_xlabel("steps")
+    axes.grid(axis="y")
+    axes.legend(loc="upper right")
+
+
+def _accuracies(axes: Any, without: Run, with_bn: Run) -> None:
+    axes.set_title("Held-out digits that are read right")
+    axes.axhline(TARGET, color=INK, linewidth=0.9, linestyle=(0, (4, 3)))
+    for run, color, name in _curves(without, with_bn):
+        steps, shares = zip(*run.accuracies, strict=True)
+        reached = run.steps_to_target
+        label = f"{name}: {TARGET:.0%} after {reached} steps" if reached else f"{name}: never {TARGET:.0%}"
+        axes.plot(steps, shares, color=color, linewidth=2.4, label=label)
+        if reached:
+            axes.plot(reached, TARGET, "o", color=color, markersize=11, markeredgecolor="white", zorder=3)
+    best = max(share for run in (without, with_bn) for _, share in run.accuracies)
+    axes.set_ylim(0.7 if best > 0.8 else 0, 1)
+    axes.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
+    axes.set_xlim(0, len(with_bn.losses))
+    axes.set_xlabel("steps")
+    axes.grid(axis="y")
+    axes.legend(loc="lower right")
+
+
+def _removed(axes: Any, paths: LayerPaths) -> int:
+    """What the mean and variance paths take out of each channel's gradient; returns the channel of the most."""
+    size = np.sum(paths.direct**2, axis=0)
+    shares = [np.sum(path**2, axis=0) / size for path in (paths.mean, paths.variance)]
+    order = np.argsort(-sum(shares), kind="stable")
+    places = np.arange(1, len(order) + 1)
+    axes.set_title("What batch norm takes out of the gradient")
+    axes.bar(places, shares[0][order], color=MEAN, width=0.8, label="through the mean")
+    axes.bar(places, shares[1][order], 0.8, shares[0][order], color=VARIANCE, label="through the variance")
+    axes.set_xlim(0.3, len(order) + 0.7)
+    axes.locator_params(axis="y", steps=[1, 2, 5, 10])
+    axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:g}%")
+    axes.set_xlabel("the channels of that layer, most first")
+    axes.set_ylabel("share of the direct path's square")
+    axes.grid(axis="y")
+    axes.legend(loc="upper right")
+    return int(order[0])
+
+
+def _one_channel(axes: Any, paths: LayerPaths, channel: int) -> None:
+    """Against xhat, the mean path is a level line and the variance path one through 0: dx is what is left."""
+    x, *three = (path[:, channel] for path in paths)
+    direct, mean, variance = (path / np.abs(three[0]).max() for path in three)
+    dx = direct + mean + variance
+    ends = [np.argmin(x), np.argmax(x)]
+    axes.set_title(f"Three paths to dx (last batch norm, channel {channel})")
+    axes.axhline(0, color=QUIET, linewidth=0.8)
+    axes.vlines(x, direct, dx, color=DIRECT, linewidth=0.8, alpha=0.6)
+    axes.plot(x[ends], mean[ends], color=MEAN, linewidth=2.4, label="through the mean")
+    axes.plot(x[ends], variance[ends], color=VARIANCE, linewidth=2.4, label="through the variance")
+    axes.scatter(x, direct, s=26, facecolors="white", edgecolors=DIRECT, label="direct", zorder=3)
+    axes.scatter(x, dx, s=26, color=NORMALIZED, linewidths=0, label="dx, the sum of the three", zorder=3)
+    axes.set_ylabel("over the largest direct one")
+    axes.set_xlabel(f"xhat, the normalized input, of the {len(x)} digits of a batch")
+    axes.grid(axis="y")
+    axes.legend(loc="best")
