@@ -1,0 +1,28 @@
+// A model's layers in order: what reaches x in each, and what the two other paths take out.
+
+function drawLayers() {
+  const section = document.getElementById("layers");
+  section.hidden = DATA.layers.length < 2;
+  if (section.hidden) return;
+  document.getElementById("layer-list").replaceChildren(...DATA.layers.map(layerItem));
+}
+
+function layerItem(layer, index) {
+  const found = layer.findingsInAll;
+  const notes = [layer.fixed ? "fixed moments" : "", found ? count(found, "finding") : ""].filter(Boolean).join(" · ");
+  const parts = [html("span", { class: "name" }, layer.name), html("span", { class: "size" }, `${layer.count} ch`)];
+  if (layer.shares) {
+    const [kept, mean, variance] = layer.shares;
+    parts.push(shareBar({ kept, mean, variance }), html("span", { class: "share" }, percent(kept)));
+  } else parts.push(html("span", { class: "shares none" }), html("span", { class: "share" }, "no gradient"));
+  parts.push(html("span", { class: "notes" }, notes));
+  const button = html("button", { type: "button", "data-layer": index, "aria-pressed": String(index === state.layer) }, ...parts);
+  button.addEventListener("click", () => chooseLayer(index));
+  return html("li", {}, button);
+}
+
+function markLayer() {
+  for (const button of document.querySelectorAll("#layer-list button")) {
+    set(button, { "aria-pressed": String(Number(button.dataset.layer) === state.layer) });
+  }
+}

@@ -1,0 +1,40 @@
+// Numbers and names as text.
+
+const MINUS = "−";
+
+function number(value, digits = 4) {
+  if (value === undefined || value === null) return "";
+  if (Number.isNaN(value)) return "NaN";
+  if (!Number.isFinite(value)) return value > 0 ? "∞" : MINUS + "∞";
+  if (value === 0) return "0";
+  const size = Math.abs(value);
+  const text =
+    size >= 1e5 || size < 1e-3
+      ? value.toExponential(digits - 2).replace(/\.?0+e/, "e").replace("e+", "e")
+      : String(Number(value.toPrecision(digits)));
+  return text.replace(/-/g, MINUS);
+}
+
+function percent(share) {
+  if (Number.isNaN(share)) return "NaN";
+  const value = 100 * share;
+  const size = Math.abs(value);
+  if (size > 0 && size < 0.05) return "< 0.1 %";
+  return value.toFixed(size < 10 ? 1 : 0).replace("-", MINUS) + " %";
+}
+
+const count = (n, word) => n.toLocaleString("en") + " " + word + (n === 1 ? "" : "s");
+
+const digitsBelow = (n) => String(n).replace(/\d/g, (digit) => "₀₁₂₃₄₅₆₇₈₉"[digit]);
+
+// A channel's name: its index, or its indices where several axes are the channels.
+function channelName(layer, row) {
+  let index = layer.channels[row];
+  const sizes = layer.axis.map((axis) => layer.shape[axis]);
+  const indices = sizes.reverse().map((size) => {
+    const here = index % size;
+    index = Math.floor(index / size);
+    return here;
+  });
+  return indices.reverse().join(", ");
+}
