@@ -2,6 +2,8 @@
 #include "batch.h"
 #include "pass.h"
 
+#include <initializer_list>
+
 namespace xhat {
 
 namespace {

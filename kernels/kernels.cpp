@@ -44,8 +44,11 @@ inline const double* weights(const Tile& t, size_t row) { return t.weights + ptr
 // xhat's numerator. Subtracting the mean in two halves keeps its double precision in float arithmetic.
 template <class A> inline A centred(A x, A hi, A lo) { return (x - hi) - lo; }
 
+// slope * v, and 0 for relu also where v is infinite.
+template <class A> inline A sloped(A v, A slope) { return slope == A(0) ? A(0) : slope * v; }
+
 template <int activation, class A> inline A act(A pre, A slope) {
-    if (activation == LEAKY_RELU) return pre < A(0) ? slope * pre : pre;
+    if (activation == LEAKY_RELU) return pre < A(0) ? sloped(pre, slope) : pre;
     if (activation == SILU) return pre / (A(1) + exponential(-pre));
     return pre;
 }
@@ -53,7 +56,7 @@ template <int activation, class A> inline A act(A pre, A slope) {
 // g = dy act'(pre).
 template <int side, class A> inline A through_activation(A dy, A pre, A slope) {
     if (side == NO_ACTIVATION) return dy;
-    if (side == LEAKY_FROM_X || side == LEAKY_FROM_Y) return pre > A(0) ? dy : slope * dy;
+    if (side == LEAKY_FROM_X || side == LEAKY_FROM_Y) return pre > A(0) ? dy : sloped(dy, slope);
     const A sigma = A(1) / (A(1) + exponential(-pre));
     return dy * (sigma * (A(1) + pre * (A(1) - sigma)));
 }

@@ -2,6 +2,7 @@
 // would corrupt memory, and the interpreter's lock is released while the kernels run.
 #include <nanobind/nanobind.h>
 #include <nanobind/stl/array.h>
+#include <nanobind/stl/pair.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 

@@ -1,6 +1,7 @@
 #include "pass.h"
 
 #include <algorithm>
+#include <initializer_list>
 
 namespace xhat {
 

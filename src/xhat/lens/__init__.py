@@ -9,7 +9,7 @@ from typing import Any
 # public name -> the module of this folder that defines it
 _HOME = {
     "derivation": "proof",
-    "theorems": "proof",
+    "theorems": "closed_forms",
     "derive": "rendering",
 }
 

@@ -7,7 +7,6 @@ form and for n = 2 ... 6 by expansion; if either fails, `Undecided` is raised ra
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from itertools import product
 from typing import Any
 
 import mpmath
@@ -18,7 +17,7 @@ from .meaning import Meaning
 from .reading import Derivative, Name, Node, Statement, free_indices, read, walk
 from .worlds import DIGITS, Concrete, General, Numbers, random_numbers
 
-__all__ = ["Outcome", "Record", "Step", "Undecided", "decide", "derivation", "judge"]
+__all__ = ["Outcome", "Record", "Step", "Undecided", "decide", "derivation", "judge", "left_side"]
 
 Value = Any
 Witness = Mapping[str, Any]
@@ -143,8 +142,7 @@ def _meanings(correction: Value, weighted: bool, linked: bool) -> tuple[list[Mea
 
 
 def _places(indices: Sequence[str], meaning: Meaning) -> Sequence[Mapping[str, Value]]:
-    choices = product(*(meaning.world.free_place(index) for index in indices))
-    return [dict(zip(indices, choice, strict=True)) for choice in choices]
+    return [dict(zip(indices, choice, strict=True)) for choice in meaning.world.choices(indices)]
 
 
 def _agree(left: Side, right: Side, indices: Sequence[str], meaning: Meaning) -> bool:
@@ -182,7 +180,7 @@ def _side(node: Node) -> Side:
     return lambda meaning, at: meaning.value(node, at)
 
 
-def _left_side(node: Node) -> Side:
+def left_side(node: Node) -> Side:
     """The left side: of a definition, what the code computes for the node."""
     if isinstance(node, Name):
         return lambda meaning, at: meaning.definition(node, at)
@@ -211,7 +209,7 @@ def _judge_step(statement: Statement, k: int, weighted: bool, corrections: Seque
             for c in corrections
         }
 
-    found = outcomes(_left_side(left), left)
+    found = outcomes(left_side(left), left)
     holds = {c: outcome.holds for c, outcome in found.items()}
     follows = all(holds.values())
     if k and not follows:

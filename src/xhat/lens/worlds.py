@@ -9,7 +9,8 @@ The three share no derivative and no simplifier. In each, `linked` says whether 
 """
 
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import product
 from typing import Any
 
 import mpmath
@@ -41,6 +42,7 @@ class World:
     mu: Value
     var: Value
     name: str
+    infinity: Value = sympy.oo
 
     def sqrt(self, value: Value) -> Value:
         return sympy.sqrt(value)
@@ -53,12 +55,9 @@ class World:
         """The sum of body(index) over every index."""
         raise NotImplementedError
 
-    def places(self) -> Sequence[Value]:
-        """The values that a free index takes."""
+    def choices(self, indices: Sequence[str]) -> Iterable[Sequence[Value]]:
+        """The places that free indices have to be tried at."""
         raise NotImplementedError
-
-    def free_place(self, index: str) -> Sequence[Value]:
-        return self.places()
 
     def at(self, values: Value, place: Value) -> Value:
         """One value of a batch."""
@@ -92,7 +91,7 @@ class General(World):
         self.__dict__.update(_symbols(correction))
         self.name = "every n"
         self.n = sympy.Symbol("n", integer=True, positive=True)
-        self.m = sympy.Symbol("m", positive=True) if weighted else self.n
+        self.m = sympy.Symbol("d", positive=True) + self.correction if weighted else self.n
         place = sums.POSITION
         self.x, self.dy = sympy.IndexedBase("x")[place], sympy.IndexedBase("dy")[place]
         self.w = sympy.IndexedBase("w")[place] if weighted else sympy.Integer(1)
@@ -112,8 +111,8 @@ class General(World):
         index = sympy.Dummy("j", integer=True, positive=True)
         return sums.total(sympy.sympify(body(index)), self.n, index)
 
-    def free_place(self, index: str) -> Sequence[Value]:
-        return (sympy.Symbol(index, integer=True, positive=True),)
+    def choices(self, indices: Sequence[str]) -> Iterable[Sequence[Value]]:
+        return [[sympy.Symbol(index, integer=True, positive=True) for index in indices]]
 
     def at(self, values: Value, place: Value) -> Value:
         return sympy.sympify(values).xreplace({sums.POSITION: sympy.sympify(place)})
@@ -134,22 +133,32 @@ class General(World):
 
 
 class Concrete(World):
-    """A batch of n symbols. In a linked world mu and eps are eliminated: eps = 1/rstd^2 - var(x)."""
+    """A batch of n symbols. A linked world eliminates the last weight, the first x and eps.
+
+    So m, mu and rstd stay symbols, and what is compared are polynomials in them and in the other values.
+    """
+
+    rstd: Value
 
     def __init__(self, n: int, correction: Value, *, weighted: bool = False, linked: bool = True) -> None:
         self.__dict__.update(_symbols(correction))
         self.name = f"n = {n}"
         self.n = sympy.Integer(n)
         self.x, self.dy = _vector("x", n), _vector("dy", n)
-        self.w = _vector("w", n) if weighted else sympy.Integer(1)
-        self.m = sum(self.w) if weighted else self.n
-        mean = sum(self.w * self.x) / self.m
-        variance = sum(self.w * (self.x - mean) ** 2) / (self.m - self.correction)
+        self.w = _vector("w", n) if weighted else numpy.array([sympy.Integer(1)] * n, dtype=object)
+        self.m = sum(self.w)
         self.links: Mapping[Value, Value] = {}
         if linked:
-            self.links = {self.mu: mean, self.eps: self.rstd**-2 - variance}
+            self.links = self._moments(sympy.Symbol("d", positive=True) if weighted else self.m - self.correction)
 
-    rstd: Value
+    def _moments(self, divisor: Value) -> Mapping[Value, Value]:
+        """The values that make mu, var and m = divisor + c the moments of the batch."""
+        m, w, x = divisor + self.correction, self.w.copy(), self.x.copy()
+        w[-1] = m - sum(w[:-1])
+        x[0] = (m * self.mu - sum(w[1:] * x[1:])) / w[0]
+        eps = self.rstd**-2 - sum(w * (x - self.mu) ** 2) / divisor
+        links = {self.x[0]: x[0], self.eps: eps}
+        return links | ({self.w[-1]: w[-1]} if self.w[-1].is_Symbol else {})
 
     def total(self, values: Value) -> Value:
         return numpy.sum(values)
@@ -157,8 +166,12 @@ class Concrete(World):
     def sum_over(self, body: Callable[[Value], Value]) -> Value:
         return sympy.Add(*(body(place) for place in self.places()))
 
-    def places(self) -> Sequence[Value]:
+    def places(self) -> range:
         return range(int(self.n))
+
+    def choices(self, indices: Sequence[str]) -> Iterable[Sequence[Value]]:
+        """Every pattern of equal and different places: renaming the values of a batch changes nothing."""
+        return product(range(min(int(self.n), len(indices))), repeat=len(indices))
 
     def derivative(self, function: Callable[[Value], Value], point: Value, place: Value = None) -> Value:
         if place is None:
@@ -170,13 +183,14 @@ class Concrete(World):
 
     def equal(self, left: Value, right: Value) -> bool:
         difference = sympy.sympify(left - right).xreplace(self.links)
-        difference = difference.replace(_is_root, lambda root: sympy.cancel(root.base) ** root.exp)
-        numerator = sympy.fraction(sympy.together(difference))[0]
-        return bool(sympy.expand(numerator) == 0)
+        difference = sympy.expand(difference.replace(_is_root, _simplify_root))
+        return bool(difference == 0 or sympy.expand(sympy.fraction(sympy.together(difference))[0]) == 0)
 
 
 class Numbers(World):
     """Given data in 50 digits. A free world moves mu and var away from the moments of x."""
+
+    infinity = mpmath.inf
 
     def __init__(self, data: Mapping[str, Any], correction: Value, *, linked: bool = True) -> None:
         self.name = "50 digits"
@@ -202,8 +216,11 @@ class Numbers(World):
     def sum_over(self, body: Callable[[Value], Value]) -> Value:
         return mpmath.fsum(body(place) for place in self.places())
 
-    def places(self) -> Sequence[Value]:
+    def places(self) -> range:
         return range(len(self.x))
+
+    def choices(self, indices: Sequence[str]) -> Iterable[Sequence[Value]]:
+        return product(self.places(), repeat=len(indices))
 
     def derivative(self, function: Callable[[Value], Value], point: Value, place: Value = None) -> Value:
         step = _STEP
@@ -241,6 +258,11 @@ def _vector(name: str, n: int) -> Value:
 
 def _numbers(values: Sequence[Any]) -> Value:
     return numpy.array([mpmath.mpf(value) for value in values], dtype=object)
+
+
+def _simplify_root(root: Value) -> Value:
+    base = sympy.expand(root.base)
+    return (sympy.cancel(base) if base.is_Add else base) ** root.exp
 
 
 def _is_root(expression: Value) -> bool:

@@ -1,0 +1,28 @@
+"""Batch normalization that can be trusted. The public names; no code.
+
+The layers of the frameworks live in `xhat.numpy` and, later, `xhat.torch`; the lens in `xhat.lens`.
+"""
+
+from xhat.equations import Paths as Paths
+from xhat.ops import Context as Context
+from xhat.ops import Gradients as Gradients
+from xhat.ops import Moments as Moments
+from xhat.ops import batch_norm as batch_norm
+from xhat.ops import batch_norm_backward as batch_norm_backward
+from xhat.ops import config as config
+from xhat.ops import gradient_paths as gradient_paths
+from xhat.ops import moments as moments
+from xhat.ops import normalize as normalize
+
+__all__ = [
+    "Context",
+    "Gradients",
+    "Moments",
+    "Paths",
+    "batch_norm",
+    "batch_norm_backward",
+    "config",
+    "gradient_paths",
+    "moments",
+    "normalize",
+]

@@ -1,0 +1,254 @@
+"""What an input must be: one function per question, each raising one sentence with what it got and what would help.
+
+No arithmetic of batch normalization and no layout lives here.
+"""
+
+import math
+import operator
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from xhat.errors import ArgumentError, DegenerateBatchError, DtypeError, OutputError, ShapeError
+
+__all__ = [
+    "DTYPE_CODES",
+    "activation_of",
+    "aligned",
+    "channel_array",
+    "check_correction",
+    "check_count",
+    "check_eps",
+    "check_output",
+    "floating",
+    "like_x",
+    "weights_of",
+]
+
+Array = npt.NDArray[Any]
+
+# As in kernels.h. The position is also the order of width: a later one fits into an earlier one.
+DTYPE_CODES = {"float64": 0, "float32": 1, "float16": 2, "bfloat16": 3}
+# The parameters that x of each dtype takes: its own dtype, or a wider one.
+PARAMETER_DTYPES = {
+    "float64": ("float64",),
+    "float32": ("float32", "float64"),
+    "float16": ("float16", "float32", "float64"),
+    "bfloat16": ("bfloat16", "float32", "float64"),
+}
+
+
+def shown(shape: Sequence[int]) -> str:
+    """A shape as it is written: (8, 64, 32, 32)."""
+    return str(tuple(int(n) for n in shape))
+
+
+def floating(value: Any, operation: str, name: str) -> Array:
+    """The value as an array of one of the four dtypes. Raises DtypeError, with the conversion that would help."""
+    array = np.asarray(value)
+    if array.dtype.name not in DTYPE_CODES:
+        remedy = (
+            f"Convert it first, for example {name}.astype(np.float32)."
+            if array.dtype.kind in "iub"
+            else "Only real floating-point numbers have a batch norm here."
+        )
+        raise DtypeError(
+            f"{operation}: {name} has dtype {array.dtype}, expected float64, float32, float16 or bfloat16. {remedy}"
+        )
+    if not array.dtype.isnative:
+        raise DtypeError(
+            f"{operation}: {name} has the byte order of another machine ({array.dtype.str}), expected the native one. "
+            f'Convert it with {name}.astype({name}.dtype.newbyteorder("=")).'
+        )
+    return array
+
+
+def aligned(array: Array) -> bool:
+    """Whether elements lie where the processor expects them, a whole number of elements apart."""
+    return array.flags.aligned and all(s % array.itemsize == 0 for s in array.strides)
+
+
+def channel_array(
+    value: Any, operation: str, name: str, shape: tuple[int, ...], channels: tuple[int, ...], x: Array
+) -> Array | None:
+    """A parameter or statistic of each channel in float64, contiguous; None stays None.
+
+    Raises ShapeError unless it has the shape of x's channel axes, DtypeError unless its dtype is x's or wider.
+    """
+    if value is None:
+        return None
+    array = floating(value, operation, name)
+    if array.shape != shape:
+        axes = f"axis {channels[0]}" if len(channels) == 1 else f"axes {shown(channels)}"
+        raise ShapeError(
+            f"{operation}: {name} has shape {shown(array.shape)}, expected {shown(shape)} to match {axes} "
+            f"of x {shown(x.shape)}."
+        )
+    if array.dtype.name not in PARAMETER_DTYPES[x.dtype.name]:
+        raise DtypeError(
+            f"{operation}: {name} has dtype {array.dtype}, expected {' or '.join(PARAMETER_DTYPES[x.dtype.name])} "
+            f"for x of {x.dtype}: parameters may be wider than x, not narrower."
+        )
+    return np.ascontiguousarray(array, dtype=np.float64)
+
+
+def like_x(value: Any, operation: str, name: str, x: Array) -> Array:
+    """An array of x's shape and dtype (dy, residual). Raises ShapeError or DtypeError."""
+    array = floating(value, operation, name)
+    if array.shape != x.shape:
+        raise ShapeError(
+            f"{operation}: {name} has shape {shown(array.shape)}, expected {shown(x.shape)}, the shape of x."
+        )
+    if array.dtype != x.dtype:
+        raise DtypeError(
+            f"{operation}: {name} has dtype {array.dtype}, expected {x.dtype}, the dtype of x. "
+            f"Convert it with {name}.astype(x.dtype)."
+        )
+    return array
+
+
+def weights_of(mask: Any, operation: str, x: Array, channels: tuple[int, ...]) -> Array:
+    """The mask in float64, broadcast to x's shape but 1 along the channel axes.
+
+    Raises DtypeError for what is not bool or real, ShapeError for a shape that does not broadcast,
+    ArgumentError for negative, infinite or NaN weights.
+    """
+    array = np.asarray(mask)
+    if array.dtype.kind not in "biuf" and array.dtype.name != "bfloat16":
+        raise DtypeError(f"{operation}: mask has dtype {array.dtype}, expected bool or real weights.")
+    target = tuple(1 if a in channels else n for a, n in enumerate(x.shape))
+    try:
+        array = np.broadcast_to(array, target)
+    except ValueError:
+        raise ShapeError(
+            f"{operation}: mask has shape {shown(array.shape)}, expected one that broadcasts to {shown(target)}: "
+            f"x is {shown(x.shape)}, and a mask has size 1 along the channels."
+        ) from None
+    weights: Array = array.astype(np.float64)
+    if not bool(np.isfinite(weights).all()):
+        raise ArgumentError(f"{operation}: mask has NaN or infinite weights, expected finite weights of at least 0.")
+    if bool((weights < 0).any()):
+        raise ArgumentError(
+            f"{operation}: mask has a negative weight ({weights.min():g}), expected weights of at least 0."
+        )
+    return weights
+
+
+def check_eps(eps: Any, operation: str) -> float:
+    """eps as a float. Raises ArgumentError unless it is finite and above 0."""
+    try:
+        value = float(eps)
+    except (TypeError, ValueError):
+        value = math.nan
+    if not 0 < value < math.inf:
+        raise ArgumentError(f"{operation}: eps is {eps!r}, expected a finite number above 0, such as 1e-5.")
+    return value
+
+
+def check_correction(correction: Any, operation: str) -> int:
+    """The correction as an int. Raises ArgumentError unless it is 0 or 1."""
+    try:
+        value = operator.index(correction)
+    except TypeError:
+        value = -1
+    if value not in (0, 1):
+        raise ArgumentError(
+            f"{operation}: correction is {correction!r}, expected 0 (divide by m) or 1 (divide by m - 1)."
+        )
+    return value
+
+
+def check_count(count: float, values: int, correction: int, operation: str, x: Array) -> None:
+    """Raises DegenerateBatchError where a channel has too little for a variance: m <= correction, or one value."""
+    if values == 0:
+        raise DegenerateBatchError(
+            f"{operation}: every weight of the mask is 0, expected at least 2 values per channel with a weight. "
+            "Leave this batch out, or normalize it with running statistics."
+        )
+    if values == 1:
+        raise DegenerateBatchError(
+            f"{operation}: x {shown(x.shape)} has one value per channel, expected at least 2: a single value has no "
+            "variance. Leave out the last, smaller batch, or normalize with running statistics."
+        )
+    if count <= correction:
+        raise DegenerateBatchError(
+            f"{operation}: the weights sum to m = {count:g}, expected more than the correction {correction}: "
+            "the variance divides by m - correction. Scale the weights, or use correction=0."
+        )
+
+
+def activation_of(activation: Any, operation: str) -> tuple[str | None, float]:
+    """The activation's kind (None, "leaky_relu" or "silu") and slope; relu is a leaky ReLU of slope 0."""
+    if activation is None or activation == "silu":
+        return activation, 0.0
+    if activation == "relu":
+        return "leaky_relu", 0.0
+    if isinstance(activation, tuple) and len(activation) == 2 and activation[0] == "leaky_relu":
+        try:
+            slope = float(activation[1])
+        except (TypeError, ValueError):
+            slope = math.nan
+        if 0 <= slope < math.inf:
+            return "leaky_relu", slope
+        raise ArgumentError(
+            f"{operation}: leaky_relu has slope {activation[1]!r}, expected a finite number of at least 0."
+        )
+    raise ArgumentError(
+        f'{operation}: activation is {activation!r}, expected None, "relu", ("leaky_relu", slope) or "silu".'
+    )
+
+
+def same_memory(a: Array, b: Array) -> bool:
+    """Whether two arrays are the same numbers at the same places."""
+    return (
+        a.__array_interface__["data"][0] == b.__array_interface__["data"][0]
+        and a.shape == b.shape
+        and a.strides == b.strides
+        and a.dtype == b.dtype
+    )
+
+
+def overlapping(a: Array, b: Array) -> bool:
+    """Whether two arrays share a number; when that is too hard to tell, they do."""
+    if not np.may_share_memory(a, b):
+        return False
+    try:
+        return np.shares_memory(a, b, max_work=10_000)
+    except np.exceptions.TooHardError:
+        return True
+
+
+def check_output(out: Any, operation: str, name: str, x: Array, over: Array, others: dict[str, Array]) -> Array:
+    """A preallocated result of x's shape and dtype: writable, and apart from every input but, exactly, `over`."""
+    if not isinstance(out, np.ndarray):
+        raise OutputError(f"{operation}: {name} is {type(out).__name__}, expected a NumPy array to write to.")
+    if out.shape != x.shape or out.dtype != x.dtype:
+        raise OutputError(
+            f"{operation}: {name} has shape {shown(out.shape)} and dtype {out.dtype}, expected {shown(x.shape)} "
+            f"and {x.dtype}, those of x."
+        )
+    if not out.flags.writeable:
+        raise OutputError(f"{operation}: {name} is read-only, expected a writable array. Pass a copy.")
+    if overlapping_itself(out):
+        raise OutputError(f"{operation}: {name} overlaps itself, expected distinct elements. Pass np.empty_like(x).")
+    for other_name, other in others.items():
+        if same_memory(out, over) and other is over:
+            continue
+        if overlapping(out, other):
+            raise OutputError(
+                f"{operation}: {name} overlaps {other_name}, expected memory of its own. Pass np.empty_like(x)."
+            )
+    return out
+
+
+def overlapping_itself(array: Array) -> bool:
+    """Whether two indices name one number, as in a broadcast array."""
+    reach = 0
+    for size, stride in sorted(zip(array.shape, array.strides, strict=True), key=lambda pair: abs(pair[1])):
+        if size > 1:
+            if abs(stride) < max(reach, array.itemsize):
+                return True
+            reach = max(reach, abs(stride) * size)
+    return False

@@ -1,0 +1,456 @@
+"""The gate: checks what comes in, finds its view, runs the kernels, and composes the five functions.
+
+The formulas live in `equations` (and in the kernels, which are tested against them); no framework's arrays
+and no state live here. Every array is NumPy's; all statistics are float64.
+"""
+
+import math
+import os
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from xhat import _kernels, equations, layout
+from xhat.checks import (
+    DTYPE_CODES,
+    Array,
+    activation_of,
+    aligned,
+    channel_array,
+    check_correction,
+    check_count,
+    check_eps,
+    check_output,
+    floating,
+    like_x,
+    same_memory,
+    weights_of,
+)
+from xhat.equations import Paths
+from xhat.errors import ArgumentError, ContextError, EngineError, OutputError, ShapeError
+from xhat.layout import View
+
+__all__ = [
+    "Context",
+    "Gradients",
+    "Moments",
+    "batch_norm",
+    "batch_norm_backward",
+    "config",
+    "gradient_paths",
+    "moments",
+    "normalize",
+    "normalize_with_context",
+]
+
+_ACTIVATIONS = {None: 0, "leaky_relu": 1, "silu": 2}
+# How the backward finds where the activation stands: from x alone, or, with a residual, from y or the residual.
+_SIDES = {(None, False): 0, (None, True): 0, ("leaky_relu", False): 1, ("leaky_relu", True): 2, ("silu", False): 3,
+          ("silu", True): 4}  # fmt: skip
+
+Axis = int | tuple[int, ...]
+
+
+class Gradients(NamedTuple):
+    """What the backward pass returns; None where the forward pass had no such argument."""
+
+    dx: Array
+    dgamma: Array | None
+    dbeta: Array | None
+    dresidual: Array | None
+
+
+class Moments(NamedTuple):
+    """Count, mean and m2 = sum w (x - mean)^2 of each channel, in float64: what batches are merged by."""
+
+    count: float
+    mean: Array
+    m2: Array
+
+    def merge(self, *others: "Moments") -> "Moments":
+        """The moments of all batches together, by Chan's formula. Raises ShapeError when channels differ."""
+        total = self
+        for other in others:
+            if other.mean.shape != self.mean.shape:
+                raise ShapeError(
+                    f"merge: moments have channels {other.mean.shape}, expected {self.mean.shape} like the first."
+                )
+            if other.count:
+                merged = equations.merge(*total, *other) if total.count else other
+                total = Moments(*merged)
+        return total
+
+    def var(self, correction: int = 0) -> Array:
+        """var = m2 / (m - correction). Raises ArgumentError unless m > correction."""
+        correction = check_correction(correction, "var")
+        if not self.count > correction:
+            raise ArgumentError(
+                f"var: the count is {self.count:g}, expected more than the correction {correction}. "
+                "Merge more batches first."
+            )
+        variance: Array = equations.variance(self.m2, self.count, correction)
+        return variance
+
+
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class Context:
+    """What the backward pass needs of the forward pass: x itself, O(C) statistics, and nothing else of x's size.
+
+    Where a residual was added before an activation, y (leaky_relu, relu) or the residual (silu) is held too:
+    arrays that the caller has anyway. `count` is m, the sum of weights; infinite for constant statistics.
+    """
+
+    x: Array
+    gamma: Array | None
+    beta: Array | None
+    mean: Array
+    var: Array
+    count: float
+    eps: float
+    correction: int
+    weights: Array | None
+    axis: tuple[int, ...]
+    view: View
+    extra: Array | None
+    activation: str | None
+    slope: float
+    residual: bool
+    parameter_dtypes: tuple[np.dtype[Any] | None, np.dtype[Any] | None]
+    overwritten: bool
+
+    @property
+    def moments(self) -> Moments:
+        """The batch's moments, for running statistics."""
+        return Moments(self.count, self.mean, self.var * (self.count - self.correction))
+
+    def __repr__(self) -> str:
+        return f"Context(x {self.x.shape} {self.x.dtype}, axis {self.axis}, m {self.count:g})"
+
+
+# ------------------------------------------------------------------------------------------------ views of arrays
+
+
+def _strides(array: Array, view: View) -> tuple[int, int, int] | None:
+    if not aligned(array):
+        return None
+    size = array.itemsize
+    return layout.strides_on(view, array.shape, tuple(s // size for s in array.strides))
+
+
+def _view(x: Array, channels: tuple[int, ...]) -> View:
+    size = x.itemsize
+    view = layout.view_of(x.shape, tuple(s // size for s in x.strides), channels) if aligned(x) else None
+    return view or layout.canonical(x.shape, channels)
+
+
+def _dense(like: Array, view: View) -> Array:
+    """A new array of this shape and dtype that the view walks."""
+    named = view.outer + view.channel + view.inner
+    order = tuple(a for a in range(like.ndim) if a not in named) + named
+    return np.empty([like.shape[a] for a in order], like.dtype).transpose(np.argsort(order))
+
+
+class _Operand(NamedTuple):
+    """An array as the kernels take it: a buffer and strides. `array` may be a copy of the caller's."""
+
+    buffer: Array
+    strides: tuple[int, int, int]
+
+
+def _read(array: Array | None, view: View) -> _Operand | None:
+    """An input, copied once where the view can't walk it."""
+    if array is None:
+        return None
+    strides = _strides(array, view)
+    if strides is None:
+        copy = _dense(array, view)
+        copy[...] = array
+        return _read(copy, view)
+    return _Operand(array.view(np.uint16) if array.dtype.kind == "V" else array, strides)
+
+
+def _write(array: Array, view: View) -> tuple[_Operand, Array]:
+    """A result, and the array that receives it: another one where the view can't walk the caller's."""
+    place = array if _strides(array, view) else _dense(array, view)
+    operand = _read(place, view)
+    assert operand is not None
+    return operand, place
+
+
+def _weights(mask: Any, operation: str, x: Array, channels: tuple[int, ...], view: View) -> tuple[Array | None, float, int]:
+    """Weights in the view's order (None: all 1), their sum m, and how many are not 0."""
+    values = math.prod(n for a, n in enumerate(x.shape) if a not in channels)
+    if mask is None:
+        return None, float(values), values
+    weights = weights_of(mask, operation, x, channels)
+    if bool((weights == 1).all()):
+        return None, float(values), values
+    order = view.outer + view.inner
+    rest = tuple(a for a in range(x.ndim) if a not in order)
+    flat = np.ascontiguousarray(weights.transpose(rest + order).reshape(-1))
+    return flat, float(flat.sum()), int(np.count_nonzero(flat))
+
+
+# ------------------------------------------------------------------------------------------------------- forward
+
+
+def moments(x: Any, *, axis: Axis = 1, mask: Any = None) -> Moments:
+    """Count m = sum w, mean mu = sum w x / m and m2 = sum w (x - mu)^2 of each channel, in one read.
+
+    x: any shape, float64, float32, float16 or bfloat16; axis: the channel axis or axes; mask: bool or weights
+    that broadcast to x, of size 1 along the channels. Returns float64 moments of the channels' shape, that
+    merge with those of other batches. An empty batch has count 0. Raises ShapeError, DtypeError, ArgumentError.
+    """
+    operation = "moments"
+    x = floating(x, operation, "x")
+    channels = layout.channel_axes(x.ndim, axis, operation)
+    view = _view(x, channels)
+    weights, count, _ = _weights(mask, operation, x, channels, view)
+    shape = tuple(x.shape[a] for a in channels)
+    mean, m2 = np.zeros(shape), np.zeros(shape)
+    if x.size and count:
+        _kernels.forward(True, False, DTYPE_CODES[x.dtype.name], view.shape, _read(x, view), weights, None, None, None,
+                         None, mean, m2, 1.0, 1.0, 0, 0.0)  # fmt: skip
+    return Moments(count, mean, m2)
+
+
+def batch_norm(
+    x: Any, gamma: Any = None, beta: Any = None, *, axis: Axis = 1, eps: float = 1e-5, correction: int = 0,
+    mask: Any = None, residual: Any = None, activation: Any = None, out: Array | None = None,
+) -> tuple[Array, Context]:  # fmt: skip
+    """y = act(gamma (x - mu) / sqrt(var + eps) + beta [+ residual]), with the batch's own mu and var.
+
+        m = sum w     mu = sum w x / m     var = sum w (x - mu)^2 / (m - correction)
+
+    x: any shape, float64, float32, float16 or bfloat16. gamma, beta: the channels' shape, x's dtype or wider
+    (None: 1 and 0). axis: the channel axis, or a tuple of axes that are the channels together. mask: bool or
+    non-negative weights w that broadcast to x with size 1 along the channels; it weighs the statistics, and every
+    place of y is normalized. residual: as x, added before the activation. activation: None, "relu",
+    ("leaky_relu", slope) or "silu". out: where to write y; it may be x itself when no gradient will be asked.
+
+    Returns y (x's dtype and memory order) and the context that `batch_norm_backward` takes. Statistics are float64.
+    Layouts whose strides are an (outer, channel, inner) view run as they are (NCHW, NHWC, (N, C), channel first,
+    most slices); any other array is copied once. An empty batch gives an empty y.
+
+    Raises ShapeError, DtypeError, ArgumentError, OutputError; DegenerateBatchError where m <= correction or there
+    is a single value per channel. Source: Ioffe and Szegedy 2015, algorithm 1.
+    """
+    operation = "batch_norm"
+    x = floating(x, operation, "x")
+    channels = layout.channel_axes(x.ndim, axis, operation)
+    eps, correction = check_eps(eps, operation), check_correction(correction, operation)
+    view = _view(x, channels)
+    weights, count, values = _weights(mask, operation, x, channels, view)
+    if x.size:
+        check_count(count, values, correction, operation, x)
+    shape = tuple(x.shape[a] for a in channels)
+    return _forward(operation, x, np.zeros(shape), np.zeros(shape), gamma, beta, channels, view, weights, count, eps,
+                    correction, residual, activation, out, batch=True)  # fmt: skip
+
+
+def normalize_with_context(
+    x: Any, mean: Any, var: Any, gamma: Any = None, beta: Any = None, *, axis: Axis = 1, eps: float = 1e-5,
+    residual: Any = None, activation: Any = None, out: Array | None = None,
+) -> tuple[Array, Context]:  # fmt: skip
+    """As `normalize`, with a context for `batch_norm_backward`: mean and var are constants there (m is infinite)."""
+    operation = "normalize"
+    x = floating(x, operation, "x")
+    channels = layout.channel_axes(x.ndim, axis, operation)
+    eps = check_eps(eps, operation)
+    shape = tuple(x.shape[a] for a in channels)
+    if mean is None or var is None:
+        raise ArgumentError(f"{operation}: mean and var are needed, got None. batch_norm takes the batch's own.")
+    statistics = []
+    for name, value in (("mean", mean), ("var", var)):
+        # Running statistics may be wider or narrower than x: they are no parameters.
+        value = floating(value, operation, name).astype(np.float64)
+        statistics.append(channel_array(value, operation, name, shape, channels, x))
+    mean, var = statistics
+    if bool((var < 0).any()):
+        raise ArgumentError(f"{operation}: var has a negative value ({var.min():g}), expected at least 0.")
+    return _forward(operation, x, mean, var, gamma, beta, channels, _view(x, channels), None, math.inf, eps, 0,
+                    residual, activation, out, batch=False)  # fmt: skip
+
+
+def normalize(
+    x: Any, mean: Any, var: Any, gamma: Any = None, beta: Any = None, *, axis: Axis = 1, eps: float = 1e-5,
+    residual: Any = None, activation: Any = None, out: Array | None = None,
+) -> Array:  # fmt: skip
+    """y = act(gamma (x - mean) / sqrt(var + eps) + beta [+ residual]), with given statistics (evaluation).
+
+    mean, var: the channels' shape, any of the four dtypes, var at least 0; the other arguments, the result and
+    what is raised are those of `batch_norm`.
+    """
+    y, _ = normalize_with_context(
+        x, mean, var, gamma, beta, axis=axis, eps=eps, residual=residual, activation=activation, out=out
+    )
+    return y
+
+
+def _forward(
+    operation: str, x: Array, mean: Array, var: Array, gamma: Any, beta: Any, channels: tuple[int, ...], view: View,
+    weights: Array | None, count: float, eps: float, correction: int, residual: Any, activation: Any,
+    out: Array | None, *, batch: bool,
+) -> tuple[Array, Context]:  # fmt: skip
+    """Both forward passes after their own checks: `batch` says whether mean and var are to be computed first."""
+    kind, slope = activation_of(activation, operation)
+    dtypes = tuple(None if p is None else np.asarray(p).dtype for p in (gamma, beta))
+    gamma = channel_array(gamma, operation, "gamma", mean.shape, channels, x)
+    beta = channel_array(beta, operation, "beta", mean.shape, channels, x)
+    inputs = {"x": x}
+    if residual is not None:
+        residual = inputs["residual"] = like_x(residual, operation, "residual", x)
+    if out is None:
+        y = np.empty_like(x, subok=False)
+    else:
+        y = check_output(out, operation, "out", x, x, inputs)
+    if x.size:
+        operand, place = _write(y, view)
+        _kernels.forward(batch, True, DTYPE_CODES[x.dtype.name], view.shape, _read(x, view), weights, gamma, beta,
+                         _read(residual, view), operand, mean, var, count - correction if batch else 1.0, eps,
+                         _ACTIVATIONS[kind], slope)  # fmt: skip
+        if place is not y:
+            y[...] = place
+    extra = {None: None, "leaky_relu": y, "silu": residual}[kind] if residual is not None else None
+    return y, Context(x, gamma, beta, mean, var, count, eps, correction, weights, channels, view, extra, kind, slope,
+                      residual is not None, dtypes, out is not None and same_memory(y, x))  # fmt: skip
+
+
+# ------------------------------------------------------------------------------------------------------ backward
+
+
+def _check_backward(dy: Any, context: Any, operation: str) -> Array:
+    if not isinstance(context, Context):
+        raise ContextError(
+            f"{operation}: context is {type(context).__name__}, expected the context that batch_norm returned "
+            "(y, context = xhat.batch_norm(...))."
+        )
+    if context.overwritten:
+        raise ContextError(
+            f"{operation}: the forward pass wrote y over x, and the gradient needs x. Give batch_norm another out."
+        )
+    return like_x(dy, operation, "dy", context.x)
+
+
+def _outputs(out: Any, dy: Array, c: Context, operation: str) -> tuple[Array, Array | None]:
+    """Where dx and, behind an activation, dresidual go."""
+    pair = out if isinstance(out, tuple) else (out, None)
+    if len(pair) != 2:
+        raise OutputError(f"{operation}: out has {len(pair)} arrays, expected dx, or the pair (dx, dresidual).")
+    if pair[1] is not None and not c.residual:
+        raise OutputError(f"{operation}: out has a place for dresidual, expected dx alone: there was no residual.")
+    inputs = {"dy": dy, "x": c.x} | ({} if c.extra is None else {"the residual or y": c.extra})
+    dx = np.empty_like(c.x, subok=False) if pair[0] is None else check_output(pair[0], operation, "out", c.x, dy, inputs)
+    if pair[1] is None:
+        return dx, np.empty_like(c.x, subok=False) if c.residual else None
+    return dx, check_output(pair[1], operation, "out[1]", c.x, dy, {**inputs, "out[0]": dx})
+
+
+def batch_norm_backward(dy: Any, context: Context, *, out: Any = None) -> Gradients:
+    """The exact derivative of the forward pass that made the context.
+
+        g  = dy act'(pre)      dbeta = sum g      dgamma = sum g xhat      dresidual = g
+        dx = gamma rstd (g - w sum(g) / m - w xhat sum(g xhat) / (m - correction))
+
+    dy: x's shape and dtype. out: where to write dx, which may be dy itself; or a pair (dx, dresidual).
+    Returns Gradients(dx, dgamma, dbeta, dresidual): dx in x's dtype and memory order, dgamma and dbeta in the
+    dtypes of gamma and beta, None where there was no such argument. Needs no memory of x's size but the results.
+
+    Raises ContextError for a context that is none, or whose x was overwritten; ShapeError, DtypeError, OutputError.
+    Source: Ioffe and Szegedy 2015, section 3, with the variance's own correction and weights.
+    """
+    operation = "batch_norm_backward"
+    dy = _check_backward(dy, context, operation)
+    c = context
+    dx, dresidual = _outputs(out, dy, c, operation)
+    sum_dy, sum_dy_xhat = np.zeros_like(c.mean), np.zeros_like(c.mean)
+    if dresidual is not None and c.activation is None:  # before dx may be written over dy
+        dresidual[...] = dy
+    if c.x.size:
+        _backward(dy, c, dx, dresidual if c.activation else None, sum_dy, sum_dy_xhat)
+    gamma_dtype, beta_dtype = c.parameter_dtypes
+    return Gradients(
+        dx,
+        None if gamma_dtype is None else sum_dy_xhat.astype(gamma_dtype, copy=False),
+        None if beta_dtype is None else sum_dy.astype(beta_dtype, copy=False),
+        dresidual,
+    )
+
+
+def _backward(dy: Array, c: Context, dx: Array | None, dresidual: Array | None, sum_dy: Array, sum_dy_xhat: Array) -> None:
+    """Runs gradient_sums and, where dx is given, input_gradient."""
+    results = [(a, *_write(a, c.view)) for a in (dx, dresidual) if a is not None]
+    operands = [operand for _, operand, _ in results] + [None, None]
+    _kernels.backward(True, dx is not None, DTYPE_CODES[c.x.dtype.name], c.view.shape, _read(c.x, c.view), c.weights,
+                      c.gamma, c.beta, _read(dy, c.view), _read(c.extra, c.view), operands[0], operands[1], c.mean,
+                      c.var, sum_dy, sum_dy_xhat, c.count, c.count - c.correction, c.eps,
+                      _SIDES[c.activation, c.residual], c.slope)  # fmt: skip
+    for array, _, place in results:
+        if place is not array:
+            array[...] = place
+
+
+def gradient_paths(dy: Any, context: Context) -> Paths:
+    """dx path by path, in float64: direct (through xhat), through the mean, through the variance; they sum to dx.
+
+        direct   =  gamma rstd g
+        mean     = -gamma rstd w sum(g) / m
+        variance = -gamma rstd w xhat sum(g xhat) / (m - correction)
+
+    dy: x's shape and dtype; g = dy act'(pre). Returns Paths(direct, mean, variance) of x's shape.
+    Raises what `batch_norm_backward` raises.
+    """
+    c = context
+    dy = _check_backward(dy, c, "gradient_paths")
+    others = tuple(a for a in range(c.x.ndim) if a not in c.axis)
+    shape = [n if a in c.axis else 1 for a, n in enumerate(c.x.shape)]
+
+    def per_channel(value: Array | None, default: float) -> Any:
+        return default if value is None else value.reshape(shape)
+
+    gamma, mu = per_channel(c.gamma, 1.0), per_channel(c.mean, 0.0)
+    rstd = equations.reciprocal_std(per_channel(c.var, 1.0), c.eps, np.sqrt)
+    xhat = equations.standardize(c.x.astype(np.float64), mu, rstd)
+    g = dy.astype(np.float64)
+    if c.activation is not None:
+        pre = gamma * xhat + per_channel(c.beta, 0.0)
+        if c.residual and c.extra is not None:
+            pre = c.extra.astype(np.float64) if c.activation == "leaky_relu" else pre + c.extra.astype(np.float64)
+        g = g * equations.activation_slope(pre, c.activation, c.slope, np)
+    sums = equations.gradient_sums(g, xhat, lambda v: v.sum(axis=others, keepdims=True))
+    w = 1.0 if c.weights is None else _unflattened(c.weights, c)
+    terms = equations.paths(g, xhat, *sums, gamma=gamma, rstd=rstd, m=c.count, correction=c.correction, w=w)
+    return Paths(*(np.broadcast_to(term, c.x.shape).copy() for term in terms))
+
+
+def _unflattened(weights: Array, c: Context) -> Array:
+    """Weights from the view's order back to x's axes, of size 1 along the channels."""
+    order = c.view.outer + c.view.inner
+    rest = tuple(a for a in range(c.x.ndim) if a not in order)
+    sizes = [1] * len(rest) + [c.x.shape[a] for a in order]
+    return weights.reshape(sizes).transpose(np.argsort(rest + order))
+
+
+# -------------------------------------------------------------------------------------------------------- engine
+
+
+def config() -> dict[str, Any]:
+    """The version, the instruction set in use, those this machine can run (best first), and the threads of a call."""
+    from importlib.metadata import version
+
+    return {
+        "version": version("xhat"),
+        "isa": _kernels.isa(),
+        "isa_available": _kernels.isa_available(),
+        "threads": _kernels.threads(),
+    }
+
+
+def _use(isa: str | None) -> None:
+    """Forces the instruction set that XHAT_ISA names. Raises EngineError where this machine can't run it."""
+    if isa and not _kernels.use_isa(isa):
+        raise EngineError(f"XHAT_ISA: got {isa!r}, expected one of {', '.join(_kernels.isa_available())}, or nothing.")
+
+
+_use(os.environ.get("XHAT_ISA"))
