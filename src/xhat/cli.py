@@ -80,6 +80,38 @@ def _demo(args: Args) -> int:
         return refuse(f"xhat demo: can't write to {args.out} ({error.strerror}), choose another --out.")
 
 
+def _report_arguments(parser: Parser) -> None:
+    parser.add_argument("x", type=Path, help="the input, a .npy file")
+    parser.add_argument("--dy", type=Path, help="the gradient with respect to the output, of x's shape")
+    parser.add_argument("--gamma", type=Path, help="the scale, one number a channel (1)")
+    parser.add_argument("--beta", type=Path, help="the shift, one number a channel (0)")
+    parser.add_argument("--axis", type=_axes, default=1, help="the channel axis, or several: 1,2 (1)")
+    parser.add_argument("--eps", type=float, default=1e-5, help="added to the variance (1e-5)")
+    parser.add_argument("--correction", type=float, default=0, help="0: divide by m, 1: by m - 1 (0)")
+    parser.add_argument("--title", help="of the page (the name of the file)")
+    parser.add_argument("-o", "--output", type=Path, default=Path("report.html"), help="the page (report.html)")
+
+
+def _report(args: Args) -> int:
+    from xhat.lens.report_files import read_array
+    from xhat.lens.report_page import report
+
+    given = {name: getattr(args, name) for name in ("x", "dy", "gamma", "beta")}
+    arrays = {name: read_array(path) for name, path in given.items() if path is not None}
+    options = {name: getattr(args, name) for name in ("axis", "eps", "correction")}
+    try:
+        where = report(**arrays, **options, title=args.title or args.x.name, path=args.output)
+    except OSError as error:
+        return refuse(f"xhat report: can't write {args.output} ({error.strerror}), choose another --output.")
+    print(f"The report is in {where.resolve()}")
+    return 0
+
+
+def _axes(text: str) -> int | tuple[int, ...]:
+    axes = tuple(int(axis) for axis in text.split(","))
+    return axes[0] if len(axes) == 1 else axes
+
+
 def _at_least(least: int):  # type: ignore[no-untyped-def]
     def whole(text: str) -> int:
         if (value := int(text)) < least:
@@ -91,6 +123,7 @@ def _at_least(least: int):  # type: ignore[no-untyped-def]
 
 COMMANDS = {
     "demo": ("train a network on real digits with closed-form gradients", _demo_arguments, _demo),
+    "report": ("draw one layer's batch, its graph and its gradients, as a page", _report_arguments, _report),
     "config": ("show the version, the instruction set and the threads", _config_arguments, _config),
 }
 

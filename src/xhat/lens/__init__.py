@@ -11,6 +11,11 @@ _HOME = {
     "derivation": "proof",
     "theorems": "closed_forms",
     "derive": "rendering",
+    "evaluate": "graph",
+    "graph": "graph",  # the module itself
+    "path_summary": "paths",
+    "report": "report_page",
+    "report_model": "report_torch",
 }
 
 __all__ = sorted(_HOME)
@@ -19,7 +24,8 @@ __all__ = sorted(_HOME)
 def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module 'xhat.lens' has no attribute {name!r}")
-    value = getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+    home = import_module(f"{__name__}.{_HOME[name]}")
+    value = home if _HOME[name] == name else getattr(home, name)
     globals()[name] = value
     return value
 

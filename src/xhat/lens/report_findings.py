@@ -43,11 +43,11 @@ def _constant(layer: Layer) -> Iterator[Finding]:
     gain = 1 / np.sqrt(layer.eps)
     for c in np.flatnonzero((value == layer.columns["max"]) & np.isfinite(value)):
         count = "its only value is" if layer.m == 1 else f"all {layer.m:,} values are"
-        reason = f"{count} {value[c]:.4g}, so x̂ is 0 and y is β everywhere"
+        reason = f"{count} {_say(value[c])}, so x̂ is 0 and y is β everywhere"
         if layer.fixed:
-            reason = f"{count} {value[c]:.4g}: the channel carries no information"
+            reason = f"{count} {_say(value[c])}: the channel carries no information"
         elif layer.m > 1:
-            reason += f"; the least variation would be enlarged by 1/√ε = {gain:.4g}"
+            reason += f"; the least variation would be enlarged by 1/√ε = {_say(gain)}"
         yield Finding("constant", int(c), reason + ".")
 
 
@@ -58,7 +58,7 @@ def _dominated_by_eps(layer: Layer) -> Iterator[Finding]:
         yield Finding(
             "dominated by ε",
             c,
-            f"the variance {var[c]:.3g} is no larger than ε = {layer.eps:.3g}: x̂ has a standard deviation of "
+            f"the variance {_say(var[c])} is no larger than ε = {_say(layer.eps)}: x̂ has a standard deviation of "
             f"{np.sqrt(1 - share[c]):.2g} instead of 1, and {share[c] ** 2:.0%} of the gradient's energy along x̂ stays.",
         )
 
@@ -71,7 +71,7 @@ def _huge_offset(layer: Layer) -> Iterator[Finding]:
         yield Finding(
             "huge offset",
             c,
-            f"the mean is {ratio[c]:.3g} standard deviations from zero: float32 keeps about "
+            f"the mean is {_say(ratio[c])} standard deviations from zero: float32 keeps about "
             f"{max(0.0, 7.2 - np.log10(ratio[c])):.0f} digits of the deviations, and a one-pass variance in float32 "
             + ("none at all." if ratio[c] > 4000 else f"is off by about {min(1.0, ratio[c] ** 2 * 2.0**-24):.1g} of itself."),
         )
@@ -102,8 +102,17 @@ def _little_left(layer: Layer) -> Iterator[Finding]:
             "gradient removed",
             c,
             f"{1 - kept[c]:.2%} of the gradient's energy is taken out by the paths through μ and σ²; the three paths "
-            f"cancel to 1/{cancellation[c]:.3g} of their lengths.",
+            f"cancel to 1/{_say(cancellation[c])} of their lengths.",
         )
+
+
+def _say(value: float) -> str:
+    """Three digits and a true minus; no leading zeros in the exponent."""
+    text = f"{value:.3g}"
+    if "e" in text:
+        digits, exponent = text.split("e")
+        text = f"{digits}e{int(exponent)}"
+    return text.replace("-", "−")
 
 
 def _worst_first(measure: np.ndarray, chosen: np.ndarray) -> list[int]:

@@ -22,7 +22,7 @@ const TALL = {
             "x xhat": [-42, -40], "mu xhat": [-32, 50], "gamma y": [-8, -14], "beta y": [-8, -16], "x mu": [-34, 14] },
 };
 
-const SIZES = { x: [136, 84], xhat: [128, 84], y: [128, 84], loss: [84, 54] };
+const SIZES = { x: [150, 84], xhat: [128, 84], y: [146, 84], loss: [84, 54] };
 const SYMBOLS = { x: "x", mu: "μ", var: "σ²", rstd: "r", xhat: "x̂", gamma: "γ", beta: "β", y: "y", loss: "L" };
 const NAMES = {
   x: "the input", mu: "mean", var: "variance", rstd: "1 / √(σ² + ε)", xhat: "normalized", gamma: "scale",
@@ -126,7 +126,10 @@ function nodeTexts(n) {
   const std = Math.sqrt(n.var);
   const dx = n.hasGradient ? n.dx(state.on) : 0;
   const dxhat = Math.abs(n.gamma) * (n.dy ?? 0);
-  const around = (center, spread) => `${number(center, 3)} ± ${number(spread, 3)}`;
+  const around = (center, spread) => {
+    const words = (digits) => `${number(center, digits)} ± ${number(spread, digits)}`;
+    return words(3).length > 16 ? words(2) : words(3);
+  };
   return {
     x: [around(n.mu, std), `‖dx‖ ${number(dx)}`, n.mu, dx],
     mu: [number(n.mu), `dμ ${number(n.dmu, 3)}`, n.mu, n.dmu],

@@ -27,8 +27,6 @@ function drawLayer() {
   drawFacts(layer);
   drawFindings();
   buildTable();
-  const first = layer.findings.find(({ row }) => row >= 0);
-  if (DATA.layers.length === 1 && first && layer.hasGradient === false) state.row = first.row;
   restartPlay();
   drawChannel();
   drawOverview();

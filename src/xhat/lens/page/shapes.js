@@ -92,7 +92,7 @@ function allChannels(title, pairs) {
 function usualRange(pairs) {
   const lows = pairs.map(([center, spread]) => center - spread).sort((a, b) => a - b);
   const highs = pairs.map(([center, spread]) => center + spread).sort((a, b) => a - b);
-  const cut = Math.floor(pairs.length * 0.03);
+  const cut = pairs.length < 6 ? 0 : Math.max(1, Math.floor(pairs.length * 0.03));
   const usual = { low: lows[cut], high: highs[highs.length - 1 - cut], beyond: 0 };
   const whole = { low: lows[0], high: highs[highs.length - 1], beyond: 0 };
   if (!(whole.high - whole.low > 3 * (usual.high - usual.low))) return whole;
