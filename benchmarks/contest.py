@@ -23,7 +23,7 @@ __all__ = ["RESULTS", "Contestant", "Entry", "Timing", "Unverified", "race", "ve
 
 # What a call of each pass returns, in order.
 RESULTS = {"forward": ("y",), "backward": ("dx", "dgamma", "dbeta"), "both": ("y", "dx", "dgamma", "dbeta")}
-PAUSE = 0.002
+PAUSE = 0.005  # longer than idle threads spin
 TURN = 0.004  # seconds of calls in a turn, or one call if that is longer
 
 

@@ -35,7 +35,7 @@ LINE = 64
 
 @lru_cache(maxsize=1)
 def _library() -> ctypes.CDLL:
-    """The compiled floor, built once per source and flags. Raises RuntimeError when there is no compiler."""
+    """The compiled floor, built once per source and flags. Raises RuntimeError without a compiler for it."""
     compilers = (os.environ.get("CXX"), "c++", "g++", "clang++")
     compiler = next((found for name in compilers if name and (found := shutil.which(name))), None)
     if compiler is None:
@@ -47,7 +47,12 @@ def _library() -> ctypes.CDLL:
     if not target.exists():
         BUILD.mkdir(parents=True, exist_ok=True)
         unfinished = target.with_suffix(f".{os.getpid()}")
-        subprocess.run([compiler, *FLAGS, str(SOURCE), "-o", str(unfinished)], check=True)
+        command = [compiler, *FLAGS, str(SOURCE), "-o", str(unfinished)]
+        ended = subprocess.run(command, capture_output=True, text=True, check=False)
+        if ended.returncode:
+            raise RuntimeError(
+                f"floor: {compiler} failed, expected one that knows OpenMP. {ended.stderr[-500:]}"
+            )
         unfinished.replace(target)
     return ctypes.CDLL(str(target))
 

@@ -41,10 +41,10 @@ def floor_of(entries: dict[str, Row], what: str) -> Row | None:
 
 
 def verdicts(index: Index) -> list[Verdict]:
-    """All targets on all cases that were measured, in the order of the targets."""
+    """All targets on all cases that were measured, target by target."""
     found = [verdict for key, entries in index.items() for verdict in _of_race(key, entries)]
     found += [*_fused(index), *_threads(index), *_call(index)]
-    order = list(dict.fromkeys(verdict.target for verdict in sorted(found, key=lambda v: v.target)))
+    order = list(dict.fromkeys(verdict.target for verdict in found))
     return sorted(found, key=lambda verdict: order.index(verdict.target))
 
 
