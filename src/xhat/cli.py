@@ -71,7 +71,7 @@ def _demo(args: Args) -> int:
     try:
         from xhat.demo import run
     except ModuleNotFoundError as missing:
-        if (missing.name or "").partition(".")[0] not in ("matplotlib", "rich", "sklearn"):
+        if (missing.name or "").partition(".")[0] not in ("matplotlib", "rich", "sklearn", "threadpoolctl"):
             raise
         return refuse(f"xhat demo: {missing.name} is missing, install it with pip install 'xhat[demo]'.")
     try:
@@ -89,18 +89,20 @@ def _report_arguments(parser: Parser) -> None:
     parser.add_argument("--eps", type=float, default=1e-5, help="added to the variance (1e-5)")
     parser.add_argument("--correction", type=float, default=0, help="0: divide by m, 1: by m - 1 (0)")
     parser.add_argument("--title", help="of the page (the name of the file)")
-    parser.add_argument("-o", "--output", type=Path, default=Path("report.html"), help="the page (report.html)")
+    parser.add_argument(
+        "-o", "--output", type=Path, default=Path("report.html"), help="the page (report.html)"
+    )
 
 
 def _report(args: Args) -> int:
     from xhat.lens.report_files import read_array
     from xhat.lens.report_page import report
 
-    given = {name: getattr(args, name) for name in ("x", "dy", "gamma", "beta")}
-    arrays = {name: read_array(path) for name, path in given.items() if path is not None}
+    x = read_array(args.x)
+    others = [None if path is None else read_array(path) for path in (args.dy, args.gamma, args.beta)]
     options = {name: getattr(args, name) for name in ("axis", "eps", "correction")}
     try:
-        where = report(**arrays, **options, title=args.title or args.x.name, path=args.output)
+        where = report(x, *others, **options, title=args.title or args.x.name, path=args.output)
     except OSError as error:
         return refuse(f"xhat report: can't write {args.output} ({error.strerror}), choose another --output.")
     print(f"The report is in {where.resolve()}")
@@ -108,7 +110,10 @@ def _report(args: Args) -> int:
 
 
 def _axes(text: str) -> int | tuple[int, ...]:
-    axes = tuple(int(axis) for axis in text.split(","))
+    try:
+        axes = tuple(int(axis) for axis in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no axis, expected 1, or several: 1,2") from None
     return axes[0] if len(axes) == 1 else axes
 
 

@@ -129,7 +129,7 @@ def evaluate(
         raise ShapeError(f"graph.evaluate: dy has shape {dy.shape}, expected {x.shape}, the shape of x.")
     channels = tuple(x.shape[a] for a in axes)
     w = np.ones((1, 1)) if mask is None else _weights(mask, x.shape, axes)
-    values = {
+    values: dict[str, Any] = {
         "x": by_channel(x, axes).astype(np.float64),
         "dy": by_channel(dy, axes).astype(np.float64),
         "gamma": _parameter(gamma, 1.0, channels, "gamma"),

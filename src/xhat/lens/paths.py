@@ -67,9 +67,10 @@ def summarize(paths: equations.Paths, xhat: Array) -> PathSummary:
         direct, mean, variance = (_norm(path) for path in paths)
         after_mean = _norm(paths.direct + paths.mean)
         dx = _norm(paths.direct + paths.mean + paths.variance)
-        g = paths.direct / np.where(direct > 0, direct, 1)[:, None]  # of length 1, so that squares can't overflow
-        length = _norm(xhat)
-        along_xhat = np.where(length > 0, (np.sum(g * xhat, axis=1) / np.where(length > 0, length, 1)) ** 2, 0)
+        g, toward_xhat = (
+            _unit(paths.direct, direct),
+            _unit(xhat, _norm(xhat)),
+        )  # so that squares can't overflow
         by_mean = _share(direct, after_mean, direct)
         by_variance = _share(after_mean, dx, direct)
         sum_of_norms = direct + mean + variance
@@ -80,7 +81,7 @@ def summarize(paths: equations.Paths, xhat: Array) -> PathSummary:
         variance=variance,
         dx=dx,
         along_one=np.sum(g, axis=1) ** 2 / g.shape[1],
-        along_xhat=along_xhat,
+        along_xhat=np.sum(g * toward_xhat, axis=1) ** 2,
         by_mean=by_mean,
         by_variance=by_variance,
         kept=1 - by_mean - by_variance,
@@ -92,6 +93,11 @@ def _norm(array: Array) -> Array:
     largest = np.max(np.abs(array), axis=1, initial=0.0, keepdims=True)
     scale = np.where((largest > 0) & np.isfinite(largest), largest, 1.0)
     return np.asarray(np.linalg.norm(array / scale, axis=1) * scale[:, 0])
+
+
+def _unit(array: Array, length: Array) -> Array:
+    """Each row at length 1, or 0 where it is 0."""
+    return np.asarray(array / np.where(length > 0, length, 1)[:, None])
 
 
 def _share(before: Array, after: Array, whole: Array) -> Array:

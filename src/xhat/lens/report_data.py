@@ -93,7 +93,9 @@ def layer_numbers(
         )
         for block in _blocks(values)
     ]
-    columns, histograms = ({key: np.concatenate([b[i][key] for b in blocks]) for key in blocks[0][i]} for i in (0, 1))
+    columns, histograms = (
+        {key: np.concatenate([b[i][key] for b in blocks]) for key in blocks[0][i]} for i in (0, 1)
+    )
     return Layer(
         name, x.shape, str(x.dtype), axes, values.shape[1], float(eps), correction, fixed,
         columns, histograms, _sample(values, gradients),
@@ -121,7 +123,9 @@ def _block_numbers(
         histograms = {"x": _histograms(x)}
         if dy is not None:
             sums = equations.gradient_sums(dy, xhat, total)
-            paths = equations.paths(dy, xhat, *sums, gamma=given["gamma"], rstd=rstd, m=m, correction=correction)
+            paths = equations.paths(
+                dy, xhat, *sums, gamma=given["gamma"], rstd=rstd, m=m, correction=correction
+            )
             dx = paths.direct + paths.mean + paths.variance
             columns |= {"dbeta": sums[0][:, 0], "dgamma": sums[1][:, 0]}
             columns |= {"dy": np.linalg.norm(dy, axis=1)} | summarize(paths, xhat)._asdict()
@@ -175,7 +179,9 @@ def _same_shape(dy: NDArray[Any], x: NDArray[Any]) -> NDArray[Any]:
 def _per_channel(given: ArrayLike | None, default: float, channels: tuple[int, ...], name: str) -> Array:
     value = np.full(channels, default) if given is None else _real(given, name).astype(np.float64)
     if value.shape != channels:
-        raise ShapeError(f"report: {name} has shape {value.shape}, expected {channels} to match the channels of x.")
+        raise ShapeError(
+            f"report: {name} has shape {value.shape}, expected {channels} to match the channels of x."
+        )
     return value.ravel()
 
 
@@ -186,7 +192,9 @@ def _check_options(values: NDArray[Any], eps: float, correction: float, fixed: b
     if not np.isfinite(correction) or correction < 0:
         raise ArgumentError(f"report: correction is {correction}, expected 0 (divide by m) or 1 (by m - 1).")
     if channels == 0 or m == 0:
-        raise DegenerateBatchError(f"report: x has {channels} channels of {m} values, expected at least one of each.")
+        raise DegenerateBatchError(
+            f"report: x has {channels} channels of {m} values, expected at least one of each."
+        )
     if not fixed and m <= correction:
         raise DegenerateBatchError(
             f"report: each channel has {m} value{'s' * (m != 1)} and correction is {correction}, expected more values "

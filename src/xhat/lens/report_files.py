@@ -16,14 +16,13 @@ __all__ = ["read_array"]
 def read_array(path: str | Path) -> np.ndarray[Any, Any]:
     """The array in a .npy file. Raises ArgumentError where there is no file, or no array in it."""
     try:
-        found = np.load(path, allow_pickle=False)
+        array = np.load(path, allow_pickle=False)
+        if isinstance(array, np.ndarray):
+            return array
+        found = f"is an archive (of {', '.join(array.files)})"
+        array.close()
     except OSError as error:
-        reason = error.strerror or "it is not an array file"
-        raise ArgumentError(f"report: {path} can't be read ({reason}), expected a file written by numpy.save.") from None
+        found = f"can't be read ({error.strerror or 'it is not an array file'})"
     except (ValueError, EOFError, MemoryError):
-        raise ArgumentError(f"report: {path} holds no array of numbers, expected a file written by numpy.save.") from None
-    if isinstance(found, np.ndarray):
-        return found
-    names = ", ".join(found.files)
-    found.close()
-    raise ArgumentError(f"report: {path} is an archive (of {names}), expected one array, written by numpy.save.")
+        found = "holds no array of numbers"
+    raise ArgumentError(f"report: {path} {found}, expected one array in a file written by numpy.save.")

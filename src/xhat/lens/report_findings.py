@@ -34,7 +34,9 @@ def findings(layer: Layer) -> list[Finding]:
 def _not_finite(layer: Layer) -> Iterator[Finding]:
     for c in np.flatnonzero(~np.isfinite(layer.columns["mu"] + layer.columns["var"])):
         yield Finding(
-            "not finite", int(c), "NaN or infinity among the values: mean, variance and every y of the channel are lost."
+            "not finite",
+            int(c),
+            "NaN or infinity among the values: mean, variance and all y of the channel are lost.",
         )
 
 
@@ -59,7 +61,8 @@ def _dominated_by_eps(layer: Layer) -> Iterator[Finding]:
             "dominated by ε",
             c,
             f"the variance {_say(var[c])} is no larger than ε = {_say(layer.eps)}: x̂ has a standard deviation of "
-            f"{np.sqrt(1 - share[c]):.2g} instead of 1, and {share[c] ** 2:.0%} of the gradient's energy along x̂ stays.",
+            f"{np.sqrt(1 - share[c]):.2g} instead of 1, and {share[c] ** 2:.0%} of the gradient's energy along x̂ "
+            "stays.",
         )
 
 
@@ -68,18 +71,21 @@ def _huge_offset(layer: Layer) -> Iterator[Finding]:
     with np.errstate(all="ignore"):
         ratio = np.abs(layer.columns["mu"]) / np.sqrt(layer.columns["var"])
     for c in _worst_first(ratio, (ratio >= HUGE_OFFSET) & np.isfinite(ratio) & varies):
+        error = min(1.0, ratio[c] ** 2 * 2.0**-24)
         yield Finding(
             "huge offset",
             c,
             f"the mean is {_say(ratio[c])} standard deviations from zero: float32 keeps about "
             f"{max(0.0, 7.2 - np.log10(ratio[c])):.0f} digits of the deviations, and a one-pass variance in float32 "
-            + ("none at all." if ratio[c] > 4000 else f"is off by about {min(1.0, ratio[c] ** 2 * 2.0**-24):.1g} of itself."),
+            + ("none at all." if error == 1 else f"is off by about {error:.1g} of itself."),
         )
 
 
 def _gamma_is_zero(layer: Layer) -> Iterator[Finding]:
     for c in np.flatnonzero(layer.columns["gamma"] == 0):
-        yield Finding("γ is 0", int(c), "y is β whatever x is, and no gradient reaches x; only γ and β can still learn.")
+        yield Finding(
+            "γ is 0", int(c), "y is β whatever x is, and no gradient reaches x; only γ and β can learn."
+        )
 
 
 def _few_values(layer: Layer) -> Iterator[Finding]:
@@ -87,9 +93,8 @@ def _few_values(layer: Layer) -> Iterator[Finding]:
         uncertain = "the variance of one value says nothing" if layer.m == 1 else (
             f"the variance is uncertain by about {np.sqrt(2 / (layer.m - 1)):.0%}"
         )  # fmt: skip
-        yield Finding(
-            "few values", None, f"every channel has {layer.m} value{'s' * (layer.m != 1)} to estimate from: {uncertain}."
-        )
+        values = f"{layer.m} value{'s' * (layer.m != 1)}"
+        yield Finding("few values", None, f"every channel has {values} to estimate from: {uncertain}.")
 
 
 def _little_left(layer: Layer) -> Iterator[Finding]:

@@ -21,7 +21,19 @@ from xhat.lens.report_findings import findings
 __all__ = ["CHANNELS", "page", "report"]
 
 CHANNELS = 2048  # channels shown in all; more of them are thinned, layer by layer
-_SCRIPTS = ("equations", "words", "svg", "state", "graph", "shapes", "channels", "play", "controls", "layers", "report")
+_SCRIPTS = (
+    "equations",
+    "words",
+    "svg",
+    "state",
+    "graph",
+    "shapes",
+    "channels",
+    "play",
+    "controls",
+    "layers",
+    "report",
+)
 _EXACT = {"mu", "var", "gamma", "beta", "min", "max"}  # columns kept in float64; the others are for reading
 
 
@@ -125,7 +137,10 @@ def _layer_shares(layer: Layer) -> list[float] | None:
     if largest == 0:
         return [1.0, 0.0, 0.0]
     energy = (direct[good] / largest) ** 2
-    return [float(np.sum(energy * layer.columns[k][good]) / energy.sum()) for k in ("kept", "by_mean", "by_variance")]
+    return [
+        float(np.sum(energy * layer.columns[k][good]) / energy.sum())
+        for k in ("kept", "by_mean", "by_variance")
+    ]
 
 
 def _heights(counts: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -9,8 +9,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from xhat.errors import ArgumentError
 from xhat.lens.report_data import Layer, layer_numbers
 from xhat.lens.report_page import page, write
@@ -56,7 +54,9 @@ def _gather(model: Any, batch: Any, loss: Callable[..., Any]) -> list[tuple[_Cal
         inputs = inputs.detach().requires_grad_()  # so that frozen layers see a gradient as well
     layers = {name or "model": module for name, module in model.named_modules() if _is_batch_norm(module)}
     if not layers:
-        raise ArgumentError(f"report_model: {type(model).__name__} has no batch-norm layer, so there is nothing to report.")
+        raise ArgumentError(
+            f"report_model: {type(model).__name__} has no batch-norm layer, expected one or more."
+        )
     with torch.enable_grad(), _unchanged(layers.values()), _recorded(layers) as calls:
         value = _checked(loss(model(inputs), *targets))
         edges = [call.edge for call in calls if call.edge is not None]
@@ -69,7 +69,9 @@ def _checked(value: Any) -> Any:
 
     if isinstance(value, torch.Tensor) and value.numel() == 1 and value.requires_grad:
         return value
-    got = f"a tensor of shape {tuple(value.shape)}" if isinstance(value, torch.Tensor) else type(value).__name__
+    got = (
+        f"a tensor of shape {tuple(value.shape)}" if isinstance(value, torch.Tensor) else type(value).__name__
+    )
     raise ArgumentError(
         f"report_model: the loss returned {got}, expected one number, computed from the model's output by PyTorch."
     )
@@ -85,7 +87,9 @@ def _is_batch_norm(module: Any) -> bool:
 @contextmanager
 def _unchanged(modules: Any) -> Iterator[None]:
     """Put every buffer (running moments, number of batches) back as it was."""
-    before = [(buffer, buffer.detach().clone()) for module in modules for buffer in module.buffers(recurse=False)]
+    before = [
+        (buffer, buffer.detach().clone()) for module in modules for buffer in module.buffers(recurse=False)
+    ]
     try:
         yield
     finally:
@@ -137,7 +141,7 @@ def _numbers(call: _Call, dy: Any) -> Layer:
     fixed = given is not None
     return layer_numbers(
         _array(call.x),
-        None if dy is None else _array(dy),
+        _array(dy),
         _array(module.weight),
         _array(module.bias),
         mean=_array(module.running_mean) if fixed else None,
@@ -147,11 +151,11 @@ def _numbers(call: _Call, dy: Any) -> Layer:
     )
 
 
-def _array(tensor: Any) -> np.ndarray[Any, Any] | None:
+def _array(tensor: Any) -> Any:
     import torch
 
     if tensor is None:
         return None
     kept = tensor.detach().cpu()
     narrow = kept.dtype in (torch.bfloat16, torch.float16)
-    return np.asarray((kept.float() if narrow else kept).numpy())
+    return (kept.float() if narrow else kept).numpy()
