@@ -1,0 +1,247 @@
+"""The benchmarks: nothing is timed that is wrong, rows say what was measured, and verdicts follow the figures."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import oracle
+import pytest
+
+pytest.importorskip("rich")
+
+from benchmarks import bench, exactness, ours, report, results, rivals
+from benchmarks.cases import CASES, TINY, Case
+from benchmarks.contest import RESULTS, Contestant, Entry, Unverified, race, verify
+from benchmarks.floor import Floor
+from benchmarks.problem import EPS, Problem, Variant, exact
+from benchmarks.results import Row
+from benchmarks.targets import Verdict, verdicts
+
+ROOT = Path(__file__).parent.parent
+SMALL = Case("a test", (6, 3, 4, 5), "NHWC")
+
+
+@pytest.fixture
+def compiler() -> None:
+    """A compiler for the floor, or the test is skipped."""
+    try:
+        Floor(64, 1).calls("forward")
+    except RuntimeError as reason:
+        pytest.skip(str(reason))
+
+
+@pytest.fixture(scope="module")
+def rows(tmp_path_factory: pytest.TempPathFactory) -> list[Row]:
+    """Rows as a run of a large and a small case would give, with round figures."""
+    found = []
+    for shape, layout, nbytes in (((32, 256, 56, 56), "NCHW", 10**8), ((64, 64), "NC", 16384)):
+        case = Case("", shape, layout)
+        times = {"copy": 100.0, "copy NT": 80.0, "xhat": 100.0, "torch": 400.0, "numba": 90.0}
+        for what in ("forward", "both"):
+            key = (case.name, layout, "float32", "none", what)
+            found += [Row(*key, name, 2, nbytes, t, t - 1, t + 1, 1e-7) for name, t in times.items()]
+    return found
+
+
+def test_a_tiny_case_is_verified_and_timed(compiler: None) -> None:
+    found = [row for part in bench.measure(SMALL, [], rounds=2, threads=1) for row in part]
+
+    assert [(r.what, r.contestant) for r in found] == [
+        ("forward", "copy"),
+        ("forward", "copy NT"),
+        ("forward", "xhat"),
+        ("backward", "triad"),
+        ("backward", "triad NT"),
+        ("backward", "xhat"),
+        ("both", "xhat"),
+    ]
+    assert all(0 < row.p20 <= row.median <= row.p80 for row in found)
+    assert all(0 < row.error < 1e-6 for row in found if row.contestant == "xhat")
+    assert {row.nbytes for row in found} == {6 * 3 * 4 * 5 * 4}
+
+
+def test_what_is_fused_is_verified_and_timed(compiler: None) -> None:
+    found = [row for part in bench.measure_fused(SMALL, rounds=1, threads=1) for row in part]
+
+    ours_only = [row for row in found if row.what == "both"]
+    assert [r.contestant for r in ours_only] == ["xhat", *(f"xhat {v.name}" for v in bench.VARIANTS)]
+    assert len({row.error for row in ours_only}) == len(ours_only)  # each against its own exact results
+
+
+def test_the_cost_of_a_call_is_that_of_the_same_result() -> None:
+    (found,) = bench.measure_call(rounds=1, threads=1)
+
+    errors = {row.contestant: row.error for row in found}
+    assert errors["kernel and binding"] == errors["xhat"] == errors["xhat, results not preallocated"] > 0
+
+
+@pytest.mark.parametrize("what", RESULTS)
+@pytest.mark.parametrize("spoil", ["off", "nan", "shape", "stale"])
+def test_a_wrong_result_is_refused(what: str, spoil: str) -> None:
+    problem = Problem.of(SMALL)
+    truth = exact(problem)
+    right = ours.contestant(problem)
+    values = [np.array(v) for v in right.calls[what]()]
+    outputs: dict[str, tuple[np.ndarray, ...]] = {}
+    if spoil == "off":
+        values[0].flat[7] += 1e-3
+    elif spoil == "nan":
+        values[-1].flat[0] = np.nan
+    elif spoil == "shape":
+        values[0] = values[0][:-1]
+    else:  # right, but left over from another call
+        outputs = {what: tuple(values)}
+    wrong = Contestant("wrong", {what: lambda: tuple(values)}, outputs=outputs, tolerance=ours.TOLERANCE)
+
+    assert verify(right, what, truth, "float32") < 1e-6
+    with pytest.raises(
+        Unverified, match=f"wrong: d?[a-z]+ of the {what} pass is off by .*, expected at most 2"
+    ):
+        verify(wrong, what, truth, "float32")
+
+
+def test_what_is_refused_is_not_timed(compiler: None) -> None:
+    calls = []
+
+    def wrong() -> tuple[np.ndarray, ...]:
+        calls.append(1)
+        return (np.zeros(SMALL.stored_shape),)
+
+    contestant = Contestant("wrong", {"forward": wrong})
+    contest = bench._contest(SMALL, "none", {"wrong": (contestant, exact(Problem.of(SMALL)))}, 1, 1)
+
+    with pytest.raises(Unverified):
+        next(contest)
+    assert len(calls) == 1
+
+
+@pytest.mark.parametrize("variant", [Variant(), *bench.VARIANTS], ids=lambda v: v.name)
+def test_the_exact_results_are_those_of_the_oracle(variant: Variant) -> None:
+    problem = Problem.of(SMALL).away_from_kinks([variant])
+    truth = exact(problem, variant)
+    residual = problem.residual if variant.residual else None
+    options = {"axis": SMALL.axis, "eps": EPS, "residual": residual, "activation": variant.activation}
+    f = oracle.forward(problem.x, problem.gamma, problem.beta, **options)
+    b = oracle.backward(problem.dy, problem.x, problem.gamma, problem.beta, **options)
+
+    expected = {"y": f.y, "dx": b.dx, "dgamma": b.dgamma, "dbeta": b.dbeta, "dresidual": b.dpre}
+    for name, value in expected.items():
+        np.testing.assert_allclose(truth[name], value.astype(float), rtol=1e-11, atol=1e-12, err_msg=name)
+
+
+def test_data_near_a_kink_has_no_gradient() -> None:
+    problem, relu = Problem.of(TINY), bench.VARIANTS[0]
+    problem.beta[5] -= exact(problem)["y"][3, 5]  # now y = 0 there, but for rounding
+    problem.dy[:] = 1
+    left = problem.away_from_kinks([relu]).dy
+
+    assert left[3, 5] == 0
+    assert np.count_nonzero(left) > left.size - 10
+
+
+@pytest.mark.parametrize("name", ["torch", "jax", "numba"])  # torch.compile takes long; a run verifies it
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
+def test_rivals_are_right(name: str, dtype: str, layout: str) -> None:
+    if not rivals.installed(name):
+        pytest.skip(f"{name} is not installed")
+    problem = Problem.of(SMALL._replace(layout=layout, dtype=dtype))
+    truth = exact(problem)
+    found = rivals.RIVALS[name][1](problem)
+
+    assert bool(found) == (name != "numba" or dtype == "float32")
+    for contestant in found:
+        for what in contestant.calls:
+            assert verify(contestant, what, truth, dtype) < (1e-5 if dtype == "float32" else 4e-3)
+
+
+def test_a_rival_that_is_not_installed_is_skipped(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(rivals.RIVALS, "absent", ("no_such_package_at_all", lambda problem: []))
+
+    assert not rivals.installed("absent")
+
+
+def test_turns_are_fair() -> None:
+    order: list[str] = []
+    race({name: Entry(lambda name=name: order.append(name) or np.sum(np.ones(300_000))) for name in "abc"}, 3)
+
+    turns = [name for place, name in enumerate(order) if place == 0 or order[place - 1] != name]
+    assert "".join(turns[-9:]) == "abcbcacab"
+
+
+def test_a_results_file_is_read_as_it_was_written(rows: list[Row], tmp_path: Path) -> None:
+    path, described = tmp_path / "folder" / "machine.csv", {"processor": "a: b", "cores": "2"}
+    results.write(path, described, rows)
+
+    assert results.read(path) == (described, rows)
+
+
+def test_a_table_goes_between_its_marks_and_nowhere_else(tmp_path: Path) -> None:
+    page = tmp_path / "README.md"
+    page.write_text("before\n<!-- bench:start -->\nold\n<!-- bench:end -->\nafter <!-- bench:end -->\n")
+
+    assert results.fill(page, "bench", "new \\1\n")
+    assert (
+        page.read_text()
+        == "before\n<!-- bench:start -->\nnew \\1\n<!-- bench:end -->\nafter <!-- bench:end -->\n"
+    )
+    assert not results.fill(page, "other", "new")
+    assert not results.fill(tmp_path / "absent.md", "bench", "new")
+
+
+def test_verdicts_follow_the_figures(rows: list[Row]) -> None:
+    assert verdicts(results.index(rows)) == [
+        Verdict("NCHW, 26 MB and more: forward / floor", "32x256x56x56 NCHW float32", 1.25, 1.25),
+        Verdict("NCHW: forward + backward / torch, at most 1 / 3", "32x256x56x56 NCHW float32", 1 / 3, 0.25),
+        Verdict("below 13 MB: forward / numba", "64x64 NC float32", 1.0, 100 / 90),
+        Verdict("below 13 MB: forward / torch", "64x64 NC float32", 1.0, 0.25),
+        Verdict("below 13 MB: both / numba", "64x64 NC float32", 1.0, 100 / 90),
+        Verdict("below 13 MB: both / torch", "64x64 NC float32", 1.0, 0.25),
+    ]
+    assert Verdict("", "", 1.25, 1.25).reached
+    assert not Verdict("", "", 1.25, 1.2501).reached
+    assert not Verdict("", "", 1.25, float("nan")).reached
+
+
+def test_tables_show_the_figures(rows: list[Row]) -> None:
+    described = results.machine(2)
+
+    table = report.readme_table(described, rows)
+    assert "| (32, 256, 56, 56) NCHW | 1.25x |  | 0.1 ms | 4.0x |  |  | 0.9x |" in table
+    assert described["commit"] in table
+    page = report.document(described, rows)
+    assert "| below 13 MB: forward / numba | 64x64 NC float32 | 1 | 1.11 | **not reached** |" in page
+    assert "## Targets: 4 of 6 reached" in page
+
+
+def test_every_shape_is_measured_in_its_layouts() -> None:
+    assert len(CASES) == len(set(CASES)) == 25
+    assert sum(case.dtype == "bfloat16" for case in CASES) == 6
+    nhwc = SMALL._replace(layout="NHWC")
+    assert (nhwc.stored_shape, nhwc.axis) == ((6, 4, 5, 3), 3)
+    nchw = SMALL._replace(layout="NCHW", dtype="bfloat16")
+    assert (nchw.stored_shape, nchw.axis, nchw.nbytes) == ((6, 3, 4, 5), 1, 720)
+
+
+def test_exactness_measures_the_errors_of_xhat(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(exactness, "RUNS", {"xhat": exactness.RUNS["xhat"]})
+    measured = exactness.measure([SMALL])
+
+    assert [offset for _, offset, _, _ in measured] == [0, 1e2, 1e4, 1e6]
+    for *_, found in measured:
+        assert all(0 <= found[name] <= limit for name, limit in exactness.LIMITS.items())
+        assert found["y"] > 0
+    assert exactness.table(measured).count("| NHWC |") == 4
+
+
+def test_the_command_runs_and_writes_nothing_in_part(compiler: None) -> None:
+    before = sorted(results.RESULTS_FOLDER.glob("*"))
+    options = ["--quick", "--only", "64x64", "--rivals", "", "--rounds", "1"]
+    command = [sys.executable, "-m", "benchmarks.bench", *options]
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+
+    assert ended.returncode == 0, ended.stderr
+    assert "64x64 NC float32, both" in ended.stdout
+    assert "wrote" not in ended.stdout
+    assert sorted(results.RESULTS_FOLDER.glob("*")) == before
