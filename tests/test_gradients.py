@@ -120,7 +120,7 @@ def test_finite_differences_of_evaluation(where: str, residual: bool, activation
 
 
 def torch_gradients(torch: Any, case: Case) -> dict[str, Array]:
-    """PyTorch's autodiff of the definition, written with its elementary operations, not with its batch norm."""
+    """PyTorch's autodiff of the definition, written in elementary operations, not with its batch norm."""
     leaves = {k: torch.tensor(v.copy(), requires_grad=True) for k, v in case.inputs.items()}
     x, o = leaves["x"], case.options
     axes = o["axis"] if isinstance(o["axis"], tuple) else (o["axis"],)

@@ -63,7 +63,7 @@ def test_forward_and_backward_in_every_layout(layout: Layout, options: str) -> N
     call = Call(layout, np.float32, options)
     y, context = call.forward()
     near(y, call.expected.y, np.float32)
-    near(context.mean, call.expected.mean, np.float64)
+    near(context.mean, call.expected.mean, np.float64, slack=16)
     near(context.var, call.expected.var, np.float64, slack=16)
     assert context.count == pytest.approx(float(call.expected.m), rel=1e-14)
     grads = xhat.batch_norm_backward(call.dy, context)
@@ -235,7 +235,7 @@ def test_merged_moments_are_those_of_the_whole(cuts: list[int]) -> None:
     merged, expected = first.merge(*others), oracle.moments(x)
     assert merged.count == 37
     near(merged.mean, expected.mean, np.float64)
-    near(merged.m2, expected.m2, np.float64, slack=64)
+    assert oracle.worst(merged.m2, expected.m2) <= 1e-12 * 37  # a mean near 1e4 is known to 1e-12
 
 
 def test_a_mask_is_the_same_as_leaving_values_out() -> None:

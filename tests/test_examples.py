@@ -1,0 +1,20 @@
+"""Every example runs, shows something, and stays short."""
+
+import runpy
+from pathlib import Path
+
+import pytest
+
+EXAMPLES = sorted((Path(__file__).parent.parent / "examples").glob("*.py"))
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+def test_an_example_runs_and_is_short(path, capsys):
+    runpy.run_path(str(path))
+    assert capsys.readouterr().out
+    assert len(path.read_text().splitlines()) <= 60
+
+
+def test_examples_are_numbered_from_1():
+    assert [path.name[:3] for path in EXAMPLES] == [f"{i:02}_" for i in range(1, len(EXAMPLES) + 1)]
+    assert EXAMPLES
