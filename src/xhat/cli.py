@@ -71,9 +71,10 @@ def _demo(args: Args) -> int:
     try:
         from xhat.demo import run
     except ModuleNotFoundError as missing:
-        if (missing.name or "").partition(".")[0] not in ("matplotlib", "rich", "sklearn", "threadpoolctl"):
+        name = (missing.name or "").partition(".")[0]
+        if name not in ("matplotlib", "rich", "sklearn", "threadpoolctl"):
             raise
-        return refuse(f"xhat demo: {missing.name} is missing, install it with pip install 'xhat[demo]'.")
+        return refuse(f"xhat demo: {name} is missing, install it with pip install 'xhat[demo]'.")
     try:
         return run(args.out, seed=args.seed, steps=args.steps)
     except OSError as error:

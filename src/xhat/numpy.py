@@ -163,7 +163,8 @@ class BatchNorm:
             raise ArgumentError(
                 f"load_state_dict: {', '.join(unexpected)} unexpected, expected only {expected}."
             )
-        loaded = {name: _loaded(name, state[name], own[name]) for name in own}
+        with np.errstate(over="ignore"):
+            loaded = {name: _loaded(name, state[name], own[name]) for name in own}
         for name, value in loaded.items():
             if name == "updates":
                 self.updates = int(value)
@@ -205,28 +206,29 @@ class BatchNorm:
             )
         weight = 1 / (self.updates + 1) if self.momentum is None else self.momentum
         var = context.var * ((m - context.correction) / (m - c))
-        mean = self._followed("running_mean", self.running_mean, context.mean, weight)
-        var = self._followed("running_var", self.running_var, var, weight)
+        with np.errstate(over="ignore", invalid="ignore"):
+            mean = _followed("running_mean", self.running_mean, context.mean, weight)
+            var = _followed("running_var", self.running_var, var, weight)
         self.running_mean, self.running_var = mean, var
         self.updates += 1
 
-    def _followed(self, name: str, old: Array | None, batch: Array, weight: float) -> Array:
-        """(1 - k) old + k batch; at k = 0 and 1 one of the two is left out, so that its NaN is too."""
-        assert old is not None
-        with np.errstate(over="ignore", invalid="ignore"):
-            old64 = old.astype(np.float64)
-            moved = old64 if weight == 0 else batch if weight == 1 else old64 + weight * (batch - old64)
-            return _rounded(f"BatchNorm.forward: {name}", moved, self.dtype)
+
+def _followed(name: str, old: Array | None, batch: Array, weight: float) -> Array:
+    """(1 - k) old + k batch; at k = 0 and 1 one of the two is left out, so that its NaN is too."""
+    assert old is not None
+    if weight == 0:
+        return old
+    moved = batch if weight == 1 else old + weight * (batch - old)
+    return _rounded("BatchNorm.forward", name, moved, old.dtype)
 
 
-def _rounded(what: str, value: Array, dtype: np.dtype[Any]) -> Array:
+def _rounded(operation: str, name: str, value: Array, dtype: np.dtype[Any]) -> Array:
     """value in this dtype; a finite number must not become infinite, since evaluation would then give beta."""
-    with np.errstate(over="ignore"):
-        rounded = value.astype(dtype)
-    if np.any(np.isinf(rounded) & np.isfinite(value)):
+    rounded = value.astype(dtype)
+    if not np.isfinite(rounded).all() and (np.isinf(rounded) & np.isfinite(value)).any():
+        most = np.abs(value[np.isfinite(value)]).max()
         raise ArgumentError(
-            f"{what} reaches {np.max(np.abs(value[np.isfinite(value)])):.3g}, beyond {dtype}; "
-            "use a layer with dtype=np.float64."
+            f"{operation}: {name} reaches {most:.3g}, beyond {dtype}; use a layer with dtype=np.float64."
         )
     return rounded
 
@@ -241,7 +243,7 @@ def _loaded(name: str, given: Any, own: Array) -> Array:
         raise ShapeError(f"load_state_dict: {name} has shape {value.shape}, expected {own.shape}.")
     if name in ("running_var", "updates") and np.any(value < 0):
         raise ArgumentError(f"load_state_dict: {name} has the value {np.min(value)}, expected none below 0.")
-    return value if name == "updates" else _rounded(f"load_state_dict: {name}", value, own.dtype)
+    return value if name == "updates" else _rounded("load_state_dict", name, value, own.dtype)
 
 
 def _features(given: int | tuple[int, ...], axis: int | tuple[int, ...]) -> tuple[int, ...]:

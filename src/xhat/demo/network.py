@@ -3,7 +3,7 @@
 Nothing here knows the data, trains or prints.
 """
 
-from collections import Counter
+from collections import defaultdict
 from itertools import pairwise
 from time import perf_counter
 from typing import Any, Protocol
@@ -92,7 +92,7 @@ class Network:
             self.layers.append(Dense(inputs, outputs, rng, bias=not batch_norm, dtype=dtype))
             self.layers.append(BatchNorm(outputs, activation="silu", dtype=dtype) if batch_norm else Silu())
         self.layers.append(Dense(sizes[-2], sizes[-1], rng, bias=True, dtype=dtype))
-        self.seconds: Counter[str] = Counter()  # spent in training, by class of layer
+        self.seconds: dict[str, float] = defaultdict(float)  # spent in training, by class of layer
 
     def forward(self, x: Array, *, training: bool = True) -> Array:
         """The logits: every layer in turn."""

@@ -7,7 +7,11 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import matplotlib as mpl
 import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 import xhat
 from xhat.demo.network import Array, Network, cross_entropy
@@ -20,7 +24,7 @@ INK, QUIET, RULE = "#22262b", "#6b7280", "#e3e6ea"
 PLAIN, NORMALIZED = "#98a1b0", "#0b6e99"  # without and with batch normalization
 DIRECT, MEAN, VARIANCE = "#98a1b0", "#d1495b", "#e09f3e"
 TITLE = "Batch normalization on scanned digits, every gradient in closed form"
-STYLE = {
+STYLE: Any = {
     "font.size": 10.5,
     "text.color": INK,
     "axes.labelcolor": QUIET,
@@ -65,15 +69,12 @@ def paths_of_layer(network: Network, x: Array, labels: Array, number: int) -> La
 
 def draw(path: Path, without: Run, with_bn: Run, digits: Digits) -> None:
     """Write the picture as a PNG; drawn without a display, whatever the user's matplotlib settings are."""
-    import matplotlib as mpl
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     paths = paths_of_layer(with_bn.network, digits.x[:BATCH], digits.labels[:BATCH], -1)
     with mpl.rc_context():
         mpl.rcdefaults()
         mpl.rcParams.update(STYLE)
-        figure = Figure(figsize=(12, 9.4), layout="constrained", facecolor="white")
+        layout = ConstrainedLayoutEngine(w_pad=0.2, h_pad=0.2, wspace=0.04, hspace=0.04)
+        figure = Figure(figsize=(12, 9.4), layout=layout, facecolor="white")
         FigureCanvasAgg(figure)
         figure.suptitle(TITLE, x=0.03, ha="left", fontsize=17, weight="bold")
         panels = figure.subplots(2, 2)
@@ -81,7 +82,6 @@ def draw(path: Path, without: Run, with_bn: Run, digits: Digits) -> None:
         _accuracies(panels[0, 1], without, with_bn)
         channel = _removed(panels[1, 1], paths)
         _one_channel(panels[1, 0], paths, channel)
-        figure.get_layout_engine().set(w_pad=0.2, h_pad=0.2, wspace=0.04, hspace=0.04)  # type: ignore[union-attr]
         figure.savefig(path, dpi=150)
 
 
@@ -100,9 +100,13 @@ def _losses(axes: Any, without: Run, with_bn: Run) -> None:
         axes.plot(steps[width - 1 :], smooth, color=color, linewidth=2.4, label=name)
     axes.set_yscale("log")
     axes.yaxis.set_major_formatter("{x:g}")
-    axes.yaxis.set_minor_formatter("")
+    low, high = axes.get_ylim()
+    axes.yaxis.set_minor_formatter(
+        "{x:g}" if high < 10 * low else ""
+    )  # a decade has a labelled tick of its own
     axes.set_xlim(0, len(with_bn.losses))
     axes.set_xlabel("steps")
+    axes.locator_params(axis="x", integer=True)
     axes.grid(axis="y")
     axes.legend(loc="upper right")
 
@@ -114,7 +118,7 @@ def _accuracies(axes: Any, without: Run, with_bn: Run) -> None:
         steps, shares = zip(*run.accuracies, strict=True)
         reached = run.steps_to_target
         label = f"{name}: {TARGET:.0%} after {reached} steps" if reached else f"{name}: never {TARGET:.0%}"
-        axes.plot(steps, shares, color=color, linewidth=2.4, label=label)
+        axes.plot(steps, shares, "." if len(steps) == 1 else "-", color=color, linewidth=2.4, label=label)
         if reached:
             axes.plot(reached, TARGET, "o", color=color, markersize=11, markeredgecolor="white", zorder=3)
     best = max(share for run in (without, with_bn) for _, share in run.accuracies)
@@ -122,6 +126,7 @@ def _accuracies(axes: Any, without: Run, with_bn: Run) -> None:
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
     axes.set_xlim(0, len(with_bn.losses))
     axes.set_xlabel("steps")
+    axes.locator_params(axis="x", integer=True)
     axes.grid(axis="y")
     axes.legend(loc="lower right")
 

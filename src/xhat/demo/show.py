@@ -9,7 +9,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
-from threadpoolctl import threadpool_limits
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 import xhat
 from xhat.demo.picture import draw
@@ -52,7 +52,7 @@ def _heading(console: Console, digits: Digits) -> None:
     console.print(
         f"Digits    {len(digits.x)} to train on, {len(digits.held_x)} held out, 8 x 8 pixels each\n"
         f"Network   {'-'.join(map(str, SIZES))} with SiLU, in NumPy, every gradient in closed form\n"
-        f"Engine    xhat {engine['version']}, {engine['isa']}, {engine['threads']} thread\n"
+        f"Engine    xhat {engine['version']}, {engine['isa']}, threads {engine['threads']}\n"
     )
 
 

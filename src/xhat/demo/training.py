@@ -6,6 +6,7 @@ from time import perf_counter
 from typing import NamedTuple
 
 import numpy as np
+from sklearn.datasets import load_digits
 
 from xhat.demo.network import Array, Network, cross_entropy
 
@@ -44,8 +45,6 @@ class Run:
 
 def load(seed: int, dtype: type = np.float32) -> Digits:
     """The 1,797 digits that come with scikit-learn (UCI, Alpaydin and Kaynak, 1998), split by the seed."""
-    from sklearn.datasets import load_digits
-
     digits = load_digits()
     order = np.random.default_rng(seed).permutation(len(digits.target))
     x, labels = (digits.data[order] / 16).astype(dtype), digits.target[order]
