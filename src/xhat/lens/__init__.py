@@ -8,6 +8,9 @@ from typing import Any
 
 # public name -> the module of this folder that defines it
 _HOME = {
+    "Adapter": "adapter",
+    "check": "checker",
+    "check_file": "loading",
     "derivation": "proof",
     "theorems": "closed_forms",
     "derive": "rendering",

@@ -88,6 +88,8 @@ class Forward(NamedTuple):
 
 
 class Backward(NamedTuple):
+    """A backward pass: the three paths and their sum dx, and the gradients of the parameters."""
+
     direct: Array
     mean: Array
     variance: Array
@@ -120,7 +122,8 @@ def forward(p: Probe, correction: int = 0, k: Knobs = EXACT) -> Forward:
     mean_divisor = _divisor(p, k.mean_over, k.mean_count)
     mu = total_mu(p.x) / mean_divisor
     about = mu if k.variance_about == "mu" else 0.0
-    variance_divisor = _divisor(p, k.variance_over, k.variance_count) - correction
+    variance_divisor = _divisor(p, k.variance_over, k.variance_count)
+    variance_divisor -= correction if k.variance_count != "1" else 0
     var = equations.variance(total_var((p.x - about) ** 2), variance_divisor, 0)
     mean_slope, variance_slope = 1 / mean_divisor, 1 / variance_divisor
     if k.mean_from != "batch":
@@ -163,7 +166,9 @@ def backward(p: Probe, f: Forward, correction: int, k: Knobs, forward_knobs: Kno
     sources = {source: paths(source) for source in {k.direct_source, k.mean_source, k.variance_source}}
     dvar_factor = {"dvar": (other / rstd) ** 3, "dvar step": other / rstd}.get(k.backward_where, 1.0)
     m, overall = p.count(), float(p.count()) ** k.all_count * rstd**k.all_power
-    direct = sources[k.direct_source].direct * (k.direct_kept * float(m) ** k.direct_count) * rstd**k.direct_power
+    direct = (
+        sources[k.direct_source].direct * (k.direct_kept * float(m) ** k.direct_count) * rstd**k.direct_power
+    )
     mean = sources[k.mean_source].mean * (k.mean_kept * float(m) ** k.mean_count_power) * rstd**k.mean_power
     through = sources[k.variance_source].variance * (k.variance_kept * float(m) ** k.variance_count_power)
     direct, mean = direct * overall, mean * overall * (m / _other_divisor(p, k.mean_divisor, 0))
@@ -191,7 +196,9 @@ def _chain(p: Probe, f: Forward, dxhat: Array, k: Knobs) -> equations.Paths:
     return equations.Paths(dxhat * f.rstd, np.broadcast_to(dmu * f.mean_slope, p.x.shape), step)
 
 
-def _parameters(p: Probe, f: Forward, k: Knobs, xhat: Array, forward_knobs: Knobs | None) -> tuple[Array, Array]:
+def _parameters(
+    p: Probe, f: Forward, k: Knobs, xhat: Array, forward_knobs: Knobs | None
+) -> tuple[Array, Array]:
     """dgamma = sum(dy xhat) and dbeta = sum(dy); the derivative by a parameter that was not used is zero."""
     factor = {"xhat": xhat, "x": p.x, "x - mu": p.x - f.mu}[k.dgamma_with]
     dgamma = p.total(k.dgamma_over)((p.dy if k.dgamma_of == "dy" else p.dy * p.gamma) * factor)

@@ -80,7 +80,7 @@ class Probe:
 
     @property
     def channels(self) -> int:
-        return self.x.shape[self.layout.axis]
+        return int(self.x.shape[self.layout.axis])
 
 
 def rounded(values: Array, dtype: str) -> Array:
@@ -119,7 +119,8 @@ def _probe(layout: Layout, shape: tuple[int, ...], eps: float, seed: int) -> Pro
 
 def _in_dtype(probe: Probe, dtype: str) -> Probe:
     names = ("x", "dy", "gamma", "beta", "running_mean", "running_var")
-    return replace(probe, **{name: rounded(getattr(probe, name), dtype) for name in names})
+    values: dict[str, Any] = {name: rounded(getattr(probe, name), dtype) for name in names}
+    return replace(probe, **values)
 
 
 @lru_cache(maxsize=256)
