@@ -62,7 +62,8 @@ def path_summary(dy: ArrayLike, context: Any) -> PathSummary:
 
 
 def summarize(paths: equations.Paths, xhat: Array) -> PathSummary:
-    """The same from the three paths and xhat, each (channels, values); the fields are (channels,)."""
+    """The same from the three paths, which broadcast to xhat (channels, values); the fields are (channels,)."""
+    paths = equations.Paths(*(np.broadcast_to(path, xhat.shape) for path in paths))
     with np.errstate(all="ignore"):
         direct, mean, variance = (_norm(path) for path in paths)
         after_mean = _norm(paths.direct + paths.mean)

@@ -97,7 +97,7 @@ def layer_numbers(
         {key: np.concatenate([b[i][key] for b in blocks]) for key in blocks[0][i]} for i in (0, 1)
     )
     return Layer(
-        name, x.shape, str(x.dtype), axes, values.shape[1], float(eps), correction, fixed,
+        name, x.shape, str(x.dtype), axes, values.shape[1], float(eps), float(correction), fixed,
         columns, histograms, _sample(values, gradients),
     )  # fmt: skip
 
@@ -188,15 +188,17 @@ def _per_channel(given: ArrayLike | None, default: float, channels: tuple[int, .
 def _check_options(values: NDArray[Any], eps: float, correction: float, fixed: bool) -> None:
     channels, m = values.shape
     if not eps > 0 or not np.isfinite(eps):
-        raise ArgumentError(f"report: eps is {eps}, expected a positive number such as 1e-5.")
+        raise ArgumentError(f"report: eps is {eps:g}, expected a positive number such as 1e-5.")
     if not np.isfinite(correction) or correction < 0:
-        raise ArgumentError(f"report: correction is {correction}, expected 0 (divide by m) or 1 (by m - 1).")
+        raise ArgumentError(
+            f"report: correction is {correction:g}, expected 0 (divide by m) or 1 (by m - 1)."
+        )
     if channels == 0 or m == 0:
         raise DegenerateBatchError(
             f"report: x has {channels} channels of {m} values, expected at least one of each."
         )
     if not fixed and m <= correction:
         raise DegenerateBatchError(
-            f"report: each channel has {m} value{'s' * (m != 1)} and correction is {correction}, expected more values "
+            f"report: each channel has {m} value{'s' * (m != 1)} and correction is {correction:g}, expected more values "
             "than the correction; check axis, or use correction 0."
         )
