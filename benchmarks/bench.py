@@ -11,6 +11,7 @@ import os
 import platform
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Any
 from unittest import mock
 
@@ -26,6 +27,7 @@ from benchmarks.problem import EPS, Problem, Variant, exact
 from benchmarks.report import document, print_race, print_verdicts, readme_table
 from benchmarks.results import RESULTS_FOLDER, ROOT, Row, fill, index, machine, slug, write
 from benchmarks.targets import verdicts
+from xhat import _kernels
 
 __all__ = ["main", "measure"]
 
@@ -40,7 +42,6 @@ VARIANTS = [
     Variant("silu", "silu"),
     Variant("residual + relu", "relu", residual=True),
 ]
-Report = Callable[[list[Row]], None]
 
 
 def _rows(
@@ -111,8 +112,6 @@ def measure_threads(case: Case, rounds: int, threads: int) -> Iterator[list[Row]
 
 def measure_call(rounds: int, threads: int) -> Iterator[list[Row]]:
     """The cost of one call on (32, 64): all of xhat.batch_norm, and kernel and binding without the gate."""
-    from xhat import _kernels
-
     problem = Problem.of(TINY)
     truth = exact(problem)
     contestant = ours.contestant(problem)
@@ -150,13 +149,13 @@ def _plan(
     quick = options.quick
     for case in CASES:
         if not quick or case.name in QUICK:
-            yield case.label, lambda case=case: measure(case, names, rounds, threads)
+            yield case.label, partial(measure, case, names, rounds, threads)
     for case in FUSED[-1:] if quick else FUSED:
-        yield f"{case.label} fused", lambda case=case: measure_fused(case, rounds, threads)
+        yield f"{case.label} fused", partial(measure_fused, case, rounds, threads)
     for case in CASES:
         if case.shape[1] == 3 and not quick and threads > 1:
-            yield f"{case.label} threads", lambda case=case: measure_threads(case, rounds, threads)
-    yield f"{TINY.label} call", lambda: measure_call(rounds, threads)
+            yield f"{case.label} threads", partial(measure_threads, case, rounds, threads)
+    yield f"{TINY.label} call", partial(measure_call, rounds, threads)
 
 
 def _options(arguments: list[str]) -> argparse.Namespace:
@@ -225,7 +224,7 @@ def main(arguments: list[str] | None = None) -> None:
         for place, (label, task) in enumerate(plan, 1):
             status.update(f"{place} of {len(plan)}: {label}")
             for found in task():
-                print_race(console, tuple(found[0][:5]), found)
+                print_race(console, found)
                 rows += found
     print_verdicts(console, verdicts(index(rows)))
     if options.writes:

@@ -26,7 +26,7 @@ def forward_rows(x: Array, gamma: Array, beta: Array, eps: float, y: Array, mean
     rows, channels, width = x.shape
     for c in prange(channels):
         shift = x[0, c, 0]
-        total, squares = 0.0, 0.0
+        total, squares = np.float64(0), np.float64(0)
         for n in range(rows):
             row_total, row_squares = np.float32(0), np.float32(0)
             for s in range(width):
@@ -53,7 +53,7 @@ def backward_rows(
     rows, channels, width = x.shape
     for c in prange(channels):
         mu = np.float32(mean[c])
-        sum_dy, sum_product = 0.0, 0.0
+        sum_dy, sum_product = np.float64(0), np.float64(0)
         for n in range(rows):
             row_dy, row_product = np.float32(0), np.float32(0)
             for s in range(width):
@@ -158,7 +158,8 @@ def contestants(problem: Problem) -> list[Contestant]:
     y, dx = np.empty_like(problem.x), np.empty_like(problem.x)
     mean, rstd, dgamma, dbeta = np.empty((4, channels))
     gamma, beta = problem.gamma, problem.beta
-    forth, back, more = forward_rows, backward_rows, ()
+    forth, back = forward_rows, backward_rows
+    more: tuple[int, ...] = ()
     if last:
         chunks = max(1, min(4 * numba.get_num_threads(), len(x) // BLOCK))
         forth, back, more = forward_columns, backward_columns, (chunks,)

@@ -75,7 +75,8 @@ def _dtype(name: str) -> np.dtype[Any]:
         return np.dtype(name)
     import ml_dtypes  # gives NumPy the dtype
 
-    return np.dtype(ml_dtypes.bfloat16)
+    found: np.dtype[Any] = np.dtype(ml_dtypes.bfloat16)
+    return found
 
 
 def _forward(problem: Problem, variant: Variant) -> dict[str, Array]:

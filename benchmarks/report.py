@@ -26,9 +26,9 @@ def _moved(what: str) -> int:
     return {"forward": 2, "backward": 3, "both": 5}[what]
 
 
-def print_race(console: Console, key: Key, rows: Sequence[Row]) -> None:
+def print_race(console: Console, rows: Sequence[Row]) -> None:
     """One race: median, spread, bandwidth, multiple of the floor, time over ours, and error."""
-    case, layout, dtype, variant, what = key
+    case, layout, dtype, variant, what, *_ = rows[0]
     entries = {row.contestant: row for row in rows}
     ours, floor = entries.get("xhat"), floor_of(entries, what)
     title = f"{case} {layout} {dtype}, {what}" + ("" if variant == "none" else f", {variant}")

@@ -124,6 +124,7 @@ def _jax(problem: Problem) -> list[Contestant]:
     def batch_norm(x: Any, gamma: Any, beta: Any) -> Any:
         return flax_formula(x, gamma, beta, problem.case.axis)[0]
 
+    ready: Callable[[Any], Any] = jax.block_until_ready
     jitted = jax.jit(batch_norm)
     pull = jax.jit(lambda *values: jax.vjp(batch_norm, *values)[1])(x, gamma, beta)
     pulled = jax.jit(lambda pull, dy: pull(dy))
@@ -134,9 +135,9 @@ def _jax(problem: Problem) -> list[Contestant]:
         return (y, *pull(dy))
 
     calls = {
-        "forward": lambda: (jitted(x, gamma, beta).block_until_ready(),),
-        "backward": lambda: tuple(jax.block_until_ready(pulled(pull, dy))),
-        "both": lambda: tuple(jax.block_until_ready(trained(x, gamma, beta, dy))),
+        "forward": lambda: (ready(jitted(x, gamma, beta)),),
+        "backward": lambda: tuple(ready(pulled(pull, dy))),
+        "both": lambda: tuple(ready(trained(x, gamma, beta, dy))),
     }
     return [Contestant("jax", calls, lambda value: np.asarray(value).astype(np.float32))]
 
