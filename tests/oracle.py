@@ -74,14 +74,14 @@ def weights_of(x: Array, mask: Any) -> Array:
 
 def moments(x: Array, *, axis: int | Sequence[int] = 1, mask: Any = None) -> Moments:
     """m = sum w, mean = sum w x / m, m2 = sum w (x - mean)^2; a weight of 0 removes the value, also NaN."""
-    _channels, others = axes_of(x, axis)
+    channels, others = axes_of(x, axis)
     w = weights_of(x, mask)
     v = np.where(w > 0, wide(x), 0)
-    m = w.sum(axis=others, keepdims=True)
-    with np.errstate(invalid="ignore"):
+    m = weights_of(np.empty([1 if a in channels else n for a, n in enumerate(x.shape)]), mask).sum()
+    with np.errstate(invalid="ignore"):  # an empty batch has no mean
         mean = (w * v).sum(axis=others, keepdims=True) / m
         m2 = (w * np.where(w > 0, v - mean, 0) ** 2).sum(axis=others)
-    return Moments(m.ravel()[0] if m.size else WIDE(0), mean.squeeze(others), m2)
+    return Moments(m, mean.squeeze(others), m2)
 
 
 def activate(pre: Array, activation: Any) -> Array:
@@ -121,7 +121,8 @@ def forward(
 ) -> Forward:
     """y = act(gamma (x - mean) / sqrt(var + eps) + beta + residual); `fixed`: evaluation's mean and var."""
     m, mean, m2 = moments(x, axis=axis, mask=mask)
-    var = m2 / (m - correction) if fixed is None else wide(fixed[1])
+    with np.errstate(invalid="ignore"):
+        var = m2 / (m - correction) if fixed is None else wide(fixed[1])
     mean = mean if fixed is None else wide(fixed[0])
     rstd = 1 / np.sqrt(var + WIDE(eps))
     d = wide(x) - on_channels(mean, x, axis)
