@@ -29,7 +29,7 @@ from benchmarks.results import RESULTS_FOLDER, ROOT, Row, fill, index, machine, 
 from benchmarks.targets import verdicts
 from xhat import _kernels
 
-__all__ = ["main", "measure"]
+__all__ = ["main", "measure", "measure_call", "measure_fused", "measure_threads", "write_all"]
 
 RECYCLE = {
     "MALLOC_MMAP_THRESHOLD_": "4294967296",
@@ -228,11 +228,16 @@ def main(arguments: list[str] | None = None) -> None:
                 rows += found
     print_verdicts(console, verdicts(index(rows)))
     if options.writes:
-        path = RESULTS_FOLDER / f"{slug(described)}.csv"
-        write(path, described, rows)
-        path.with_suffix(".md").write_text(document(described, rows))
-        filled = fill(ROOT / "README.md", "bench", readme_table(described, rows))
-        console.print(f"wrote {path.relative_to(ROOT)} and .md" + (", filled README.md" if filled else ""))
+        write_all(described, rows, console)
+
+
+def write_all(described: dict[str, str], rows: list[Row], console: Console) -> None:
+    """The results file, the same in Markdown, and the README's table."""
+    path = RESULTS_FOLDER / f"{slug(described)}.csv"
+    write(path, described, rows)
+    path.with_suffix(".md").write_text(document(described, rows))
+    filled = fill(ROOT / "README.md", "bench", readme_table(described, rows))
+    console.print(f"wrote {path.name} and .md" + (", filled README.md" if filled else ""))
 
 
 if __name__ == "__main__":

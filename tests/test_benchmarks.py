@@ -10,6 +10,8 @@ import pytest
 
 pytest.importorskip("rich")
 
+from rich.console import Console
+
 from benchmarks import bench, exactness, ours, report, results, rivals
 from benchmarks.cases import CASES, TINY, Case
 from benchmarks.contest import RESULTS, Contestant, Entry, Unverified, race, verify
@@ -213,6 +215,21 @@ def test_tables_show_the_figures(rows: list[Row]) -> None:
     page = report.document(described, rows)
     assert "| below 13 MB: forward / numba | 64x64 NC float32 | 1 | 1.11 | **not reached** |" in page
     assert "## Targets: 4 of 6 reached" in page
+
+
+def test_a_whole_run_writes_two_files_and_the_readme(
+    rows: list[Row], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bench, "RESULTS_FOLDER", tmp_path / "results")
+    monkeypatch.setattr(bench, "ROOT", tmp_path)
+    (tmp_path / "README.md").write_text("<!-- bench:start -->\n<!-- bench:end -->\n")
+    described = results.machine(2) | {"processor": "Some (R) Chip", "system": "Linux x86_64", "cores": "2"}
+    bench.write_all(described, rows, Console(quiet=True))
+
+    name = "linux-x86-64-some-r-chip-2-cores"
+    assert sorted(p.name for p in (tmp_path / "results").iterdir()) == [f"{name}.csv", f"{name}.md"]
+    assert results.read(tmp_path / "results" / f"{name}.csv") == (described, rows)
+    assert "(32, 256, 56, 56) NCHW" in (tmp_path / "README.md").read_text()
 
 
 def test_every_shape_is_measured_in_its_layouts() -> None:
