@@ -12,9 +12,10 @@ pytest.importorskip("sklearn")
 from matplotlib.image import imread
 from rich.console import Console
 
+import xhat
 from xhat.demo import run, show, training
 from xhat.demo.network import Dense, Network, Silu, cross_entropy
-from xhat.demo.picture import paths_of_layer
+from xhat.demo.picture import paths_of
 from xhat.numpy import BatchNorm
 
 
@@ -138,9 +139,12 @@ def test_the_demo_fits_a_terminal_of_80_columns_and_writes_a_picture(tmp_path, c
         assert title in shown
     picture = tmp_path / "out" / "digits.png"
     assert str(picture) in shown
-    lines = [line for line in shown.splitlines() if "Picture" not in line]
+    lines = [line for line in shown.splitlines() if str(tmp_path) not in line]  # a path is never broken
     assert max(map(len, lines)) <= 80
     assert "100/100" in shown  # both bars ran to their end, in a pipe too
+    page = tmp_path / "out" / "layer.html"
+    assert str(page) in shown
+    assert "The last batch norm of the digits network" in page.read_text()
     pixels = imread(picture)
     assert pixels.shape == (1410, 1800, 4)
     quarters = [pixels[i : i + 600, j : j + 850] for i in (120, 760) for j in (0, 900)]
@@ -160,7 +164,7 @@ def test_what_a_training_came_to_is_one_word():
 def test_the_paths_of_a_layer_sum_to_its_gradient_and_leave_the_network_alone(digits):
     network = Network(training.SIZES, batch_norm=True, seed=0)
     x, labels = digits.x[:64], digits.labels[:64]
-    paths = paths_of_layer(network, x, labels, -1)
+    paths = paths_of(*training.last_batch_norm(network, digits))
     layer = network.layers[-2]
     assert layer.updates == 0
 
@@ -171,3 +175,14 @@ def test_the_paths_of_a_layer_sum_to_its_gradient_and_leave_the_network_alone(di
     )
     np.testing.assert_allclose(paths.xhat.mean(axis=0), 0, atol=1e-12)
     np.testing.assert_allclose(paths.xhat.std(axis=0), 1, atol=1e-4)
+
+
+def test_the_page_shows_the_same_gradient_without_the_fused_silu(digits, monkeypatch, tmp_path):
+    run = training.Run(Network(training.SIZES, batch_norm=True, seed=0), rate=0.1)
+    shown = {}
+    monkeypatch.setattr(show, "report", lambda *arrays, **options: shown.update(arrays=arrays))
+    show.report_of(run, digits, tmp_path)
+    x, dy, gamma, beta = shown["arrays"]
+    dx = xhat.batch_norm_backward(dy, xhat.batch_norm(x, gamma, beta)[1]).dx
+    fused = xhat.batch_norm_backward(*reversed(training.last_batch_norm(run.network, digits))).dx
+    np.testing.assert_allclose(dx, fused, atol=1e-6 * np.abs(fused).max())

@@ -97,6 +97,22 @@ def test_training_normalizes_with_the_moments_of_the_batch(shape, axis, activati
     np.testing.assert_allclose(got, want, atol=3e-6)
 
 
+@pytest.mark.parametrize("state", [np.float32, np.float64])
+@pytest.mark.parametrize("dtype", ["float64", "float32", "float16", "bfloat16"])
+def test_x_of_every_dtype_meets_parameters_of_either(dtype, state):
+    ml_dtypes = pytest.importorskip("ml_dtypes")
+    dtype = np.dtype(ml_dtypes.bfloat16 if dtype == "bfloat16" else dtype)
+    layer = layer_with_parameters(5, dtype=state)
+    x, dy = (RNG.normal(3, 2, (8, 5)).astype(dtype) for _ in range(2))
+    m, mean, m2 = moments(x)
+    want = normalized(x, mean, m2 / m, layer.gamma, layer.beta)
+    y, dx = layer.forward(x), layer.backward(dy)
+    assert (y.dtype, dx.dtype) == (dtype, dtype)
+    assert layer.dgamma.dtype == layer.dbeta.dtype == layer.running_var.dtype == state
+    np.testing.assert_allclose(y.astype(np.float64), want, atol=4 * float(ml_dtypes.finfo(dtype).eps))
+    np.testing.assert_allclose(layer.dbeta, dy.astype(np.float64).sum(0), rtol=1e-6)
+
+
 @pytest.mark.parametrize("running_correction", [0, 1])
 @pytest.mark.parametrize("correction", [0, 1])
 def test_running_moments_follow_with_their_own_correction(correction, running_correction):

@@ -3,7 +3,6 @@
 Only what is drawn is computed here.
 """
 
-from copy import deepcopy
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,11 +13,10 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 import xhat
-from xhat.demo.network import Array, Network, cross_entropy
-from xhat.demo.training import BATCH, TARGET, Digits, Run
-from xhat.numpy import BatchNorm
+from xhat.demo.network import Array
+from xhat.demo.training import TARGET, Digits, Run, last_batch_norm
 
-__all__ = ["LayerPaths", "draw", "paths_of_layer"]
+__all__ = ["LayerPaths", "draw", "paths_of"]
 
 INK, QUIET, RULE = "#22262b", "#6b7280", "#e3e6ea"
 PLAIN, NORMALIZED = "#98a1b0", "#0b6e99"  # without and with batch normalization
@@ -52,24 +50,15 @@ class LayerPaths(NamedTuple):
     variance: Array
 
 
-def paths_of_layer(network: Network, x: Array, labels: Array, number: int) -> LayerPaths:
-    """A forward in training and a backward as far as batch-norm layer `number` (-1: the last), on a copy."""
-    network = deepcopy(network)
-    place = [i for i, layer in enumerate(network.layers) if isinstance(layer, BatchNorm)][number]
-    dy = cross_entropy(network.forward(x), labels)[1]
-    for above in reversed(network.layers[place + 1 :]):
-        dy = above.backward(dy)
-    layer = network.layers[place]
-    assert isinstance(layer, BatchNorm)
-    context = layer.context
-    assert context is not None
+def paths_of(context: xhat.Context, dy: Array) -> LayerPaths:
+    """What is drawn of a layer: the context of its forward and the gradient that came back to it."""
     xhat_ = (context.x - context.mean) / np.sqrt(context.var + context.eps)
     return LayerPaths(xhat_, *xhat.gradient_paths(dy, context))
 
 
 def draw(path: Path, without: Run, with_bn: Run, digits: Digits) -> None:
     """Write the picture as a PNG; drawn without a display, whatever the user's matplotlib settings are."""
-    paths = paths_of_layer(with_bn.network, digits.x[:BATCH], digits.labels[:BATCH], -1)
+    paths = paths_of(*last_batch_norm(with_bn.network, digits))
     with mpl.rc_context():
         mpl.rcdefaults()
         mpl.rcParams.update(STYLE)

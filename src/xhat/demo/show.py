@@ -12,8 +12,21 @@ from rich.table import Table
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 import xhat
+from xhat.demo.network import Silu
 from xhat.demo.picture import draw
-from xhat.demo.training import BATCH, LOOK_EVERY, SIZES, TARGET, Digits, Run, check_gradients, load, train
+from xhat.demo.training import (
+    BATCH,
+    LOOK_EVERY,
+    SIZES,
+    TARGET,
+    Digits,
+    Run,
+    check_gradients,
+    last_batch_norm,
+    load,
+    train,
+)
+from xhat.lens.report_page import report
 
 __all__ = ["run"]
 
@@ -41,9 +54,21 @@ def run(out: Path, *, seed: int = 0, steps: int = 600, console: Console | None =
     _by_rate(console, pairs)
     picture = out / "digits.png"
     draw(picture, *chosen, digits)
-    console.print(f"Picture: [bold]{picture}[/]", soft_wrap=True)
+    page = report_of(chosen[1], digits, out / "layer.html")
+    console.print(
+        f"Picture: [bold]{picture}[/]\nThe last batch norm, to look into: [bold]{page}[/]", soft_wrap=True
+    )
     console.print(f"[dim]{perf_counter() - start:.0f} s in all.[/]")
     return 0
+
+
+def report_of(run: Run, digits: Digits, path: Path) -> Path:
+    """The page about the last batch-norm layer of a trained network, for one batch. The SiLU after it is undone."""
+    context, dy = last_batch_norm(run.network, digits)
+    silu = Silu()
+    silu.forward(xhat.batch_norm(context.x, context.gamma, context.beta)[0])
+    title = "The last batch norm of the digits network"
+    return report(context.x, silu.backward(dy), context.gamma, context.beta, title=title, path=path)
 
 
 def _heading(console: Console, digits: Digits) -> None:

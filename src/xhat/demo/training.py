@@ -1,6 +1,7 @@
 """The digits, the training, and the check of the gradients that it uses. Nothing is printed here."""
 
 from collections.abc import Callable, Iterator
+from copy import deepcopy
 from dataclasses import dataclass, field
 from time import perf_counter
 from typing import NamedTuple
@@ -8,9 +9,22 @@ from typing import NamedTuple
 import numpy as np
 from sklearn.datasets import load_digits
 
+from xhat import Context
 from xhat.demo.network import Array, Network, cross_entropy
+from xhat.numpy import BatchNorm
 
-__all__ = ["BATCH", "LOOK_EVERY", "SIZES", "TARGET", "Digits", "Run", "check_gradients", "load", "train"]
+__all__ = [
+    "BATCH",
+    "LOOK_EVERY",
+    "SIZES",
+    "TARGET",
+    "Digits",
+    "Run",
+    "check_gradients",
+    "last_batch_norm",
+    "load",
+    "train",
+]
 
 SIZES = [64, 64, 64, 64, 10]  # 8 x 8 pixels, three hidden layers, ten digits
 TARGET = 0.95
@@ -81,6 +95,20 @@ def train(
                 run.accuracies.append((step, float(np.mean(logits.argmax(axis=1) == digits.held_labels))))
             advance()
     return run
+
+
+def last_batch_norm(network: Network, digits: Digits) -> tuple[Context, Array]:
+    """The context of the last batch-norm layer for a first batch, and the dy that comes back to it.
+
+    On a copy: the running moments of the network stay as they are.
+    """
+    network = deepcopy(network)
+    dy = cross_entropy(network.forward(digits.x[:BATCH]), digits.labels[:BATCH])[1]
+    for layer in reversed(network.layers):
+        if isinstance(layer, BatchNorm) and layer.context is not None:
+            return layer.context, dy
+        dy = layer.backward(dy)
+    raise ValueError("last_batch_norm: the network has none.")
 
 
 class Checked(NamedTuple):
