@@ -1,0 +1,102 @@
+# `make demo` and `make test` set up what is missing, once, and run. They need Python 3.11+, a C++ compiler and make.
+#
+#   make demo        train a network on handwritten digits with closed-form gradients
+#   make test        lint, types, pytest and sanitize: what continuous integration runs
+#   make bench       verify, time, and write benchmarks/results
+#   make wheel       build the wheel, and test it in an environment of its own
+#   make clean       back to a fresh clone
+#
+# PYTHON is the interpreter (make test PYTHON=python3.12). With CI set, PyTorch is installed too, as a second opinion
+# on the gradients.
+
+PYTHON ?= python3
+VENV ?= .venv
+
+VERSION := $(shell $(PYTHON) -c 'import sys; print("python%d.%d" % sys.version_info[:2])')
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+INSTALL := install --quiet --constraint constraints.txt --build-constraint constraints-build.txt
+comma := ,
+EXTRAS := demo,lens,test$(if $(CI),$(comma)torch)
+
+# What the compiled engine is made from, and, with the Python files, what a wheel is made from.
+ENGINE := $(wildcard kernels/*) CMakeLists.txt pyproject.toml constraints-build.txt
+PACKAGE = $(ENGINE) $(shell find src -name '*.py')
+
+.NOTPARALLEL:
+.DELETE_ON_ERROR:
+.PHONY: demo test lint types pytest sanitize bench wheel clean
+
+demo: $(VENV)/.with-demo
+	$(BIN)/xhat demo
+
+test: lint types pytest sanitize
+
+lint: $(VENV)/.with-$(EXTRAS)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/.with-$(EXTRAS)
+	$(BIN)/mypy
+
+pytest: $(VENV)/.with-$(EXTRAS)
+	$(BIN)/python -m pytest
+
+bench: $(VENV)/.with-bench
+	$(BIN)/python -m benchmarks.bench
+
+clean:
+	rm -rf $(VENV) build dist wheelhouse demo-output .pytest_cache .hypothesis .ruff_cache .mypy_cache
+	find src tests benchmarks examples -name __pycache__ -prune -exec rm -rf {} +
+
+# ---------------------------------------------------------------------------------------------- environment
+# Stamps lie in the environment that they describe: removing it removes them too.
+
+# An environment of this version is kept as it is; one of another version is made anew.
+$(VENV)/.$(VERSION):
+	@$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else \
+	    "xhat needs Python 3.11 or newer, and $(PYTHON) is older. Name one: make PYTHON=python3.12")'
+	@test "$$($(BIN)/python -c 'import sys; print("python%d.%d" % sys.version_info[:2])' 2>/dev/null)" = $(VERSION) \
+	    || { echo "$(PYTHON) -m venv $(VENV)"; $(PYTHON) -m venv --clear $(VENV); }
+	$(PIP) install --quiet --constraint constraints.txt pip
+	@touch $@
+
+# Python files are used where they are; the kernels are compiled again when they have changed.
+$(VENV)/.engine: $(ENGINE) | $(VENV)/.$(VERSION)
+	$(PIP) $(INSTALL) --editable .
+	@touch $@
+
+$(VENV)/.with-%: constraints.txt pyproject.toml $(VENV)/.engine
+	$(PIP) $(INSTALL) 'xhat[$*]'
+	@touch $@
+
+# ----------------------------------------------------------------------------------------------- sanitizers
+# The package once more, compiled with AddressSanitizer and UBSan, in an environment that holds nothing else and
+# finds the rest in the first one. (The editable xhat there stays out: its import hook works only at home.)
+
+SANITIZE := build/sanitize
+RUNTIME = $(shell $(CXX) -print-file-name=libasan.so) $(shell $(CXX) -print-file-name=libstdc++.so)
+
+sanitize: $(SANITIZE)/.engine
+	LD_PRELOAD="$(RUNTIME)" ASAN_OPTIONS=detect_leaks=0 $(SANITIZE)/venv/bin/python -m pytest tests/test_properties.py
+
+$(SANITIZE)/.engine: $(PACKAGE) | $(VENV)/.with-$(EXTRAS)
+	$(BIN)/python -m venv --clear --without-pip $(SANITIZE)/venv
+	$(BIN)/python -c 'import site; print(site.getsitepackages()[0])' > $(SANITIZE)/first.pth
+	mv $(SANITIZE)/first.pth $(SANITIZE)/venv/lib/$(VERSION)/site-packages
+	$(PIP) --python $(SANITIZE)/venv/bin/python $(INSTALL) --no-deps --config-settings build-dir=$(SANITIZE)/cmake \
+	    --config-settings cmake.define.XHAT_SANITIZE=ON .
+	@touch $@
+
+# ---------------------------------------------------------------------------------------------------- wheel
+
+WHEEL := build/wheel
+
+wheel: $(PACKAGE) | $(VENV)/.$(VERSION)
+	rm -rf dist
+	$(PIP) wheel --quiet --no-deps --build-constraint constraints-build.txt --wheel-dir dist .
+	$(BIN)/python -m venv --clear $(WHEEL)
+	$(PIP) --python $(WHEEL)/bin/python install --quiet --constraint constraints.txt \
+	    "$$(echo dist/xhat-*.whl)[demo,lens,test]"
+	$(WHEEL)/bin/python -c 'import xhat, sys; sys.exit(not xhat.__file__.startswith(sys.prefix))'
+	$(WHEEL)/bin/python -m pytest
