@@ -11,6 +11,7 @@ from typing import Any
 
 import mpmath
 
+from ..errors import XhatError
 from . import source
 from .claims import CLAIMS
 from .meaning import Meaning
@@ -29,11 +30,12 @@ SEEDS = (1, 2, 3)
 READABLE = {"x": ["1", "2", "6"], "dy": ["1", "-1", "2"], "gamma": "1.5", "beta": "0.5", "eps": "2"}
 READABLE_WEIGHTS = {"w": ["1", "0.5", "2"]}
 
-PROVED = "normal form for every n; expansion for n = 2 ... 6; 50 digits on random data"
-REFUTED = "refuted by numbers"
+PROVED = "proved for every n by normal form, for n = 2 ... 6 by expansion; 50 digits agree on random data"
+REFUTED = "refuted by numbers in 50 digits"
+GIVEN = "a name: nothing is claimed"
 
 
-class Undecided(Exception):
+class Undecided(XhatError):
     """No numbers refute the equation, and yet it isn't proved: the prover is too weak for it."""
 
 
@@ -53,6 +55,7 @@ class Step:
     verdict: str
     slips: tuple[str, ...]
     follows: bool  # whether it equals the step before it (the first: the left side)
+    method: str
     witness: Witness | None
 
 
@@ -119,6 +122,13 @@ def verdict_of(holds: Mapping[Value, bool], slips: Sequence[str]) -> str:
     return f"holds for correction={', '.join(right)}" if right else "wrong"
 
 
+def method_of(holds: Mapping[Value, bool]) -> str:
+    """How it was decided, for each correction where they differ."""
+    if len(set(holds.values())) < 2:
+        return PROVED if all(holds.values()) else REFUTED
+    return "; ".join(f"correction {c}: {PROVED if held else REFUTED}" for c, held in holds.items())
+
+
 def worst(verdicts: Sequence[str]) -> str:
     """The worst verdict; two steps that hold for different corrections only can't both hold: wrong."""
     conditional = {verdict for verdict in verdicts if verdict.startswith("holds for")}
@@ -136,9 +146,11 @@ def _meanings(correction: Value, weighted: bool, linked: bool) -> tuple[list[Mea
     symbolic += [Meaning(Concrete(n, correction, weighted=weighted, linked=linked)) for n in SIZES]
     readable = READABLE | (READABLE_WEIGHTS if weighted else {})
     data = [readable, *(random_numbers(seed, weighted=weighted) for seed in SEEDS)]
-    number = correction if isinstance(correction, int) else mpmath.mpf(1) / 3  # a symbol: any number will do
+    # A symbol stands for every correction: any numbers will do to refute it.
+    numbers = [correction] if isinstance(correction, int) else [0, 1, mpmath.mpf(1) / 3]
     with mpmath.workdps(DIGITS):
-        return symbolic, [Meaning(Numbers(values, number, linked=linked)) for values in data]
+        numeric = [Meaning(Numbers(values, number, linked=linked)) for values in data for number in numbers]
+    return symbolic, numeric
 
 
 def _places(indices: Sequence[str], meaning: Meaning) -> Sequence[Mapping[str, Value]]:
@@ -217,18 +229,20 @@ def _judge_step(statement: Statement, k: int, weighted: bool, corrections: Seque
         follows = all(outcome.holds for outcome in outcomes(_side(before), before).values())
     witness = next((outcome.witness for outcome in found.values() if not outcome.holds), None)
     slips = statement.slips[k]
-    return Step(statement.latex[k], verdict_of(holds, slips), slips, follows, witness)
+    return Step(statement.latex[k], verdict_of(holds, slips), slips, follows, method_of(holds), witness)
 
 
 def _record(display: source.Display) -> Record:
     claim = CLAIMS[display.id]
+    if claim.corrected and any(step.verdict != "holds" for step in judge(claim.corrected)):
+        raise Undecided(f"the correction of display {display.id!r} needs a correction")
     steps = judge(display.latex)
     slips = tuple(dict.fromkeys(slip for step in steps for slip in step.slips))
     if not steps and source.declared_loss() != "L":
         slips = (f"the loss is called L, declared as {source.declared_loss()}",)
     verdict = worst([step.verdict for step in steps] or [verdict_of({}, slips)])
-    witness = next((step.witness for step in steps if step.witness and step.verdict == verdict), None)
-    method = REFUTED if witness else PROVED if steps else "a name, not a claim"
+    worst_step = next((step for step in steps if step.verdict == verdict), None)
+    method, witness = (worst_step.method, worst_step.witness) if worst_step else (GIVEN, None)
     return Record(
         display.id, display.latex, claim.text, verdict, claim.corrected, claim.reason, method, witness, slips, steps
     )
