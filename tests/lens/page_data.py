@@ -32,3 +32,17 @@ def batch(channels: int = 6, samples: int = 10, length: int = 5, seed: int = 0) 
     dy = (rng.normal(size=x.shape) + 0.4 * offset + 0.3 * x) * 1e-2
     gamma, beta = rng.uniform(0.5, 1.5, channels), rng.normal(size=channels) / 2
     return {"x": x.astype(np.float32), "dy": dy.astype(np.float32), "gamma": gamma, "beta": beta}
+
+
+def strange() -> dict[str, Any]:
+    """Ten channels: NaN in 4, 1 constant, 2 dominated by eps, 3 far from zero, gamma 0 in 5, all removed in 6."""
+    b = batch(10, 20)
+    x = b["x"].astype(np.float64)
+    x[:, 1] = 0.25
+    x[:, 2] = 1 + 1e-4 * x[:, 2]
+    x[:, 3] += 5000
+    x[0, 4, 0] = np.nan
+    b["gamma"][5] = 0
+    b["dy"] = b["dy"].astype(np.float64)
+    b["dy"][:, 6] = 3 + 2 * x[:, 6]
+    return b | {"x": x}

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import oracle
 import pytest
-from lens.page_data import HOSTILE, batch, data_of, unpacked
+from lens.page_data import HOSTILE, batch, data_of, strange, unpacked
 
 import xhat
 import xhat.lens
@@ -80,19 +80,6 @@ def test_given_moments_are_used_and_stop_the_paths() -> None:
 
 
 # ------------------------------------------------------------------------------------------------ findings
-
-
-def strange() -> dict[str, Any]:
-    b = batch(10, 20)
-    x = b["x"].astype(np.float64)
-    x[:, 1] = 0.25
-    x[:, 2] = 1 + 1e-4 * x[:, 2]
-    x[:, 3] += 5000
-    x[0, 4, 0] = np.nan
-    b["gamma"][5] = 0
-    b["dy"] = b["dy"].astype(np.float64)
-    b["dy"][:, 6] = 3 + 2 * x[:, 6]
-    return b | {"x": x}
 
 
 def test_each_strange_channel_is_found_with_its_reason_and_no_other() -> None:

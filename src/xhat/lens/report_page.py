@@ -34,7 +34,15 @@ _SCRIPTS = (
     "layers",
     "report",
 )
-_EXACT = {"mu", "var", "gamma", "beta", "min", "max"}  # columns kept in float64; the others are for reading
+_EXACT = {
+    "mu",
+    "var",
+    "rstd",
+    "gamma",
+    "beta",
+    "min",
+    "max",
+}  # columns kept in float64; the others are for reading
 
 
 def report(

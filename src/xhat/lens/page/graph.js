@@ -148,7 +148,7 @@ function flowShare(path, n) {
   const { direct, mean, variance } = n.lengths;
   if (direct === 0) return 0;
   const share = { direct: 1, all: 1, mean: mean / direct, shift: mean / direct, variance: variance / direct, scale: variance / direct, zero: 0 };
-  return clamp(share[path], 0, 1);
+  return clamp(Number.isFinite(share[path]) ? share[path] : 0, 0, 1);
 }
 
 function drawEdge(key, { path, group, arrows }, n) {
