@@ -73,7 +73,7 @@ def report_of(run: Run, digits: Digits, path: Path) -> Path:
 
 def _heading(console: Console, digits: Digits) -> None:
     engine = xhat.config()
-    console.rule("[bold]xhat[/] · batch normalization on real scanned digits", align="left", style="dim")
+    console.rule("[bold]xhat[/]: batch normalization on real scanned digits", align="left", style="dim")
     console.print(
         f"Digits    {len(digits.x)} to train on, {len(digits.held_x)} held out, 8 x 8 pixels each\n"
         f"Network   {'-'.join(map(str, SIZES))} with SiLU, in NumPy, every gradient in closed form\n"
