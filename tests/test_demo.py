@@ -151,7 +151,7 @@ def test_the_demo_fits_a_terminal_of_80_columns_and_writes_a_picture(tmp_path, c
     assert all(np.mean(quarter[..., :3] < 0.9) > 0.005 for quarter in quarters)  # no panel is empty
 
 
-def test_what_a_training_came_to_is_one_word():
+def test_what_a_training_came_to_is_a_word_or_a_number():
     run = training.Run(Network([2, 3, 2], batch_norm=False, seed=0), rate=1.0, losses=[2.0, np.nan])
     assert show._steps(run) == "diverged"
     run.losses = [2.0, 1.0]
@@ -159,6 +159,8 @@ def test_what_a_training_came_to_is_one_word():
     assert show._steps(run) == "never"
     run.accuracies += [(10, 0.95), (15, 0.94), (20, 0.99)]
     assert show._steps(run) == "10"
+    run.losses += [np.nan]
+    assert show._steps(run) == "10, then diverged"
 
 
 def test_the_paths_of_a_layer_sum_to_its_gradient_and_leave_the_network_alone(digits):

@@ -121,9 +121,10 @@ def _trainings(console: Console, digits: Digits, steps: int, seed: int) -> list[
 
 
 def _steps(run: Run) -> str:
-    if np.isnan(run.losses[-1]):
-        return "diverged"
-    return "never" if run.steps_to_target is None else str(run.steps_to_target)
+    reached, diverged = run.steps_to_target, np.isnan(run.losses[-1])
+    if reached is None:
+        return "diverged" if diverged else "never"
+    return f"{reached}, then diverged" if diverged else str(reached)
 
 
 def _in_batch_norm(run: Run) -> str:
