@@ -1,32 +1,301 @@
 """The map in ARCHITECTURE.md, held: who imports whom, what an import loads, what is public, how long things get.
 
-Each test that looks for offenders has a neighbour that plants one, so that none of them can pass blindly.
+A search that finds nothing proves little, so each one here is also run on something that it must find.
 """
 
 import ast
+import importlib.metadata
+import importlib.util
+import json
+import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from conftest import in_a_process
 
 import xhat
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "src" / "xhat"
 
-# What each part of the package may import of the package; a part not named here may import nothing.
-MAY_IMPORT = {
+# What each part may import of the package. The rim (the public names, the command line, the demo) may import all.
+ENGINE = {"ops", "equations", "layout", "errors"}
+MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
     "layout": {"errors"},
     "equations": {"layout", "errors"},
     "checks": {"equations", "layout", "errors"},
-    "ops": {"checks", "equations", "layout", "errors", "_kernels"},
+    "ops": {"_kernels", "checks", "equations", "layout", "errors"},
     "numpy": {"ops", "equations", "layout", "errors"},
-    "jax": {"ops", "equations", "layout", "errors"},
-    "torch": {"torch", "ops", "equations", "layout", "errors"},
-    "lens": {"lens", "ops", "equations", "layout", "errors"},
+    "jax": ENGINE,
+    "torch": ENGINE | {"torch"},
+    "lens": ENGINE | {"lens"},
     "diagnosis": {"diagnosis", "equations", "errors"},
 }
-RIM = {"__init__", "__main__", "cli"}  # may import everything
+RIM = {"__init__", "__main__", "cli", "demo"}
+
+# What each part may import of others, inside a function included; the standard library goes without saying.
+MAY_LOAD: dict[str, set[str]] = {
+    "errors": set(),
+    "layout": set(),
+    "equations": set(),
+    "checks": {"numpy", "ml_dtypes"},
+    "ops": {"numpy", "ml_dtypes"},
+    "numpy": {"numpy"},
+    "jax": {"numpy", "jax"},
+    "torch": {"numpy", "torch"},
+    "lens": {"numpy", "sympy", "mpmath", "rich", "torch", "jax"},
+    "demo": {"numpy", "sklearn", "matplotlib", "rich"},
+    "cli": {"rich"},
+}
+
+FILE_LINES, FUNCTION_LINES = 300, 40
+DRAWERS = {
+    "utils",
+    "util",
+    "helpers",
+    "helper",
+    "common",
+    "manager",
+    "base",
+    "impl",
+    "internal",
+    "misc",
+    "v2",
+    "fast",
+    "new",
+}
+
+
+def imports(source: str, package: str) -> Iterator[str]:
+    """The full name of everything that is imported anywhere in the source of a module of this package."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            above = package.rsplit(".", node.level - 1)[0] + "." if node.level else ""
+            yield from (f"{above}{node.module or ''}.{alias.name}".replace("..", ".") for alias in node.names)
+
+
+def wrong_arrows(part: str, source: str, package: str = "xhat") -> set[str]:
+    """What a file of this part, in this package, imports and may not."""
+    wrong = set()
+    for name in imports(source, package):
+        top, _, rest = name.partition(".")
+        if top == "xhat":
+            allowed = part in RIM or (rest and rest.split(".")[0] in MAY_IMPORT.get(part, set()))
+        else:
+            allowed = top in sys.stdlib_module_names or top in MAY_LOAD.get(part, set())
+        if not allowed:
+            wrong.add(name)
+    return wrong
+
+
+def python_files() -> list[Path]:
+    """Every Python file of the repository that a person wrote."""
+    return sorted(f for d in ("src", "tests", "benchmarks", "examples") for f in (ROOT / d).rglob("*.py"))
+
+
+def part_of(file: Path) -> str:
+    """The first name below xhat."""
+    return file.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def test_imports_follow_the_arrows() -> None:
+    wrong = {}
+    for f in PACKAGE.rglob("*.py"):
+        package = ".".join(f.relative_to(PACKAGE.parent).parts[:-1])
+        wrong[str(f)] = wrong_arrows(part_of(f), f.read_text("utf-8"), package)
+    assert {f: names for f, names in wrong.items() if names} == {}
+
+
+@pytest.mark.parametrize(
+    ("part", "source"),
+    [
+        ("equations", "import numpy"),
+        ("equations", "def f():\n    from xhat import ops"),
+        ("layout", "from xhat.equations import merge"),
+        ("numpy", "from xhat import _kernels"),
+        ("ops", "import torch"),
+        ("ops", "import xhat"),
+        ("lens", "from xhat.torch import BatchNorm1d"),
+        ("numpy", "from . import _kernels"),
+        ("a part that is on no map", "from xhat import errors"),
+    ],
+)
+def test_a_wrong_arrow_is_seen(part: str, source: str) -> None:
+    assert wrong_arrows(part, source)
+
+
+LOADED = """
+import json, sys
+{statement}
+print(json.dumps(sorted({{name.split(".")[0] for name in sys.modules}} - sys.stdlib_module_names)))
+"""
+
+
+def loaded(statement: str) -> set[str]:
+    """The packages that a fresh interpreter loads for this statement; those that begin with _ came with it."""
+    return {name for name in json.loads(in_a_process(LOADED.format(statement=statement))) if name[0] != "_"}
+
+
+@pytest.mark.parametrize("statement", ["import xhat", "import xhat.numpy", "import xhat.cli"])
+def test_an_import_loads_numpy_at_most(statement: str) -> None:
+    assert loaded(statement) == {"numpy", "xhat"}
+
+
+def test_a_heavy_import_is_seen() -> None:
+    assert loaded("import xhat, sympy") >= {"xhat", "sympy", "mpmath"}
+
+
+PUBLIC = """
+import json, types, xhat
+names = [n for n, v in vars(xhat).items() if n[0] != "_" and not isinstance(v, types.ModuleType)]
+print(json.dumps(names))
+"""
+
+
+def test_the_public_names_are_exactly_those_of_all() -> None:
+    public = json.loads(in_a_process(PUBLIC))
+    assert xhat.__all__ == sorted(xhat.__all__)
+    assert set(xhat.__all__) == set(public)
+
+
+def test_every_public_name_says_what_it_is() -> None:
+    for name in xhat.__all__:
+        thing = getattr(xhat, name)
+        assert thing.__doc__, name
+        assert thing.__module__.startswith("xhat")
+
+
+def test_the_version_is_the_packages() -> None:
+    assert xhat.config()["version"] == importlib.metadata.version("xhat")
+
+
+# -------------------------------------------------------------------------------------------------- sizes
+
+
+def long_functions(source: str) -> dict[str, int]:
+    """Functions of more than 40 lines, the docstring not counted: saying more must not cost anything."""
+    found = {}
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            doc = node.body[0] if ast.get_docstring(node) is not None else None
+            said = (doc.end_lineno or 0) - doc.lineno + 1 if doc else 0
+            lines = (node.end_lineno or 0) - node.lineno + 1 - said
+            if lines > FUNCTION_LINES:
+                found[node.name] = lines
+    return found
+
+
+def test_files_are_short() -> None:
+    files = [*python_files(), *sorted((ROOT / "kernels").iterdir())]
+    lengths = {str(f.relative_to(ROOT)): len(f.read_text("utf-8").splitlines()) for f in files}
+    assert {f: n for f, n in lengths.items() if n > FILE_LINES} == {}
+    assert len(lengths) > 20
+
+
+def test_functions_are_short() -> None:
+    found = {str(f.relative_to(ROOT)): long_functions(f.read_text("utf-8")) for f in python_files()}
+    assert {f: names for f, names in found.items() if names} == {}
+
+
+def test_a_long_function_is_seen_and_a_long_docstring_is_not_held_against_it() -> None:
+    lines = "    x = 1\n" * FUNCTION_LINES
+    assert long_functions("def f():\n" + lines) == {"f": FUNCTION_LINES + 1}
+    assert long_functions('def f():\n    """Says\n\n    a lot."""\n' + lines[: -len("    x = 1\n")]) == {}
+
+
+def test_no_file_is_a_drawer_of_odds_and_ends() -> None:
+    files = [*python_files(), *(ROOT / "kernels").iterdir()]
+    words = {str(f): set(re.split(r"[_.]", f.stem)) | set(f.parent.relative_to(ROOT).parts) for f in files}
+    assert {f for f, names in words.items() if names & DRAWERS} == set()
+
+
+# ----------------------------------------------------------------------------------------------- compiled
+
+
+def objects() -> dict[str, Path]:
+    """The object of each instruction set, by name, from the newest build here; empty without one."""
+    found = (ROOT / "build").glob("*/CMakeFiles/kernels_*.dir/kernels/kernels.cpp.o")
+    newest = sorted((f for f in found if f.parts[-5] != "sanitize"), key=lambda f: f.stat().st_mtime)
+    return {f.parts[-3].removeprefix("kernels_").removesuffix(".dir"): f for f in newest}
+
+
+needs_objects = pytest.mark.skipif(
+    sys.platform != "linux" or not objects(), reason="there is no build directory with ELF objects here"
+)
+
+
+def printed(*command: str | Path) -> str:
+    """What a tool prints."""
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+@needs_objects
+def test_an_object_exports_its_table_and_nothing_that_a_linker_could_take_for_everybody() -> None:
+    for isa, file in objects().items():
+        symbols = [line.split() for line in printed("nm", "--demangle", file).splitlines()]
+        defined = [" ".join(s[2:]) for s in symbols if len(s) > 2 and (s[1].isupper() or s[1] in "wvu")]
+        assert defined == [f"xhat::isa_{isa}"]
+        needed = {s[-1] for s in symbols if s[-2] in ("U", "w", "v")}
+        assert needed <= {"memcpy", "memmove", "memset", "_GLOBAL_OFFSET_TABLE_"}
+
+
+def test_a_shared_inline_function_would_be_seen_as_a_weak_symbol(tmp_path: Path) -> None:
+    compiler = os.environ.get("CXX", "g++")
+    source = tmp_path / "inline.cpp"
+    source.write_text("inline int shared(int x) { return x; }\nint (*table)(int) = shared;\n")
+    try:
+        subprocess.run([compiler, "-c", source, "-o", tmp_path / "inline.o"], check=True)
+    except FileNotFoundError:
+        pytest.skip(f"there is no {compiler} here")
+    kinds = {
+        line.split()[-1]: line.split()[-2]
+        for line in printed("nm", "--demangle", tmp_path / "inline.o").splitlines()
+    }
+    assert kinds["shared(int)"] == "W" or sys.platform == "darwin"
+
+
+@needs_objects
+def test_an_object_uses_the_registers_of_its_instruction_set_only() -> None:
+    """Where CXXFLAGS raise the baseline, an older processor would stop with an illegal instruction."""
+    used = {isa: set(re.findall(r"%([yz])mm", printed("objdump", "-d", f))) for isa, f in objects().items()}
+    if "v2" in used:
+        assert used == {"v2": set(), "v3": {"y"}, "v4": used["v4"] | {"z"}}
+
+
+def test_the_stub_is_the_one_that_the_build_made() -> None:
+    made = Path(str(importlib.util.find_spec("xhat._kernels").origin)).parent / "_kernels.pyi"  # type: ignore[union-attr]
+    assert made.read_text() == (PACKAGE / "_kernels.pyi").read_text(), f"copy {made} to {PACKAGE}"
+
+
+# -------------------------------------------------------------------------------------------------- words
+
+
+def broken_links(page: Path) -> set[str]:
+    """Links of a page to files that do not exist."""
+    text = re.sub(r"```.*?```", "", page.read_text("utf-8"), flags=re.DOTALL)
+    links = re.findall(r"\]\(([^)#\s]+)[^)]*\)", text)
+    return {link for link in links if "://" not in link and not (page.parent / link).exists()}
+
+
+@pytest.mark.parametrize("page", [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")], ids=lambda p: p.name)
+def test_the_links_of_a_page_exist(page: Path) -> None:
+    assert broken_links(page) == set()
+
+
+def test_a_broken_link_is_seen(tmp_path: Path) -> None:
+    (tmp_path / "page.md").write_text("[here](page.md), [gone](gone.md#part), [web](https://example.org)")
+    assert broken_links(tmp_path / "page.md") == {"gone.md"}
+
+
+@pytest.mark.skipif(
+    not os.environ.get("CI"), reason="outside of continuous integration, PyTorch may be missing"
+)
+def test_nothing_is_skipped_for_want_of_a_package() -> None:
+    assert importlib.util.find_spec("torch")

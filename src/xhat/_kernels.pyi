@@ -1,0 +1,30 @@
+"""
+The compiled kernels. Arrays are (address or buffer, strides in elements); xhat.ops is their only caller.
+"""
+
+from collections.abc import Sequence
+
+
+def forward(reduce: bool, map: bool, dtype: int, shape: Sequence[int], x: object, weights: object | None, gamma: object | None, beta: object | None, residual: object | None, y: object | None, mean: object, var: object, divisor: float, eps: float, activation: int, slope: float) -> None:
+    """
+    moments (reduce: writes mean and m2 / divisor) and normalize (map: writes y).
+    """
+
+def backward(reduce: bool, map: bool, dtype: int, shape: Sequence[int], x: object, weights: object | None, gamma: object | None, beta: object | None, dy: object, extra: object | None, dx: object | None, dresidual: object | None, mean: object, var: object, sum_dy: object, sum_dy_xhat: object, count: float, divisor: float, eps: float, side: int, slope: float) -> None:
+    """
+    gradient_sums (reduce: writes both sums) and input_gradient (map: writes dx, and dresidual where extra is read).
+    """
+
+def isa() -> str:
+    """The instruction set in use."""
+
+def isa_available() -> list[str]:
+    """The instruction sets that this machine can run, best first."""
+
+def use_isa(name: str) -> bool:
+    """
+    Forces an instruction set; False where it is unknown or this machine can't run it.
+    """
+
+def threads() -> int:
+    """How many threads the next call would use."""
