@@ -37,9 +37,7 @@ def _for_every_size(merge: Merge) -> bool:
     masses = sympy.symbols("m_a m_b", positive=True)
 
     def sum_of(which: Sequence[int]) -> Callable[[Value], Value]:
-        return lambda values: sympy.Add(
-            *(sums.total(values.xreplace(batches[k]), sizes[k]) for k in which)
-        )
+        return lambda values: sympy.Add(*(sums.total(values.xreplace(batches[k]), sizes[k]) for k in which))
 
     parts = [(masses[k], *equations.moments(x, sum_of([k]), masses[k], w)) for k in (0, 1)]
     whole = (sum(masses), *equations.moments(x, sum_of([0, 1]), sum(masses), w))

@@ -1,18 +1,31 @@
 """The corrected derivation as a text: headings, paragraphs, equations and tables, in the order they are read.
 
-How a block looks in Markdown, HTML or LaTeX is written in `writers`. In texts, `...` is code, **...** is strong.
+How a block looks in Markdown, HTML or LaTeX is written in `writers`. In texts, `...` is code, **...** is strong
+and $...$ is mathematics.
 """
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Union
 
 from .claims import REMARKS
 from .closed_forms import Theorem
 from .proof import Record, Step
 
-__all__ = ["TITLE", "Block", "Equation", "Heading", "Points", "Table", "Text", "document", "explain", "tally"]
+__all__ = [
+    "TITLE",
+    "Block",
+    "Equation",
+    "Heading",
+    "Note",
+    "Points",
+    "Table",
+    "Text",
+    "document",
+    "explain",
+    "tally",
+]
 
 TITLE = "Backpropagation through batch normalization, proved"
 
@@ -54,7 +67,14 @@ class Table:
     rows: tuple[tuple[str, ...], ...]
 
 
-Block = Heading | Text | Equation | Points | Table
+@dataclass(frozen=True)
+class Note:
+    """Blocks set apart from the text: what the source has instead."""
+
+    blocks: tuple["Block", ...]
+
+
+Block = Union[Heading, Text, Equation, Points, Table, Note]  # noqa: UP007 (Note is about Block)
 
 _SECTIONS = {
     "mean": "Forward pass",
@@ -68,12 +88,13 @@ _SECTIONS = {
 _ABOUT = (
     "This is the derivation that the project starts from. Every displayed equation of it is proved or refuted by "
     "machine, and corrected where it needs it. The equations under the numbered headings are a complete derivation "
-    "without a slip; where the source has another equation, it follows as it stands there, with the reason for the "
-    "correction and numbers that refute it.",
-    "**Conventions.** A batch has N values x, and dy stands for the gradient of the loss L by the output y. The "
-    "correction c says what the variance is divided by: N - c, so c = 0 or c = 1. A derivative of L is the total "
-    "one, through everything that lies between the node and L. Every other derivative is that of one edge of the "
-    "graph, in which the variance is a function of x and mu, and the normalized value one of x, mu and the variance.",
+    "without a slip. Where the source has another equation, a note gives it as it stands there, with the reason for "
+    "the correction and numbers that refute it.",
+    r"**Conventions.** A batch has $N$ values $x_i$, and $\frac{\partial L}{\partial y_i}$, or dy, is the gradient of "
+    "the loss by an output. The correction $c$ says what the variance is divided by, $N - c$: by $N$ with $c = 0$, the "
+    "source's forward pass and the default of this project, or by $N - 1$ with $c = 1$. A derivative of $L$ is the "
+    r"total one, through everything that lies between the node and $L$. Every other derivative is that of one edge of "
+    r"the graph, in which $\sigma^2$ is a function of $x$ and $\mu$, and $\hat{x}$ one of $x$, $\mu$ and $\sigma^2$.",
 )
 _VERDICTS = (
     "**holds**: proved, for correction 0 and for correction 1.",
@@ -88,20 +109,22 @@ _METHOD = (
 )
 _WORLDS = (
     "**Every n.** Symbols, and finite sums over a batch of symbolic size, brought to a normal form: a sum is linear, "
-    "what doesn't depend on the index comes out, a Kronecker delta picks its term, a sum of ones is n. That mu and "
-    "var are the moments of the batch enters as relations between sums.",
-    "**n = 2 ... 6.** Every x and dy is a symbol, derivatives are SymPy's, and the difference of the sides is expanded.",
-    "**50 digits.** Random data, derivatives by finite differences in 200 digits.",
+    "what doesn't depend on the index comes out, Kronecker's delta picks its term, a sum of ones is $n$. That the mean "
+    "and the variance are those of the batch enters as relations between sums.",
+    "**n = 2 ... 6.** Every $x$ and dy is a symbol, derivatives are SymPy's, and the difference of the two sides is "
+    "expanded.",
+    "**50 digits.** Random data; derivatives are finite differences in 200 digits.",
 )
 _RULES = (
     "An equation that numbers refute is wrong. One that they don't refute counts as proved only if both symbolic "
-    "worlds prove it; otherwise no verdict is given at all. It is enough to look at a loss that is linear in y: a first "
-    "derivative knows nothing else of a loss. The derivative of an edge has to be right as a function of mu and the "
-    "variance as long as it mentions them, not only where they are the moments of the batch.",
+    "worlds prove it; otherwise no verdict is given at all. It is enough to look at a loss that is linear in $y$: "
+    "a first derivative knows nothing else of a loss. The derivative of an edge has to be right as a function of the "
+    "mean and the variance as long as it mentions them, not only where they are those of the batch. An equation of "
+    "your own can be put to the same test: `xhat derive --equation`.",
 )
 _CODE = (
-    "The closed forms of `xhat/equations.py`, with weights w (all 1 without a mask; m is their sum), for every n and "
-    "every correction c. Formula and function are proved equal to the derivative they stand for.",
+    "The closed forms of `xhat/equations.py`, with weights $w_i$ (all 1 without a mask; $m$ is their sum), for every "
+    "$N$ and every correction $c$. Formula and function are both proved equal to the derivative they stand for.",
 )
 
 
@@ -112,7 +135,10 @@ def document(records: Sequence[Record], theorems: Sequence[Theorem]) -> list[Blo
     for number, record in enumerate(records, 1):
         if record.id in _SECTIONS:
             blocks.append(Heading(2, _SECTIONS[record.id]))
-        blocks += _display(number, record)
+        blocks += [Heading(3, f"{number}. {record.title}"), Text(record.words)]
+        blocks.append(Equation(record.corrected or record.source))
+        if record.verdict != "holds":
+            blocks.append(Note(tuple(explain(record))))
     blocks += [Heading(2, "The words between the displays"), Points(REMARKS)]
     blocks += [Heading(2, "What the code computes"), *map(Text, _CODE)]
     for theorem in theorems:
@@ -124,41 +150,25 @@ def document(records: Sequence[Record], theorems: Sequence[Theorem]) -> list[Blo
 def tally(records: Sequence[Record]) -> str:
     """How many displays have which verdict, in one sentence."""
     counts = Counter(record.verdict for record in records)
-    parts = [f"{count} {verdict}" for verdict, count in counts.most_common()]
-    return f"Of the {len(records)} displays: {', '.join(parts)}."
+    parts = [f"{count} × {verdict}" for verdict, count in counts.most_common()]
+    return f"{len(records)} displays: {', '.join(parts)}."
 
 
-def explain(number: int, record: Record) -> Iterator[Block]:
-    """What the source has, why it is corrected, and what refutes it; nothing where it holds."""
-    if record.verdict == "holds":
-        return
+def explain(record: Record) -> Iterator[Block]:
+    """What the source has, why it is corrected, and what refutes it."""
     yield Text(f"**In the source: {record.verdict}.**")
     if record.source != record.corrected:
         yield Equation(record.source)
     yield Text(record.reason)
-    if len(record.steps) > 1:
-        lines = enumerate(record.steps, 1)
-        yield Points(tuple(f"Line {k}: {_line(step)}" for k, step in lines if step.verdict != "holds"))
-    elif record.slips:
-        yield Points(tuple(f"{slip}." for slip in record.slips))
+    lines = [(k, step) for k, step in enumerate(record.steps, 1) if step.verdict != "holds"]
+    yield Points(tuple(f"Line {k}, `= {step.claim}`: {_line(step)}" for k, step in lines))
     if record.witness:
         yield Text(_numbers(record.witness))
 
 
 def _summary(records: Sequence[Record]) -> Table:
-    rows = ((str(k), _title(record), record.claim, record.verdict) for k, record in enumerate(records, 1))
-    return Table(("", "display", "what it says", "verdict"), tuple(rows))
-
-
-def _title(record: Record) -> str:
-    return record.id.replace("-", " ")
-
-
-def _display(number: int, record: Record) -> Iterator[Block]:
-    yield Heading(3, f"{number}. {_title(record).capitalize()}")
-    yield Text(record.claim)
-    yield Equation(record.corrected or record.source)
-    yield from explain(number, record)
+    rows = ((str(k), r.title, r.verdict, r.short) for k, r in enumerate(records, 1))
+    return Table(("", "display", "verdict", "why"), tuple(rows))
 
 
 def _line(step: Step) -> str:
@@ -172,13 +182,13 @@ def _numbers(witness: Mapping[str, Any]) -> str:
         return f"{name} = ({', '.join(witness[name])})"
 
     indices = [f"{name} = {value}" for name, value in witness.items() if isinstance(value, int)]
-    scalars = [f"{name} = {_short(witness[name])}" for name in ("gamma", "eps", "mu", "var")]
+    scalars = [f"{name} = {_rounded(witness[name])}" for name in ("gamma", "eps", "mu", "var")]
     given = [listed("x"), listed("dy"), *scalars, f"correction {witness['correction']}", *indices]
-    left, right = _short(witness["left"]), _short(witness["right"])
+    left, right = _rounded(witness["left"]), _rounded(witness["right"])
     return f"Numbers: with {', '.join(given)} the left side is {left}, the right side {right}."
 
 
-def _short(digits: str) -> str:
+def _rounded(digits: str) -> str:
     return f"{float(digits):.6g}"
 
 

@@ -15,6 +15,7 @@ from ..errors import XhatError
 from . import source
 from .claims import CLAIMS
 from .meaning import Meaning
+from .plain import spell, spell_statement
 from .reading import Derivative, Name, Node, Statement, free_indices, read, walk
 from .worlds import DIGITS, Concrete, General, Numbers, random_numbers
 
@@ -51,7 +52,7 @@ class Outcome:
 class Step:
     """One equality of a display: its left side and this right side."""
 
-    latex: str
+    claim: str  # this right side as it was read, in plain text
     verdict: str
     slips: tuple[str, ...]
     follows: bool  # whether it equals the step before it (the first: the left side)
@@ -64,10 +65,13 @@ class Record:
     """A display of the source and what became of it; the verdict is the worst of its steps'."""
 
     id: str
+    title: str
     source: str
-    claim: str
+    claim: str  # the display as it was read, in plain text
     verdict: str
     corrected: str | None
+    words: str  # what the corrected display says and where it comes from
+    short: str  # the slips in a few words
     reason: str
     method: str
     witness: Witness | None
@@ -165,6 +169,7 @@ def _agree(left: Side, right: Side, indices: Sequence[str], meaning: Meaning) ->
 def _refute(left: Side, right: Side, indices: Sequence[str], meaning: Meaning) -> Witness | None:
     """Numbers for which the sides differ, or None."""
     world = meaning.world
+    assert isinstance(world, Numbers)
     for at in _places(indices, meaning):
         found = left(meaning, at)
         try:
@@ -177,7 +182,12 @@ def _refute(left: Side, right: Side, indices: Sequence[str], meaning: Meaning) -
         nodes = {"correction": world.correction, "mu": world.mu, "var": world.var}
         index = {name: place + 1 for name, place in at.items()}
         sides = {"left": found, "right": claimed}
-        return data | {k: _digits(v) for k, v in nodes.items()} | index | {k: _digits(v) for k, v in sides.items()}
+        return (
+            data
+            | {k: _digits(v) for k, v in nodes.items()}
+            | index
+            | {k: _digits(v) for k, v in sides.items()}
+        )
     return None
 
 
@@ -229,7 +239,7 @@ def _judge_step(statement: Statement, k: int, weighted: bool, corrections: Seque
         follows = all(outcome.holds for outcome in outcomes(_side(before), before).values())
     witness = next((outcome.witness for outcome in found.values() if not outcome.holds), None)
     slips = statement.slips[k]
-    return Step(statement.latex[k], verdict_of(holds, slips), slips, follows, method_of(holds), witness)
+    return Step(spell(right), verdict_of(holds, slips), slips, follows, method_of(holds), witness)
 
 
 def _record(display: source.Display) -> Record:
@@ -244,5 +254,17 @@ def _record(display: source.Display) -> Record:
     worst_step = next((step for step in steps if step.verdict == verdict), None)
     method, witness = (worst_step.method, worst_step.witness) if worst_step else (GIVEN, None)
     return Record(
-        display.id, display.latex, claim.text, verdict, claim.corrected, claim.reason, method, witness, slips, steps
+        id=display.id,
+        title=claim.title,
+        source=display.latex,
+        claim=spell_statement(read(display.latex)),
+        verdict=verdict,
+        corrected=claim.corrected,
+        words=claim.text,
+        short=claim.short,
+        reason=claim.reason,
+        method=method,
+        witness=witness,
+        slips=slips,
+        steps=steps,
     )

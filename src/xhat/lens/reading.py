@@ -16,23 +16,31 @@ SCALARS = ("L", "m", "c", r"\mu", r"\sigma^2", r"\epsilon", r"\gamma", r"\beta",
 
 @dataclass(frozen=True)
 class Number:
+    """A whole number."""
+
     value: int
 
 
 @dataclass(frozen=True)
 class Name:
+    """A symbol, with its index if it has one."""
+
     symbol: str
     index: str | None = None
 
 
 @dataclass(frozen=True)
 class Delta:
+    """Kronecker's delta: 1 where the indices are equal, else 0."""
+
     left: str
     right: str
 
 
 @dataclass(frozen=True)
 class Derivative:
+    """A partial derivative, d top / d bottom."""
+
     top: Name
     bottom: Name
 
@@ -63,7 +71,6 @@ class Statement:
 
     left: Node
     steps: tuple[Node, ...]
-    latex: tuple[str, ...]
     slips: tuple[tuple[str, ...], ...]
 
 
@@ -77,7 +84,8 @@ def read(latex: str, size: str = "N") -> Statement:
     sides = [side.strip() for side in bare.split("=")]
     sides = _join_sum_bounds(sides)
     left, left_slips = _read_side(sides[0], size)
-    steps, slips = [], []
+    steps: list[Node] = []
+    slips: list[tuple[str, ...]] = []
     for side in sides[1:]:
         node, found = _read_side(side, size)
         if not steps:
@@ -86,7 +94,7 @@ def read(latex: str, size: str = "N") -> Statement:
         found += [f"the index {index} is free on the left and bound by the sum" for index in sorted(clash)]
         steps.append(node)
         slips.append(tuple(dict.fromkeys(found)))
-    return Statement(left, tuple(steps), tuple(sides[1:]), tuple(slips))
+    return Statement(left, tuple(steps), tuple(slips))
 
 
 def walk(node: Node) -> Iterator[Node]:
@@ -242,7 +250,7 @@ class _Reader:
         if self.peek() == r"\partial":
             self.take()
         else:
-            self.slips.append(r"the sign \partial is missing in a derivative")
+            self.slips.append("a derivative lacks its sign ∂")
         name = self.name(self.take())
         self.take("}")
         return name

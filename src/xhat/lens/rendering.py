@@ -8,8 +8,8 @@ from pathlib import Path
 from ..errors import ArgumentError
 from . import writers
 from .closed_forms import Theorem, theorems
-from .document import TITLE, Text, document, explain, tally
-from .proof import Record, Step, derivation, judge
+from .document import TITLE, Block, Equation, Text, document, explain, tally
+from .proof import derivation, judge
 
 __all__ = ["FORMATS", "derive", "render"]
 
@@ -26,7 +26,11 @@ def render(style: str) -> str:
 
 
 def derive(
-    style: str = "table", *, display: str | None = None, equation: str | None = None, output: Path | None = None
+    style: str = "table",
+    *,
+    display: str | None = None,
+    equation: str | None = None,
+    output: Path | None = None,
 ) -> int:
     """Print the derivation, one display of it, or the verdict on an equation of your own; the exit status.
 
@@ -57,7 +61,7 @@ def _own(equation: str) -> int:
     if not steps:
         raise ArgumentError("derive: the equation has no equals sign, expected left = right.")
     for step in steps:
-        print(f"{step.verdict}: {step.latex.strip()}")
+        print(f"{step.verdict}: ... = {step.claim}")
         for note in (*step.slips, step.method):
             print(f"    {note}")
         if step.witness:
@@ -76,10 +80,11 @@ def _one(name: str) -> int:
     if name not in found:
         raise ArgumentError(f"derive: there is no display {name!r}, expected one of {', '.join(found)}.")
     number, record = found[name]
-    blocks = [Text(record.claim), Text(f"**{record.verdict}** ({record.method})"), *explain(number, record)]
-    print(writers.WRITERS["md"](f"{number}. {record.id}", blocks), end="")
-    if record.corrected:
-        print(f"\nCorrected:\n\n$$\n{record.corrected}\n$$")
+    blocks: list[Block] = [Text(record.words), Equation(record.corrected or record.source)]
+    if record.verdict != "holds":
+        blocks += explain(record)
+    blocks.append(Text(f"How: {record.method}."))
+    print(writers.WRITERS["md"](f"{number}. {record.title}", blocks), end="")
     return 0
 
 
@@ -94,11 +99,13 @@ def _table() -> None:
     for name in ("", "display", "verdict", "why"):
         table.add_column(name, overflow="fold")
     for number, record in enumerate(records, 1):
-        table.add_row(str(number), record.id, _coloured(record.verdict), _why(record))
+        table.add_row(str(number), record.id, _coloured(record.verdict), record.short)
     console.print(table)
     console.print(tally(records))
     console.print(_theorem_table(proved, Table(title="What the code computes", title_justify="left")))
-    console.print("One display with its reason: xhat derive path-1. The whole text: xhat derive --format html.")
+    console.print(
+        "One display with its reason: xhat derive path-1. The whole text: xhat derive --format html."
+    )
 
 
 def _theorem_table(proved: tuple[Theorem, ...], table):  # type: ignore[no-untyped-def]
@@ -111,22 +118,3 @@ def _theorem_table(proved: tuple[Theorem, ...], table):  # type: ignore[no-untyp
 
 def _coloured(verdict: str) -> str:
     return f"[{_COLOURS.get(verdict, 'magenta')}]{verdict}[/]"
-
-
-def _why(record: Record) -> str:
-    """The lines that don't hold, shortly; of a display of one line, its slips or its numbers."""
-    if record.verdict == "holds":
-        return record.claim
-    if len(record.steps) < 2:
-        return "; ".join(record.slips) or _sides(record.steps[0])
-    lines = [(k, step) for k, step in enumerate(record.steps, 1) if step.verdict != "holds"]
-    return "\n".join(f"line {k}: {_why_line(step)}" for k, step in lines)
-
-
-def _why_line(step: Step) -> str:
-    return "; ".join([step.verdict, *([_sides(step)] if step.witness else []), *step.slips])
-
-
-def _sides(step: Step) -> str:
-    witness = step.witness or {}
-    return f"{witness['left']} against {witness['right']} with correction {witness['correction']}"

@@ -7,7 +7,7 @@ term, a sum of ones is n. What the sums stand for (a mean, a variance) is passed
 
 from collections.abc import Mapping
 
-from sympy import Add, Dummy, Expr, Integer, KroneckerDelta, Mul, Pow, S, Sum, Symbol, cancel, expand, fraction, together
+from sympy import Add, Dummy, Expr, KroneckerDelta, Mul, Pow, Sum, Symbol, cancel, expand, fraction, together
 
 __all__ = ["POSITION", "atom", "normal", "total", "vanishes"]
 
@@ -66,11 +66,11 @@ def _sum_of_term(term: Expr, index: Symbol, n: Expr, relations: Relations) -> Ex
             return _pick(base, rest, index, relations)
     constant = Mul(*(factor for factor in factors if index not in factor.free_symbols))
     dependent = Mul(*(factor for factor in factors if index in factor.free_symbols))
-    if dependent is S.One:
+    if dependent == 1:
         return constant * n
     if dependent.has(Sum):  # a sum that can't be taken apart: left as it is, so never proved equal to another
         return constant * Sum(dependent, (index, 1, n))
-    monomial = Sum(dependent.xreplace({index: _BOUND}), (_BOUND, Integer(1), n))
+    monomial = Sum(dependent.xreplace({index: _BOUND}), (_BOUND, 1, n))
     return constant * relations.get(monomial, monomial)
 
 

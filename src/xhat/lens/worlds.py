@@ -149,7 +149,9 @@ class Concrete(World):
         self.m = sum(self.w)
         self.links: Mapping[Value, Value] = {}
         if linked:
-            self.links = self._moments(sympy.Symbol("d", positive=True) if weighted else self.m - self.correction)
+            self.links = self._moments(
+                sympy.Symbol("d", positive=True) if weighted else self.m - self.correction
+            )
 
     def _moments(self, divisor: Value) -> Mapping[Value, Value]:
         """The values that make mu, var and m = divisor + c the moments of the batch."""

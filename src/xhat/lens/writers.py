@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from functools import singledispatch
 from html import escape
 
-from .document import Block, Equation, Heading, Points, Table, Text
+from .document import Block, Equation, Heading, Note, Points, Table, Text
 
 __all__ = ["WRITERS"]
 
@@ -42,7 +42,7 @@ def _(block: Equation) -> str:
 
 @_markdown.register
 def _(block: Points) -> str:
-    return "\n".join(f"- {_math_safe(item)}" for item in block.items)
+    return "\n".join(f"- {item}" for item in block.items)
 
 
 @_markdown.register
@@ -51,8 +51,9 @@ def _(block: Table) -> str:
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
-def _math_safe(text: str) -> str:
-    return re.sub(r"\\partial", "∂", text)
+@_markdown.register
+def _(block: Note) -> str:
+    return "\n\n".join(_markdown(part) for part in block.blocks if part != Points(()))
 
 
 _STYLE = """
@@ -62,7 +63,7 @@ h2 { margin-top: 2.6rem; border-bottom: 1px solid var(--rule); padding-bottom: .
 h3 { margin: 2rem 0 .3rem; }
 math { font-size: 1.12em; }
 .equation { overflow-x: auto; padding: .7rem 0; }
-.source { border-left: 3px solid var(--wrong); background: var(--soft); padding: .2rem 1rem; margin: .8rem 0; }
+.note { border-left: 3px solid var(--wrong); background: var(--soft); padding: .2rem 1rem; margin: .8rem 0; }
 table { border-collapse: collapse; font-size: .95rem; }
 td, th { text-align: left; padding: .25rem .7rem .25rem 0; border-bottom: 1px solid var(--rule); vertical-align: top; }
 .wide { overflow-x: auto; }
@@ -73,18 +74,9 @@ code { font-size: .92em; }
 def html(title: str, blocks: Sequence[Block]) -> str:
     """One page without scripts and without requests; equations are MathML, which browsers draw themselves."""
     head = f'<meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{escape(title)}</title>'
-    body, quoted = [f"<h1>{escape(title)}</h1>"], False
-    for block in blocks:
-        opens = isinstance(block, Text) and block.text.startswith("**In the source")
-        if quoted and isinstance(block, Heading):
-            body.append("</div>")
-            quoted = False
-        if opens:
-            body.append('<div class="source">')
-            quoted = True
-        body.append(_html(block))
-    page = "\n".join(body)
-    return f'<!doctype html>\n<html lang="en"><head>{head}<style>{_STYLE}</style></head>\n<body>\n{page}\n</body></html>\n'
+    page = "\n".join([f"<h1>{escape(title)}</h1>", *map(_html, blocks)])
+    start = f'<!doctype html>\n<html lang="en"><head>{head}<style>{_STYLE}</style></head>'
+    return f"{start}\n<body>\n{page}\n</body></html>\n"
 
 
 @singledispatch
@@ -104,15 +96,12 @@ def _(block: Text) -> str:
 
 @_html.register
 def _(block: Equation) -> str:
-    from latex2mathml.converter import convert
-
-    latex = block.latex.replace("{aligned}", "{align*}")
-    return f'<div class="equation">{convert(latex, display="block")}</div>'
+    return f'<div class="equation">{_mathml(block.latex, "block")}</div>'
 
 
 @_html.register
 def _(block: Points) -> str:
-    return "<ul>" + "".join(f"<li>{_html_text(_math_safe(item))}</li>" for item in block.items) + "</ul>"
+    return "<ul>" + "".join(f"<li>{_html_text(item)}</li>" for item in block.items) + "</ul>"
 
 
 @_html.register
@@ -124,9 +113,25 @@ def _(block: Table) -> str:
     return f'<div class="wide"><table>\n{row(block.header, "th")}\n{rows}\n</table></div>'
 
 
+@_html.register
+def _(block: Note) -> str:
+    return '<div class="note">\n' + "\n".join(map(_html, block.blocks)) + "\n</div>"
+
+
+def _mathml(latex: str, display: str) -> str:
+    from latex2mathml.converter import convert  # only this format needs it
+
+    return str(convert(latex.replace("{aligned}", "{align*}"), display=display))
+
+
 def _html_text(text: str) -> str:
-    text = re.sub(r"`([^`]*)`", r"<code>\1</code>", escape(text))
-    return re.sub(r"\*\*(.*?)\*\*", r"<strong>\1</strong>", text)
+    def element(found: re.Match[str]) -> str:
+        code, strong, mathematics = found.groups()
+        if mathematics:
+            return _mathml(mathematics, "inline")
+        return f"<code>{escape(code)}</code>" if code else f"<strong>{escape(strong)}</strong>"
+
+    return _replace(text, element, escape)
 
 
 _PREAMBLE = r"""\documentclass{article}
@@ -173,15 +178,38 @@ def _(block: Points) -> str:
 @_tex.register
 def _(block: Table) -> str:
     rows = [" & ".join(map(_tex_text, row)) + r" \\" for row in (block.header, *block.rows)]
-    columns = r"r l >{\raggedright\arraybackslash}p{6cm} l"
+    columns = r"r l l >{\raggedright\arraybackslash}p{5cm}"
     return f"\\begin{{longtable}}{{{columns}}}\n" + "\n".join(rows) + "\n\\end{longtable}"
 
 
+@_tex.register
+def _(block: Note) -> str:
+    parts = "\n\n".join(_tex(part) for part in block.blocks if part != Points(()))
+    return f"\\begin{{quote}}\\small\n{parts}\n\\end{{quote}}"
+
+
 def _tex_text(text: str) -> str:
-    text = text.replace(r"\partial", "\0")
+    def element(found: re.Match[str]) -> str:
+        code, strong, mathematics = found.groups()
+        if mathematics:
+            return f"${mathematics}$"
+        return f"\\texttt{{{_tex_escape(code)}}}" if code else f"\\textbf{{{_tex_escape(strong)}}}"
+
+    return _replace(text, element, _tex_escape)
+
+
+def _tex_escape(text: str) -> str:
     text = re.sub(r"([&%$#_{}])", r"\\\1", text).replace("^", r"\^{}")
-    text = re.sub(r"`([^`]*)`", r"\\texttt{\1}", text)
-    return re.sub(r"\*\*(.*?)\*\*", r"\\textbf{\1}", text).replace("\0", r"$\partial$")
+    return text.replace("∂", r"$\partial$").replace("×", r"$\times$")
+
+
+def _replace(text: str, element: Callable[[re.Match[str]], str], plain: Callable[[str], str]) -> str:
+    """The text with `code`, **strong** and $mathematics$ as elements, and the rest made plain."""
+    parts, end = [], 0
+    for found in re.finditer(r"`([^`]+)`|\*\*(.+?)\*\*|\$([^$]+)\$", text):
+        parts += [plain(text[end : found.start()]), element(found)]
+        end = found.end()
+    return "".join([*parts, plain(text[end:])])
 
 
 WRITERS: dict[str, Writer] = {"md": markdown, "html": html, "tex": tex}
