@@ -1,0 +1,157 @@
+"""xhat.numpy.BatchNorm: its state, its options, and what it says about wrong ones."""
+
+import copy
+import pickle
+
+import numpy as np
+import pytest
+
+from xhat.errors import ArgumentError, ContextError, DtypeError, ShapeError
+from xhat.numpy import BatchNorm
+
+RNG = np.random.default_rng(8)
+
+
+def layer_with_parameters(features, **options):
+    layer = BatchNorm(features, **options)
+    layer.gamma[...] = RNG.uniform(0.5, 2, features)
+    layer.beta[...] = RNG.normal(size=features)
+    return layer
+
+
+def test_backward_needs_a_forward_and_only_once():
+    layer = BatchNorm(3)
+    x = RNG.normal(size=(8, 3)).astype(np.float32)
+    with pytest.raises(ContextError) as caught:
+        layer.backward(x)
+    assert str(caught.value) == (
+        "BatchNorm.backward: there is no forward to differentiate, call forward first."
+    )
+    layer.forward(x)
+    with pytest.raises(ShapeError):
+        layer.backward(x[:4])
+    layer.backward(x)  # a refused dy does not use the forward up
+    with pytest.raises(ContextError) as caught:
+        layer.backward(x)
+    assert str(caught.value) == (
+        "BatchNorm.backward: the last forward was already differentiated, call forward again."
+    )
+
+
+# State
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_a_state_moves_to_another_layer(dtype):
+    source = layer_with_parameters(5, dtype=dtype)
+    source.forward(RNG.normal(4, 2, (8, 5)).astype(dtype))
+    state = source.state_dict()
+    assert list(state) == ["gamma", "beta", "running_mean", "running_var", "updates"]
+    assert all(isinstance(value, np.ndarray) for value in state.values())
+    target = BatchNorm(5, dtype=dtype)
+    gamma = target.gamma
+    target.load_state_dict(state)
+    assert target.gamma is gamma  # an optimizer may hold it
+    x = RNG.normal(4, 2, (3, 5)).astype(dtype)
+    np.testing.assert_array_equal(target.forward(x, training=False), source.forward(x, training=False))
+    assert target.updates == 1
+    state["gamma"][...] = 9
+    assert not (source.gamma == 9).any()
+    assert not (target.gamma == 9).any()
+
+
+def test_a_float32_state_loads_in_float64_and_back():
+    narrow, wide = layer_with_parameters(5), BatchNorm(5, dtype=np.float64)
+    wide.load_state_dict(narrow.state_dict())
+    assert wide.gamma.dtype == np.float64
+    narrow.load_state_dict(wide.state_dict())
+    np.testing.assert_array_equal(narrow.gamma, wide.gamma)
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        (
+            {"gamma": None},
+            ArgumentError,
+            "gamma missing, expected gamma, beta, running_mean, running_var, updates",
+        ),
+        ({"weight": np.ones(5)}, ArgumentError, "weight unexpected, expected only gamma, beta, running_mean"),
+        ({"beta": np.ones(4)}, ShapeError, r"beta has shape \(4,\), expected \(5,\)\."),
+        ({"beta": np.ones(5, int)}, DtypeError, "beta has dtype int64, expected a real floating array"),
+        (
+            {"beta": np.ones(5, complex)},
+            DtypeError,
+            "beta has dtype complex128, expected a real floating array",
+        ),
+        ({"updates": np.array(1.5)}, DtypeError, "updates has dtype float64, expected an integer"),
+        ({"updates": np.array(-1)}, ArgumentError, "updates has the value -1, expected none below 0"),
+        (
+            {"running_var": -np.ones(5)},
+            ArgumentError,
+            "running_var has the value -1.0, expected none below 0",
+        ),
+        (
+            {"running_var": np.full(5, 1e60)},
+            ArgumentError,
+            r"running_var reaches 1e\+60, beyond float32; use",
+        ),
+    ],
+)
+def test_a_wrong_state_is_refused_whole(change, error, message):
+    layer = layer_with_parameters(5)
+    before = layer.state_dict()
+    state = {**{name: value + 1 for name, value in before.items()}, **change}
+    state = {name: value for name, value in state.items() if value is not None}
+    with pytest.raises(error, match=f"^load_state_dict: {message}"):
+        layer.load_state_dict(state)
+    for name, value in layer.state_dict().items():
+        np.testing.assert_array_equal(value, before[name])
+
+
+def test_a_layer_can_be_copied_and_pickled():
+    layer = layer_with_parameters(5)
+    x = RNG.normal(size=(8, 5)).astype(np.float32)
+    layer.forward(x)
+    for twin in (copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))):
+        np.testing.assert_array_equal(twin.forward(x, training=False), layer.forward(x, training=False))
+        assert twin.gamma is not layer.gamma
+
+
+# Options
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"num_features": 0}, ArgumentError, "num_features is 0, expected a positive int"),
+        ({"num_features": 2.5}, ArgumentError, "num_features is 2.5, expected a positive int"),
+        (
+            {"num_features": (3, 4)},
+            ArgumentError,
+            "num_features (3, 4) is for 2 channel axes, axis 1 names 1.",
+        ),
+        ({"axis": (1, 2)}, ArgumentError, "num_features 5 is for 1 channel axes, axis (1, 2) names 2."),
+        ({"eps": 0}, ArgumentError, "eps is 0, expected a finite number above 0."),
+        ({"eps": float("nan")}, ArgumentError, "eps is nan, expected a finite number above 0."),
+        ({"eps": None}, ArgumentError, "eps is None, expected a finite number above 0."),
+        ({"momentum": 1.1}, ArgumentError, "momentum is 1.1, expected None or 0 to 1."),
+        ({"momentum": -0.1}, ArgumentError, "momentum is -0.1, expected None or 0 to 1."),
+        ({"momentum": float("nan")}, ArgumentError, "momentum is nan, expected None or 0 to 1."),
+        ({"correction": 2}, ArgumentError, "correction is 2, expected 0 or 1."),
+        ({"running_correction": -1}, ArgumentError, "running_correction is -1, expected 0 or 1."),
+        ({"dtype": np.float16}, DtypeError, "dtype is float16, expected float32 or float64."),
+        ({"dtype": int}, DtypeError, "dtype is int64, expected float32 or float64."),
+    ],
+)
+def test_wrong_options_are_refused(options, error, message):
+    with pytest.raises(error) as caught:
+        BatchNorm(**{"num_features": 5, **options})
+    assert str(caught.value).startswith(f"BatchNorm: {message}")
+
+
+def test_a_layer_shows_its_options():
+    assert repr(BatchNorm(5, activation="relu")) == (
+        "BatchNorm(5, eps=1e-05, momentum=0.1, axis=1, correction=0, running_correction=1, activation='relu', "
+        "affine=True, track_running=True, dtype=float32)"
+    )
