@@ -51,7 +51,7 @@ def install() -> str:
         except subprocess.TimeoutExpired:
             return f"apt-get {command[0]} took longer than ten minutes"
         if done.returncode and command[0] == "install":
-            return f"apt-get can't install chromium: {done.stderr.strip().splitlines()[-1:]}"
+            return f"apt-get can't install chromium: {''.join(done.stderr.strip().splitlines()[-1:])}"
     return "apt-get installed chromium, but no such command was found afterwards"
 
 

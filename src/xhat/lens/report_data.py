@@ -74,15 +74,7 @@ def layer_numbers(
     gradients = None if dy is None else by_channel(_same_shape(_real(dy, "dy"), x), axes)
     fixed = mean is not None
     _check_options(values, eps, correction, fixed)
-    parameters = {
-        "gamma": _per_channel(gamma, 1.0, channels, "gamma"),
-        "beta": _per_channel(beta, 0.0, channels, "beta"),
-    }
-    if fixed:
-        parameters |= {
-            "mu": _per_channel(mean, 0.0, channels, "mean"),
-            "var": _per_channel(var, 1.0, channels, "var"),
-        }
+    parameters = _parameters(channels, gamma=gamma, beta=beta, mu=mean, var=var)
     blocks = [
         _block_numbers(
             values[block].astype(np.float64),
@@ -176,6 +168,16 @@ def _same_shape(dy: NDArray[Any], x: NDArray[Any]) -> NDArray[Any]:
     return dy
 
 
+def _parameters(channels: tuple[int, ...], **given: ArrayLike | None) -> dict[str, Array]:
+    """gamma and beta, 1 and 0 where there are none; mu and var where they are given."""
+    defaults = {"gamma": 1.0, "beta": 0.0}
+    return {
+        name: _per_channel(value, defaults.get(name, 0.0), channels, name)
+        for name, value in given.items()
+        if value is not None or name in defaults
+    }
+
+
 def _per_channel(given: ArrayLike | None, default: float, channels: tuple[int, ...], name: str) -> Array:
     value = np.full(channels, default) if given is None else _real(given, name).astype(np.float64)
     if value.shape != channels:
@@ -199,6 +201,6 @@ def _check_options(values: NDArray[Any], eps: float, correction: float, fixed: b
         )
     if not fixed and m <= correction:
         raise DegenerateBatchError(
-            f"report: each channel has {m} value{'s' * (m != 1)} and correction is {correction:g}, expected more values "
-            "than the correction; check axis, or use correction 0."
+            f"report: each channel has {m} value{'s' * (m != 1)} and correction is {correction:g}, expected more "
+            "values than the correction; check axis, or use correction 0."
         )
