@@ -1,4 +1,4 @@
-"""Where there is no Chromium: skipped with the reason, installed where that may be done, and a failure under CI=true."""
+"""Where there is no Chromium: skipped with the reason, installed where that may be, a failure under CI=true."""
 
 import subprocess
 from typing import Any
