@@ -48,8 +48,8 @@ MAY_LOAD: dict[str, set[str]] = {
     "numpy": {"numpy"},
     "jax": {"numpy", "jax"},
     "torch": {"numpy", "torch"},
-    "lens": {"numpy", "sympy", "mpmath", "rich", "torch", "jax"},
-    "demo": {"numpy", "sklearn", "matplotlib", "rich"},
+    "lens": {"numpy", "sympy", "mpmath", "rich", "latex2mathml", "torch", "jax"},
+    "demo": {"numpy", "sklearn", "matplotlib", "rich", "threadpoolctl"},
     "cli": {"rich"},
 }
 
