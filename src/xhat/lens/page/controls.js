@@ -50,7 +50,7 @@ function drawControls() {
   };
   for (const [name, values] of [["x", x], ["dy", dy]]) {
     document.querySelector(`#controls [data-name=${name}]`).textContent = name + digitsBelow(chosen + 1);
-    if (document.activeElement !== fields[name]) fields[name].value = Number(values[chosen].toPrecision(6));
+    if (document.activeElement !== fields[name]) fields[name].value = Number(values[chosen].toPrecision(4));
   }
   write(fields.n, x.length);
   write(fields.gamma, settings.gamma);

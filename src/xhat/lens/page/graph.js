@@ -29,6 +29,19 @@ const NAMES = {
   beta: "shift", y: "the output", loss: "loss",
 };
 
+// What a node is, and what its gradient is made of.
+const FORMULAS = {
+  x: "dx = r dx̂ + dμ / m + dσ² · 2(x − μ) / (m − c)",
+  mu: "μ = Σ x / m,  dμ = −r Σ dx̂ + 0 · dσ²",
+  var: "σ² = Σ (x − μ)² / (m − c),  dσ² = −r³ / 2 · dr",
+  rstd: "r = 1 / √(σ² + ε),  dr = Σ dx̂ (x − μ)",
+  xhat: "x̂ = (x − μ) r,  dx̂ = γ dy",
+  gamma: "dγ = Σ dy x̂",
+  beta: "dβ = Σ dy",
+  y: "y = γ x̂ + β",
+  loss: "L depends on y; its gradient is dy",
+};
+
 // source, target, the path whose gradient it carries, the local derivative
 const EDGES = [
   ["x", "xhat", "direct", "r"],
@@ -100,7 +113,7 @@ function buildNode({ layout, picture, nodes }, name) {
   const note = svg("text", { x: x + w / 2 - 10, y: y - h / 2 + 20, class: "note" }, NAMES[name]);
   const value = text(name === "loss" ? 43 : h > 80 ? 49 : 46, "value forward");
   const gradient = text(h > 80 ? 70 : 65, "value gradient");
-  const group = svg("g", { class: "node", "data-node": name }, svg("rect", { x: x - w / 2, y: y - h / 2, width: w, height: h, rx: 12 }), symbol, note, value, gradient);
+  const group = svg("g", { class: "node", "data-node": name }, svg("title", {}, FORMULAS[name]), svg("rect", { x: x - w / 2, y: y - h / 2, width: w, height: h, rx: 12 }), symbol, note, value, gradient);
   picture.append(group);
   nodes.set(name, { value, gradient });
 }
