@@ -1,0 +1,75 @@
+"""What the build made: one exported table and no weak symbol per instruction set, its registers alone, the stub."""
+
+import importlib.metadata
+import importlib.util
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import xhat
+
+ROOT = Path(__file__).parent.parent
+PACKAGE = ROOT / "src" / "xhat"
+
+
+def objects() -> dict[str, Path]:
+    """The object of each instruction set, by name, from the newest build here; empty without one."""
+    found = (ROOT / "build").glob("*/CMakeFiles/kernels_*.dir/kernels/kernels.cpp.o")
+    newest = sorted((f for f in found if f.parts[-5] != "sanitize"), key=lambda f: f.stat().st_mtime)
+    return {f.parts[-3].removeprefix("kernels_").removesuffix(".dir"): f for f in newest}
+
+
+needs_objects = pytest.mark.skipif(
+    sys.platform != "linux" or not objects(), reason="there is no build directory with ELF objects here"
+)
+
+
+def printed(*command: str | Path) -> str:
+    """What a tool prints."""
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+@needs_objects
+def test_an_object_exports_its_table_and_nothing_that_a_linker_could_take_for_everybody() -> None:
+    for isa, file in objects().items():
+        symbols = [line.split() for line in printed("nm", "--demangle", file).splitlines()]
+        defined = [" ".join(s[2:]) for s in symbols if len(s) > 2 and (s[1].isupper() or s[1] in "wvu")]
+        assert defined == [f"xhat::isa_{isa}"]
+        needed = {s[-1] for s in symbols if s[-2] in ("U", "w", "v")}
+        assert needed <= {"memcpy", "memmove", "memset", "_GLOBAL_OFFSET_TABLE_"}
+
+
+def test_a_shared_inline_function_would_be_seen_as_a_weak_symbol(tmp_path: Path) -> None:
+    compiler = os.environ.get("CXX", "g++")
+    source = tmp_path / "inline.cpp"
+    source.write_text("inline int shared(int x) { return x; }\nint (*table)(int) = shared;\n")
+    try:
+        subprocess.run([compiler, "-c", source, "-o", tmp_path / "inline.o"], check=True)
+    except FileNotFoundError:
+        pytest.skip(f"there is no {compiler} here")
+    kinds = {
+        line.split()[-1]: line.split()[-2]
+        for line in printed("nm", "--demangle", tmp_path / "inline.o").splitlines()
+    }
+    assert kinds["shared(int)"] == "W" or sys.platform == "darwin"
+
+
+@needs_objects
+def test_an_object_uses_the_registers_of_its_instruction_set_only() -> None:
+    """Where CXXFLAGS raise the baseline, an older processor would stop with an illegal instruction."""
+    used = {isa: set(re.findall(r"%([yz])mm", printed("objdump", "-d", f))) for isa, f in objects().items()}
+    if "v2" in used:
+        assert used == {"v2": set(), "v3": {"y"}, "v4": used["v4"] | {"z"}}
+
+
+def test_the_stub_is_the_one_that_the_build_made() -> None:
+    made = Path(str(importlib.util.find_spec("xhat._kernels").origin)).parent / "_kernels.pyi"  # type: ignore[union-attr]
+    assert made.read_text() == (PACKAGE / "_kernels.pyi").read_text(), f"copy {made} to {PACKAGE}"
+
+
+def test_the_version_is_the_packages() -> None:
+    assert xhat.config()["version"] == importlib.metadata.version("xhat")
