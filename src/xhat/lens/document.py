@@ -163,7 +163,7 @@ def explain(record: Record) -> Iterator[Block]:
     lines = [(k, step) for k, step in enumerate(record.steps, 1) if step.verdict != "holds"]
     yield Points(tuple(f"Line {k}, `= {step.claim}`: {_line(step)}" for k, step in lines))
     if record.witness:
-        yield Text(_numbers(record.witness))
+        yield Text(_data(record.witness))
 
 
 def _summary(records: Sequence[Record]) -> Table:
@@ -173,19 +173,23 @@ def _summary(records: Sequence[Record]) -> Table:
 
 def _line(step: Step) -> str:
     """The verdict of one line, and its slips; a wrong line may still follow from the one before it."""
-    inherited = ", though it follows from the line before" if step.follows and step.witness else ""
-    return "; ".join([f"**{step.verdict}**{inherited}", *step.slips]) + "."
+    parts = [f"**{step.verdict}**"]
+    if step.witness:
+        left, right = _rounded(step.witness["left"]), _rounded(step.witness["right"])
+        parts[0] += f" (correction {step.witness['correction']}: {left} on the left, {right} here)"
+        parts += ["it does follow from the line before"] if step.follows else []
+    return "; ".join([*parts, *step.slips]) + "."
 
 
-def _numbers(witness: Mapping[str, Any]) -> str:
+def _data(witness: Mapping[str, Any]) -> str:
     def listed(name: str) -> str:
         return f"{name} = ({', '.join(witness[name])})"
 
     indices = [f"{name} = {value}" for name, value in witness.items() if isinstance(value, int)]
     scalars = [f"{name} = {_rounded(witness[name])}" for name in ("gamma", "eps", "mu", "var")]
+    free = " (mu and var are free values here)" if witness["statistics"] == "free" else ""
     given = [listed("x"), listed("dy"), *scalars, f"correction {witness['correction']}", *indices]
-    left, right = _rounded(witness["left"]), _rounded(witness["right"])
-    return f"Numbers: with {', '.join(given)} the left side is {left}, the right side {right}."
+    return f"The numbers are for {', '.join(given)}{free}."
 
 
 def _rounded(digits: str) -> str:

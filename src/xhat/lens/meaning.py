@@ -90,12 +90,18 @@ class Meaning:
         values = {"x": world.x, "y": self.y, "w": world.w, r"\hat{x}": self.xhat}
         if node.symbol in values:
             return world.at(values[node.symbol], places[str(node.index)])
+        if node.symbol == "M_2":
+            return self.definition(node, places)
         scalars = {r"\mu": "mu", r"\sigma^2": "var", r"\epsilon": "eps", r"\gamma": "gamma", r"\beta": "beta"}
         scalars |= {"N": "n", "m": "m", "c": "correction"}
         return getattr(world, scalars[node.symbol])
 
     def _sum(self, node: Sum, places: Mapping[str, Value]) -> Value:
-        return self.world.sum_over(lambda place: self.value(node.body, {**places, node.index: place}))
+        def body(place: Value) -> Value:
+            return self.value(node.body, {**places, node.index: place})
+
+        whole = self.world.sum_over(body)
+        return whole if node.start == 1 else whole - body(self.world.first)
 
     def _operation(self, operator: str, values: list[Value]) -> Value:
         if operator == "add":

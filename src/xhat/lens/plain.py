@@ -28,7 +28,8 @@ def spell(node: Node) -> str:
     if isinstance(node, Derivative):
         return f"d{spell(node.top)}/d{spell(node.bottom)}"
     if isinstance(node, Sum):
-        return f"sum_{node.index}({spell(node.body)})"
+        index = node.index if node.start == 1 else f"{{{node.index}={node.start}}}"
+        return f"sum_{index}({spell(node.body)})"
     return _spell_operation(node)
 
 

@@ -19,7 +19,7 @@ from .plain import spell, spell_statement
 from .reading import Derivative, Name, Node, Statement, free_indices, read, walk
 from .worlds import DIGITS, Concrete, General, Numbers, random_numbers
 
-__all__ = ["Outcome", "Record", "Step", "Undecided", "decide", "derivation", "judge", "left_side"]
+__all__ = ["Outcome", "Record", "Step", "Undecided", "decide", "derivation", "judge", "left_side", "record"]
 
 Value = Any
 Witness = Mapping[str, Any]
@@ -82,7 +82,7 @@ class Record:
 @cache
 def derivation() -> tuple[Record, ...]:
     """Every displayed equation of the source, in its order, proved or refuted."""
-    return tuple(_record(display) for display in source.displays())
+    return tuple(map(record, source.displays()))
 
 
 def judge(latex: str, *, weighted: bool = False, corrections: Sequence[Value] = (0, 1)) -> tuple[Step, ...]:
@@ -178,16 +178,11 @@ def _refute(left: Side, right: Side, indices: Sequence[str], meaning: Meaning) -
             claimed = mpmath.nan
         if world.equal(found, claimed):
             continue
-        data = {name: _digits(value) for name, value in world.data.items()}
         nodes = {"correction": world.correction, "mu": world.mu, "var": world.var}
-        index = {name: place + 1 for name, place in at.items()}
         sides = {"left": found, "right": claimed}
-        return (
-            data
-            | {k: _digits(v) for k, v in nodes.items()}
-            | index
-            | {k: _digits(v) for k, v in sides.items()}
-        )
+        numbers = {name: _digits(value) for name, value in (world.data | nodes | sides).items()}
+        places = {name: place + 1 for name, place in at.items()}
+        return numbers | places | {"statistics": "of x" if world.linked else "free"}
     return None
 
 
@@ -195,7 +190,7 @@ def _digits(value: Value) -> Any:
     """A number as text with 12 digits, or a list of such."""
     if isinstance(value, list):
         return [_digits(entry) for entry in value]
-    return mpmath.nstr(mpmath.mpf(value), 12, strip_zeros=True).removesuffix(".0")
+    return mpmath.nstr(mpmath.mpmathify(value), 12, strip_zeros=True).removesuffix(".0")
 
 
 def _side(node: Node) -> Side:
@@ -242,7 +237,9 @@ def _judge_step(statement: Statement, k: int, weighted: bool, corrections: Seque
     return Step(spell(right), verdict_of(holds, slips), slips, follows, method_of(holds), witness)
 
 
-def _record(display: source.Display) -> Record:
+@cache
+def record(display: source.Display) -> Record:
+    """One display, proved or refuted; its correction is proved in the same way."""
     claim = CLAIMS[display.id]
     if claim.corrected and any(step.verdict != "holds" for step in judge(claim.corrected)):
         raise Undecided(f"the correction of display {display.id!r} needs a correction")

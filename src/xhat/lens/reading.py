@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 __all__ = ["Delta", "Derivative", "Name", "Node", "Number", "Operation", "Statement", "Sum", "read", "walk"]
 
 INDEXED = ("x", "y", "w", r"\hat{x}")  # the values that have an index
-SCALARS = ("L", "m", "c", r"\mu", r"\sigma^2", r"\epsilon", r"\gamma", r"\beta", "M_2")
+SCALARS = ("m", "c", r"\mu", r"\sigma^2", r"\epsilon", r"\gamma", r"\beta", "M_2")
 
 
 @dataclass(frozen=True)
@@ -168,7 +168,8 @@ class _Reader:
     def take(self, expected: str | None = None) -> str:
         token = self.peek()
         if not token or (expected is not None and token != expected):
-            raise ValueError(f"expected {expected or 'more'!r}, found {token!r} in {self.latex!r}")
+            what = repr(expected) if expected else "an expression"
+            raise ValueError(f"expected {what}, found {token or 'nothing'!r} in {self.latex!r}")
         self.position += 1
         return token
 
@@ -207,7 +208,7 @@ class _Reader:
     def atom(self) -> Node:
         token = self.take()
         if token.isdigit():
-            return Number(int(token))
+            return Number(self.number(token))
         if token in ("(", r"\left"):
             return self.parenthesis(token)
         if token == r"\frac":
@@ -220,6 +221,11 @@ class _Reader:
             left, right = self.subscript()
             return Delta(left, right)
         return self.name(token)
+
+    def number(self, token: str) -> int:
+        if not token.isdigit():
+            raise ValueError(f"expected a number, found {token!r} in {self.latex!r}")
+        return int(token)
 
     def parenthesis(self, opening: str) -> Node:
         if opening == r"\left":
@@ -251,7 +257,7 @@ class _Reader:
             self.take()
         else:
             self.slips.append("a derivative lacks its sign ∂")
-        name = self.name(self.take())
+        name = Name(self.take()) if self.peek() == "L" else self.name(self.take())
         self.take("}")
         return name
 
@@ -263,14 +269,16 @@ class _Reader:
             self.take("{")
             index = self.take()
             self.take("=")
-            start = int(self.take())
+            start = self.number(self.take())
+            if start not in (1, 2):
+                raise ValueError(f"a sum that starts at {start}, neither 1 nor 2, in {self.latex!r}")
             self.take("}")
         else:
             index = self.take()
             self.slips.append(f"the sum over {index} has no lower bound")
         self.take("^")
         if self.group() != Name("N"):
-            raise ValueError(f"a sum that does not end at {self.size} in {self.latex!r}")
+            raise ValueError(f"a sum that doesn't end at {self.size} in {self.latex!r}")
         return Sum(index, self.product(), start)
 
     def subscript(self) -> list[str]:
@@ -293,4 +301,6 @@ class _Reader:
         if token not in INDEXED + SCALARS:
             raise ValueError(f"can't read {token!r} in {self.latex!r}")
         index = "".join(self.subscript()) if self.peek() == "_" else None
+        if (index is None) == (token in INDEXED):
+            raise ValueError(f"{token} has {'an' if index else 'no'} index in {self.latex!r}")
         return Name(token, index)

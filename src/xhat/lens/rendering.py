@@ -9,7 +9,8 @@ from ..errors import ArgumentError
 from . import writers
 from .closed_forms import Theorem, theorems
 from .document import TITLE, Block, Equation, Text, document, explain, tally
-from .proof import derivation, judge
+from .proof import derivation, judge, record
+from .source import displays
 
 __all__ = ["FORMATS", "derive", "render"]
 
@@ -56,7 +57,7 @@ def _own(equation: str) -> int:
     """An equation in the derivation's LaTeX, judged like those of the source."""
     try:
         steps = judge(equation)
-    except (ValueError, KeyError) as reason:
+    except ValueError as reason:
         raise ArgumentError(f"derive: the equation can't be read, {reason}.") from None
     if not steps:
         raise ArgumentError("derive: the equation has no equals sign, expected left = right.")
@@ -65,7 +66,7 @@ def _own(equation: str) -> int:
         for note in (*step.slips, step.method):
             print(f"    {note}")
         if step.witness:
-            print("    " + ", ".join(f"{name} = {_plain(value)}" for name, value in step.witness.items()))
+            print("    " + ", ".join(f"{name} {_plain(value)}" for name, value in step.witness.items()))
     return int(any(step.verdict == "wrong" for step in steps))
 
 
@@ -75,16 +76,16 @@ def _plain(value: object) -> str:
 
 def _one(name: str) -> int:
     """Everything about one display."""
-    records = derivation()
-    found = {record.id: (number, record) for number, record in enumerate(records, 1)}
+    found = {display.id: (number, display) for number, display in enumerate(displays(), 1)}
     if name not in found:
         raise ArgumentError(f"derive: there is no display {name!r}, expected one of {', '.join(found)}.")
-    number, record = found[name]
-    blocks: list[Block] = [Text(record.words), Equation(record.corrected or record.source)]
-    if record.verdict != "holds":
-        blocks += explain(record)
-    blocks.append(Text(f"How: {record.method}."))
-    print(writers.WRITERS["md"](f"{number}. {record.title}", blocks), end="")
+    number, display = found[name]
+    judged = record(display)
+    blocks: list[Block] = [Text(judged.words), Equation(judged.corrected or judged.source)]
+    if judged.verdict != "holds":
+        blocks += explain(judged)
+    blocks.append(Text(f"How: {judged.method}."))
+    print(writers.WRITERS["md"](f"{number}. {judged.title}", blocks), end="")
     return 0
 
 
@@ -98,8 +99,8 @@ def _table() -> None:
     table = Table(title="The derivation", title_justify="left")
     for name in ("", "display", "verdict", "why"):
         table.add_column(name, overflow="fold")
-    for number, record in enumerate(records, 1):
-        table.add_row(str(number), record.id, _coloured(record.verdict), record.short)
+    for number, judged in enumerate(records, 1):
+        table.add_row(str(number), judged.id, _coloured(judged.verdict), judged.short)
     console.print(table)
     console.print(tally(records))
     console.print(_theorem_table(proved, Table(title="What the code computes", title_justify="left")))

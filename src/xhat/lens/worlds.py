@@ -43,6 +43,7 @@ class World:
     var: Value
     name: str
     infinity: Value = sympy.oo
+    first: Value = 0  # the place of the first value
 
     def sqrt(self, value: Value) -> Value:
         return sympy.sqrt(value)
@@ -86,6 +87,8 @@ def _symbols(correction: Value) -> dict[str, Value]:
 
 class General(World):
     """A batch of symbolic size n. In a linked world three relations say what mu, rstd and m are."""
+
+    first = sympy.Integer(1)
 
     def __init__(self, correction: Value, *, weighted: bool = False, linked: bool = True) -> None:
         self.__dict__.update(_symbols(correction))
@@ -196,7 +199,7 @@ class Numbers(World):
 
     def __init__(self, data: Mapping[str, Any], correction: Value, *, linked: bool = True) -> None:
         self.name = "50 digits"
-        self.data = data
+        self.data, self.linked = dict(data), linked
         self.x, self.dy = _numbers(data["x"]), _numbers(data["dy"])
         self.w = _numbers(data["w"]) if "w" in data else mpmath.mpf(1)
         self.gamma, self.beta, self.eps = (mpmath.mpf(data[key]) for key in ("gamma", "beta", "eps"))

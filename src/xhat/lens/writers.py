@@ -62,6 +62,8 @@ body { font: 1.05rem/1.55 system-ui, sans-serif; max-width: 46rem; margin: 2rem 
 h2 { margin-top: 2.6rem; border-bottom: 1px solid var(--rule); padding-bottom: .2rem; }
 h3 { margin: 2rem 0 .3rem; }
 math { font-size: 1.12em; }
+mtd { text-align: left; padding-inline: 0; }
+mtd:first-child:not(:last-child) { text-align: right; }
 .equation { overflow-x: auto; padding: .7rem 0; }
 .note { border-left: 3px solid var(--wrong); background: var(--soft); padding: .2rem 1rem; margin: .8rem 0; }
 table { border-collapse: collapse; font-size: .95rem; }
@@ -121,7 +123,9 @@ def _(block: Note) -> str:
 def _mathml(latex: str, display: str) -> str:
     from latex2mathml.converter import convert  # only this format needs it
 
-    return str(convert(latex.replace("{aligned}", "{align*}"), display=display))
+    # Two names that the converter prefers: its align, and limits that stay above and below inside parentheses.
+    latex = latex.replace("{aligned}", "{align*}").replace(r"\sum_", r"\sum\limits_")
+    return str(convert(latex, display=display))
 
 
 def _html_text(text: str) -> str:
@@ -140,6 +144,7 @@ _PREAMBLE = r"""\documentclass{article}
 \setlength{\parindent}{0pt}
 \setlength{\parskip}{0.6em}
 \allowdisplaybreaks
+\sloppy
 """
 
 
@@ -178,7 +183,7 @@ def _(block: Points) -> str:
 @_tex.register
 def _(block: Table) -> str:
     rows = [" & ".join(map(_tex_text, row)) + r" \\" for row in (block.header, *block.rows)]
-    columns = r"r l l >{\raggedright\arraybackslash}p{5cm}"
+    columns = "r" + r" >{\raggedright\arraybackslash}p{3.6cm}" * 3
     return f"\\begin{{longtable}}{{{columns}}}\n" + "\n".join(rows) + "\n\\end{longtable}"
 
 
