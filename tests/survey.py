@@ -40,9 +40,9 @@ LARGE: dict[str, Layout] = {
 class Result:
     """What one forward and backward pass gave, and what the oracle says."""
 
-    def __init__(self, layout: Layout, dtype: Any, options: str) -> None:
+    def __init__(self, where: str, layout: Layout, dtype: Any, options: str) -> None:
         mask, residual, activation, correction = OPTIONS[options]
-        self.x = layout.array("x", dtype, scale=2, offset=1)
+        self.x = layout.array(f"x {where}", dtype, scale=2, offset=1)
         rng = np.random.default_rng(7)
         self.parameters = tuple(rng.uniform(0.5, 2, layout.channels).astype(dtype) for _ in range(2))
         self.arguments = {
@@ -85,7 +85,7 @@ def survey(
     for where, layout in layouts.items():
         for name in dtypes:
             for options in OPTIONS:
-                result = Result(layout, DTYPES[name], options)
+                result = Result(where, layout, DTYPES[name], options)
                 found[f"{where} | {name} | {options}"] = result.digest(), result.error() if errors else None
     return found
 

@@ -149,7 +149,9 @@ ANYTHING = st.one_of(
     st.tuples(st.just("leaky_relu"), st.floats()),
     st.sampled_from(["relu", "silu", True, 1e400, b"", 2j, [], {}]),
     arrays(),
-    st.builds(lambda a, d: np.nan_to_num(a.astype(np.float64)).astype(d), arrays(), st.sampled_from(OTHER_DTYPES)),
+    st.builds(
+        lambda a, d: np.nan_to_num(a.astype(np.float64)).astype(d), arrays(), st.sampled_from(OTHER_DTYPES)
+    ),
 )
 NAMES = ("gamma", "beta", "axis", "eps", "correction", "mask", "residual", "activation", "out")
 
