@@ -127,9 +127,60 @@ def _at_least(least: int):  # type: ignore[no-untyped-def]
     return whole
 
 
+def _check_arguments(parser: Parser) -> None:
+    parser.add_argument("file", type=Path, help="a Python file with a forward and/or a backward")
+    parser.add_argument("--forward", metavar="NAME", help="the forward, where its name does not tell")
+    parser.add_argument("--backward", metavar="NAME", help="the backward, where its name does not tell")
+    parser.add_argument("--like", help="ask for the conventions of torch, keras, flax or onnx")
+    parser.add_argument("--correction", type=int, help="ask for N (0) or N - 1 (1)")
+    parser.add_argument("--layout", help="NC, NCHW, NHWC, NCL, NLC or CN (found)")
+    parser.add_argument("--dtype", help="float64, float32, bfloat16 or float16 (float64, or float32 where refused)")
+    parser.add_argument("--eps", type=float, help="of code that does not take one (found)")
+    parser.add_argument("--json", action="store_true", help="print the verdict as JSON")
+
+
+def _check(args: Args) -> int:
+    from xhat.lens import check_file
+
+    options = ("forward", "backward", "like", "correction", "layout", "dtype", "eps")
+    verdict = check_file(args.file, **{name: getattr(args, name) for name in options})
+    if args.json:
+        print(verdict.as_json())
+    elif verdict.right is None:
+        return refuse(f"xhat check: {verdict.headline}")
+    else:
+        verdict.show()
+    status: int = verdict.status
+    return status
+
+
+def _derive_arguments(parser: Parser) -> None:
+    parser.add_argument("display", nargs="?", help="one display with its reason: path-1, ... (all, shortly)")
+    parser.add_argument("--format", choices=("table", "md", "html", "tex"), default="table", help="(table)")
+    parser.add_argument("--equation", metavar="LATEX", help="prove or refute an equation of your own")
+    parser.add_argument("-o", "--output", type=Path, help="a file for the md, html or tex (the terminal)")
+
+
+def _derive(args: Args) -> int:
+    try:
+        from xhat.lens import derive
+
+        status: int = derive(args.format, display=args.display, equation=args.equation, output=args.output)
+    except ModuleNotFoundError as missing:
+        name = (missing.name or "").partition(".")[0]
+        if name not in ("latex2mathml", "mpmath", "rich", "sympy"):
+            raise
+        return refuse(f"xhat derive: {name} is missing, install it with pip install 'xhat[lens]'.")
+    except OSError as error:
+        return refuse(f"xhat derive: can't write {args.output} ({error.strerror}), choose another --output.")
+    return status
+
+
 COMMANDS = {
     "demo": ("train a network on real digits with closed-form gradients", _demo_arguments, _demo),
     "report": ("draw one layer's batch, its graph and its gradients, as a page", _report_arguments, _report),
+    "check": ("say which mistake a batch-norm forward or backward makes", _check_arguments, _check),
+    "derive": ("prove or refute the derivation, display by display", _derive_arguments, _derive),
     "config": ("show the version, the instruction set and the threads", _config_arguments, _config),
 }
 

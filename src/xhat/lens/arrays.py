@@ -13,7 +13,7 @@ import numpy as np
 
 from xhat.lens.probes import Array
 
-__all__ = ["KINDS", "dtype_of", "gradient", "is_array", "kinds_for", "make", "read"]
+__all__ = ["KINDS", "dtype_of", "gradient", "holds", "is_array", "kinds_for", "make", "read"]
 
 KINDS = ("numpy", "torch", "jax")
 
@@ -54,7 +54,14 @@ def kinds_for(functions: list[Callable[..., Any]], wanted: str | None) -> tuple[
         return (wanted,)
     mentioned = [kind for function in functions for kind in _mentioned(function)]
     installed = [kind for kind in KINDS if kind == "numpy" or (kind in sys.modules and find_spec(kind))]
-    return tuple(dict.fromkeys([*mentioned, *installed]))
+    return tuple(dict.fromkeys(mentioned or installed))
+
+
+def holds(kind: str, dtype: str) -> bool:
+    """Whether arrays of a kind can have a dtype here: JAX has float64 only where it was switched on."""
+    if kind == "jax" and dtype == "float64":
+        return bool(import_module("jax").config.jax_enable_x64)
+    return True
 
 
 def _mentioned(function: Callable[..., Any]) -> list[str]:

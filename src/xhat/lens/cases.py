@@ -6,19 +6,18 @@ Tolerances are chosen here: the tightest that the dtypes allow, wider only where
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
-import numpy as np
-
 from xhat.lens import rounding
+from xhat.lens.computation import CLOSED, WAYS
 from xhat.lens.mistakes import Mistake
 from xhat.lens.probes import Array, Probe, probes
-from xhat.lens.search import BACKWARD, LIMIT, Explanation, Names, model
+from xhat.lens.search import BACKWARD, LIMIT, Explanation, Names, flat, model
 from xhat.lens.trial import Seen, Trial
 
-__all__ = ["Case", "explained", "forward_fits", "with_eps"]
+__all__ = ["OWN_EPS", "Case", "explained", "forward_fits", "with_eps"]
 
 # The eps that code has in it when it takes none; of the checker's own, it matters as much as the variance.
 _CUSTOMARY = (1e-5, 1e-8, 1e-3, 1e-6, 1e-7, 1e-4, 1e-10, 1e-12, 1e-2)
-_OWN = 0.4
+OWN_EPS = 0.4
 
 
 @dataclass
@@ -30,6 +29,7 @@ class Case:
     seen: dict[int, list[Seen]]  # by the correction of the statistics that were handed over
     eps: float
     affine: bool
+    correction: int | None = None  # asked for: another one is taken only where this explains nothing
     tolerance: float = 0.0
     dtype: str = "float64"
     accumulates: bool = False  # sums in float16
@@ -40,7 +40,7 @@ class Case:
         return self.best[0].cost
 
     def flat(self, correction: int, output: str) -> Array:
-        return np.concatenate([s.outputs[output].ravel() for s in self.seen[correction]])
+        return flat(s.outputs[output] for s in self.seen[correction])
 
     def outputs(self) -> list[str]:
         """The outputs that every run gave, y first."""
@@ -49,12 +49,14 @@ class Case:
     def explain(self, tolerance: float) -> None:
         """The cheapest explanations over both corrections, looked for with as few mistakes an output as will do."""
         self.tolerance = tolerance
-        for limit in range(LIMIT + 1):
-            found = [e for correction in self.seen for e in self._explain(correction, limit)]
-            cheapest = min((e.cost for e in found), default=(1, 0))
-            self.best = [e for e in found if e.cost == cheapest]
-            if cheapest[0] == 0:
-                return
+        every = tuple(self.seen)
+        for corrections in (every,) if self.correction is None else ((self.correction,), every):
+            for limit in range(LIMIT + 1):
+                found = [e for correction in corrections for e in self._explain(correction, limit)]
+                cheapest = min((e.cost for e in found), default=(1, 0))
+                self.best = [e for e in found if e.cost == cheapest]
+                if cheapest[0] == 0:
+                    return
 
     def _explain(self, correction: int, limit: int) -> Iterator[Explanation]:
         """The explanations under one correction. A forward that none explains is taken as exact, in the last resort."""
@@ -69,25 +71,27 @@ class Case:
                 forwards, lost = [()], {"y": ()}
         for forward in forwards:
             left = forward if self.trial.uses_cache else ()
-            for derivative in (True, False) if left else (False,):
-                backward = here.explain_backward(seen, self.tolerance, limit, left, derivative)
-                yield Explanation(correction, forward, derivative, lost | backward)
+            for way in WAYS if left else (CLOSED,):
+                backward = here.explain_backward(
+                    seen, self.tolerance, min(limit, 1) if left else limit, left, way
+                )
+                yield Explanation(correction, forward, way, lost | backward)
 
 
-def _runs(trial: Trial, eps: float) -> Case:
+def _runs(trial: Trial, eps: float, correction: int | None = None) -> Case:
     affine = trial.forward is None or trial.takes("gamma")
     batch = probes(trial.plan.layout, trial.plan.dtype, eps, affine)
     first = [trial.run(p, 0) for p in batch]
     handed = trial.backward is not None and trial.takes("mean", "var", "std", "rstd", "xhat")
     seen = {0: first, 1: [trial.run(p, 1) for p in batch] if handed else first}
-    case = Case(trial, batch, seen, eps, affine)
+    case = Case(trial, batch, seen, eps, affine, correction)
     case.dtype = rounding.coarse([trial.plan.dtype, *(d for s in first for d in s.dtypes)])
     return case
 
 
-def explained(trial: Trial, eps: float) -> Case:
+def explained(trial: Trial, eps: float, correction: int | None) -> Case:
     """Runs and explanations, at the tightest tolerance that the dtypes allow and anything explains."""
-    case = _runs(trial, eps)
+    case = _runs(trial, eps, correction)
     case.explain(rounding.TOLERANCE[case.dtype])
     if case.cost != (0, 0) and all(s.swappable for s in case.seen[0]):
         swapped = replace(case, seen={c: [s.swapped() for s in seen] for c, seen in case.seen.items()})
@@ -113,14 +117,14 @@ def forward_fits(trial: Trial, eps: float) -> bool:
     return any(here.explain("y", case.flat(0, "y"), tolerance, 0) for here in models)
 
 
-def with_eps(trial: Trial, eps: float | None) -> Case:
+def with_eps(trial: Trial, eps: float | None, correction: int | None) -> Case:
     """The runs at the eps given, at the checker's own where the code takes one, or at a customary one that fits."""
     if eps is not None or trial.takes("eps"):
-        return explained(trial, _OWN if eps is None else eps)
-    tried = (_OWN, *_CUSTOMARY) if trial.takes("options") else _CUSTOMARY
+        return explained(trial, OWN_EPS if eps is None else eps, correction)
+    tried = (OWN_EPS, *_CUSTOMARY) if trial.takes("options") else _CUSTOMARY
     best: Case | None = None
     for value in tried:
-        case = explained(trial, value)
+        case = explained(trial, value, correction)
         best = case if best is None else min(best, case, key=lambda c: c.cost)
         if best.cost == (0, 0):
             break

@@ -13,6 +13,10 @@ from xhat.lens.mistakes import entries as _entry
 __all__ = ["CATALOGUE", "TITLES", "sets_of"]
 
 
+# The running statistic as it came, or after the update: with momentum new or old, its variance with N or N - 1.
+_KEPT = ("running", "new, N", "new, N - 1", "old, N", "old, N - 1")
+
+
 def _forward() -> Iterator[Mistake]:
     yield from _entry(
         "sum where a mean is needed: mu", "mean", "mu = sum(x) / m: divide by m.", {"mean_count": "1"}
@@ -35,6 +39,12 @@ def _forward() -> Iterator[Mistake]:
         "var = mean((x - mu)^2), not mean(x^2).",
         {"variance_about": "0"},
     )
+    yield from _entry(  # seen where the mean is wrong too; alone, only rounding shows it
+        "one-pass variance cancelling",
+        "variance",
+        "mean(x^2) - mu^2 loses every digit when |mu| is large: sum (x - mu)^2 in a second pass, or merge blocks.",
+        {"variance_form": "one pass"},
+    )
     eps = "rstd = (var + eps)^(-1/2): eps stands inside the root."
     yield from _entry("eps missing in the forward", "normalization", eps, {"eps": "missing"})
     yield from _entry("eps outside the root in the forward", "normalization", eps, {"eps": "outside"})
@@ -55,8 +65,9 @@ def _forward() -> Iterator[Mistake]:
         "running statistic used in training",
         "normalization",
         "In training mu and var are those of the batch; the running ones are for evaluation.",
-        *({"mean_from": when, "variance_from": when} for when in ("running", "updated")),
-        *({knob: when} for knob in ("mean_from", "variance_from") for when in ("running", "updated")),
+        *({"mean_from": when.partition(",")[0], "variance_from": when} for when in _KEPT),
+        *({"mean_from": when} for when in ("running", "new", "old")),
+        *({"variance_from": when} for when in _KEPT),
     )
     yield from _entry(
         "spatial axes left out of a sum in the forward",
@@ -107,14 +118,14 @@ def _whole_paths() -> Iterator[Mistake]:
     for path, line in (("direct", "path-1"), ("mean", "path-3-product"), ("variance", "path-2-product")):
         sign = "plus" if path == "direct" else "minus"
         yield from _entry(
-            f"sign of the {path} path", line, f"In dx the {path} path has a {sign}.", {f"{path}_kept": -1.0}
+            f"sign of the {path} path", line, f"In dx the {path} path has a {sign}.", {f"{path}_sign": -1.0}
         )
     yield from _entry(
         "factor 2 in the variance path",
         "path-2",
         "The -1/2 of drstd/dvar and the 2 of dvar/dx cancel: use both or neither.",
-        {"variance_kept": 0.5},
-        {"variance_kept": 2.0},
+        {"variance_factor": 0.5},
+        {"variance_factor": 2.0},
     )
     for name in ("gamma forgotten in dx", "dy used for dxhat"):
         yield from _entry(
@@ -280,10 +291,6 @@ _OTHERS = {
     "float16 accumulation": (
         "mean",
         "Sum in float32 or wider: float16 ends at 65504 and keeps three digits.",
-    ),
-    "one-pass variance cancelling": (
-        "variance",
-        "mean(x^2) - mu^2 loses every digit when |mu| is large: sum (x - mu)^2 in a second pass, or merge blocks.",
     ),
 }
 

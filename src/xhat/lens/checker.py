@@ -8,6 +8,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
+
 from xhat.errors import ArgumentError
 from xhat.lens.adapter import Adapter, Unjudged
 from xhat.lens.arrays import KINDS, kinds_for
@@ -76,13 +78,14 @@ def check(
         (dtype,) if dtype else ("float64", "float32"),
         (layout,) if layout else _TRIED,
     )
-    try:
-        first = _first(ways, forward, backward, adapter, expected, eps)
-    except Unjudged as problem:
-        return Verdict(None, subject, problem=str(problem))
-    results = [first]
-    if layout is None and first.trial.plan.layout == "NC" and forward is not None and first.forward_right:
-        results += _elsewhere(first, expected)
+    with np.errstate(all="ignore"):  # what a mistake makes of the numbers may well be undefined
+        try:
+            first = _first(ways, forward, backward, adapter, expected, eps)
+        except Unjudged as problem:
+            return Verdict(None, subject, problem=str(problem))
+        results = [first]
+        if layout is None and first.trial.plan.layout == "NC" and forward is not None and first.forward_right:
+            results += _elsewhere(first, expected)
     return _verdict(subject, results)
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from xhat import equations
 from xhat.lens.probes import Array, Probe
 
-__all__ = ["EXACT", "Backward", "Forward", "Knobs", "backward", "forward"]
+__all__ = ["CLOSED", "EXACT", "WAYS", "Backward", "Forward", "Knobs", "Way", "backward", "forward"]
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,7 @@ class Knobs:
     variance_over: str = "all"
     variance_count: str = "m"
     variance_about: str = "mu"
+    variance_form: str = "two passes"
     mean_from: str = "batch"
     variance_from: str = "batch"
     # forward: rstd, y
@@ -43,6 +44,10 @@ class Knobs:
     backward_where: str = "everywhere"
     backward_variance: str = "same"
     # backward: the three paths
+    direct_sign: float = 1.0
+    mean_sign: float = 1.0
+    variance_sign: float = 1.0
+    variance_factor: float = 1.0
     direct_kept: float = 1.0
     mean_kept: float = 1.0
     variance_kept: float = 1.0
@@ -98,6 +103,28 @@ class Backward(NamedTuple):
     dbeta: Array
 
 
+class Way(NamedTuple):
+    """How a backward is written; without a mistake in the forward, all ways are one.
+
+    As the exact "derivative" of its forward, whatever that was; with what the forward left in "closed" form, as three
+    "terms" (rstd outside the sums), or by "nodes" (the path from var through mu is summed too, and may be "followed"
+    by what is done to the variance path); or with an rstd of its "own" in some place."""
+
+    style: str
+    own: str = ""
+
+
+DERIVATIVE, CLOSED = Way("derivative"), Way("closed")
+WAYS = (
+    DERIVATIVE,
+    *(
+        Way(s, own)
+        for s in ("closed", "terms", "nodes", "nodes, followed")
+        for own in ("", "dvar step", "dvar", "everywhere")
+    ),
+)
+
+
 def _divisor(p: Probe, over: str, count: str) -> float:
     """The number of values in a sum, or what it is taken for."""
     m = p.count(over)
@@ -125,11 +152,15 @@ def forward(p: Probe, correction: int = 0, k: Knobs = EXACT) -> Forward:
     variance_divisor = _divisor(p, k.variance_over, k.variance_count)
     variance_divisor -= correction if k.variance_count != "1" else 0
     var = equations.variance(total_var((p.x - about) ** 2), variance_divisor, 0)
+    if k.variance_form == "one pass":
+        var = equations.variance(total_var(p.x**2) - p.count(k.variance_over) * mu**2, variance_divisor, 0)
     mean_slope, variance_slope = 1 / mean_divisor, 1 / variance_divisor
     if k.mean_from != "batch":
         mu, mean_slope = _running(p, p.running_mean, mu, k.mean_from), 0.0
     if k.variance_from != "batch":
-        var, variance_slope = _running(p, p.running_var, var, k.variance_from), 0.0
+        kept = p.count() - int(k.variance_from.endswith("N - 1"))
+        as_kept = var * (p.count() - correction) / kept
+        var, variance_slope = _running(p, p.running_var, as_kept, k.variance_from), 0.0
     rstd, slope = _root(var, p.eps, k.eps, k.root)
     xhat = equations.standardize(p.x, mu, rstd)
     y = equations.normalize(p.x, mu, rstd, p.gamma if k.gamma else 1.0, p.beta if k.beta else 0.0)
@@ -137,45 +168,71 @@ def forward(p: Probe, correction: int = 0, k: Knobs = EXACT) -> Forward:
 
 
 def _running(p: Probe, running: Array, batch: Array, when: str) -> Array:
-    """The running statistic before the update, or after it (momentum is the weight of the batch)."""
-    return running if when == "running" else (1 - p.momentum) * running + p.momentum * batch
+    """The running statistic as it came, or updated with momentum as the weight of the batch, or of the past."""
+    weight = {"run": 0.0, "new": p.momentum, "old": 1 - p.momentum}[when[:3]]
+    return (1 - weight) * running + weight * batch
 
 
-def backward(p: Probe, f: Forward, correction: int, k: Knobs, forward_knobs: Knobs | None) -> Backward:
-    """The backward pass. With forward_knobs: the exact derivative of the forward they made; without: the textbook's
-    formulas on what that forward left (its mu, rstd and xhat), whatever it was."""
-    rstd, xhat = f.rstd, f.xhat
-    turned = (k.backward_eps, k.backward_root, k.backward_variance) != ("inside", 0.5, "same")
-    other = rstd
-    if turned:
-        var = f.var * ((p.count() - correction) / _other_divisor(p, k.backward_variance, correction))
-        other, _ = _root(var, p.eps, k.backward_eps, k.backward_root)
-    if turned and k.backward_where in ("everywhere", "scale"):
-        rstd = other
-    if turned and k.backward_where == "everywhere":
-        xhat = equations.standardize(p.x, f.mu, other)
+def backward(
+    p: Probe, f: Forward, correction: int, k: Knobs, way: Way = CLOSED, made: Knobs = EXACT
+) -> Backward:
+    """The backward pass of a forward f, made with the knobs `made`, in one of the ways of writing it."""
+    rstd, xhat, dvar_factor = _own_root(p, f, correction, k, way)
+    direct_factor, mean_factor, variance_factor, overall = _factors(p, rstd, correction, k)
+    variance_factor = variance_factor * dvar_factor
+    zero_factor = variance_factor if way.style == "nodes, followed" else 1.0
+    m = float(p.count())
 
-    def paths(source: str) -> equations.Paths:
+    def paths(source: str) -> tuple[Array, Array, Array]:
         dxhat = p.dy * p.gamma if source == "dxhat" else p.dy
-        if forward_knobs is not None:
-            return _chain(p, f, dxhat if forward_knobs.gamma else p.dy, forward_knobs)
-        sum_mean, sum_variance = p.total(k.mean_sum_over)(dxhat), p.total(k.variance_sum_over)(dxhat * xhat)
-        m = p.count()
-        return equations.paths(dxhat, xhat, sum_mean, sum_variance, rstd=rstd, m=m, correction=correction)
+        if way.style == "closed":
+            sums = p.total(k.mean_sum_over)(dxhat), p.total(k.variance_sum_over)(dxhat * xhat)
+            return equations.paths(dxhat, xhat, *sums, rstd=rstd, m=m, correction=correction)
+        if way.style == "terms":
+            through_mu, dvar = -rstd * p.total()(dxhat) / m, -(rstd**3) * p.total()(dxhat * (p.x - f.mu))
+            return dxhat * rstd, through_mu, dvar * (p.x - f.mu) / (m - correction)
+        if way.style == "derivative":
+            direct, through_mu, zero, variance = _chain(p, f, dxhat if made.gamma else p.dy, made)
+        else:
+            left = Forward(f.mu, f.var, rstd, xhat, f.y, 1 / m, 1 / (m - correction), -0.5 * rstd**3)
+            direct, through_mu, zero, variance = _chain(p, left, dxhat, EXACT)
+        return direct, through_mu + zero * zero_factor, variance
 
     sources = {source: paths(source) for source in {k.direct_source, k.mean_source, k.variance_source}}
-    dvar_factor = {"dvar": (other / rstd) ** 3, "dvar step": other / rstd}.get(k.backward_where, 1.0)
-    m, overall = p.count(), float(p.count()) ** k.all_count * rstd**k.all_power
-    direct = (
-        sources[k.direct_source].direct * (k.direct_kept * float(m) ** k.direct_count) * rstd**k.direct_power
-    )
-    mean = sources[k.mean_source].mean * (k.mean_kept * float(m) ** k.mean_count_power) * rstd**k.mean_power
-    through = sources[k.variance_source].variance * (k.variance_kept * float(m) ** k.variance_count_power)
-    direct, mean = direct * overall, mean * overall * (m / _other_divisor(p, k.mean_divisor, 0))
-    variance = through * overall * rstd**k.variance_power * dvar_factor
-    variance = variance * ((m - correction) / _other_divisor(p, k.variance_divisor, correction))
-    dgamma, dbeta = _parameters(p, f, k, xhat, forward_knobs)
+    direct = sources[k.direct_source][0] * direct_factor * overall
+    mean = sources[k.mean_source][1] * mean_factor * overall
+    variance = sources[k.variance_source][2] * variance_factor * overall
+    dgamma, dbeta = _parameters(p, f, k, xhat, made if way.style == "derivative" else EXACT)
     return Backward(direct, mean, variance, direct + mean + variance, dgamma, dbeta)
+
+
+def _own_root(
+    p: Probe, f: Forward, correction: int, k: Knobs, way: Way
+) -> tuple[Array, Array, Array | float]:
+    """The rstd and xhat that a backward uses, and the factor of dL/dvar where only that has a root of its own."""
+    turned = (k.backward_eps, k.backward_root, k.backward_variance) != ("inside", 0.5, "same")
+    where = k.backward_where if turned else way.own
+    if not where:
+        return f.rstd, f.xhat, 1.0
+    var = f.var * ((p.count() - correction) / _other_divisor(p, k.backward_variance, correction))
+    own, _ = _root(var, p.eps, k.backward_eps, k.backward_root)
+    if where == "everywhere":
+        return own, equations.standardize(p.x, f.mu, own), 1.0
+    if where == "scale":
+        return own, f.xhat, 1.0
+    return f.rstd, f.xhat, (own / f.rstd) ** (3 if where == "dvar" else 1)
+
+
+def _factors(p: Probe, rstd: Array, correction: int, k: Knobs) -> tuple[Array, Array, Array, Array]:
+    """What the direct, mean and variance paths, and all of them, are multiplied with by mistake."""
+    m = float(p.count())
+    direct = k.direct_sign * k.direct_kept * m**k.direct_count * rstd**k.direct_power
+    mean = k.mean_sign * k.mean_kept * rstd**k.mean_power * m**k.mean_count_power
+    mean = mean * (m / _other_divisor(p, k.mean_divisor, 0))
+    variance = k.variance_sign * k.variance_factor * k.variance_kept * rstd**k.variance_power
+    variance = variance * m**k.variance_count_power
+    variance = variance * ((m - correction) / _other_divisor(p, k.variance_divisor, correction))
+    return direct, mean, variance, m**k.all_count * rstd**k.all_power
 
 
 def _other_divisor(p: Probe, divisor: str, correction: int) -> float:
@@ -185,26 +242,27 @@ def _other_divisor(p: Probe, divisor: str, correction: int) -> float:
     return p.count("batch") - correction if divisor == "batch" else p.count() - correction
 
 
-def _chain(p: Probe, f: Forward, dxhat: Array, k: Knobs) -> equations.Paths:
-    """The three paths through the local derivatives of a forward pass: its exact gradient."""
+def _chain(p: Probe, f: Forward, dxhat: Array, k: Knobs) -> tuple[Array, Array, Array, Array]:
+    """Node by node through the local derivatives: direct, through mu, through mu from var (0 where mu is the mean),
+    and through var."""
     total_mu, total_var = p.total(k.mean_over), p.total(k.variance_over)
-    centred = p.x - f.mu
-    dvar = total_var(dxhat * centred) * f.rstd_slope
-    about = p.x - (f.mu if k.variance_about == "mu" else 0.0)
+    dvar = total_var(dxhat * (p.x - f.mu)) * f.rstd_slope
+    one_pass = k.variance_form == "one pass"
+    about = p.x if one_pass or k.variance_about == "0" else p.x - f.mu
     step = dvar * (2 * f.variance_slope) * about
-    dmu = -total_mu(dxhat * f.rstd) - (total_mu(step) if k.variance_about == "mu" else 0.0)
-    return equations.Paths(dxhat * f.rstd, np.broadcast_to(dmu * f.mean_slope, p.x.shape), step)
+    through_mu = -total_mu(dxhat * f.rstd) * f.mean_slope
+    if one_pass:  # var = sum(x^2) / m - mu^2
+        zero = -2 * f.mu * dvar * f.variance_slope * p.count(k.variance_over) * f.mean_slope
+    else:
+        zero = -total_mu(step) * f.mean_slope if k.variance_about == "mu" else np.zeros_like(through_mu)
+    return dxhat * f.rstd, through_mu, zero, step
 
 
-def _parameters(
-    p: Probe, f: Forward, k: Knobs, xhat: Array, forward_knobs: Knobs | None
-) -> tuple[Array, Array]:
+def _parameters(p: Probe, f: Forward, k: Knobs, xhat: Array, made: Knobs) -> tuple[Array, Array]:
     """dgamma = sum(dy xhat) and dbeta = sum(dy); the derivative by a parameter that was not used is zero."""
     factor = {"xhat": xhat, "x": p.x, "x - mu": p.x - f.mu}[k.dgamma_with]
     dgamma = p.total(k.dgamma_over)((p.dy if k.dgamma_of == "dy" else p.dy * p.gamma) * factor)
     dbeta = p.total(k.dbeta_over)(p.dy if k.dbeta_of == "dy" else p.dy * p.gamma)
     dgamma = dgamma / (p.count(k.dgamma_over) if k.dgamma_count == "mean" else 1)
     dbeta = dbeta / (p.count(k.dbeta_over) if k.dbeta_count == "mean" else 1)
-    if forward_knobs is not None:
-        dgamma, dbeta = dgamma * forward_knobs.gamma, dbeta * forward_knobs.beta
-    return dgamma, dbeta
+    return dgamma * made.gamma, dbeta * made.beta

@@ -10,9 +10,9 @@ import numpy as np
 
 from xhat.lens import rounding, running
 from xhat.lens.adapter import Unjudged
-from xhat.lens.cases import Case, with_eps
-from xhat.lens.catalogue import TITLES
-from xhat.lens.mistakes import turned
+from xhat.lens.cases import OWN_EPS, Case, with_eps
+from xhat.lens.catalogue import CATALOGUE, TITLES
+from xhat.lens.mistakes import Mistake, turned
 from xhat.lens.probes import Array
 from xhat.lens.running import Expected
 from xhat.lens.search import Explanation, Names, model
@@ -47,7 +47,7 @@ class Judgement:
 
 def judge(trial: Trial, expected: Expected, eps: float | None) -> Judgement:
     """Judge the code under one plan. Raises Unjudged when a run fails."""
-    case = with_eps(trial, eps)
+    case = with_eps(trial, eps, expected.correction)
     result = Judgement(trial, case.eps, tolerance=case.tolerance)
     _conventions(case, result, expected)
     result.findings += findings(case)
@@ -81,7 +81,11 @@ def _conventions(case: Case, result: Judgement, expected: Expected) -> None:
         place = (
             places[0].removeprefix("eps ").removesuffix(" in the forward") if places else "inside the root"
         )
-        told["eps"] = place if case.trial.takes("eps") else f"{case.eps:g} in the code, {place}"
+        told["eps"] = (
+            place
+            if case.trial.takes("eps", "options") and case.eps == OWN_EPS
+            else f"{case.eps:g} in the code, {place}"
+        )
 
 
 def findings(case: Case) -> list[Finding]:
@@ -120,7 +124,7 @@ def _rows(case: Case, result: Judgement) -> None:
     e, plan = case.best[0], case.trial.plan
     here = model(plan.layout, plan.dtype, case.eps, case.affine, e.correction)
     left = e.forward if case.trial.uses_cache else ()
-    paths = here.backwards(left, e.derivative and bool(left))
+    paths = here.backwards(left, e.way)
     states = here.forwards()
     for output in case.outputs():
         exact: list[Array] = [getattr(part, output) for part in (states if output == "y" else paths)]
@@ -146,7 +150,11 @@ def _why(output: str, names: list[str], e: Explanation, mistaken: bool) -> str:
         return ", or ".join(names)
     if output == "y" or not mistaken:
         return ""
-    return "the exact derivative of this forward" if e.derivative else "right once the forward is mended"
+    return (
+        "the exact derivative of this forward"
+        if e.way.style == "derivative"
+        else "right once the forward is mended"
+    )
 
 
 def _error(seen: list[Array], exact: list[Array], scale: float) -> float | None:
@@ -171,6 +179,15 @@ def _running(case: Case, result: Judgement, expected: Expected) -> None:
         except Unjudged:
             plain = None  # momentum has no default
     found = running.judge(case.batch, seen, plain, e.correction, knobs, expected, case.tolerance)
+    if found.unnamed:  # a mistake in statistics that y does not use
+        for mistake in (m for m in CATALOGUE if "y" in m.touches and _of_statistics(m)):
+            other = running.judge(
+                case.batch, seen, plain, e.correction, turned((mistake,)), expected, case.tolerance
+            )
+            if not other.unnamed:
+                found = other
+                found.mistakes.append((mistake.name, "running_mean and running_var"))
+                break
     result.conventions |= found.conventions
     result.unnamed += found.unnamed
     for name in dict.fromkeys(name for name, _ in found.mistakes):
@@ -179,6 +196,12 @@ def _running(case: Case, result: Judgement, expected: Expected) -> None:
         names = [name for name, where in found.mistakes if output in where]
         lost = any(text.startswith(output) for text in found.unnamed)
         result.rows.append(Row(output, not names and not lost, None, ", ".join(names)))
+
+
+def _of_statistics(mistake: Mistake) -> bool:
+    return all(
+        knob.startswith(("mean_", "variance_")) and not knob.endswith("_from") for knob, _ in mistake.turns
+    )
 
 
 def _rounding(case: Case, result: Judgement) -> None:

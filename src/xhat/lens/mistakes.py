@@ -11,7 +11,7 @@ from xhat.lens.computation import Knobs
 
 __all__ = ["Mistake", "compatible", "entries", "turned"]
 
-_FORWARD = {field.name for field in fields(Knobs)[:11]}
+_FORWARD = {field.name for field in fields(Knobs)[:12]}
 
 
 @dataclass(frozen=True)

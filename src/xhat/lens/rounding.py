@@ -40,7 +40,7 @@ def cancels(trial: Trial, p: Probe, correction: int, forward: tuple[Mistake, ...
     )
     if far is None or near is None:
         return False
-    return far > bound and near < bound and (not np.isfinite(far) or far > 100 * near)
+    return far > bound and far > 100 * near
 
 
 def _error(trial: Trial, p: Probe, correction: int, forward: tuple[Mistake, ...]) -> float | None:

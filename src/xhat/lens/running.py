@@ -4,16 +4,18 @@ running' = (1 - k) running + k batch. The weight k is solved for, so that any wa
 """
 
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 
 from xhat.lens import computation
-from xhat.lens.computation import Knobs
+from xhat.lens.computation import Forward, Knobs
 from xhat.lens.probes import Array, Probe
 from xhat.lens.trial import Seen
 
-__all__ = ["Expected", "Running", "judge", "weight"]
+__all__ = ["Expected", "Running", "judge"]
 
+_NEAR = 0.02  # weights that are one, in any precision; the senses of the probes' momentum are 0.3 and 0.7
 _ACCEPTED = (
     (0, 0),
     (0, 1),
@@ -39,13 +41,19 @@ class Running:
     unnamed: list[str] = field(default_factory=list)
 
 
-def weight(before: list[Array], batch: list[Array], after: list[Array], tolerance: float) -> float | None:
-    """The k of running' = (1 - k) running + k batch that fits every probe, or None."""
-    step = np.concatenate([b.ravel() - a.ravel() for a, b in zip(before, batch, strict=True)])
-    moved = np.concatenate([b.ravel() - a.ravel() for a, b in zip(before, after, strict=True)])
+class Fit(NamedTuple):
+    """The weight k of the batch, and how far the update is from what k gives."""
+
+    weight: float
+    error: float
+
+
+def fit(before: list[Array], batch: list[Array], after: list[Array]) -> Fit:
+    """The k of running' = (1 - k) running + k batch that fits all probes best."""
+    start, end, new = (np.concatenate([a.ravel() for a in arrays]) for arrays in (before, after, batch))
+    step, moved = new - start, end - start
     k = float(step @ moved / (step @ step))
-    size = max(np.abs(np.concatenate([a.ravel() for a in before])).max(), np.abs(step).max())
-    return k if np.abs(moved - k * step).max() <= tolerance * size else None
+    return Fit(k, float(np.abs(moved - k * step).max() / max(np.abs(start).max(), np.abs(step).max())))
 
 
 def judge(
@@ -59,32 +67,43 @@ def judge(
 ) -> Running:
     """Judge running_mean and running_var; `plain` is a run on the first probe with the code's own momentum."""
     found = Running()
-    states = [computation.forward(p, correction, knobs) for p in probes]
-    means, variances = [f.mu for f in states], {c: _variances(probes, states, correction, c) for c in (0, 1)}
     k_mean, k_var = None, None
+    # The statistics that the forward made, mistakes and all; or the exact ones, where it kept these apart.
+    states = [s for k in (knobs, Knobs()) if (s := _states(probes, correction, k))]
     if all("running_mean" in s.running for s in seen):
-        after = [s.running["running_mean"] for s in seen]
-        k_mean = weight([p.running_mean for p in probes], means, after, tolerance)
+        before, after = [p.running_mean for p in probes], [s.running["running_mean"] for s in seen]
+        best = min((fit(before, [f.mu for f in s], after) for s in states), key=lambda found: found.error)
+        k_mean = best.weight if best.error <= tolerance else None
         if k_mean is None:
             found.unnamed.append("running_mean is no average of the running mean and the batch's")
     if all("running_var" in s.running for s in seen):
-        after = [s.running["running_var"] for s in seen]
-        fits = {c: weight([p.running_var for p in probes], v, after, tolerance) for c, v in variances.items()}
-        fits = {c: k for c, k in fits.items() if k is not None}
-        if fits:
-            running_correction, k_var = next(iter(fits.items()))
+        before, after = [p.running_var for p in probes], [s.running["running_var"] for s in seen]
+        fits = {
+            (i, c): fit(before, _variances(probes, s, correction, c), after)
+            for i, s in enumerate(states)
+            for c in (0, 1)
+        }
+        (_, running_correction), best = min(fits.items(), key=lambda item: item[1].error)
+        if best.error <= tolerance:
+            k_var = best.weight
             _correction(found, correction, running_correction, expected)
         else:
             found.unnamed.append(
                 "running_var is no average of the running variance and the batch's, with N or N - 1"
             )
-    _momentum(found, probes, plain, (k_mean, k_var), (means, variances[0]), expected, tolerance)
+    batch = [f.mu for f in states[0]], _variances(probes, states[0], correction, 0)
+    _momentum(found, probes, plain, (k_mean, k_var), batch, expected)
     return found
 
 
-def _variances(
-    probes: tuple[Probe, ...], states: list[computation.Forward], ours: int, other: int
-) -> list[Array]:
+def _states(probes: tuple[Probe, ...], correction: int, knobs: Knobs) -> list[Forward]:
+    """The statistics of every probe; none where they are not one number for each channel."""
+    states = [computation.forward(p, correction, knobs) for p in probes]
+    fit = all(f.mu.size == f.var.size == p.channels for f, p in zip(states, probes, strict=True))
+    return states if fit else []
+
+
+def _variances(probes: tuple[Probe, ...], states: list[Forward], ours: int, other: int) -> list[Array]:
     return [f.var * ((p.count() - ours) / (p.count() - other)) for p, f in zip(probes, states, strict=True)]
 
 
@@ -104,7 +123,6 @@ def _momentum(
     weights: tuple[float | None, float | None],
     batch: tuple[list[Array], list[Array]],
     expected: Expected,
-    tolerance: float,
 ) -> None:
     """momentum's sense: k = momentum is PyTorch's, k = 1 - momentum Keras's. Of a default, k is the small part."""
     given = probes[0].momentum
@@ -112,9 +130,9 @@ def _momentum(
     for i, (name, k) in enumerate(zip(("running_mean", "running_var"), weights, strict=True)):
         if k is None:
             continue
-        sense = next((s for s, value in senses.items() if abs(value - k) < 100 * tolerance), None)
-        own = _own_weight(probes[0], plain, name, batch[i][0], tolerance)
-        if sense is None and abs(k) < 100 * tolerance:
+        sense = next((s for s, value in senses.items() if abs(value - k) < _NEAR), None)
+        own = _own_weight(probes[0], plain, name, batch[i][0])
+        if sense is None and abs(k) < _NEAR:
             found.unnamed.append(f"{name} is not updated by the batch")
             continue
         said = {
@@ -135,9 +153,8 @@ def _momentum(
             found.mistakes.append(("momentum reversed", "running_mean or running_var: they differ"))
 
 
-def _own_weight(p: Probe, plain: Seen | None, name: str, batch: Array, tolerance: float) -> float | None:
+def _own_weight(p: Probe, plain: Seen | None, name: str, batch: Array) -> float | None:
     """The weight of the batch with the momentum that the code has by itself."""
     if plain is None or name not in plain.running:
         return None
-    step, moved = (batch - getattr(p, name)).ravel(), plain.running[name].ravel() - getattr(p, name).ravel()
-    return float(step @ moved / (step @ step))
+    return fit([getattr(p, name)], [batch], [plain.running[name]]).weight

@@ -13,11 +13,11 @@ import numpy as np
 
 from xhat.lens import computation
 from xhat.lens.catalogue import sets_of
-from xhat.lens.computation import Backward, Forward
+from xhat.lens.computation import CLOSED, Backward, Forward, Way
 from xhat.lens.mistakes import Mistake, turned
 from xhat.lens.probes import Array, Probe, probes
 
-__all__ = ["BACKWARD", "LIMIT", "Explanation", "Model", "Names", "model"]
+__all__ = ["BACKWARD", "LIMIT", "Explanation", "Model", "Names", "flat", "model"]
 
 LIMIT = 2  # mistakes in one output
 BACKWARD = ("dx", "dgamma", "dbeta")
@@ -26,18 +26,23 @@ Mistakes = tuple[Mistake, ...]
 _ALTERNATIVES = 40  # of one output, in 16 bits many sets fit
 
 
-def _flat(arrays: Iterable[Array]) -> Array:
-    return np.concatenate([np.asarray(a, dtype=np.float64).ravel() for a in arrays])
+_UNDEFINED = 1e6  # stands for a value that is not finite, so that it agrees with another
+
+
+def flat(arrays: Iterable[Array]) -> Array:
+    """Arrays as one vector of finite numbers."""
+    joined = np.concatenate([np.asarray(a, dtype=np.float64).ravel() for a in arrays])
+    return np.where(np.isfinite(joined), joined, _UNDEFINED)
 
 
 @dataclass(frozen=True)
 class Explanation:
-    """A forward and backward that predict every output: mistakes of the forward, whether the backward is the exact
-    derivative of that forward or the textbook's, and for each output of the backward the sets of its own mistakes."""
+    """A forward and backward that predict every output: mistakes of the forward, the way the
+    backward is written, and for each output of the backward the sets of its own mistakes."""
 
     correction: int
     forward: Mistakes
-    derivative: bool
+    way: Way
     outputs: dict[str, tuple[Names, ...]]  # an empty tuple: not explained
 
     @cached_property
@@ -67,17 +72,17 @@ class Model:
     def forwards(self, mistakes: Mistakes = ()) -> list[Forward]:
         return [computation.forward(p, self.correction, turned(mistakes)) for p in self.probes]
 
-    def backwards(self, forward: Mistakes, derivative: bool, mistakes: Mistakes = ()) -> list[Backward]:
+    def backwards(self, forward: Mistakes = (), way: Way = CLOSED, mistakes: Mistakes = ()) -> list[Backward]:
         knobs = turned(mistakes)
         return [
-            computation.backward(p, f, self.correction, knobs, turned(forward) if derivative else None)
+            computation.backward(p, f, self.correction, knobs, way, turned(forward))
             for p, f in zip(self.probes, self.forwards(forward), strict=True)
         ]
 
     def scale(self, output: str) -> float:
         """The size of what is added up in an output: the measure of its rounding errors."""
         if output in ("dx", "dgamma", "dbeta"):
-            exact = self.backwards((), False)
+            exact = self.backwards()
             parts = {
                 "dx": [part for b in exact for part in (b.direct, b.mean, b.variance)],
                 "dgamma": [p.dy * f.xhat * 2 for p, f in zip(self.probes, self.forwards(), strict=True)],
@@ -86,21 +91,21 @@ class Model:
             return max(float(np.abs(part).max()) for part in parts)
         return max(float(np.abs(getattr(f, output)).max()) for f in self.forwards())
 
-    def predict(self, output: str, forward: Mistakes, derivative: bool, mistakes: Mistakes) -> Array:
+    def predict(self, output: str, forward: Mistakes, way: Way, mistakes: Mistakes) -> Array:
         """One output on all probes, as one vector."""
         if output in BACKWARD:
-            return _flat(getattr(b, output) for b in self.backwards(forward, derivative, mistakes))
-        return _flat(getattr(f, output) for f in self.forwards(forward + mistakes))
+            return flat(getattr(b, output) for b in self.backwards(forward, way, mistakes))
+        return flat(getattr(f, output) for f in self.forwards(forward + mistakes))
 
     def _table(
-        self, output: str, size: int, forward: Mistakes, derivative: bool
+        self, output: str, size: int, forward: Mistakes, way: Way
     ) -> tuple[list[Mistakes], list[Array], Array, Array]:
         """All sets of a size, their predictions, and these of the commonest length as one matrix with its rows."""
-        key = (output, size, forward, derivative)
+        key = (output, size, forward, way)
         if key not in self._tables:
             sets = sets_of(output, size, self.spatial)
             with np.errstate(all="ignore"):
-                predicted = [self.predict(output, forward, derivative, chosen) for chosen in sets]
+                predicted = [self.predict(output, forward, way, chosen) for chosen in sets]
             width = len(predicted[0]) if predicted else 0
             rows = np.array([i for i, v in enumerate(predicted) if len(v) == width], dtype=int)
             matrix = np.array([predicted[i] for i in rows]) if len(rows) else np.empty((0, width))
@@ -114,16 +119,18 @@ class Model:
         tolerance: float,
         limit: int,
         forward: Mistakes = (),
-        derivative: bool = False,
+        way: Way = CLOSED,
     ) -> list[Mistakes]:
         """All the smallest sets of at most `limit` mistakes that predict what was seen, or none."""
+        if np.mean(seen == _UNDEFINED) > 0.5:  # nothing left to tell mistakes by
+            return []
         base = self.scale(output)
         for size in range(limit + 1):
-            sets, predicted, rows, matrix = self._table(output, size, forward, derivative)
+            sets, predicted, rows, matrix = self._table(output, size, forward, way)
             near: set[int] = set()
             if matrix.shape[1] == len(seen) and len(matrix):
                 far = np.abs(matrix - seen).max(axis=1)
-                near = set(rows[far <= tolerance * np.maximum(base, np.abs(matrix).max(axis=1))].tolist())
+                near = set(rows[far <= tolerance * np.maximum(base, _size(matrix))].tolist())
             odd = set(range(len(sets))) - set(rows.tolist())
             near |= {i for i in odd if _agrees(predicted[i], seen, tolerance, base)}
             if near:
@@ -131,24 +138,29 @@ class Model:
         return []
 
     def explain_backward(
-        self, seen: dict[str, Array], tolerance: float, limit: int, forward: Mistakes, derivative: bool
+        self, seen: dict[str, Array], tolerance: float, limit: int, forward: Mistakes, way: Way
     ) -> dict[str, tuple[Names, ...]]:
         """The backward of one forward: each of its outputs explained by itself."""
         return {
             output: tuple(
                 dict.fromkeys(
                     frozenset(m.name for m in chosen)
-                    for chosen in self.explain(output, values, tolerance, limit, forward, derivative)
+                    for chosen in self.explain(output, values, tolerance, limit, forward, way)
                 )
             )
             for output, values in seen.items()
         }
 
 
+def _size(values: Array) -> Array:
+    """The largest magnitude of each row, of what is defined."""
+    return np.asarray(np.where(values == _UNDEFINED, 0.0, np.abs(values)).max(axis=-1), dtype=np.float64)
+
+
 def _agrees(predicted: Array, seen: Array, tolerance: float, base: float) -> bool:
     if len(predicted) != len(seen):
         return False
-    return bool(np.abs(predicted - seen).max() <= tolerance * max(base, np.abs(predicted).max()))
+    return bool(np.abs(predicted - seen).max() <= tolerance * max(base, float(_size(predicted))))
 
 
 @lru_cache(maxsize=64)

@@ -35,8 +35,9 @@ class Plan:
 def plans(kinds: tuple[str, ...], dtypes: tuple[str, ...], layouts: tuple[str, ...]) -> Iterator[Plan]:
     """Every way to try, the usual ones first."""
     styles = (("flat", "flat"), ("wide", "wide"), ("flat", "wide"))
-    for layout, dtype, kind, style in product(layouts, dtypes, kinds, styles):
-        yield Plan(kind, dtype, layout, *style)
+    for layout, kind, dtype, style in product(layouts, kinds, dtypes, styles):
+        if arrays.holds(kind, dtype):
+            yield Plan(kind, dtype, layout, *style)
 
 
 @dataclass

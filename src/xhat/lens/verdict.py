@@ -71,11 +71,11 @@ class Verdict:
     def headline(self) -> str:
         """The verdict in one sentence."""
         if self.right is None:
-            return f"{self.subject} could not be judged: {self.problem}"
+            return f"{self.subject}: could not be judged: {self.problem}"
         if self.right:
-            return f"{self.subject} is right: {', '.join(row.output for row in self.rows)}."
+            return f"{self.subject}: right ({', '.join(row.output for row in self.rows)})."
         said = [f"{finding} [{', '.join(finding.outputs)}]" for finding in self.mistakes] + list(self.unnamed)
-        return f"{self.subject} is wrong: {'; '.join(said)}."
+        return f"{self.subject}: wrong: {'; '.join(said)}."
 
     def __repr__(self) -> str:
         text = " ".join(self.headline.split())
