@@ -122,6 +122,16 @@ def test_the_zero_path_vanishes_because_deviations_sum_to_zero() -> None:
     assert abs(zero.local(v | {"mu": v["mu"] + 1}).item()) > 1  # anywhere but at the mean it does not vanish
 
 
+def test_padding_may_hold_anything() -> None:
+    x, dy, gamma, beta, options = case(LAYOUTS["(N, C, L)"])
+    mask = np.ones((3, 1, 11))
+    mask[1, :, 4:] = 0
+    x[1, :, 4:], dy[1, :, 4:] = np.nan, 0
+    found = graph.evaluate(x, dy, gamma, beta, **(options | {"mask": mask}))
+    _, context = xhat.batch_norm(x, gamma, beta, **(options | {"mask": mask}))
+    assert oracle.relative_l2(found.gradients["x"], xhat.batch_norm_backward(dy, context).dx) < TOLERANCE
+
+
 def test_without_parameters_gamma_is_1_and_beta_is_0() -> None:
     x, dy, *_ = case(LAYOUTS["(N, C)"])
     found = graph.evaluate(x, dy)

@@ -95,6 +95,14 @@ def test_each_strange_channel_is_found_with_its_reason_and_no_other() -> None:
     assert all(re.fullmatch(r"[^.]+(\.\d+[^.]*)*\.", f.reason) for f in found)
 
 
+def test_values_whose_squares_overflow_are_told_from_nan() -> None:
+    x = batch()["x"].astype(np.float64)
+    x[:, 2] *= 1e200
+    (found,) = findings(layer_numbers(x))
+    assert (found.kind, found.channel) == ("not finite", 2)
+    assert found.reason.endswith(": their squares overflow, even in float64.")
+
+
 def test_few_values_are_said_once_for_the_layer() -> None:
     (found,) = findings(layer_numbers(**batch(6, 12, 1)))
     assert (found.kind, found.channel) == ("few values", None)

@@ -95,6 +95,19 @@ def test_a_frozen_model_and_a_loss_of_the_output_alone(tmp_path: Path) -> None:
     assert all("dx" in layer["columns"] for layer in layers)
 
 
+def test_a_layer_with_an_activation_inside_is_shown_forward_only(tmp_path: Path) -> None:
+    class Fused(nn.BatchNorm1d):  # type: ignore[name-defined, misc]
+        act = nn.ReLU()
+
+        def forward(self, x: Any) -> Any:
+            return self.act(super().forward(x))
+
+    net = nn.Sequential(Fused(4), nn.BatchNorm1d(4))
+    fused, plain = layers_of(report_model(net, torch.randn(9, 4), torch.sum, path=tmp_path / "r.html"))
+    assert fused["shares"] is None and "dx" not in fused["columns"]
+    assert "dx" in plain["columns"]
+
+
 def test_a_layer_used_twice_is_shown_twice(tmp_path: Path) -> None:
     norm = nn.BatchNorm1d(4).eval()
     net = nn.Sequential(nn.Linear(4, 4), norm, nn.Linear(4, 4), norm)

@@ -120,8 +120,9 @@ def evaluate(
 
         gradient(node) = sum over the nodes it enters of  gradient(target) * d target / d node
 
-    x and dy have one shape; gamma and beta (1 and 0 where None) have the shape of the channel axes;
-    mask broadcasts to x. Everything is computed in float64. Raises ShapeError where shapes do not fit.
+    x and dy have one shape; gamma and beta (1 and 0 where None) have the shape of the channel axes; mask
+    broadcasts to x, and padding (weight 0) may hold anything. Everything is computed in float64.
+    Raises ShapeError where shapes do not fit.
     """
     x, dy = np.asarray(x), np.asarray(dy)
     axes = channel_axes(x.ndim, axis, "graph.evaluate")
@@ -137,6 +138,7 @@ def evaluate(
         "w": w,
         "c": correction,
     }
+    values["x"] = np.where((w == 0) & ~np.isfinite(values["x"]), 0, values["x"])  # padding
     values["m"] = _total(w) if mask is not None else float(values["x"].shape[1])
     _forward(values, eps)
     gradients, flows = _backward(values)

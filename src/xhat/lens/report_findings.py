@@ -32,12 +32,14 @@ def findings(layer: Layer) -> list[Finding]:
 
 
 def _not_finite(layer: Layer) -> Iterator[Finding]:
+    low, high = layer.columns["min"], layer.columns["max"]
     for c in np.flatnonzero(~np.isfinite(layer.columns["mu"] + layer.columns["var"])):
-        yield Finding(
-            "not finite",
-            int(c),
-            "NaN or infinity among the values: mean, variance and all y of the channel are lost.",
-        )
+        reason = "NaN or infinity among the values: mean, variance and all y of the channel are lost."
+        if np.isfinite(low[c]) and np.isfinite(high[c]):
+            reason = (
+                f"values from {_say(low[c])} to {_say(high[c])}: their squares overflow, even in float64."
+            )
+        yield Finding("not finite", int(c), reason)
 
 
 def _constant(layer: Layer) -> Iterator[Finding]:

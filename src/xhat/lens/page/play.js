@@ -106,10 +106,10 @@ function drawPlay() {
   rows.bandWords.textContent = `μ ± σ: ${number(f.mu, 3)} ± ${number(std, 3)}`;
   rows.lines.forEach((line, i) => {
     const y = lineAt(i);
-    set(line.dot, { cx: place(scale.x, x[i]), "aria-valuenow": x[i], "aria-valuetext": number(x[i]) });
+    set(line.dot, { cx: place(scale.x, x[i]), "aria-valuemin": scale.x[0], "aria-valuemax": scale.x[1], "aria-valuenow": x[i], "aria-valuetext": number(x[i]) });
     set(line.out, { cx: yPlace(f.y[i]), "data-value": f.y[i] });
     set(line.arrow, { x1: yPlace(f.y[i]), x2: tipPlace(f.y[i], dy[i]) });
-    set(line.tip, { cx: tipPlace(f.y[i], dy[i]), "aria-valuenow": dy[i], "aria-valuetext": number(dy[i]) });
+    set(line.tip, { cx: tipPlace(f.y[i], dy[i]), "aria-valuemin": -1.4 * scale.dy, "aria-valuemax": 1.4 * scale.dy, "aria-valuenow": dy[i], "aria-valuetext": number(dy[i]) });
     for (const part of [line.dot, line.tip]) part.classList.toggle("chosen", i === chosen);
     drawBars(line, i, y, b);
   });

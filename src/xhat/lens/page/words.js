@@ -19,8 +19,9 @@ function percent(share) {
   if (Number.isNaN(share)) return "NaN";
   const value = 100 * share;
   const size = Math.abs(value);
-  if (size > 0 && size < 0.05) return "< 0.1 %";
-  return value.toFixed(size < 10 ? 1 : 0).replace("-", MINUS) + " %";
+  if (size > 0 && size < 0.001) return "< 0.001 %";
+  if (size > 99 && size < 100) return (Math.floor(value * 100) / 100).toFixed(2) + " %"; // nearly all is not all
+  return String(size >= 100 ? Math.round(value) : Number(value.toPrecision(2))).replace("-", MINUS) + " %";
 }
 
 const count = (n, word) => n.toLocaleString("en") + " " + word + (n === 1 ? "" : "s");
