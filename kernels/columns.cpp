@@ -48,12 +48,13 @@ struct Plan {
             if (a->at && a->outer != std::ptrdiff_t(row)) return false;
         return true;
     }
-    // Enough to have 64 columns, whole registers of 16 where that does not take too many.
+    // Enough for 256 columns, in whole registers of 16 where that does not take many more.
     size_t rows_together(size_t outer) const {
-        if (row >= 64) return 1;
+        constexpr size_t enough = 256;
+        if (row >= enough) return 1;
         const size_t whole = 16 / std::gcd(row, size_t(16));
-        size_t k = (63 + row) / row;
-        if (whole * row <= 256) k = (k + whole - 1) / whole * whole;
+        size_t k = (enough - 1 + row) / row;
+        if (whole * row <= enough) k = (k + whole - 1) / whole * whole;
         return std::max<size_t>(1, std::min(k, outer));
     }
 };

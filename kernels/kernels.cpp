@@ -37,6 +37,8 @@ template <class T> T* to(const Target& t, size_t row, size_t channel) {
     return static_cast<T*>(t.at) + ptrdiff_t(row) * t.row + ptrdiff_t(channel) * t.channel;
 }
 
+constexpr size_t CHUNK = 512;  // numbers that go through a buffer at a time: it stays in the first cache
+
 inline const double* weights(const Tile& t, size_t row) { return t.weights + ptrdiff_t(row) * t.weights_row; }
 
 // ---------------------------------------------------------------------------------------------- pieces
@@ -49,7 +51,7 @@ template <class A> inline A sloped(A v, A slope) { return slope == A(0) ? A(0) :
 
 template <int activation, class A> inline A act(A pre, A slope) {
     if (activation == LEAKY_RELU) return pre < A(0) ? sloped(pre, slope) : pre;
-    if (activation == SILU) return pre / (A(1) + exponential(-pre));
+    if (activation == SILU) return pre * sigmoid(pre);
     return pre;
 }
 
@@ -57,7 +59,7 @@ template <int activation, class A> inline A act(A pre, A slope) {
 template <int side, class A> inline A through_activation(A dy, A pre, A slope) {
     if (side == NO_ACTIVATION) return dy;
     if (side == LEAKY_FROM_X || side == LEAKY_FROM_Y) return pre > A(0) ? dy : sloped(dy, slope);
-    const A sigma = A(1) / (A(1) + exponential(-pre));
+    const A sigma = sigmoid(pre);
     return dy * (sigma * (A(1) + pre * (A(1) - sigma)));
 }
 
@@ -112,8 +114,6 @@ inline void flush(const void* chunk, void* place, size_t bytes, bool stream) {
 #endif
     std::memcpy(out, in, bytes);
 }
-
-constexpr size_t CHUNK = 512;  // numbers computed at a time by a map: the buffer stays in the first cache
 
 // ------------------------------------------------------------------------------------------- reductions
 
@@ -212,23 +212,14 @@ template <class T, bool columns, bool weighted> void moments(const Tile& t) {
     });
 }
 
-template <class T, bool columns, int side, bool weighted> struct EachGradient {
-    const T *RESTRICT x, *RESTRICT dy, *RESTRICT extra;
+template <class T, class G, bool columns, bool weighted> struct EachGradient {
+    const T* RESTRICT x;
+    const G* RESTRICT g;
     const double* RESTRICT w;
     const double* RESTRICT mu;
-    TermsAt<A<T>, columns> at;
-    A<T> slope;
     inline void operator()(size_t i, size_t l, double& u, double& v) const {
-        const A<T> xi = load(x[i]);
-        A<T> g = load(dy[i]);
-        if (side != NO_ACTIVATION) {
-            const size_t k = at.i(l);
-            const A<T> e = reads_extra(side) ? A<T>(load(extra[i])) : A<T>(0);
-            g = through_activation<side>(
-                g, before_activation<side>(centred(xi, at.hi[k], at.lo[k]), at.scale[k], at.beta[k], e), slope);
-        }
-        u = g;
-        v = u * (double(xi) - (columns ? mu[l] : mu[0]));
+        u = double(load(g[i]));
+        v = u * (double(load(x[i])) - (columns ? mu[l] : mu[0]));
         if (weighted) {  // a padded NaN that the loss does not look at
             const double wi = columns ? w[0] : w[i];
             v = (wi == 0) & (u == 0) ? 0.0 : v;
@@ -236,35 +227,92 @@ template <class T, bool columns, int side, bool weighted> struct EachGradient {
     }
 };
 
-template <class T, bool columns, int side, bool weighted> void gradient_sums(const Tile& t) {
+// g of `n` numbers from column `first` on.
+template <class T, bool columns, int side>
+inline void activation_gradient(const Tile& t, size_t r, size_t c, size_t first, size_t n, A<T>* RESTRICT g) {
     const A<T> slope = A<T>(t.slope);
-    reduce<columns>(t, [&t, slope](size_t r, size_t c) {
-        return EachGradient<T, columns, side, weighted>{
-            from<T>(t.x, r, c), from<T>(t.dy, r, c), reads_extra(side) ? from<T>(t.extra, r, c) : nullptr,
-            weighted ? weights(t, r) : nullptr, t.origin + (columns ? 0 : c),
-            TermsAt<A<T>, columns>(t.terms, columns ? 0 : c), slope};
+    const T* RESTRICT x = from<T>(t.x, r, c) + first;
+    const T* RESTRICT dy = from<T>(t.dy, r, c) + first;
+    const T* RESTRICT e = reads_extra(side) ? from<T>(t.extra, r, c) + first : nullptr;
+    const TermsAt<A<T>, columns> at(t.terms, columns ? first : c);
+    for (size_t i = 0; i < n; i++) {
+        const size_t k = at.i(i);
+        const A<T> d = centred<A<T>>(load(x[i]), at.hi[k], at.lo[k]);
+        const A<T> ei = reads_extra(side) ? A<T>(load(e[i])) : A<T>(0);
+        g[i] = through_activation<side, A<T>>(
+            load(dy[i]), before_activation<side>(d, at.scale[k], at.beta[k], ei), slope);
+    }
+}
+
+// Behind an activation, g goes through a buffer: then both loops are simple enough to become vector code.
+template <class T, bool columns, int side, bool weighted> void gradient_sums_activated(const Tile& t) {
+    using Each = EachGradient<T, A<T>, columns, weighted>;
+    constexpr size_t rows = columns ? 4 : 1, width = CHUNK / rows;
+    A<T> g[rows][width];
+    for (size_t r = 0; r < t.rows;) {
+        const size_t four = t.rows - r >= rows ? rows : 1;
+        for (size_t c = 0; c < t.channels; c++)
+            for (size_t i = 0; i < t.width; i += width) {
+                const size_t n = t.width - i < width ? t.width - i : width;
+                for (size_t k = 0; k < four; k++) activation_gradient<T, columns, side>(t, r + k, c, i, n, g[k]);
+                const auto each = [&](size_t k) {
+                    return Each{from<T>(t.x, r + k, c) + i, g[k],
+                                weighted ? weights(t, r + k) + (columns ? 0 : i) : nullptr, t.origin + (columns ? i : c)};
+                };
+                double* sum = t.sum + (columns ? i : c * LANES);
+                double* product = t.sum_product + (columns ? i : c * LANES);
+                if (!columns) sum_lanes(each(0), n, sum, product);
+                else if (four == 4) sum_four_rows(each(0), each(1), each(2), each(3), n, sum, product);
+                else sum_row(each(0), n, sum, product);
+            }
+        r += four;
+    }
+}
+
+template <class T, bool columns, int side, bool weighted> void gradient_sums(const Tile& t) {
+    if (side != NO_ACTIVATION) return gradient_sums_activated<T, columns, side, weighted>(t);
+    reduce<columns>(t, [&t](size_t r, size_t c) {
+        return EachGradient<T, T, columns, weighted>{from<T>(t.x, r, c), from<T>(t.dy, r, c),
+                                                     weighted ? weights(t, r) : nullptr, t.origin + (columns ? 0 : c)};
     });
 }
 
 // ------------------------------------------------------------------------------------------------- maps
 
-// Runs `chunk(row, channel, first, count, out, dresidual)` over the tile, with the results going to their
-// places or, where they are staged, to a buffer that is flushed afterwards.
+// The numbers of a chunk, rounded to their place: an own loop, which becomes vector code for 16-bit numbers too.
+template <class T> inline void round_to(T* RESTRICT to, const A<T>* RESTRICT from, size_t n) {
+    for (size_t i = 0; i < n; i++) store(to[i], from[i]);
+}
+
+// Runs `chunk(row, channel, first, count, out, dresidual)` over the tile, with the results, in the arithmetic
+// type, going to their places; or to a buffer, where they are to be rounded or flushed.
 template <class T, bool second, class Chunk> inline void map(const Tile& t, const Chunk& chunk) {
-    alignas(64) T buffer[CHUNK], buffer2[second ? CHUNK : 1];
+    constexpr bool rounded = sizeof(T) < sizeof(A<T>);
+    alignas(64) A<T> buffer[CHUNK], buffer2[second ? CHUNK : 1];
+    alignas(64) T narrow[rounded ? CHUNK : 1];
+    const auto finish = [&](A<T>* values, T* place, size_t n) {
+        const void* chunk_out = values;
+        if (rounded) {
+            round_to(t.staged ? narrow : place, values, n);
+            chunk_out = narrow;
+        }
+        if (t.staged) flush(chunk_out, place, n * sizeof(T), t.stream);
+    };
     for (size_t r = 0; r < t.rows; r++)
         for (size_t c = 0; c < t.channels; c++) {
             T* out = to<T>(t.out, r, c);
             T* dresidual = second ? to<T>(t.dresidual, r, c) : nullptr;
             for (size_t i = 0; i < t.width; i += CHUNK) {
                 const size_t n = t.width - i < CHUNK ? t.width - i : CHUNK;
-                if (!t.staged) {
-                    chunk(r, c, i, n, out + i, dresidual + (second ? i : 0));
-                } else {
-                    chunk(r, c, i, n, buffer, buffer2);
-                    flush(buffer, out + i, n * sizeof(T), t.stream);
-                    if (second) flush(buffer2, dresidual + i, n * sizeof(T), t.stream);
+                if constexpr (!rounded) {
+                    if (!t.staged) {
+                        chunk(r, c, i, n, out + i, second ? dresidual + i : nullptr);
+                        continue;
+                    }
                 }
+                chunk(r, c, i, n, buffer, buffer2);
+                finish(buffer, out + i, n);
+                if (second) finish(buffer2, dresidual + i, n);
             }
         }
 }
@@ -276,7 +324,7 @@ template <class T> inline void prefetch_ahead(const T* row, size_t count, ptrdif
 
 template <class T, bool columns, int activation, bool residual> void normalize(const Tile& t) {
     const A<T> slope = A<T>(t.slope);
-    map<T, false>(t, [&t, slope](size_t r, size_t c, size_t first, size_t n, T* RESTRICT y, T*) {
+    map<T, false>(t, [&t, slope](size_t r, size_t c, size_t first, size_t n, A<T>* RESTRICT y, A<T>*) {
         const T* RESTRICT x = from<T>(t.x, r, c) + first;
         const T* RESTRICT e = residual ? from<T>(t.extra, r, c) + first : nullptr;
         const TermsAt<A<T>, columns> at(t.terms, columns ? first : c);
@@ -285,15 +333,15 @@ template <class T, bool columns, int activation, bool residual> void normalize(c
             const size_t k = at.i(i);
             A<T> pre = centred<A<T>>(load(x[i]), at.hi[k], at.lo[k]) * at.scale[k] + at.beta[k];
             if (residual) pre = pre + load(e[i]);
-            store(y[i], act<activation>(pre, slope));
+            y[i] = act<activation>(pre, slope);
         }
     });
 }
 
 template <class T, bool columns, int side, bool weighted> void input_gradient(const Tile& t) {
     const A<T> slope = A<T>(t.slope);
-    map<T, reads_extra(side)>(t, [&t, slope](size_t r, size_t c, size_t first, size_t n, T* RESTRICT dx,
-                                             T* RESTRICT dresidual) {
+    map<T, reads_extra(side)>(t, [&t, slope](size_t r, size_t c, size_t first, size_t n, A<T>* RESTRICT dx,
+                                             A<T>* RESTRICT dresidual) {
         const T* RESTRICT x = from<T>(t.x, r, c) + first;
         const T* RESTRICT dy = from<T>(t.dy, r, c) + first;
         const T* RESTRICT e = reads_extra(side) ? from<T>(t.extra, r, c) + first : nullptr;
@@ -309,13 +357,13 @@ template <class T, bool columns, int side, bool weighted> void input_gradient(co
                 const A<T> ei = reads_extra(side) ? A<T>(load(e[i])) : A<T>(0);
                 g = through_activation<side>(g, before_activation<side>(d, at.scale[k], at.beta[k], ei), slope);
             }
-            if (reads_extra(side)) store(dresidual[i], g);
+            if (reads_extra(side)) dresidual[i] = g;
             A<T> statistics = at.mu_path[k] + at.var_path[k] * d;  // through mu, through var
             if (weighted) {
                 const A<T> wi = A<T>(columns ? w[0] : w[i]);
                 statistics = wi > A<T>(0) ? wi * statistics : A<T>(0);
             }
-            store(dx[i], at.scale[k] * g - statistics);
+            dx[i] = at.scale[k] * g - statistics;
         }
     });
 }

@@ -62,10 +62,11 @@ inline void store(float16& to, double v) { store(to, static_cast<float>(v)); }
 
 // exp(t) for |t| <= limit, else the value at the limit: t = k ln 2 + r, the Taylor sum of exp(r) for
 // |r| <= ln 2 / 2, and k added to the exponent. Adding `magic` rounds to an integer in the low bits.
+// The limits lie far inside the range, so that nothing made of the result is subnormal: that would be slow.
 inline float exponential(float t) {
     constexpr float magic = 12582912.0f;  // 1.5 * 2^23
-    t = t > 87.0f ? 87.0f : t;
-    t = t < -87.0f ? -87.0f : t;
+    t = t > 60.0f ? 60.0f : t;
+    t = t < -60.0f ? -60.0f : t;
     const float shifted = t * 1.44269504f + magic;
     const float k = shifted - magic;
     const float r = (t - k * 0.693145752f) - k * 1.42860677e-6f;
@@ -81,8 +82,8 @@ inline float exponential(float t) {
 }
 inline double exponential(double t) {
     constexpr double magic = 6755399441055744.0;  // 1.5 * 2^52
-    t = t > 708.0 ? 708.0 : t;
-    t = t < -708.0 ? -708.0 : t;
+    t = t > 300.0 ? 300.0 : t;
+    t = t < -300.0 ? -300.0 : t;
     const double shifted = t * 1.4426950408889634 + magic;
     const double k = shifted - magic;
     const double r = (t - k * 0.693147180369123816490) - k * 1.90821492927058770002e-10;
@@ -102,5 +103,7 @@ inline double exponential(double t) {
     p = p * r + 1.0;
     return bits<double>(bits<std::uint64_t>(p) + (bits<std::uint64_t>(shifted) << 52));
 }
+
+template <class A> inline A sigmoid(A t) { return A(1) / (A(1) + exponential(-t)); }
 
 }  // namespace

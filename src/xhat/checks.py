@@ -6,6 +6,7 @@ No arithmetic of batch normalization and no layout lives here.
 import math
 import operator
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,6 @@ import numpy.typing as npt
 from xhat.errors import ArgumentError, DegenerateBatchError, DtypeError, OutputError, ShapeError
 
 __all__ = [
-    "DTYPE_CODES",
     "activation_of",
     "aligned",
     "channel_array",
@@ -22,6 +22,7 @@ __all__ = [
     "check_count",
     "check_eps",
     "check_output",
+    "dtype_code",
     "floating",
     "like_x",
     "weights_of",
@@ -29,8 +30,7 @@ __all__ = [
 
 Array = npt.NDArray[Any]
 
-# As in kernels.h. The position is also the order of width: a later one fits into an earlier one.
-DTYPE_CODES = {"float64": 0, "float32": 1, "float16": 2, "bfloat16": 3}
+_CODES = {"float64": 0, "float32": 1, "float16": 2, "bfloat16": 3}  # as in kernels.h
 # The parameters that x of each dtype takes: its own dtype, or a wider one.
 PARAMETER_DTYPES = {
     "float64": ("float64",),
@@ -45,10 +45,18 @@ def shown(shape: Sequence[int]) -> str:
     return str(tuple(int(n) for n in shape))
 
 
+@lru_cache
+def dtype_code(dtype: np.dtype[Any]) -> int | None:
+    """The kernels' number for a dtype in this machine's byte order, None for one that they do not have."""
+    return _CODES.get(dtype.name) if dtype.isnative else None
+
+
 def floating(value: Any, operation: str, name: str) -> Array:
     """The value as an array of one of the four dtypes. Raises DtypeError, with the conversion that would help."""
     array = np.asarray(value)
-    if array.dtype.name not in DTYPE_CODES:
+    if dtype_code(array.dtype) is not None:
+        return array
+    if array.dtype.name not in _CODES:
         remedy = (
             f"Convert it first, for example {name}.astype(np.float32)."
             if array.dtype.kind in "iub"
@@ -57,12 +65,10 @@ def floating(value: Any, operation: str, name: str) -> Array:
         raise DtypeError(
             f"{operation}: {name} has dtype {array.dtype}, expected float64, float32, float16 or bfloat16. {remedy}"
         )
-    if not array.dtype.isnative:
-        raise DtypeError(
-            f"{operation}: {name} has the byte order of another machine ({array.dtype.str}), expected the native one. "
-            f'Convert it with {name}.astype({name}.dtype.newbyteorder("=")).'
-        )
-    return array
+    raise DtypeError(
+        f"{operation}: {name} has the byte order of another machine ({array.dtype.str}), expected the native one. "
+        f'Convert it with {name}.astype({name}.dtype.newbyteorder("=")).'
+    )
 
 
 def aligned(array: Array) -> bool:
@@ -86,12 +92,12 @@ def channel_array(
             f"{operation}: {name} has shape {shown(array.shape)}, expected {shown(shape)} to match {axes} "
             f"of x {shown(x.shape)}."
         )
-    if array.dtype.name not in PARAMETER_DTYPES[x.dtype.name]:
+    if array.dtype != x.dtype and array.dtype.name not in PARAMETER_DTYPES[x.dtype.name]:
         raise DtypeError(
             f"{operation}: {name} has dtype {array.dtype}, expected {' or '.join(PARAMETER_DTYPES[x.dtype.name])} "
             f"for x of {x.dtype}: parameters may be wider than x, not narrower."
         )
-    return np.ascontiguousarray(array, dtype=np.float64)
+    return np.array(array, dtype=np.float64, order="C")  # a copy: the context must not change with the caller's
 
 
 def like_x(value: Any, operation: str, name: str, x: Array) -> Array:

@@ -13,7 +13,6 @@ import numpy as np
 
 from xhat import _kernels, equations, layout
 from xhat.checks import (
-    DTYPE_CODES,
     Array,
     activation_of,
     aligned,
@@ -22,6 +21,7 @@ from xhat.checks import (
     check_count,
     check_eps,
     check_output,
+    dtype_code,
     floating,
     like_x,
     same_memory,
@@ -210,7 +210,7 @@ def moments(x: Any, *, axis: Axis = 1, mask: Any = None) -> Moments:
     shape = tuple(x.shape[a] for a in channels)
     mean, m2 = np.zeros(shape), np.zeros(shape)
     if x.size and count:
-        _kernels.forward(True, False, DTYPE_CODES[x.dtype.name], view.shape, _read(x, view), weights, None, None, None,
+        _kernels.forward(True, False, dtype_code(x.dtype), view.shape, _read(x, view), weights, None, None, None,
                          None, mean, m2, 1.0, 1.0, 0, 0.0)  # fmt: skip
     return Moments(count, mean, m2)
 
@@ -307,7 +307,7 @@ def _forward(
         y = check_output(out, operation, "out", x, x, inputs)
     if x.size:
         operand, place = _write(y, view)
-        _kernels.forward(batch, True, DTYPE_CODES[x.dtype.name], view.shape, _read(x, view), weights, gamma, beta,
+        _kernels.forward(batch, True, dtype_code(x.dtype), view.shape, _read(x, view), weights, gamma, beta,
                          _read(residual, view), operand, mean, var, count - correction if batch else 1.0, eps,
                          _ACTIVATIONS[kind], slope)  # fmt: skip
         if place is not y:
@@ -382,7 +382,7 @@ def _backward(dy: Array, c: Context, dx: Array | None, dresidual: Array | None, 
     """Runs gradient_sums and, where dx is given, input_gradient."""
     results = [(a, *_write(a, c.view)) for a in (dx, dresidual) if a is not None]
     operands = [operand for _, operand, _ in results] + [None, None]
-    _kernels.backward(True, dx is not None, DTYPE_CODES[c.x.dtype.name], c.view.shape, _read(c.x, c.view), c.weights,
+    _kernels.backward(True, dx is not None, dtype_code(c.x.dtype), c.view.shape, _read(c.x, c.view), c.weights,
                       c.gamma, c.beta, _read(dy, c.view), _read(c.extra, c.view), operands[0], operands[1], c.mean,
                       c.var, sum_dy, sum_dy_xhat, c.count, c.count - c.correction, c.eps,
                       _SIDES[c.activation, c.residual], c.slope)  # fmt: skip
