@@ -76,9 +76,17 @@ $(VENV)/.with-%: constraints.txt pyproject.toml $(VENV)/.engine
 
 SANITIZE := build/sanitize
 RUNTIME = $(shell $(CXX) -print-file-name=libasan.so) $(shell $(CXX) -print-file-name=libstdc++.so)
+SANITIZED = LD_PRELOAD="$(RUNTIME)" ASAN_OPTIONS=detect_leaks=0 $(SANITIZE)/venv/bin/python
 
+ifeq ($(shell uname -s),Linux)
 sanitize: $(SANITIZE)/.engine
-	LD_PRELOAD="$(RUNTIME)" ASAN_OPTIONS=detect_leaks=0 $(SANITIZE)/venv/bin/python -m pytest tests/test_properties.py
+	$(SANITIZED) -c 'import sys; from xhat import _kernels; sys.exit(not _kernels.__file__.startswith(sys.prefix))'
+	$(SANITIZED) tests/survey.py > $(SANITIZE)/survey.json
+	$(SANITIZED) -m pytest tests/test_ops.py tests/test_numpy.py tests/test_properties.py
+else
+sanitize:
+	@echo "The sanitizers run on Linux, with GCC."
+endif
 
 $(SANITIZE)/.engine: $(PACKAGE) | $(VENV)/.with-$(EXTRAS)
 	$(BIN)/python -m venv --clear --without-pip $(SANITIZE)/venv
