@@ -173,6 +173,15 @@ def test_too_many_channels_are_thinned_and_the_strange_ones_kept() -> None:
     assert layer["channels"][constant["row"]] == 4321
 
 
+def test_many_findings_of_one_kind_hide_no_other() -> None:
+    b = batch(300, 8, 5)
+    b["x"][:, :299] = 1
+    b["x"][:, 299] += 1000
+    (layer,) = data_of(page([layer_numbers(**b)], "t"))["layers"]
+    assert [f["kind"] for f in layer["findings"][:3]] == ["constant", "huge offset", "constant"]
+    assert len(layer["findings"]) == 100 and layer["findingsInAll"] == 300
+
+
 def test_a_page_is_the_same_every_time() -> None:
     assert page([layer_numbers(**batch())], "t") == page([layer_numbers(**batch())], "t")
 

@@ -95,17 +95,28 @@ def test_a_frozen_model_and_a_loss_of_the_output_alone(tmp_path: Path) -> None:
     assert all("dx" in layer["columns"] for layer in layers)
 
 
-def test_a_layer_with_an_activation_inside_is_shown_forward_only(tmp_path: Path) -> None:
+def test_a_layer_with_an_activation_or_a_residual_is_shown_forward_only(tmp_path: Path) -> None:
     class Fused(nn.BatchNorm1d):  # type: ignore[name-defined, misc]
         act = nn.ReLU()
 
         def forward(self, x: Any) -> Any:
             return self.act(super().forward(x))
 
-    net = nn.Sequential(Fused(4), nn.BatchNorm1d(4))
-    fused, plain = layers_of(report_model(net, torch.randn(9, 4), torch.sum, path=tmp_path / "r.html"))
+    class Named(nn.BatchNorm1d):  # type: ignore[name-defined, misc]
+        def forward(self, *, x: Any, residual: Any = None) -> Any:
+            return super().forward(x) if residual is None else super().forward(x) + residual
+
+    class Net(nn.Sequential):  # type: ignore[name-defined, misc]
+        def forward(self, x: Any) -> Any:
+            return self[3](x=self[2](x=self[1](self[0](x))), residual=x)
+
+    net = Net(Fused(4), nn.BatchNorm1d(4), Named(4), Named(4))
+    fused, plain, named, added = layers_of(
+        report_model(net, torch.randn(9, 4), torch.sum, path=tmp_path / "r.html")
+    )
     assert fused["shares"] is None and "dx" not in fused["columns"]
-    assert "dx" in plain["columns"]
+    assert "dx" in plain["columns"] and "dx" in named["columns"]
+    assert "dx" not in added["columns"]
 
 
 def test_a_layer_used_twice_is_shown_twice(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ which its content security policy enforces, and every name in the data reaches i
 import base64
 import json
 import re
+from collections import Counter
 from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
@@ -16,10 +17,11 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from xhat.lens.report_data import SAMPLE, Layer, layer_numbers
-from xhat.lens.report_findings import findings
+from xhat.lens.report_findings import Finding, findings
 
 __all__ = ["CHANNELS", "page", "report"]
 
+FINDINGS = 100  # of a layer that the page can list
 CHANNELS = 2048  # channels shown in all; more of them are thinned, layer by layer
 _SCRIPTS = (
     "equations",
@@ -75,7 +77,9 @@ def write(text: str, path: str | Path) -> Path:
 def page(layers: Sequence[Layer], title: str) -> str:
     """The page as text."""
     limit = max(8, CHANNELS // max(1, len(layers)))
-    data = {"title": title, "layers": [_record(layer, limit) for layer in layers]}
+    shown = sum(min(limit, len(layer.columns["mu"])) for layer in layers)
+    few = 8 if shown > 512 else SAMPLE  # values of a channel to play with
+    data = {"title": title, "layers": [_record(layer, limit, few) for layer in layers]}
     folder = files("xhat.lens") / "page"
 
     def part(name: str) -> str:
@@ -96,10 +100,9 @@ def _inert(data: Any) -> str:
     return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
 
 
-def _record(layer: Layer, limit: int) -> dict[str, Any]:
-    found = findings(layer)
+def _record(layer: Layer, limit: int, few: int) -> dict[str, Any]:
+    found = _by_turns(findings(layer))
     shown = _chosen(layer, [f.channel for f in found if f.channel is not None], limit)
-    few = 8 if len(shown) > 512 else SAMPLE  # values to start playing with
     place = {int(channel): i for i, channel in enumerate(shown)}
     return {
         "name": layer.name,
@@ -115,7 +118,7 @@ def _record(layer: Layer, limit: int) -> dict[str, Any]:
         "shares": _layer_shares(layer),
         "findings": [
             {"kind": f.kind, "row": -1 if f.channel is None else place[f.channel], "reason": f.reason}
-            for f in found
+            for f in found[:FINDINGS]
             if f.channel is None or f.channel in place
         ],
         "findingsInAll": len(found),
@@ -123,6 +126,16 @@ def _record(layer: Layer, limit: int) -> dict[str, Any]:
         "histograms": {k: _packed(_heights(v[shown]), "u1") for k, v in layer.histograms.items()},
         "sample": {k: _packed(v[shown, :few], v.dtype.str[1:]) for k, v in layer.sample.items()},
     }
+
+
+def _by_turns(found: list[Finding]) -> list[Finding]:
+    """The first of every kind, then the second of every kind: many of one kind must not hide another."""
+    turns: Counter[str] = Counter()
+    ranked = []
+    for finding in found:
+        turns[finding.kind] += 1
+        ranked.append((turns[finding.kind], finding))
+    return [finding for _, finding in sorted(ranked, key=lambda turn: turn[0])]
 
 
 def _chosen(layer: Layer, striking: list[int], limit: int) -> NDArray[np.int64]:

@@ -105,19 +105,20 @@ def _recorded(layers: dict[str, Any]) -> Iterator[list[_Call]]:
     calls: list[_Call] = []
 
     def watch(name: str, module: Any) -> Any:
-        def note(module: Any, arguments: tuple[Any, ...], output: Any) -> None:
-            plain = output.requires_grad and _is_plain(module, arguments)
+        def note(module: Any, arguments: tuple[Any, ...], named: dict[str, Any], output: Any) -> None:
+            x, *more = (*arguments, *named.values())
+            plain = output.requires_grad and _is_plain(module, more)
             again = sum(call.module is module for call in calls)
             calls.append(
                 _Call(
                     f"{name} (call {again + 1})" if again else name,
                     module,
-                    arguments[0].detach().clone(),
+                    x.detach().clone(),
                     get_gradient_edge(output) if plain else None,
                 )
             )
 
-        return module.register_forward_hook(note)
+        return module.register_forward_hook(note, with_kwargs=True)
 
     handles = [watch(name, module) for name, module in layers.items()]
     try:
@@ -127,12 +128,14 @@ def _recorded(layers: dict[str, Any]) -> Iterator[list[_Call]]:
             handle.remove()
 
 
-def _is_plain(module: Any, arguments: tuple[Any, ...]) -> bool:
-    """Whether the layer's output is gamma xhat + beta: no activation, residual or mask within."""
+def _is_plain(module: Any, more: list[Any]) -> bool:
+    """Whether the layer's output is gamma xhat + beta: no activation within, no residual or mask given."""
     from torch.nn import Identity
 
     inner = [getattr(module, name, None) for name in ("act", "drop", "activation")]
-    return len(arguments) == 1 and all(part is None or isinstance(part, Identity) for part in inner)
+    return all(given is None for given in more) and all(
+        part is None or isinstance(part, Identity) for part in inner
+    )
 
 
 def _numbers(call: _Call, dy: Any) -> Layer:

@@ -110,5 +110,6 @@ function drawFindings(all = false) {
   document.getElementById("findings").replaceChildren(...items);
   const more = document.getElementById("more");
   more.hidden = all || layer.findings.length <= FIRST_SHOWN;
-  more.textContent = `Show all ${layer.findings.length}`;
+  const total = layer.findingsInAll;
+  more.textContent = total > layer.findings.length ? `Show ${layer.findings.length} of ${total.toLocaleString("en")}` : `Show all ${total}`;
 }

@@ -20,7 +20,10 @@ function percent(share) {
   const value = 100 * share;
   const size = Math.abs(value);
   if (size > 0 && size < 0.001) return "< 0.001 %";
-  if (size > 99 && size < 100) return (Math.floor(value * 100) / 100).toFixed(2) + " %"; // nearly all is not all
+  if (size > 95 && size < 100) {
+    const places = size > 99.9 ? 2 : 1; // nearly all is not all
+    return (Math.floor(value * 10 ** places) / 10 ** places).toFixed(places) + " %";
+  }
   return String(size >= 100 ? Math.round(value) : Number(value.toPrecision(2))).replace("-", MINUS) + " %";
 }
 
