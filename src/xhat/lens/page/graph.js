@@ -19,7 +19,7 @@ const TALL = {
   },
   bends: { "x var": [350, 90], "rstd xhat": [290, 545], "mu xhat": [190, 400], "gamma y": [190, 660], "beta y": [240, 706] },
   shifts: { "x var": [34, -44], "rstd xhat": [38, 26], "var rstd": [40, 0], "mu var": [-44, 26], "xhat y": [-34, 0], "y loss": [34, 0],
-            "x xhat": [-42, -40], "mu xhat": [-32, 50], "gamma y": [-8, -14], "beta y": [-8, -16], "x mu": [-34, 14] },
+            "x xhat": [-42, -40], "mu xhat": [-46, 40], "gamma y": [-22, -20], "beta y": [-8, -16], "x mu": [-34, 14] },
 };
 
 const SIZES = { x: [150, 84], xhat: [128, 84], y: [146, 84], loss: [84, 54] };
@@ -59,7 +59,8 @@ const EDGES = [
 
 let drawn = null; // the SVG's moving parts, and the layout they were made for
 
-const layoutNow = () => (window.matchMedia("(max-width: 680px)").matches ? TALL : WIDE);
+const NARROW = window.matchMedia("(max-width: 1010px)"); // as in report.css: below, WIDE would be too small to read
+const layoutNow = () => (NARROW.matches ? TALL : WIDE);
 
 function boxOf(layout, name) {
   const [w, h] = SIZES[name] ?? [124, 76];

@@ -105,7 +105,7 @@ function watch() {
   on("table", "scroll", drawTable);
   on("table", "keydown", tableKeys);
   for (const button of document.querySelectorAll("[data-switch]")) button.addEventListener("click", () => press(button));
-  window.matchMedia("(max-width: 680px)").addEventListener("change", drawGraph);
+  NARROW.addEventListener("change", drawGraph);
   watchRows();
 }
 
