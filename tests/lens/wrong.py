@@ -60,7 +60,9 @@ MISTAKES: dict[str, Edits] = {
     "eps outside the root in the forward": ((ROOT, "    sqrtvar = np.sqrt(use_var) + eps"),),
     "square root missing in the forward": ((ROOT, "    sqrtvar = use_var + eps"),),
     "power of rstd wrong in the forward": ((ROOT, "    sqrtvar = 1 / np.sqrt(use_var + eps)"),),
-    "running statistic used in training": ((USED, "    use_mean, use_var = running_mean.copy(), running_var.copy()"),),
+    "running statistic used in training": (
+        (USED, "    use_mean, use_var = running_mean.copy(), running_var.copy()"),
+    ),
     "channel axis transposed in the forward": (
         (USED, "    use_mean, use_var = x.mean(axis=1, keepdims=True), x.var(axis=1, keepdims=True)"),
     ),
@@ -82,12 +84,16 @@ MISTAKES: dict[str, Edits] = {
     "sum where a mean is needed: mean path": (("* rstd) / n", "* rstd)"),),
     "sum where a mean is needed: variance path": (("2 * xmu / n", "2 * xmu"),),
     "mean where a sum is needed: mean path": (("dxhat.sum(axis=0) * rstd", "dxhat.mean(axis=0) * rstd"),),
-    "mean where a sum is needed: variance path": (("* xmu).sum(axis=0) * rstd", "* xmu).mean(axis=0) * rstd"),),
+    "mean where a sum is needed: variance path": (
+        ("* xmu).sum(axis=0) * rstd", "* xmu).mean(axis=0) * rstd"),
+    ),
     "power of rstd wrong in the variance path": (("* rstd ** 3", "* rstd ** 2"),),
     "power of rstd wrong in the mean path": (("* rstd) / n", "* rstd ** 2) / n"),),
     "power of rstd wrong in the direct path": ((DIRECT, "dxhat\n"),),
     "eps missing in the backward": (("    rstd = 1 / sqrtvar", "    rstd = 1 / np.sqrt(var)"),),
-    "eps outside the root in the backward": (("    rstd = 1 / sqrtvar", "    rstd = 1 / (np.sqrt(var) + eps)"),),
+    "eps outside the root in the backward": (
+        ("    rstd = 1 / sqrtvar", "    rstd = 1 / (np.sqrt(var) + eps)"),
+    ),
     "square root missing in the backward": (("    rstd = 1 / sqrtvar", "    rstd = 1 / (var + eps)"),),
     "dgamma with x instead of xhat": (("(dy * xhat).sum", "(dy * x).sum"),),
     "dgamma scaled by 1/n": (("dgamma = (dy * xhat).sum(axis=0)", "dgamma = (dy * xhat).sum(axis=0) / n"),),
@@ -131,16 +137,19 @@ def numbers(text: str) -> list[np.ndarray[Any, Any]]:
     """Everything the program gives for one batch, to see whether two programs differ at all."""
     rng = np.random.default_rng(3)
     x, dy = rng.normal(2.0, 1.5, (6, 4)), rng.normal(size=(6, 4))
-    gamma, beta, mean, var = rng.normal(size=(3, 4)).tolist() + [[1.5, 0.5, 0.7, 2.0]]
-    mean, var = np.array(mean), np.array(var)
+    gamma, beta, mean = rng.normal(size=(3, 4))
+    var = np.array([1.5, 0.5, 0.7, 2.0])
+
     forward, backward = functions(text)
     with np.errstate(all="ignore"):
-        y, cache = forward(x, np.array(gamma), np.array(beta), 0.5, mean, var, 0.2)
+        y, cache = forward(x, gamma, beta, 0.5, mean, var, 0.2)
         return [y, mean, var, *backward(dy, cache)]
 
 
 def differ(a: str, b: str) -> bool:
-    return any(not np.allclose(u, v, rtol=1e-9, atol=1e-12) for u, v in zip(numbers(a), numbers(b), strict=True))
+    return any(
+        not np.allclose(u, v, rtol=1e-9, atol=1e-12) for u, v in zip(numbers(a), numbers(b), strict=True)
+    )
 
 
 def pairs() -> list[tuple[str, str]]:

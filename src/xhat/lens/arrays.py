@@ -4,9 +4,9 @@ Nothing is judged here, and no formula lives here.
 """
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib import import_module
-from importlib.util import find_spec
+from types import CellType, CodeType, ModuleType
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from xhat.lens.probes import Array
 
 __all__ = ["KINDS", "dtype_of", "gradient", "holds", "is_array", "kinds_for", "make", "read"]
 
+_EMPTY = CellType()
 KINDS = ("numpy", "torch", "jax")
 
 
@@ -49,12 +50,14 @@ def dtype_of(value: Any) -> str:
 
 
 def kinds_for(functions: list[Callable[..., Any]], wanted: str | None) -> tuple[str, ...]:
-    """The kinds of array to try, the likeliest first: those whose package the functions mention."""
+    """The kinds of array to try: those whose package the functions use, else any, the likeliest first."""
     if wanted is not None:
         return (wanted,)
-    mentioned = [kind for function in functions for kind in _mentioned(function)]
-    installed = [kind for kind in KINDS if kind == "numpy" or (kind in sys.modules and find_spec(kind))]
-    return tuple(dict.fromkeys(mentioned or installed))
+    used = [kind for function in functions for kind in _packages(_names_in(function))]
+    scopes = [vars(sys.modules.get(getattr(f, "__module__", ""), sys)) for f in functions]
+    around = [kind for scope in scopes for kind in _packages(scope)]
+    loaded = [kind for kind in ("numpy", "torch", "jax") if kind in sys.modules]
+    return tuple(dict.fromkeys(used or [*around, *loaded]))
 
 
 def holds(kind: str, dtype: str) -> bool:
@@ -64,24 +67,26 @@ def holds(kind: str, dtype: str) -> bool:
     return True
 
 
-def _mentioned(function: Callable[..., Any]) -> list[str]:
-    """Packages that a function's code names, or has in its module, PyTorch and JAX before NumPy."""
+def _packages(names: Mapping[str, Any]) -> list[str]:
+    """The kinds among the modules that these names stand for, PyTorch and JAX before NumPy."""
+    homes = {value.__name__.partition(".")[0] for value in names.values() if isinstance(value, ModuleType)}
+    return [kind for kind in ("torch", "jax", "numpy") if kind in homes]
+
+
+def _names_in(function: Any) -> dict[str, Any]:
+    """The globals and closure variables that a function's code uses, inner functions included."""
     function = getattr(function, "__func__", function)
-    scope = getattr(function, "__globals__", {})
-    code = getattr(function, "__code__", None)
-    names = _names(code) if code is not None else set()
-
-    def packages(chosen: set[str]) -> set[str]:
-        values = [scope[name] for name in chosen if name in scope]
-        homes = (getattr(v, "__name__", "") if isinstance(v, type(sys)) else "" for v in values)
-        return {home.partition(".")[0] for home in homes}
-
-    inside, around = packages(names), packages(set(scope))
-    return [kind for found in (inside, around) for kind in ("torch", "jax", "numpy") if kind in found]
+    code, scope = getattr(function, "__code__", None), getattr(function, "__globals__", {})
+    if code is None:
+        return {}
+    cells = zip(code.co_freevars, function.__closure__ or (), strict=True)
+    return {name: scope[name] for name in _names(code) if name in scope} | {
+        name: cell.cell_contents for name, cell in cells if cell != _EMPTY
+    }
 
 
-def _names(code: Any) -> set[str]:
-    inner = (constant for constant in code.co_consts if hasattr(constant, "co_names"))
+def _names(code: CodeType) -> set[str]:
+    inner = (constant for constant in code.co_consts if isinstance(constant, CodeType))
     return set(code.co_names).union(*(_names(one) for one in inner))
 
 

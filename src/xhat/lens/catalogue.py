@@ -87,12 +87,9 @@ def _forward() -> Iterator[Mistake]:
         "mu and var are sums over every axis but the channels'.",
         {"mean_over": "mistaken", "variance_over": "mistaken"},
     )
-    yield from _entry(
-        "gamma forgotten in the forward", "scale-and-shift", "y = gamma xhat + beta.", {"gamma": False}
-    )
-    yield from _entry(
-        "beta forgotten in the forward", "scale-and-shift", "y = gamma xhat + beta.", {"beta": False}
-    )
+    for name in ("gamma", "beta"):
+        title = f"{name} forgotten in the forward"
+        yield from _entry(title, "scale-and-shift", "y = gamma xhat + beta.", {name: False})
 
 
 def _whole_paths() -> Iterator[Mistake]:
@@ -135,11 +132,9 @@ def _whole_paths() -> Iterator[Mistake]:
             {"direct_source": "dy", "mean_source": "dy", "variance_source": "dy"},
         )
     for path in ("direct", "mean", "variance"):
+        formula = f"The {path} path starts from dxhat = gamma dy as the others do."
         yield from _entry(
-            f"dy used for dxhat in the {path} path",
-            "path-1",
-            f"The {path} path starts from dxhat = gamma dy as the others do.",
-            {f"{path}_source": "dy"},
+            f"dy used for dxhat in the {path} path", "path-1", formula, {f"{path}_source": "dy"}
         )
 
 

@@ -8,7 +8,7 @@ from itertools import product
 
 import numpy as np
 
-from xhat.lens import rounding, running
+from xhat.lens import returned, rounding, running
 from xhat.lens.adapter import Unjudged
 from xhat.lens.cases import OWN_EPS, Case, with_eps
 from xhat.lens.catalogue import CATALOGUE, TITLES
@@ -52,6 +52,7 @@ def judge(trial: Trial, expected: Expected, eps: float | None) -> Judgement:
     _conventions(case, result, expected)
     result.findings += findings(case)
     _rows(case, result)
+    _returned(case, result)
     _running(case, result, expected)
     _rounding(case, result)
     result.notes += list(dict.fromkeys(note for s in case.seen[0] for note in s.notes))
@@ -196,6 +197,16 @@ def _running(case: Case, result: Judgement, expected: Expected) -> None:
         names = [name for name, where in found.mistakes if output in where]
         lost = any(text.startswith(output) for text in found.unnamed)
         result.rows.append(Row(output, not names and not lost, None, ", ".join(names)))
+
+
+def _returned(case: Case, result: Judgement) -> None:
+    e = case.best[0]
+    names = ", ".join(sorted({m.name for m in e.forward}))
+    rows, unnamed = returned.judge(
+        case.batch, case.seen[0], e.correction, turned(e.forward), names, case.tolerance
+    )
+    result.rows += rows
+    result.unnamed += unnamed
 
 
 def _of_statistics(mistake: Mistake) -> bool:

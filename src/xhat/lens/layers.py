@@ -45,7 +45,8 @@ def functions_of(layer: type) -> Functions:
     Raises Unjudged for a class without a forward, or one that can't be made from a number of channels."""
     if any(c.__module__ == "torch.autograd.function" for c in layer.__mro__[1:]):
         return Functions(_applied(layer), None, "torch")
-    step = vars(layer).get("forward") or vars(layer).get("__call__")
+    called = next((vars(c)["__call__"] for c in layer.__mro__ if "__call__" in vars(c)), None)
+    step = getattr(layer, "forward", called)
     if step is None:
         raise Unjudged(f"class {layer.__name__} has no forward and no __call__.")
     kind = kinds_for([step, vars(layer).get("__init__", step)], None)[0]

@@ -71,8 +71,10 @@ class Probe:
 
     def total(self, over: str = "all") -> Callable[[Any], Any]:
         """The sum over those axes, kept so that it broadcasts against x."""
-        axes = self.axes(over)
-        return lambda v: np.broadcast_to(v, self.x.shape).sum(axis=axes, keepdims=True)
+        axes, shape = self.axes(over), self.x.shape
+        return lambda v: (v if np.shape(v) == shape else np.broadcast_to(v, shape)).sum(
+            axis=axes, keepdims=True
+        )
 
     def count(self, over: str = "all") -> int:
         """How many values such a sum has."""

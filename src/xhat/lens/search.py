@@ -67,10 +67,15 @@ class Model:
         self.probes = batch
         self.correction = correction
         self.spatial = batch[0].x.ndim > 2
+        self._forwards: dict[Mistakes, list[Forward]] = {}
+        self._scales: dict[str, float] = {}
         self._tables: dict[tuple[object, ...], tuple[list[Mistakes], list[Array], Array, Array]] = {}
 
     def forwards(self, mistakes: Mistakes = ()) -> list[Forward]:
-        return [computation.forward(p, self.correction, turned(mistakes)) for p in self.probes]
+        if mistakes not in self._forwards:
+            knobs = turned(mistakes)
+            self._forwards[mistakes] = [computation.forward(p, self.correction, knobs) for p in self.probes]
+        return self._forwards[mistakes]
 
     def backwards(self, forward: Mistakes = (), way: Way = CLOSED, mistakes: Mistakes = ()) -> list[Backward]:
         knobs = turned(mistakes)
@@ -81,6 +86,11 @@ class Model:
 
     def scale(self, output: str) -> float:
         """The size of what is added up in an output: the measure of its rounding errors."""
+        if output not in self._scales:
+            self._scales[output] = self._scale(output)
+        return self._scales[output]
+
+    def _scale(self, output: str) -> float:
         if output in ("dx", "dgamma", "dbeta"):
             exact = self.backwards()
             parts = {

@@ -50,6 +50,7 @@ class Seen:
     dtypes: set[str] = field(default_factory=set)
     notes: list[str] = field(default_factory=list)
     differentiated: bool = False
+    named: bool = False  # the statistics that the forward returned came with names
     swappable: bool = False  # dgamma and dbeta came without names
 
     def swapped(self) -> "Seen":
@@ -143,6 +144,8 @@ class Trial:
                 and np.size(value := _numbers(found[name])) == p.channels
             ):
                 seen.extra[name] = value
+        plain = isinstance(result, (tuple, list)) and not hasattr(result, "_fields")
+        seen.named = self.adapter.forward_returns is not None or not plain
         self._observe_running(p, values, seen)
         return cache_of(result, found)
 

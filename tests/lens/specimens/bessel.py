@@ -1,7 +1,5 @@
 """The N - 1 variant: the variance divides by n - 1 in the forward, and so does its path. Right, by its convention."""
 
-import torch
-
 eps = 1e-5
 
 

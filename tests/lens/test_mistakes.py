@@ -1,0 +1,173 @@
+"""Every mistake the checker knows is named, alone and with every other, in programs that were made wrong by editing.
+
+The programs know nothing of the checker (see wrong.py). What two mistakes can't show together is listed with the
+reason, and that it is so is shown by their numbers.
+"""
+
+import numpy as np
+import pytest
+from lens import wrong
+from lens.wrong import MISTAKES, PROGRAM
+
+from xhat.lens import check, source
+from xhat.lens.catalogue import CATALOGUE, TITLES, sets_of
+from xhat.lens.mistakes import compatible
+from xhat.lens.search import model
+from xhat.lens.verdict import Verdict
+
+ONE_PASS, FLOAT16 = "one-pass variance cancelling", "float16 accumulation"
+
+# Pairs that another reading explains with one mistake: the checker names the smaller one.
+ONE_READING = {
+    ("mean path dropped", "variance path dropped"): "mean and variance paths both dropped",
+    # a sum in the forward, differentiated as one: the backward is exact
+    (
+        "sum where a mean is needed: var",
+        "sum where a mean is needed: variance path",
+    ): "sum where a mean is needed: var",
+    # statistics that are constants have no paths: the backward is exact
+    (
+        "running statistic used in training",
+        "mean and variance paths both dropped",
+    ): "running statistic used in training",
+    # rstd^4 either way
+    (
+        "power of rstd wrong in the variance path",
+        "square root missing in the backward",
+    ): "square root missing in the backward",
+    # in the places where float16 is, 16 bits leave no room to see digits cancel
+    (ONE_PASS, FLOAT16): FLOAT16,
+    # these statistics reach only the running ones
+    ("channel axis transposed in the forward", ONE_PASS): "channel axis transposed in the forward",
+}
+# Pairs that leave no number to judge by, or lose their statistics.
+NO_NUMBERS = {
+    ("sum where a mean is needed: mu", ONE_PASS),
+    ("channel axis transposed in the forward", FLOAT16),
+}
+
+
+def judged(*names: str) -> Verdict:
+    text = wrong.edited(names)
+    assert text is not None, names
+    return check(*wrong.functions(text), like="torch")
+
+
+def said(verdict: Verdict) -> list[set[str]]:
+    """Each finding as the names it offers, those of joined sets apart."""
+    return [{part for name in finding.names for part in name.split(" + ")} for finding in verdict.mistakes]
+
+
+def named_exactly(verdict: Verdict, names: tuple[str, ...]) -> bool:
+    """All these names and no finding without one of them; nothing unnamed."""
+    findings = said(verdict)
+    return (
+        verdict.status == 1
+        and not verdict.unnamed
+        and len(findings) <= len(names)
+        and all(finding & set(names) for finding in findings)
+        and set(names) <= set().union(*findings)
+    )
+
+
+def hidden(pair: tuple[str, str]) -> bool:
+    """Whether the two together give the same numbers as one of them alone, or as the right program."""
+    text = wrong.edited(pair)
+    fewer = [wrong.edited((name,)) for name in pair] + [PROGRAM]
+    apart = [name for name in pair if name != ONE_PASS]  # alone, it gives the exact numbers
+    if len(apart) == 1:
+        return not wrong.differ(text, PROGRAM)
+    return any(not wrong.differ(text, other) for other in fewer)
+
+
+def test_the_program_is_right() -> None:
+    assert check(*wrong.functions(PROGRAM), like="torch")
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_each_mistake_is_named_alone(name: str) -> None:
+    verdict = judged(name)
+    assert len(verdict.mistakes) == 1 and named_exactly(verdict, (name,)), verdict.headline
+    same = next((names for names in wrong.SAME if name in names), {name})
+    assert said(verdict)[0] == same, verdict.headline
+
+
+@pytest.mark.parametrize("first", MISTAKES)
+def test_every_two_mistakes_are_named_together(first: str) -> None:
+    failures = []
+    for pair in (p for p in wrong.pairs() if p[0] == first and p not in NO_NUMBERS):
+        if pair not in ONE_READING and hidden(pair):
+            continue
+        expected = (ONE_READING[pair],) if pair in ONE_READING else pair
+        verdict = judged(*pair)
+        if not named_exactly(verdict, expected):
+            failures.append(f"{pair}: {verdict.headline}")
+    assert not failures, "\n".join(failures)
+
+
+def test_the_pairs_are_many_and_few_are_hidden() -> None:
+    pairs = wrong.pairs()
+    assert len(pairs) > 750
+    assert sum(hidden(pair) for pair in pairs) < 60
+    assert set(ONE_READING) | NO_NUMBERS <= set(pairs)
+
+
+@pytest.mark.parametrize("pair", sorted(NO_NUMBERS))
+def test_what_has_no_number_is_not_guessed(pair: tuple[str, str]) -> None:
+    verdict = judged(*pair)
+    assert verdict.status == 1
+    assert verdict.names <= set(pair)
+
+
+@pytest.mark.parametrize(
+    ("layout", "output"), [(la, o) for la in ("NC", "NCHW") for o in ("y", "dx", "dgamma", "dbeta")]
+)
+def test_the_names_of_the_catalogue_are_told_apart(layout: str, output: str) -> None:
+    """Of every entry's own numbers, all the names returned are known to mean the same."""
+    same = {name: names for names in wrong.SAME for name in names}
+    # one entry of each of these is one of the other: the power 4 instead of 3 is a missing root where it multiplies
+    power = {"square root missing in the backward", "power of rstd wrong in the variance path"}
+    here = model(layout, "float64", 0.4, True, 0)
+    for chosen in sets_of(output, 1, layout == "NCHW"):
+        got = here.explain(output, here.predict(output, (), way(), chosen), 1e-10, 2)
+        names = {m.name for found in got for m in found}
+        name = chosen[0].name
+        if got == [()]:  # only rounding, or another output, shows it
+            assert name == ONE_PASS or (output == "dgamma" and "backward_where" in dict(chosen[0].turns)), (
+                name
+            )
+            continue
+        assert name in names
+        assert names <= same.get(name, {name}) | (power if name in power else set()), (name, names)
+
+
+def way():  # type: ignore[no-untyped-def]
+    from xhat.lens.computation import CLOSED
+
+    return CLOSED
+
+
+def test_every_mistake_points_to_a_display_of_the_source() -> None:
+    displays = {display.id for display in source.displays()}
+    assert {line for line, _ in TITLES.values()} <= displays
+    assert all(remedy.endswith(".") for _, remedy in TITLES.values())
+
+
+def test_every_mistake_of_the_catalogue_changes_something() -> None:
+    here = model("NCHW", "float64", 0.4, True, 0)
+    for mistake in CATALOGUE:
+        changed = [
+            o
+            for o in sorted(mistake.touches)
+            if _differs(here.predict(o, (), way(), (mistake,)), here.predict(o, (), way(), ()))
+        ]
+        assert changed or mistake.name == ONE_PASS, mistake
+
+
+def _differs(a, b) -> bool:  # type: ignore[no-untyped-def]
+    return a.shape != b.shape or float(np.abs(a - b).max()) > 1e-3
+
+
+def test_mistakes_of_one_knob_are_not_made_together() -> None:
+    first, *others = [m for m in CATALOGUE if m.name == "power of rstd wrong in the variance path"]
+    assert all(not compatible((first, other)) for other in others)
