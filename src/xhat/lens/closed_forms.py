@@ -13,9 +13,10 @@ import sympy
 
 from .. import equations
 from .chan import merge_holds
+from .expressions import free_indices
 from .meaning import Meaning
 from .proof import PROVED, Side, decide, judge, left_side
-from .reading import free_indices, read
+from .reading import read
 
 __all__ = ["ANY_CORRECTION", "Theorem", "theorems"]
 

@@ -11,7 +11,7 @@ from operator import add, mul
 from typing import Any
 
 from .. import equations
-from .reading import Delta, Derivative, Name, Node, Number, Operation, Sum
+from .expressions import Delta, Derivative, Name, Node, Number, Operation, Sum
 from .worlds import World
 
 __all__ = ["Meaning"]

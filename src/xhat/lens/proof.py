@@ -14,9 +14,10 @@ import mpmath
 from ..errors import XhatError
 from . import source
 from .claims import CLAIMS
+from .expressions import Derivative, Name, Node, free_indices, walk
 from .meaning import Meaning
 from .plain import spell, spell_statement
-from .reading import Derivative, Name, Node, Statement, free_indices, read, walk
+from .reading import Statement, read
 from .worlds import DIGITS, Concrete, General, Numbers, random_numbers
 
 __all__ = ["Outcome", "Record", "Step", "Undecided", "decide", "derivation", "judge", "left_side", "record"]

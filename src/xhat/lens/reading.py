@@ -5,64 +5,13 @@ the names of batch normalization. What an expression is worth is decided elsewhe
 """
 
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-__all__ = ["Delta", "Derivative", "Name", "Node", "Number", "Operation", "Statement", "Sum", "read", "walk"]
+from .expressions import INDEXED, Delta, Derivative, Name, Node, Number, Operation, Sum, free_indices, walk
 
-INDEXED = ("x", "y", "w", r"\hat{x}")  # the values that have an index
+__all__ = ["Statement", "read"]
+
 SCALARS = ("m", "c", r"\mu", r"\sigma^2", r"\epsilon", r"\gamma", r"\beta", "M_2")
-
-
-@dataclass(frozen=True)
-class Number:
-    """A whole number."""
-
-    value: int
-
-
-@dataclass(frozen=True)
-class Name:
-    """A symbol, with its index if it has one."""
-
-    symbol: str
-    index: str | None = None
-
-
-@dataclass(frozen=True)
-class Delta:
-    """Kronecker's delta: 1 where the indices are equal, else 0."""
-
-    left: str
-    right: str
-
-
-@dataclass(frozen=True)
-class Derivative:
-    """A partial derivative, d top / d bottom."""
-
-    top: Name
-    bottom: Name
-
-
-@dataclass(frozen=True)
-class Sum:
-    """The sum of body over index = start ... N."""
-
-    index: str
-    body: "Node"
-    start: int = 1
-
-
-@dataclass(frozen=True)
-class Operation:
-    """add, multiply (any number of operands), divide, power (two), sqrt, negate (one)."""
-
-    operator: str
-    operands: tuple["Node", ...]
-
-
-Node = Number | Name | Delta | Derivative | Sum | Operation
 
 
 @dataclass(frozen=True)
@@ -90,40 +39,11 @@ def read(latex: str, size: str = "N") -> Statement:
         node, found = _read_side(side, size)
         if not steps:
             found = left_slips + found
-        clash = _free_indices(left) & {part.index for part in walk(node) if isinstance(part, Sum)}
+        clash = set(free_indices(left)) & {part.index for part in walk(node) if isinstance(part, Sum)}
         found += [f"the index {index} is free on the left and bound by the sum" for index in sorted(clash)]
         steps.append(node)
         slips.append(tuple(dict.fromkeys(found)))
     return Statement(left, tuple(steps), tuple(slips))
-
-
-def walk(node: Node) -> Iterator[Node]:
-    """The node and everything below it."""
-    yield node
-    if isinstance(node, Operation):
-        for operand in node.operands:
-            yield from walk(operand)
-    elif isinstance(node, Sum):
-        yield from walk(node.body)
-    elif isinstance(node, Derivative):
-        yield from (node.top, node.bottom)
-
-
-def free_indices(*nodes: Node) -> tuple[str, ...]:
-    """The indices that no sum binds, in alphabetical order."""
-    return tuple(sorted(set().union(*map(_free_indices, nodes))))
-
-
-def _free_indices(node: Node) -> set[str]:
-    if isinstance(node, Sum):
-        return _free_indices(node.body) - {node.index}
-    if isinstance(node, Operation):
-        return set().union(*map(_free_indices, node.operands))
-    if isinstance(node, Derivative):
-        return _free_indices(node.top) | _free_indices(node.bottom)
-    if isinstance(node, Delta):
-        return {node.left, node.right}
-    return {node.index} if isinstance(node, Name) and node.symbol in INDEXED and node.index else set()
 
 
 def _join_sum_bounds(sides: list[str]) -> list[str]:
@@ -141,7 +61,7 @@ def _read_side(latex: str, size: str) -> tuple[Node, list[str]]:
     reader = _Reader(latex, size)
     node = reader.sum_of_terms()
     if reader.peek():
-        raise ValueError(f"can't read {reader.peek()!r} in {latex!r}")
+        raise ValueError(f"can't read '{reader.peek()}' in '{latex}'")
     return node, reader.slips
 
 
@@ -168,8 +88,9 @@ class _Reader:
     def take(self, expected: str | None = None) -> str:
         token = self.peek()
         if not token or (expected is not None and token != expected):
-            what = repr(expected) if expected else "an expression"
-            raise ValueError(f"expected {what}, found {token or 'nothing'!r} in {self.latex!r}")
+            what = f"'{expected}'" if expected else "an expression"
+            found = f"'{token}'" if token else "the end"
+            raise ValueError(f"expected {what}, found {found} in '{self.latex}'")
         self.position += 1
         return token
 
@@ -224,7 +145,7 @@ class _Reader:
 
     def number(self, token: str) -> int:
         if not token.isdigit():
-            raise ValueError(f"expected a number, found {token!r} in {self.latex!r}")
+            raise ValueError(f"expected a number, found '{token}' in '{self.latex}'")
         return int(token)
 
     def parenthesis(self, opening: str) -> Node:
@@ -249,7 +170,7 @@ class _Reader:
             depth += {"{": 1, "}": -1}.get(self.tokens[place], 0)
             if depth == 0:
                 return place
-        raise ValueError(f"unbalanced braces in {self.latex!r}")
+        raise ValueError(f"unbalanced braces in '{self.latex}'")
 
     def differential(self) -> Name:
         self.take("{")
@@ -271,14 +192,14 @@ class _Reader:
             self.take("=")
             start = self.number(self.take())
             if start not in (1, 2):
-                raise ValueError(f"a sum that starts at {start}, neither 1 nor 2, in {self.latex!r}")
+                raise ValueError(f"a sum that starts at {start}, neither 1 nor 2, in '{self.latex}'")
             self.take("}")
         else:
             index = self.take()
             self.slips.append(f"the sum over {index} has no lower bound")
         self.take("^")
         if self.group() != Name("N"):
-            raise ValueError(f"a sum that doesn't end at {self.size} in {self.latex!r}")
+            raise ValueError(f"a sum that doesn't end at {self.size} in '{self.latex}'")
         return Sum(index, self.product(), start)
 
     def subscript(self) -> list[str]:
@@ -299,8 +220,8 @@ class _Reader:
                 self.slips.append(f"the number of values is called {token}, declared as {self.size}")
             return Name("N")
         if token not in INDEXED + SCALARS:
-            raise ValueError(f"can't read {token!r} in {self.latex!r}")
+            raise ValueError(f"can't read '{token}' in '{self.latex}'")
         index = "".join(self.subscript()) if self.peek() == "_" else None
         if (index is None) == (token in INDEXED):
-            raise ValueError(f"{token} has {'an' if index else 'no'} index in {self.latex!r}")
+            raise ValueError(f"{token} has {'an' if index else 'no'} index in '{self.latex}'")
         return Name(token, index)
