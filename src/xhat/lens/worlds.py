@@ -136,9 +136,9 @@ class General(World):
 
 
 class Concrete(World):
-    """A batch of n symbols. A linked world eliminates the last weight, the first x and eps.
+    """A batch of n symbols. In a linked world mu, rstd and m stay symbols, and the batch is expressed by them.
 
-    So m, mu and rstd stay symbols, and what is compared are polynomials in them and in the other values.
+    What is compared are then polynomials in them, in the deviations z = x - mu, in dy and in w.
     """
 
     rstd: Value
@@ -150,20 +150,26 @@ class Concrete(World):
         self.x, self.dy = _vector("x", n), _vector("dy", n)
         self.w = _vector("w", n) if weighted else numpy.array([sympy.Integer(1)] * n, dtype=object)
         self.m = sum(self.w)
-        self.links: Mapping[Value, Value] = {}
+        self.links: Sequence[Mapping[Value, Value]] = ()
         if linked:
-            self.links = self._moments(
-                sympy.Symbol("d", positive=True) if weighted else self.m - self.correction
-            )
+            divisor = sympy.Symbol("d", positive=True) if weighted else self.m - self.correction
+            self.links = self._sums(divisor), self._values(divisor)
 
-    def _moments(self, divisor: Value) -> Mapping[Value, Value]:
-        """The values that make mu, var and m = divisor + c the moments of the batch."""
-        m, w, x = divisor + self.correction, self.w.copy(), self.x.copy()
-        w[-1] = m - sum(w[:-1])
-        x[0] = (m * self.mu - sum(w[1:] * x[1:])) / w[0]
-        eps = self.rstd**-2 - sum(w * (x - self.mu) ** 2) / divisor
-        links = {self.x[0]: x[0], self.eps: eps}
-        return links | ({self.w[-1]: w[-1]} if self.w[-1].is_Symbol else {})
+    def _sums(self, divisor: Value) -> Mapping[Value, Value]:
+        """The sums of weights that are m and m mu, with m = divisor + c."""
+        if self.m.is_Number:
+            return {}
+        m = divisor + self.correction
+        return {sum(self.w * self.x): m * self.mu, self.m: m}
+
+    def _values(self, divisor: Value) -> Mapping[Value, Value]:
+        """The values of x, the last weight and eps for which these are the moments."""
+        w, z = self.w.copy(), _vector("z", int(self.n))
+        w[-1] = divisor + self.correction - sum(w[:-1])
+        z[0] = -sum(w[1:] * z[1:]) / w[0]
+        eps = self.rstd**-2 - sum(w * z**2) / divisor
+        links = dict(zip(self.x, self.mu + z, strict=True)) | {self.eps: eps}
+        return links if self.m.is_Number else links | {self.w[-1]: w[-1]}
 
     def total(self, values: Value) -> Value:
         return numpy.sum(values)
@@ -187,7 +193,9 @@ class Concrete(World):
         return slope.xreplace(dict(zip(variables, point, strict=True)))
 
     def equal(self, left: Value, right: Value) -> bool:
-        difference = sympy.sympify(left - right).xreplace(self.links)
+        difference = sympy.sympify(left - right)
+        for link in self.links:
+            difference = difference.xreplace(link)
         difference = sympy.expand(difference.replace(_is_root, _simplify_root))
         return bool(difference == 0 or sympy.expand(sympy.fraction(sympy.together(difference))[0]) == 0)
 
