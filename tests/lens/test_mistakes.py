@@ -4,17 +4,20 @@ The programs know nothing of the checker (see wrong.py). What two mistakes can't
 reason, and that it is so is shown by their numbers.
 """
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from lens import wrong
 from lens.wrong import MISTAKES, PROGRAM
 
-from xhat.lens import check, source
+from xhat.lens import check, check_file, source
 from xhat.lens.catalogue import CATALOGUE, TITLES, sets_of
 from xhat.lens.mistakes import compatible
 from xhat.lens.search import model
 from xhat.lens.verdict import Verdict
 
+SPECIMENS = Path(__file__).parent / "specimens"
 ONE_PASS, FLOAT16 = "one-pass variance cancelling", "float16 accumulation"
 
 # Pairs that another reading explains with one mistake: the checker names the smaller one.
@@ -128,7 +131,7 @@ def test_the_names_of_the_catalogue_are_told_apart(layout: str, output: str) -> 
     # one entry of each of these is one of the other: the power 4 instead of 3 is a missing root where it multiplies
     power = {"square root missing in the backward", "power of rstd wrong in the variance path"}
     here = model(layout, "float64", 0.4, True, 0)
-    for chosen in sets_of(output, 1, layout == "NCHW"):
+    for chosen in sets_of(output, 1, here.places):
         got = here.explain(output, here.predict(output, (), way(), chosen), 1e-10, 2)
         names = {m.name for found in got for m in found}
         name = chosen[0].name
@@ -147,6 +150,38 @@ def way():  # type: ignore[no-untyped-def]
     return CLOSED
 
 
+SPATIAL = {
+    "spatial axes left out of a sum in the forward": ("mean = x.mean(axis=AXES", "mean = x.mean(axis=0"),
+    "spatial axes left out of a sum in dx": ("m = x.size / x.shape[1]", "m = len(x)"),
+    "spatial axes left out of a sum in dgamma": (
+        "(dy * xhat).sum(axis=AXES), dy",
+        "(dy * xhat).sum(axis=0), dy",
+    ),
+    "spatial axes left out of a sum in dbeta": ("dy.sum(axis=AXES)\n", "dy.sum(axis=0)\n"),
+    "channel axis transposed in the forward": (
+        "AXES, keepdims=True)\n    y =",
+        "(0, 1, 2), keepdims=True)\n    y =",
+    ),
+    "channel axis transposed in dbeta": ("dy.sum(axis=AXES)\n", "dy.sum(axis=(0, 1, 2))\n"),
+    "channel axis transposed in dx": (
+        "dmean = -rstd * dxhat.sum(axis=AXES",
+        "dmean = -rstd * dxhat.sum(axis=(0, 1, 2)",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SPATIAL)
+def test_mistakes_of_axes_are_named_on_images(name: str, tmp_path: Path) -> None:
+    old, new = SPATIAL[name]
+    text = (SPECIMENS / "images.py").read_text()
+    assert text.count(old) == 1
+    if name.startswith("channel axis transposed in the forward"):
+        text = text.replace("mean = x.mean(axis=AXES", "mean = x.mean(axis=(0, 1, 2)")
+    (tmp_path / "wrong.py").write_text(text.replace(old, new))
+    verdict = check_file(tmp_path / "wrong.py")
+    assert verdict.names == {name}, str(verdict)
+
+
 def test_every_mistake_points_to_a_display_of_the_source() -> None:
     displays = {display.id for display in source.displays()}
     assert {line for line, _ in TITLES.values()} <= displays
@@ -154,8 +189,9 @@ def test_every_mistake_points_to_a_display_of_the_source() -> None:
 
 
 def test_every_mistake_of_the_catalogue_changes_something() -> None:
-    here = model("NCHW", "float64", 0.4, True, 0)
+    positions, square = (model(layout, "float64", 0.4, True, 0) for layout in ("NCHW", "NC, square"))
     for mistake in CATALOGUE:
+        here = square if mistake.only == "square" else positions
         changed = [
             o
             for o in sorted(mistake.touches)

@@ -27,12 +27,8 @@ def _forward() -> Iterator[Mistake]:
         "var = sum((x - mu)^2) / m: divide by m.",
         {"variance_count": "1"},
     )
-    yield from _entry(
-        "N - 1 in the mean",
-        "mean",
-        "mu = sum(x) / m; N - 1 belongs to a variance only.",
-        {"mean_count": "m - 1"},
-    )
+    formula = "mu = sum(x) / m; N - 1 belongs to a variance only."
+    yield from _entry("N - 1 in the mean", "mean", formula, {"mean_count": "m - 1"})
     yield from _entry(
         "mean not subtracted in the variance",
         "variance",
@@ -79,14 +75,16 @@ def _forward() -> Iterator[Mistake]:
         {"mean_count": "batch", "variance_count": "batch"},
         {"mean_count": "batch"},
         {"variance_count": "batch"},
-        spatial=True,
+        only="with positions",
     )
-    yield from _entry(
-        "channel axis transposed in the forward",
-        "mean",
-        "mu and var are sums over every axis but the channels'.",
-        {"mean_over": "mistaken", "variance_over": "mistaken"},
-    )
+    for over, only in (("mistaken", ""), ("crossed", "square")):
+        yield from _entry(
+            "channel axis transposed in the forward",
+            "mean",
+            "mu and var are sums over every axis but the channels'.",
+            {"mean_over": over, "variance_over": over},
+            only=only,
+        )
     for name in ("gamma", "beta"):
         title = f"{name} forgotten in the forward"
         yield from _entry(title, "scale-and-shift", "y = gamma xhat + beta.", {name: False})
@@ -205,7 +203,7 @@ def _counts_and_powers() -> Iterator[Mistake]:
         {"mean_divisor": "batch"},
         {"variance_divisor": "batch"},
         {"mean_divisor": "batch", "variance_divisor": "batch"},
-        spatial=True,
+        only="with positions",
     )
 
 
@@ -251,7 +249,7 @@ def _parameters() -> Iterator[Mistake]:
             line,
             formula + " The sum is over the batch and every position.",
             {f"{output}_over": "batch"},
-            spatial=True,
+            only="with positions",
         )
         yield from _entry(
             f"channel axis transposed in {output}",
@@ -293,7 +291,7 @@ _OTHERS = {
 TITLES = {m.name: (m.line, m.remedy) for m in CATALOGUE} | _OTHERS
 
 
-def sets_of(output: str, size: int, spatial: bool) -> list[tuple[Mistake, ...]]:
-    """Every set of so many mistakes that touch an output and can be made together."""
-    touching = [m for m in CATALOGUE if output in m.touches and (spatial or not m.spatial)]
+def sets_of(output: str, size: int, places: frozenset[str]) -> list[tuple[Mistake, ...]]:
+    """Every set of so many mistakes that touch an output and can be made together in such places."""
+    touching = [m for m in CATALOGUE if output in m.touches and (not m.only or m.only in places)]
     return [chosen for chosen in combinations(touching, size) if compatible(chosen)]

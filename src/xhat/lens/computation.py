@@ -149,6 +149,8 @@ def forward(p: Probe, correction: int = 0, k: Knobs = EXACT) -> Forward:
     mean_divisor = _divisor(p, k.mean_over, k.mean_count)
     mu = total_mu(p.x) / mean_divisor
     about = mu if k.variance_about == "mu" else 0.0
+    if k.mean_over == "crossed":  # it was about the mean of its own axis, before it was laid along another
+        about = p.total("mistaken")(p.x) / mean_divisor
     variance_divisor = _divisor(p, k.variance_over, k.variance_count)
     variance_divisor -= correction if k.variance_count != "1" else 0
     var = equations.variance(total_var((p.x - about) ** 2), variance_divisor, 0)

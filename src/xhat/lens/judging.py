@@ -11,7 +11,8 @@ import numpy as np
 from xhat.lens import returned, rounding, running
 from xhat.lens.adapter import Unjudged
 from xhat.lens.cases import OWN_EPS, Case, with_eps
-from xhat.lens.catalogue import CATALOGUE, TITLES
+from xhat.lens.catalogue import TITLES, sets_of
+from xhat.lens.differences import own_gradients
 from xhat.lens.mistakes import Mistake, turned
 from xhat.lens.probes import Array
 from xhat.lens.running import Expected
@@ -127,23 +128,28 @@ def _rows(case: Case, result: Judgement) -> None:
     left = e.forward if case.trial.uses_cache else ()
     paths = here.backwards(left, e.way)
     states = here.forwards()
+    own = own_gradients(case.trial, case.batch[0], case.seen[0][0]) if "y" in e.outputs else set()
     for output in case.outputs():
         exact: list[Array] = [getattr(part, output) for part in (states if output == "y" else paths)]
         seen = [s.outputs[output] for s in case.seen[e.correction]]
         error = _error(seen, exact, here.scale(output))
-        if not e.outputs.get(output, ((),)):
-            result.unnamed.append(describe(output, seen, exact, paths, here.probes))
-            result.rows.append(Row(output, False, error, "no known mistake explains it"))
-            continue
         names = sorted(
             {n for f in result.findings if output in f.outputs for n in f.names if _part_of(n, output, e)}
         )
-        right = not names
-        result.rows.append(Row(output, right, error, _why(output, names, e, left != ())))
-    if "y" in e.outputs and case.trial.uses_cache and len(case.outputs()) > 1:
+        if output in own:
+            result.rows.append(Row(output, True, None, "the derivative of this forward, by differences"))
+        elif not e.outputs.get(output, ((),)):
+            result.unnamed.append(describe(output, seen, exact, paths, here.probes))
+            result.rows.append(Row(output, False, error, "no known mistake explains it"))
+        else:
+            result.rows.append(Row(output, not names, error, _why(output, names, e, left != ())))
+    result.findings = [f for f in result.findings if not own or not set(f.outputs) <= own]
+    if "y" in e.outputs and set(case.outputs()) - own != {"y"}:
         result.notes.append(
-            "The backward was compared with that of an exact forward, since this forward has no name."
+            "This forward has no name: other gradients were compared with an exact forward's."
         )
+    if case.trial.plan.layout == "NC" and any(m.name.startswith("channel axis") for m in e.forward):
+        result.notes.append("If the rows are meant to be the channels, say layout='CN'.")
 
 
 def _why(output: str, names: list[str], e: Explanation, mistaken: bool) -> str:
@@ -181,7 +187,7 @@ def _running(case: Case, result: Judgement, expected: Expected) -> None:
             plain = None  # momentum has no default
     found = running.judge(case.batch, seen, plain, e.correction, knobs, expected, case.tolerance)
     if found.unnamed:  # a mistake in statistics that y does not use
-        for mistake in (m for m in CATALOGUE if "y" in m.touches and _of_statistics(m)):
+        for mistake in (one for (one,) in sets_of("y", 1, case.batch[0].places) if _of_statistics(one)):
             other = running.judge(
                 case.batch, seen, plain, e.correction, turned((mistake,)), expected, case.tolerance
             )

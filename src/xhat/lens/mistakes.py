@@ -22,7 +22,7 @@ class Mistake:
     remedy: str
     line: str
     turns: tuple[tuple[str, Any], ...]
-    spatial: bool = False  # visible only where there are axes beside batch and channel
+    only: str = ""  # possible "with positions" beside batch and channel only, or on a "square" batch
 
     @property
     def touches(self) -> frozenset[str]:
@@ -38,12 +38,10 @@ def _outputs(knob: str) -> tuple[str, ...]:
     return (knob.split("_")[0],) if knob.startswith(("dgamma_", "dbeta_")) else ("dx",)
 
 
-def entries(
-    name: str, line: str, remedy: str, *ways: dict[str, Any], spatial: bool = False
-) -> Iterator[Mistake]:
+def entries(name: str, line: str, remedy: str, *ways: dict[str, Any], only: str = "") -> Iterator[Mistake]:
     """One mistake with its ways of making it."""
     for way in ways:
-        yield Mistake(name, remedy, line, tuple(way.items()), spatial)
+        yield Mistake(name, remedy, line, tuple(way.items()), only)
 
 
 def compatible(mistakes: tuple[Mistake, ...]) -> bool:

@@ -65,16 +65,25 @@ class Probe:
         kept = {self.layout.axis}
         if over == "batch":
             return (next(a for a in range(self.x.ndim) if a not in kept),)
-        if over == "mistaken":
+        if over in ("mistaken", "crossed"):
             kept = {self.layout.mistaken}
         return tuple(a for a in range(self.x.ndim) if a not in kept)
 
     def total(self, over: str = "all") -> Callable[[Any], Any]:
         """The sum over those axes, kept so that it broadcasts against x."""
         axes, shape = self.axes(over), self.x.shape
+        if over == "crossed":  # over the mistaken axes, and then laid along the channels all the same
+            mistaken = self.total("mistaken")
+            return lambda v: np.swapaxes(mistaken(v), self.layout.axis, self.layout.mistaken)
         return lambda v: (v if np.shape(v) == shape else np.broadcast_to(v, shape)).sum(
             axis=axes, keepdims=True
         )
+
+    @property
+    def places(self) -> frozenset[str]:
+        """What this batch has room for beside the usual mistakes."""
+        square = self.x.shape[self.layout.axis] == self.x.shape[self.layout.mistaken]
+        return frozenset({"with positions"} if self.x.ndim > 2 else set()) | ({"square"} if square else set())
 
     def count(self, over: str = "all") -> int:
         """How many values such a sum has."""

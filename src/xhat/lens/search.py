@@ -66,7 +66,7 @@ class Model:
     def __init__(self, batch: tuple[Probe, ...], correction: int) -> None:
         self.probes = batch
         self.correction = correction
-        self.spatial = batch[0].x.ndim > 2
+        self.places = batch[0].places
         self._forwards: dict[Mistakes, list[Forward]] = {}
         self._scales: dict[str, float] = {}
         self._tables: dict[tuple[object, ...], tuple[list[Mistakes], list[Array], Array, Array]] = {}
@@ -113,7 +113,7 @@ class Model:
         """All sets of a size, their predictions, and these of the commonest length as one matrix with its rows."""
         key = (output, size, forward, way)
         if key not in self._tables:
-            sets = sets_of(output, size, self.spatial)
+            sets = sets_of(output, size, self.places)
             with np.errstate(all="ignore"):
                 predicted = [self.predict(output, forward, way, chosen) for chosen in sets]
             width = len(predicted[0]) if predicted else 0
@@ -134,15 +134,19 @@ class Model:
         """All the smallest sets of at most `limit` mistakes that predict what was seen, or none."""
         if np.mean(seen == _UNDEFINED) > 0.5:  # nothing left to tell mistakes by
             return []
+        # what is far smaller than an exact output can't be told from nothing by the errors of that output
+        seen_size = 100 * float(np.abs(seen).max())
         base = self.scale(output)
         for size in range(limit + 1):
             sets, predicted, rows, matrix = self._table(output, size, forward, way)
             near: set[int] = set()
             if matrix.shape[1] == len(seen) and len(matrix):
                 far = np.abs(matrix - seen).max(axis=1)
-                near = set(rows[far <= tolerance * np.maximum(base, _size(matrix))].tolist())
+                near = set(
+                    rows[far <= tolerance * np.minimum(seen_size, np.maximum(base, _size(matrix)))].tolist()
+                )
             odd = set(range(len(sets))) - set(rows.tolist())
-            near |= {i for i in odd if _agrees(predicted[i], seen, tolerance, base)}
+            near |= {i for i in odd if _agrees(predicted[i], seen, tolerance, min(base, seen_size))}
             if near:
                 return [sets[i] for i in sorted(near)]
         return []
