@@ -13,6 +13,7 @@ PYTHON ?= python3
 VENV ?= .venv
 
 VERSION := $(shell $(PYTHON) -c 'import sys; print("python%d.%d" % sys.version_info[:2])')
+MADE := $(VENV)/made-for-$(VERSION)
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 INSTALL := install --quiet --constraint constraints.txt --build-constraint constraints-build.txt
@@ -27,22 +28,22 @@ PACKAGE = $(ENGINE) $(shell find src -name '*.py')
 .DELETE_ON_ERROR:
 .PHONY: demo test lint types pytest sanitize bench wheel clean
 
-demo: $(VENV)/.with-demo
+demo: $(MADE)/with-demo
 	$(BIN)/xhat demo
 
 test: lint types pytest sanitize
 
-lint: $(VENV)/.with-$(EXTRAS)
+lint: $(MADE)/with-$(EXTRAS)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-types: $(VENV)/.with-$(EXTRAS)
+types: $(MADE)/with-$(EXTRAS)
 	$(BIN)/mypy
 
-pytest: $(VENV)/.with-$(EXTRAS)
+pytest: $(MADE)/with-$(EXTRAS)
 	$(BIN)/python -m pytest
 
-bench: $(VENV)/.with-bench
+bench: $(MADE)/with-bench
 	$(BIN)/python -m benchmarks.bench
 
 clean:
@@ -50,23 +51,24 @@ clean:
 	find src tests benchmarks examples -name __pycache__ -prune -exec rm -rf {} +
 
 # ---------------------------------------------------------------------------------------------- environment
-# Stamps lie in the environment that they describe: removing it removes them too.
+# Stamps lie in the environment that they describe, by version: removing it removes them too.
 
 # An environment of this version is kept as it is; one of another version is made anew.
-$(VENV)/.$(VERSION):
+$(MADE)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else \
 	    "xhat needs Python 3.11 or newer, and $(PYTHON) is older. Name one: make PYTHON=python3.12")'
 	@test "$$($(BIN)/python -c 'import sys; print("python%d.%d" % sys.version_info[:2])' 2>/dev/null)" = $(VERSION) \
 	    || { echo "$(PYTHON) -m venv $(VENV)"; $(PYTHON) -m venv --clear $(VENV); }
 	$(PIP) install --quiet --constraint constraints.txt pip
+	@mkdir -p $(MADE)
 	@touch $@
 
 # Python files are used where they are; the kernels are compiled again when they have changed.
-$(VENV)/.engine: $(ENGINE) | $(VENV)/.$(VERSION)
+$(MADE)/engine: $(ENGINE) | $(MADE)/python
 	$(PIP) $(INSTALL) --editable .
 	@touch $@
 
-$(VENV)/.with-%: constraints.txt pyproject.toml $(VENV)/.engine
+$(MADE)/with-%: constraints.txt pyproject.toml $(MADE)/engine
 	$(PIP) $(INSTALL) 'xhat[$*]'
 	@touch $@
 
@@ -74,12 +76,12 @@ $(VENV)/.with-%: constraints.txt pyproject.toml $(VENV)/.engine
 # The package once more, compiled with AddressSanitizer and UBSan, in an environment that holds nothing else and
 # finds the rest in the first one. (The editable xhat there stays out: its import hook works only at home.)
 
-SANITIZE := build/sanitize
+SANITIZE := build/sanitize-$(VERSION)
 RUNTIME = $(shell $(CXX) -print-file-name=libasan.so) $(shell $(CXX) -print-file-name=libstdc++.so)
 SANITIZED = LD_PRELOAD="$(RUNTIME)" ASAN_OPTIONS=detect_leaks=0 $(SANITIZE)/venv/bin/python
 
 ifeq ($(shell uname -s),Linux)
-sanitize: $(SANITIZE)/.engine
+sanitize: $(SANITIZE)/made
 	$(SANITIZED) -c 'import sys; from xhat import _kernels; sys.exit(not _kernels.__file__.startswith(sys.prefix))'
 	$(SANITIZED) tests/survey.py > $(SANITIZE)/survey.json
 	$(SANITIZED) -m pytest tests/test_ops.py tests/test_numpy.py tests/test_properties.py
@@ -88,7 +90,7 @@ sanitize:
 	@echo "The sanitizers run on Linux, with GCC."
 endif
 
-$(SANITIZE)/.engine: $(PACKAGE) | $(VENV)/.with-$(EXTRAS)
+$(SANITIZE)/made: $(PACKAGE) | $(MADE)/with-$(EXTRAS)
 	$(BIN)/python -m venv --clear --without-pip $(SANITIZE)/venv
 	$(BIN)/python -c 'import site; print(site.getsitepackages()[0])' > $(SANITIZE)/first.pth
 	mv $(SANITIZE)/first.pth $(SANITIZE)/venv/lib/$(VERSION)/site-packages
@@ -100,7 +102,7 @@ $(SANITIZE)/.engine: $(PACKAGE) | $(VENV)/.with-$(EXTRAS)
 
 WHEEL := build/wheel
 
-wheel: $(PACKAGE) | $(VENV)/.$(VERSION)
+wheel: $(PACKAGE) | $(MADE)/python
 	rm -rf dist
 	$(PIP) wheel --quiet --no-deps --build-constraint constraints-build.txt --wheel-dir dist .
 	$(BIN)/python -m venv --clear $(WHEEL)
