@@ -194,6 +194,26 @@ def test_what_has_no_name_is_described_and_not_guessed() -> None:
     assert text.startswith("dgamma: can't name the mistake; it is off in channel [1] (of ")
 
 
+@pytest.mark.parametrize("seed", range(12))
+def test_random_errors_are_never_named(seed: int) -> None:
+    a, b, c, d = np.random.default_rng(seed).uniform(-3, 3, 4)
+
+    def bad(dout: Any, cache: Any) -> Any:
+        xhat, gamma, rstd = cache
+        dx, dgamma, dbeta = backward(dout, cache)
+        scale, n = gamma * rstd, len(dout)
+        ways = [
+            (scale * (a * dout - b * dbeta / n - c * xhat * dgamma / n), dgamma, dbeta),
+            (dx + d * xhat**2, dgamma, dbeta),
+            (dx, a * dgamma + b * dbeta, dbeta),
+            (scale * (dout - dbeta / (n + d) - xhat * dgamma / n), dgamma, dbeta + d),
+        ]
+        return ways[seed % 4]
+
+    verdict = check(forward, bad)
+    assert verdict.status == 1 and verdict.unnamed and not verdict.mistakes
+
+
 def test_a_forward_without_a_name_still_has_a_right_backward() -> None:
     def odd(x: Any, gamma: Any, beta: Any, eps: float) -> Any:
         return gamma * x + beta + 0.1 * x**2, (x, gamma)
