@@ -47,7 +47,7 @@ bench: $(MADE)/with-bench
 	$(BIN)/python -m benchmarks.bench
 
 clean:
-	rm -rf $(VENV) build dist wheelhouse demo-output .pytest_cache .hypothesis .ruff_cache .mypy_cache
+	rm -rf $(VENV) build dist wheelhouse xhat-demo .pytest_cache .hypothesis .ruff_cache .mypy_cache
 	find src tests benchmarks examples -name __pycache__ -prune -exec rm -rf {} +
 
 # ---------------------------------------------------------------------------------------------- environment
