@@ -118,7 +118,10 @@ def test_what_fits_agrees_with_the_oracle(call: tuple[Array, dict[str, Any]], da
         assert (got is None) == (arguments[name] is None)
         if got is not None:
             assert got.dtype == arguments[name].dtype
-            assert near(got, getattr(gradients, f"d{name}"), got.dtype, size * steep)
+            coarser = (
+                got.dtype if x.dtype == np.float64 or got.dtype.itemsize < 4 else np.float32
+            )  # of act'(pre)
+            assert near(got, getattr(gradients, f"d{name}"), coarser, size * steep)
 
 
 @given(calls())
