@@ -269,3 +269,9 @@ def test_momentum_is_judged_by_what_the_code_would_do_with_its_own() -> None:
     assert check(layer(1, 0.1)).conventions["momentum"] == "weight of the batch"
     assert check(layer(0, 0.9)).conventions["momentum"] == "weight of the past"
     assert check(layer(0, 0.1)).names == check(layer(1, 0.9)).names == {"momentum reversed"}
+
+    def mixed(x: Any, gamma: Any, beta: Any, running_var: Any, eps: float, momentum: float = 0.1) -> Any:
+        running_var += momentum * (x.var(0) - running_var)
+        return gamma * (x - x.mean(0)) / np.sqrt(x.var(0, ddof=1) + eps) + beta
+
+    assert check(mixed).names == {"running variance with the other correction"}

@@ -207,3 +207,8 @@ def _differs(a, b) -> bool:  # type: ignore[no-untyped-def]
 def test_mistakes_of_one_knob_are_not_made_together() -> None:
     first, *others = [m for m in CATALOGUE if m.name == "power of rstd wrong in the variance path"]
     assert all(not compatible((first, other)) for other in others)
+
+
+def test_the_page_names_every_mistake() -> None:
+    page = " ".join((Path(__file__).parents[2] / "docs" / "checker.md").read_text(encoding="utf-8").split())
+    assert [name for name in TITLES if f"*{name}*" not in page] == []
