@@ -7,6 +7,7 @@
 #include "threads.h"
 
 #include <algorithm>
+#include <cstdlib>
 #include <memory>
 #include <numeric>
 #include <vector>
@@ -18,7 +19,7 @@ namespace {
 using std::size_t;
 
 struct Plan {
-    struct Piece { size_t first, last, origin; double m; };  // wide rows [first, last); a row with a weight; sum of weights
+    struct Piece { size_t first, last, origin; double m; };  // wide rows [first, last); the row of the largest weight; sum of weights
     size_t row;      // columns of a row of the array: channels * inner
     size_t together; // rows of the array in a wide row
     size_t width;    // columns of a wide row
@@ -35,7 +36,7 @@ struct Plan {
         for (size_t p = 0; p < pieces.size(); p++) {
             const size_t first = rows * p / pieces.size(), last = rows * (p + 1) / pieces.size();
             const size_t end = p + 1 == pieces.size() ? b.outer : last * together;  // the last one has the odd rows
-            pieces[p] = {first, last, first_weighted(b, first * together, end),
+            pieces[p] = {first, last, heaviest(b, first * together, end),
                          sum_of_weights(b, first * together, end) * double(b.inner)};
         }
     }
@@ -50,7 +51,7 @@ struct Plan {
     }
     // Enough for 256 columns, in whole registers of 16 where that does not take many more.
     size_t rows_together(size_t outer) const {
-        constexpr size_t enough = 256;
+        const size_t enough = getenv("ENOUGH")?atoi(getenv("ENOUGH")):64;
         if (row >= enough) return 1;
         const size_t whole = 16 / std::gcd(row, size_t(16));
         size_t k = (enough - 1 + row) / row;
@@ -98,7 +99,7 @@ struct Walk {
             t.sum = &sums.sum[at];
             t.sum_product = &sums.product[at];
             t.terms = terms();
-            pass.run(t, pass.reduce, pass.wide_reduce, wide);
+            pass.run_reduce(t, wide);
         });
     }
 
@@ -126,7 +127,7 @@ struct Walk {
             t.terms = terms();
             t.stream = pass.large;
             t.staged = t.staged || t.stream;
-            pass.run(t, pass.map, pass.wide_map, wide);
+            pass.run_map(t, wide);
         });
     }
 

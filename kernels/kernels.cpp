@@ -39,6 +39,11 @@ template <class T> T* to(const Target& t, size_t row, size_t channel) {
 
 constexpr size_t CHUNK = 512;  // numbers that go through a buffer at a time: it stays in the first cache
 
+// Where channel k of a row begins (lanes), or its column k lies.
+template <class T, bool columns> const T* place(const Source& s, size_t row, size_t k) {
+    return columns ? from<T>(s, row, 0) + k : from<T>(s, row, k);
+}
+
 inline const double* weights(const Tile& t, size_t row) { return t.weights + ptrdiff_t(row) * t.weights_row; }
 
 // ---------------------------------------------------------------------------------------------- pieces
@@ -51,7 +56,7 @@ template <class A> inline A sloped(A v, A slope) { return slope == A(0) ? A(0) :
 
 template <int activation, class A> inline A act(A pre, A slope) {
     if (activation == LEAKY_RELU) return pre < A(0) ? sloped(pre, slope) : pre;
-    if (activation == SILU) return pre * sigmoid(pre);
+    if (activation == SILU) return pre < -FAR<A> ? A(0) : pre * sigmoid(pre);
     return pre;
 }
 
@@ -60,7 +65,10 @@ template <int side, class A> inline A through_activation(A dy, A pre, A slope) {
     if (side == NO_ACTIVATION) return dy;
     if (side == LEAKY_FROM_X || side == LEAKY_FROM_Y) return pre > A(0) ? dy : sloped(dy, slope);
     const A sigma = sigmoid(pre);
-    return dy * (sigma * (A(1) + pre * (A(1) - sigma)));
+    A slope_here = sigma * (A(1) + pre * (A(1) - sigma));
+    slope_here = pre < -FAR<A> ? A(0) : slope_here;
+    slope_here = pre > FAR<A> ? A(1) : slope_here;
+    return dy == A(0) ? dy : dy * slope_here;  // no gradient passes a padded NaN
 }
 
 // What stands before the activation, as the forward pass had it (or y, of the same sign).
@@ -83,12 +91,16 @@ template <class A, int step> struct TermsAt {
 
 inline void prefetch(const void* at) {
 #if defined(XHAT_SSE2)
-    _mm_prefetch(static_cast<const char*>(at), _MM_HINT_T1);
+    _mm_prefetch(static_cast<const char*>(at), _MM_HINT_T0);
 #elif defined(__GNUC__)
     __builtin_prefetch(at, 0, 2);
 #else
     (void)at;
 #endif
+}
+
+template <class T> inline void prefetch_ahead(const T* row, size_t count, ptrdiff_t ahead) {
+    for (size_t i = 0; i < count; i += 64 / sizeof(T)) prefetch(row + ptrdiff_t(i) + ahead);
 }
 
 // Copies a finished chunk to its place, past the caches where asked: 16-byte pieces in address order
@@ -173,12 +185,24 @@ inline void sum_row(const Each& each, size_t width, double* RESTRICT sum, double
     }
 }
 
-// Walks the tile: lanes go run by run, columns four rows at a time.
-template <bool columns, class At> inline void reduce(const Tile& t, const At& at) {
+// Four rows read side by side are no stream to the processor's own prefetcher: it is told what comes next, the
+// following four rows in the order of memory, at the pace of the columns.
+constexpr size_t PACE = 128;
+template <class T> inline void prefetch_rows(const Tile& t, const Source& s, size_t row, size_t first, size_t n) {
+    if (row + 4 <= t.rows && s.row == ptrdiff_t(t.width)) prefetch_ahead(from<T>(s, row, 0) + 4 * first, 4 * n, 0);
+}
+
+// Walks the tile: lanes go run by run, columns four rows at a time. `at(row, k)` is the Each of channel or column k on.
+template <class T, bool columns, bool gradient, class At> inline void reduce(const Tile& t, const At& at) {
     if (columns) {
         size_t r = 0;
         for (; r + 4 <= t.rows; r += 4)
-            sum_four_rows(at(r, 0), at(r + 1, 0), at(r + 2, 0), at(r + 3, 0), t.width, t.sum, t.sum_product);
+            for (size_t i = 0; i < t.width; i += PACE) {
+                const size_t n = t.width - i < PACE ? t.width - i : PACE;
+                prefetch_rows<T>(t, t.x, r + 4, i, n);
+                if (gradient) prefetch_rows<T>(t, t.dy, r + 4, i, n);
+                sum_four_rows(at(r, i), at(r + 1, i), at(r + 2, i), at(r + 3, i), n, t.sum + i, t.sum_product + i);
+            }
         for (; r < t.rows; r++) sum_row(at(r, 0), t.width, t.sum, t.sum_product);
     } else {
         for (size_t r = 0; r < t.rows; r++)
@@ -206,9 +230,9 @@ template <class T, bool columns, bool weighted> struct EachMoment {
 };
 
 template <class T, bool columns, bool weighted> void moments(const Tile& t) {
-    reduce<columns>(t, [&t](size_t r, size_t c) {
-        return EachMoment<T, columns, weighted>{from<T>(t.x, r, c), weighted ? weights(t, r) : nullptr,
-                                                t.origin + (columns ? 0 : c)};
+    reduce<T, columns, false>(t, [&t](size_t r, size_t k) {
+        return EachMoment<T, columns, weighted>{place<T, columns>(t.x, r, k), weighted ? weights(t, r) : nullptr,
+                                                t.origin + k};
     });
 }
 
@@ -254,6 +278,10 @@ template <class T, bool columns, int side, bool weighted> void gradient_sums_act
         for (size_t c = 0; c < t.channels; c++)
             for (size_t i = 0; i < t.width; i += width) {
                 const size_t n = t.width - i < width ? t.width - i : width;
+                if (columns) {
+                    prefetch_rows<T>(t, t.x, r + four, i, n);
+                    prefetch_rows<T>(t, t.dy, r + four, i, n);
+                }
                 for (size_t k = 0; k < four; k++) activation_gradient<T, columns, side>(t, r + k, c, i, n, g[k]);
                 const auto each = [&](size_t k) {
                     return Each{from<T>(t.x, r + k, c) + i, g[k],
@@ -271,9 +299,9 @@ template <class T, bool columns, int side, bool weighted> void gradient_sums_act
 
 template <class T, bool columns, int side, bool weighted> void gradient_sums(const Tile& t) {
     if (side != NO_ACTIVATION) return gradient_sums_activated<T, columns, side, weighted>(t);
-    reduce<columns>(t, [&t](size_t r, size_t c) {
-        return EachGradient<T, T, columns, weighted>{from<T>(t.x, r, c), from<T>(t.dy, r, c),
-                                                     weighted ? weights(t, r) : nullptr, t.origin + (columns ? 0 : c)};
+    reduce<T, columns, true>(t, [&t](size_t r, size_t k) {
+        return EachGradient<T, T, columns, weighted>{place<T, columns>(t.x, r, k), place<T, columns>(t.dy, r, k),
+                                                     weighted ? weights(t, r) : nullptr, t.origin + k};
     });
 }
 
@@ -317,18 +345,13 @@ template <class T, bool second, class Chunk> inline void map(const Tile& t, cons
         }
 }
 
-template <class T> inline void prefetch_ahead(const T* row, size_t count, ptrdiff_t ahead) {
-    if (ahead)
-        for (size_t i = 0; i < count; i += 64 / sizeof(T)) prefetch(row + ptrdiff_t(i) + ahead);
-}
-
 template <class T, bool columns, int activation, bool residual> void normalize(const Tile& t) {
     const A<T> slope = A<T>(t.slope);
     map<T, false>(t, [&t, slope](size_t r, size_t c, size_t first, size_t n, A<T>* RESTRICT y, A<T>*) {
         const T* RESTRICT x = from<T>(t.x, r, c) + first;
         const T* RESTRICT e = residual ? from<T>(t.extra, r, c) + first : nullptr;
         const TermsAt<A<T>, columns> at(t.terms, columns ? first : c);
-        prefetch_ahead(x, n, t.ahead);
+        if (t.ahead) prefetch_ahead(x, n, t.ahead);
         for (size_t i = 0; i < n; i++) {
             const size_t k = at.i(i);
             A<T> pre = centred<A<T>>(load(x[i]), at.hi[k], at.lo[k]) * at.scale[k] + at.beta[k];
@@ -347,8 +370,10 @@ template <class T, bool columns, int side, bool weighted> void input_gradient(co
         const T* RESTRICT e = reads_extra(side) ? from<T>(t.extra, r, c) + first : nullptr;
         const double* RESTRICT w = weighted ? weights(t, r) + (columns ? 0 : first) : nullptr;
         const TermsAt<A<T>, columns> at(t.terms, columns ? first : c);
-        prefetch_ahead(x, n, t.ahead);
-        prefetch_ahead(dy, n, t.ahead);
+        if (t.ahead) {
+            if (t.ahead) prefetch_ahead(x, n, t.ahead);
+            prefetch_ahead(dy, n, t.ahead);
+        }
         for (size_t i = 0; i < n; i++) {
             const size_t k = at.i(i);
             const A<T> d = centred<A<T>>(load(x[i]), at.hi[k], at.lo[k]);

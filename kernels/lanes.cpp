@@ -21,7 +21,7 @@ constexpr size_t MOST_CHANNELS = 64;  // of a block
 size_t clamped(size_t v, size_t low, size_t high) { return std::max(low, std::min(v, high)); }
 
 struct Plan {
-    struct Piece { size_t first, last, origin; double m; };  // numbers [first, last); the first with a weight; sum of weights
+    struct Piece { size_t first, last, origin; double m; };  // numbers [first, last); the one of the largest weight; sum of weights
     size_t length, block;  // numbers of a channel; channels of a block
     std::vector<Piece> pieces;
 
@@ -31,7 +31,7 @@ struct Plan {
         pieces.resize(clamped(256 / b.channels, 1, std::max<size_t>(1, length / 8192)));
         for (size_t p = 0; p < pieces.size(); p++) {
             const size_t first = length * p / pieces.size(), last = length * (p + 1) / pieces.size();
-            pieces[p] = {first, last, first_weighted(b, first, last), sum_of_weights(b, first, last)};
+            pieces[p] = {first, last, heaviest(b, first, last), sum_of_weights(b, first, last)};
         }
     }
 };
@@ -97,7 +97,7 @@ struct Block {
             t.sum = &sums.sum[at * LANES];
             t.sum_product = &sums.product[at * LANES];
             t.terms = terms;
-            pass.run(t, pass.reduce, pass.wide_reduce, wide);
+            pass.run_reduce(t, wide);
         });
     }
 
@@ -143,7 +143,7 @@ struct Block {
                      t.stream = stream;
                      t.staged = t.staged || stream;
                      t.ahead = stream && more ? ptrdiff_t(count) * b.x.channel : 0;
-                     pass.run(t, pass.map, pass.wide_map, wide);
+                     pass.run_map(t, wide);
                  });
     }
 

@@ -104,6 +104,9 @@ inline double exponential(double t) {
     return bits<double>(bits<std::uint64_t>(p) + (bits<std::uint64_t>(shifted) << 52));
 }
 
+// Beyond these, sigmoid is 0 or 1 to far below rounding.
+template <class A> constexpr A FAR = A(60);
+
 template <class A> inline A sigmoid(A t) { return A(1) / (A(1) + exponential(-t)); }
 
 }  // namespace

@@ -20,10 +20,11 @@ struct Pass {
     // A tile at outer row `row`, channel `channel`, place `place` along the inner axis.
     Tile tile(std::size_t row, std::size_t channel, std::size_t place, std::size_t rows, std::size_t channels,
               std::size_t width) const;
-    void run(const Tile& tile, Kernel kernel, Kernel wide_kernel, bool wide) const {
-        if (wide || !neighbours) run_widened(tile, wide_kernel);
-        else kernel(tile);
+    void run_reduce(Tile t, bool wide) const {
+        t.out.at = t.dresidual.at = nullptr;  // a reduction has no results to scatter
+        run(t, reduce, wide_reduce, wide);
     }
+    void run_map(const Tile& t, bool wide) const { run(t, map, wide_map, wide); }
     // Arithmetic type of the terms that a kernel run this way reads.
     bool terms_in_double(bool wide) const { return wide || !neighbours || b.dtype == FLOAT64; }
 
@@ -31,6 +32,10 @@ struct Pass {
     double value(std::size_t channel, std::size_t index) const;
 
   private:
+    void run(const Tile& tile, Kernel kernel, Kernel wide_kernel, bool wide) const {
+        if (wide || !neighbours) run_widened(tile, wide_kernel);
+        else kernel(tile);
+    }
     void run_widened(const Tile& tile, Kernel kernel) const;
     std::ptrdiff_t step(const Array& a) const { return columns && b.inner == 1 ? a.channel : a.inner; }
 };

@@ -35,12 +35,14 @@ inline double sum_of_weights(const Batch& b, std::size_t first, std::size_t last
     return m;
 }
 
-// The first place in [first, last) that has a weight (or `first`, where none has).
-inline std::size_t first_weighted(const Batch& b, std::size_t first, std::size_t last) {
+// The place in [first, last) of the largest weight: its value is what moments subtracts, so that an outlier that
+// hardly counts can't cancel the digits of the others.
+inline std::size_t heaviest(const Batch& b, std::size_t first, std::size_t last) {
+    std::size_t found = first;
     if (b.weights)
         for (std::size_t i = first; i < last; i++)
-            if (b.weights[i] > 0) return i;
-    return first;
+            if (b.weights[i] > b.weights[found]) found = i;
+    return found;
 }
 
 // The factors of both maps for one channel. The gradient sums are zero while they are still being computed.
@@ -56,14 +58,16 @@ struct Factors {
         through_var = scale * rstd * (sum_dy_xhat / b.divisor);
     }
 
-    // Float arithmetic is right while nothing comes near the ends of its range.
+    // Float arithmetic is right while nothing comes near the ends of its range. (NaN and infinity stay what they
+    // are in any arithmetic.)
     bool fits_float() const {
-        return !(std::fabs(mu) > 1e37) && !(std::fabs(beta) > 1e30) && moderate(scale) && moderate(through_mu) &&
+        return !beyond(mu, 1e37) && !beyond(beta, 1e30) && moderate(scale) && moderate(through_mu) &&
                moderate(through_var);
     }
 
   private:
-    static bool moderate(double v) { return v == 0 || !(std::fabs(v) < 1e-30 || std::fabs(v) > 1e30); }
+    static bool beyond(double v, double limit) { return std::fabs(v) > limit && std::fabs(v) < INFINITY; }
+    static bool moderate(double v) { return !beyond(v, 1e30) && (v == 0 || !(std::fabs(v) < 1e-30)); }
 };
 
 // The factors of many channels or columns in the arithmetic type of a kernel; `space` holds 6 * count.

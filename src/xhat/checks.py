@@ -187,11 +187,11 @@ def check_count(count: float, values: int, correction: int, operation: str, x: A
 
 def activation_of(activation: Any, operation: str) -> tuple[str | None, float]:
     """The activation's kind (None, "leaky_relu" or "silu") and slope; relu is a leaky ReLU of slope 0."""
-    if activation is None or activation == "silu":
-        return activation, 0.0
-    if activation == "relu":
-        return "leaky_relu", 0.0
-    if isinstance(activation, tuple) and len(activation) == 2 and activation[0] == "leaky_relu":
+    if activation is None:
+        return None, 0.0
+    if isinstance(activation, str) and activation in ("relu", "silu"):
+        return ("silu" if activation == "silu" else "leaky_relu"), 0.0
+    if isinstance(activation, tuple) and len(activation) == 2 and str(activation[0]) == "leaky_relu":
         try:
             slope = float(activation[1])
         except (TypeError, ValueError):
@@ -226,7 +226,7 @@ def overlapping(a: Array, b: Array) -> bool:
         return True
 
 
-def check_output(out: Any, operation: str, name: str, x: Array, over: Array, others: dict[str, Array]) -> Array:
+def check_output(out: Any, operation: str, name: str, x: Array, over: Array | None, others: dict[str, Array]) -> Array:
     """A preallocated result of x's shape and dtype: writable, and apart from every input but, exactly, `over`."""
     if not isinstance(out, np.ndarray):
         raise OutputError(f"{operation}: {name} is {type(out).__name__}, expected a NumPy array to write to.")
@@ -240,7 +240,7 @@ def check_output(out: Any, operation: str, name: str, x: Array, over: Array, oth
     if overlapping_itself(out):
         raise OutputError(f"{operation}: {name} overlaps itself, expected distinct elements. Pass np.empty_like(x).")
     for other_name, other in others.items():
-        if same_memory(out, over) and other is over:
+        if other is over and same_memory(out, other):
             continue
         if overlapping(out, other):
             raise OutputError(

@@ -27,22 +27,20 @@ class View(NamedTuple):
     inner: tuple[int, ...]
 
 
-@lru_cache(maxsize=1024)
 def channel_axes(ndim: int, axis: int | tuple[int, ...], operation: str) -> tuple[int, ...]:
     """The channel axes, non-negative and ascending. Raises ShapeError for an axis that x does not have."""
-    axes = axis if isinstance(axis, tuple) else (axis,)
     try:
-        given = [operator.index(a) for a in axes]
+        given = [operator.index(a) for a in (axis if isinstance(axis, tuple) else (axis,))]
     except TypeError:
         raise ShapeError(f"{operation}: axis is {axis!r}, expected an int or a tuple of ints.") from None
     if not given:
         raise ShapeError(f"{operation}: axis is empty, expected at least one channel axis.")
+    if ndim == 0:
+        raise ShapeError(f"{operation}: x is a scalar, expected an array with a channel axis.")
     if any(not -ndim <= a < ndim for a in given):
         raise ShapeError(
             f"{operation}: axis {axis!r} does not exist in x of {ndim} dimension{'s' * (ndim != 1)}, "
             f"expected {-ndim} to {ndim - 1}."
-            if ndim
-            else f"{operation}: x is a scalar, expected an array with a channel axis."
         )
     found = tuple(sorted(a % ndim for a in given))
     if len(set(found)) < len(found):

@@ -139,9 +139,16 @@ def _strides(array: Array, view: View) -> tuple[int, int, int] | None:
 
 
 def _view(x: Array, channels: tuple[int, ...]) -> View:
+    """The view of x, or else of a copy in x's order of axes, or else of a copy in an order that has one."""
+    view = _view_of(x, channels)
+    return view or _view_of(np.empty_like(x), channels) or layout.canonical(x.shape, channels)
+
+
+def _view_of(x: Array, channels: tuple[int, ...]) -> View | None:
+    if not aligned(x):
+        return None
     size = x.itemsize
-    view = layout.view_of(x.shape, tuple(s // size for s in x.strides), channels) if aligned(x) else None
-    return view or layout.canonical(x.shape, channels)
+    return layout.view_of(x.shape, tuple(s // size for s in x.strides), channels)
 
 
 def _dense(like: Array, view: View) -> Array:
@@ -344,7 +351,7 @@ def _outputs(out: Any, dy: Array, c: Context, operation: str) -> tuple[Array, Ar
     dx = np.empty_like(c.x, subok=False) if pair[0] is None else check_output(pair[0], operation, "out", c.x, dy, inputs)
     if pair[1] is None:
         return dx, np.empty_like(c.x, subok=False) if c.residual else None
-    return dx, check_output(pair[1], operation, "out[1]", c.x, dy, {**inputs, "out[0]": dx})
+    return dx, check_output(pair[1], operation, "out[1]", c.x, None, {**inputs, "out[0]": dx})
 
 
 def batch_norm_backward(dy: Any, context: Context, *, out: Any = None) -> Gradients:
@@ -403,6 +410,8 @@ def gradient_paths(dy: Any, context: Context) -> Paths:
     """
     c = context
     dy = _check_backward(dy, c, "gradient_paths")
+    if not c.x.size:
+        return Paths(np.zeros(c.x.shape), np.zeros(c.x.shape), np.zeros(c.x.shape))
     others = tuple(a for a in range(c.x.ndim) if a not in c.axis)
     shape = [n if a in c.axis else 1 for a, n in enumerate(c.x.shape)]
 
@@ -417,9 +426,13 @@ def gradient_paths(dy: Any, context: Context) -> Paths:
         pre = gamma * xhat + per_channel(c.beta, 0.0)
         if c.residual and c.extra is not None:
             pre = c.extra.astype(np.float64) if c.activation == "leaky_relu" else pre + c.extra.astype(np.float64)
-        g = g * equations.activation_slope(pre, c.activation, c.slope, np)
+        slope = equations.activation_slope(pre, c.activation, c.slope, np)
+        g = np.where(g == 0, g, g * slope)  # no gradient passes a padded NaN
+    w: Any = 1.0
+    if c.weights is not None:
+        w = _unflattened(c.weights, c)
+        xhat = np.where(w == 0, np.where(g == 0, 0.0, xhat), xhat)  # a padded NaN that the loss does not look at
     sums = equations.gradient_sums(g, xhat, lambda v: v.sum(axis=others, keepdims=True))
-    w = 1.0 if c.weights is None else _unflattened(c.weights, c)
     terms = equations.paths(g, xhat, *sums, gamma=gamma, rstd=rstd, m=c.count, correction=c.correction, w=w)
     return Paths(*(np.broadcast_to(term, c.x.shape).copy() for term in terms))
 
