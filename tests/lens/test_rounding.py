@@ -5,11 +5,13 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import pytest
+from lens import wrong
 from lens.specimens import closed
 
 from xhat.lens import Adapter, check
 
 forward, backward = closed.forward, closed.backward
+ROUNDING = ("one-pass variance cancelling", "float16 accumulation")  # 16 bits show nothing of these
 
 
 def test_rounding_is_told_from_a_formula() -> None:
@@ -73,3 +75,13 @@ def test_pytorch_in_bfloat16() -> None:
 
     assert check(right, dtype="bfloat16")
     assert check(torch.nn.functional.batch_norm, adapter=Adapter(arrays="torch"), like="torch")
+
+
+@pytest.mark.parametrize("name", [name for name in wrong.MISTAKES if name not in ROUNDING])
+def test_a_mistake_is_still_seen_in_bfloat16(name: str) -> None:
+    """Its name is among the few that fit so few digits."""
+    text = wrong.edited((name,))
+    assert text is not None
+    verdict = check(*wrong.functions(text), dtype="bfloat16", like="torch")
+    assert verdict.status == 1
+    assert name in verdict.names and len(verdict.names) <= 3

@@ -116,10 +116,13 @@ def _probe(layout: Layout, shape: tuple[int, ...], eps: float, seed: int) -> Pro
 
     unit = float(np.sqrt(eps / 0.4)) if eps else 1.0
     centre = per_channel(0.7, 2.5) * rng.choice([-1.0, 1.0], wide)
+    noise, spread = rng.standard_normal(shape), per_channel(0.6, 1.9)
+    # a dy with a mean and with a part along x, so that no path is small beside another
+    dy = rng.standard_normal(shape) + per_channel(0.5, 1.5) + per_channel(0.8, 1.6) * noise
     return Probe(
         layout=layout,
-        x=unit * (centre + per_channel(0.6, 1.9) * rng.standard_normal(shape)),
-        dy=rng.standard_normal(shape) + per_channel(-1.5, 1.5),
+        x=unit * (centre + spread * noise),
+        dy=dy,
         gamma=per_channel(0.6, 2.2) * rng.choice([-1.0, 1.0], wide),
         beta=per_channel(-2.0, 2.0),
         running_mean=unit * per_channel(-2.0, 2.0),
