@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import numpy as np
 import pytest
 from lens.specimens import closed
 
@@ -28,8 +29,8 @@ def test_an_adapter_describes_any_signature() -> None:
     )
     assert check(strange, backward, adapter=adapter)
     assert check(strange).problem == (
-        "forward (strange) asks for 'two', and the checker has don't know what it is; "
-        "describe it: Adapter(names={'two': 'x'}), or wrap the function."
+        "forward (strange) asks for 'two', which the checker doesn't know; "
+        "describe it with Adapter(names={'two': ...}), or wrap the function in one with known names."
     )
 
 
@@ -40,3 +41,25 @@ def test_arguments_of_the_checker_itself_are_checked() -> None:
         check(forward, like="caffe")
     with pytest.raises(ArgumentError, match="forward is 3, expected a function"):
         check(3)  # type: ignore[arg-type]
+
+
+def test_a_cache_may_be_none_but_must_be_left() -> None:
+    def alone(x: Any, gamma: Any, beta: Any, eps: float) -> Any:
+        return forward(x, gamma, beta, eps)[0]
+
+    verdict = check(lambda x, gamma, beta, eps: (alone(x, gamma, beta, eps), None), lambda dy, cache: dy)
+    assert verdict.status == 1
+    problem = check(alone, lambda dy, cache: dy).problem
+    assert (
+        problem
+        == "backward asks for a cache, but its forward returns y alone; give the forward that makes it."
+    )
+
+
+def test_what_a_forward_does_to_its_input_is_noted() -> None:
+    def centring(x: Any, gamma: Any, beta: Any, eps: float) -> Any:
+        x -= x.mean(0)
+        return gamma * x / np.sqrt((x**2).mean(0) + eps) + beta
+
+    verdict = check(centring)
+    assert verdict and verdict.notes == ("forward (centring) overwrites x.",)

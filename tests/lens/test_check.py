@@ -62,6 +62,19 @@ def test_statistics_out_of_the_graph_are_told_by_their_two_names() -> None:
     }
 
 
+def test_two_mistakes_in_one_output_are_both_on_its_row() -> None:
+    def wrong(dout: Any, cache: Any) -> Any:
+        xhat, _, rstd = cache
+        return rstd * (dout - xhat * (dout * xhat).mean(0)), (dout * xhat).sum(0), dout.sum(0)
+
+    verdict = check(forward, wrong)
+    assert verdict.rows[1].why == "dy used for dxhat or gamma forgotten in dx and mean path dropped"
+    assert [len(finding.names) for finding in verdict.mistakes] == [2, 1]
+    assert "read: derivation, 'Path 3: Gradient with respect to Mean μ', display path-3-product" in str(
+        verdict
+    )
+
+
 def test_the_library_itself_is_right() -> None:
     assert check(xhat.batch_norm, xhat.batch_norm_backward)
     assert check(xhat.batch_norm, xhat.batch_norm_backward, dtype="float32")

@@ -11,7 +11,10 @@ from typing import Any
 
 from xhat.lens.arrays import is_array
 
-__all__ = ["Adapter", "Unjudged", "bind", "cache_of", "named_results", "quantity", "takes"]
+__all__ = ["NO_CACHE", "Adapter", "Unjudged", "bind", "cache_of", "named_results", "quantity", "takes"]
+
+
+NO_CACHE = object()  # a forward may well leave None
 
 
 class Unjudged(Exception):
@@ -27,7 +30,7 @@ _NAMES = {
     "dy": "dy dout gradoutput gradout gradoutputs gradoutputs grady dldy dlossdy upstream dz delta dhpreact grad douty",
     "cache": "cache caches ctx context saved state memo stash residual residuals tape",
     "mean": "mean mu batchmean samplemean savemean savedmean avg average mub",
-    "var": "var variance sigma2 sigmasq sigmasquared batchvar samplevar savevar savedvar bnvar",
+    "var": "var v variance sigma2 sigmasq sigmasquared batchvar samplevar savevar savedvar bnvar",
     "std": "std stddev sigma sqrtvar",
     "rstd": "rstd ivar invstd istd invvar stdinv rsqrt saveinvstd bnvarinv",
     "xhat": "xhat xnorm xnormed normalized xnormalized bnraw xn",
@@ -122,10 +125,10 @@ def bind(
                 skipped = True
                 continue
             name = parameter.name if parameter is not None else str(found)
-            why = f"nothing to give it ({found})" if found else "don't know what it is"
+            why = "for which this run has no value" if found else "which the checker doesn't know"
             raise Unjudged(
-                f"{title} asks for {name!r}, and the checker has {why}; "
-                f"describe it: Adapter(names={{{name!r}: 'x'}}), or wrap the function."
+                f"{title} asks for {name!r}, {why}; describe it with Adapter(names={{{name!r}: ...}}), "
+                "or wrap the function in one with known names."
             )
         if parameter is not None and (skipped or parameter.kind is parameter.KEYWORD_ONLY):
             keywords[parameter.name] = values[found]
@@ -175,11 +178,11 @@ def named_results(
 
 
 def cache_of(result: Any, described: Mapping[str, Any]) -> Any:
-    """What a forward leaves for its backward: what is described as cache, or all but y."""
+    """What a forward leaves for its backward: what is described as cache, or all but y, or NO_CACHE."""
     if "cache" in described:
         return described["cache"]
     if not isinstance(result, (tuple, list)) or len(result) < 2:
-        return result if isinstance(result, Mapping) else None
+        return result if isinstance(result, Mapping) else NO_CACHE
     rest = result[1:]
     holders = [part for part in rest if not is_array(part)]
     return rest[0] if len(rest) == 1 else holders[0] if len(holders) == 1 else tuple(rest)

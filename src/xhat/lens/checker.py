@@ -72,7 +72,8 @@ def check(
         backward = backward or own_backward
         adapter = replace(adapter, arrays=adapter.arrays or kind)
     functions = [f for f in (forward, backward) if f is not None]
-    subject = " and ".join(getattr(f, "__name__", type(f).__name__) for f in functions)
+    roles = (("forward", forward), ("backward", backward))
+    subject = " and ".join(_name(function, role) for role, function in roles if function is not None)
     ways = plans(
         kinds_for(functions, adapter.arrays),
         (dtype,) if dtype else ("float64", "float32"),
@@ -87,6 +88,11 @@ def check(
         if layout is None and first.trial.plan.layout == "NC" and forward is not None and first.forward_right:
             results += _elsewhere(first, expected)
     return _verdict(subject, results)
+
+
+def _name(function: Any, role: str) -> str:
+    name = str(getattr(function, "__name__", type(function).__name__))
+    return role if name == "<lambda>" else name
 
 
 def _accept(

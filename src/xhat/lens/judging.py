@@ -83,11 +83,8 @@ def _conventions(case: Case, result: Judgement, expected: Expected) -> None:
         place = (
             places[0].removeprefix("eps ").removesuffix(" in the forward") if places else "inside the root"
         )
-        told["eps"] = (
-            place
-            if case.trial.takes("eps", "options") and case.eps == OWN_EPS
-            else f"{case.eps:g} in the code, {place}"
-        )
+        given = case.trial.takes("eps", "options") and case.eps == OWN_EPS
+        told["eps"] = place if given else f"{case.eps:g} in the code, {place}"
 
 
 def findings(case: Case) -> list[Finding]:
@@ -133,9 +130,7 @@ def _rows(case: Case, result: Judgement) -> None:
         exact: list[Array] = [getattr(part, output) for part in (states if output == "y" else paths)]
         seen = [s.outputs[output] for s in case.seen[e.correction]]
         error = _error(seen, exact, here.scale(output))
-        names = sorted(
-            {n for f in result.findings if output in f.outputs for n in f.names if _part_of(n, output, e)}
-        )
+        names = [" or ".join(f.names) for f in result.findings if _explains(f, output, e)]
         if output in own:
             result.rows.append(Row(output, True, None, "the derivative of this forward, by differences"))
         elif not e.outputs.get(output, ((),)):
@@ -152,9 +147,13 @@ def _rows(case: Case, result: Judgement) -> None:
         result.notes.append("If the rows are meant to be the channels, say layout='CN'.")
 
 
+def _explains(finding: Finding, output: str, e: Explanation) -> bool:
+    return output in finding.outputs and any(_part_of(name, output, e) for name in finding.names)
+
+
 def _why(output: str, names: list[str], e: Explanation, mistaken: bool) -> str:
     if names:
-        return ", or ".join(names)
+        return " and ".join(names)
     if output == "y" or not mistaken:
         return ""
     return (

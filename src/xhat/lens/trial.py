@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from xhat.lens import arrays, computation
-from xhat.lens.adapter import Adapter, Unjudged, bind, cache_of, named_results, takes
+from xhat.lens.adapter import NO_CACHE, Adapter, Unjudged, bind, cache_of, named_results, takes
 from xhat.lens.probes import Array, Probe
 
 __all__ = ["Plan", "Seen", "Trial", "plans"]
@@ -85,7 +85,7 @@ class Trial:
         with warnings.catch_warnings(), np.errstate(all="ignore"):
             warnings.simplefilter("ignore")
             values = self._values(p, correction, momentum)
-            cache = self._run_forward(p, values, seen) if self.forward is not None else None
+            cache = self._run_forward(p, values, seen) if self.forward is not None else NO_CACHE
             if self.backward is not None:
                 self._run_backward(p, self._values(p, correction, momentum) | {"cache": cache}, seen)
             elif self.forward is not None:
@@ -162,7 +162,7 @@ class Trial:
     def _run_backward(self, p: Probe, values: dict[str, Any], seen: Seen) -> None:
         assert self.backward is not None
         title = title_of(self.backward, "backward")
-        if values["cache"] is None and takes(self.backward, self.adapter, "cache"):
+        if values["cache"] is NO_CACHE and takes(self.backward, self.adapter, "cache"):
             why = "no forward was given" if self.forward is None else "its forward returns y alone"
             raise Unjudged(f"{title} asks for a cache, but {why}; give the forward that makes it.")
         result = self._call(title, self.backward, values, _BACKWARD)
