@@ -12,14 +12,16 @@
 #include "number.h"
 
 #if defined(__SSE2__) || defined(_M_X64)
-#include <emmintrin.h>
+#include <immintrin.h>
 #define XHAT_SSE2 1
 #endif
 
 #if defined(_MSC_VER)
 #define RESTRICT __restrict
+#define ALWAYS_INLINE __forceinline
 #else
 #define RESTRICT __restrict__
+#define ALWAYS_INLINE inline __attribute__((always_inline))
 #endif
 
 namespace {
@@ -89,7 +91,8 @@ template <class A, int step> struct TermsAt {
     static size_t i(size_t column) { return step * column; }
 };
 
-inline void prefetch(const void* at) {
+// Always inline: g++ takes a function that only prefetches for one that does nothing, and drops its calls.
+ALWAYS_INLINE void prefetch(const void* at) {
 #if defined(XHAT_SSE2)
     _mm_prefetch(static_cast<const char*>(at), _MM_HINT_T0);
 #elif defined(__GNUC__)
@@ -99,32 +102,48 @@ inline void prefetch(const void* at) {
 #endif
 }
 
-template <class T> inline void prefetch_ahead(const T* row, size_t count, ptrdiff_t ahead) {
+template <class T> ALWAYS_INLINE void prefetch_ahead(const T* row, size_t count, ptrdiff_t ahead) {
     for (size_t i = 0; i < count; i += 64 / sizeof(T)) prefetch(row + ptrdiff_t(i) + ahead);
 }
 
-// Copies a finished chunk to its place, past the caches where asked: 16-byte pieces in address order
-// fill the processor's write-combining lines, also across the end of a row.
+// Copies a finished chunk to its place, past the caches where asked: whole cache lines in the widest stores there
+// are, and 16-byte pieces around them, which meet those of the chunks beside it in the write-combining buffers.
+#if defined(XHAT_SSE2)
+inline void stream16(char* out, const char* in) {
+    _mm_stream_si128(reinterpret_cast<__m128i*>(out), _mm_loadu_si128(reinterpret_cast<const __m128i*>(in)));
+}
+inline void stream64(char* out, const char* in) {
+#if defined(__AVX512F__)
+    _mm512_stream_si512(reinterpret_cast<__m512i*>(out), _mm512_loadu_si512(in));
+#elif defined(__AVX__)
+    for (size_t i = 0; i < 64; i += 32)
+        _mm256_stream_si256(reinterpret_cast<__m256i*>(out + i),
+                            _mm256_loadu_si256(reinterpret_cast<const __m256i*>(in + i)));
+#else
+    for (size_t i = 0; i < 64; i += 16) stream16(out + i, in + i);
+#endif
+}
+#endif
+
+inline size_t beyond_line(const void* at, size_t line) { return reinterpret_cast<std::uintptr_t>(at) & (line - 1); }
+
 inline void flush(const void* chunk, void* place, size_t bytes, bool stream) {
     auto* out = static_cast<char*>(place);
     const auto* in = static_cast<const char*>(chunk);
+    size_t i = 0;
 #if defined(XHAT_SSE2)
     if (stream) {
-        const size_t head = (16 - (reinterpret_cast<std::uintptr_t>(out) & 15)) & 15;
-        if (head < bytes) {
-            std::memcpy(out, in, head);
-            size_t i = head;
-            for (; i + 16 <= bytes; i += 16)
-                _mm_stream_si128(reinterpret_cast<__m128i*>(out + i),
-                                 _mm_loadu_si128(reinterpret_cast<const __m128i*>(in + i)));
-            std::memcpy(out + i, in + i, bytes - i);
-            return;
-        }
+        i = (16 - beyond_line(out, 16)) & 15;
+        i = i < bytes ? i : bytes;
+        std::memcpy(out, in, i);
+        for (; i + 16 <= bytes && beyond_line(out + i, 64); i += 16) stream16(out + i, in + i);
+        for (; i + 64 <= bytes; i += 64) stream64(out + i, in + i);
+        for (; i + 16 <= bytes; i += 16) stream16(out + i, in + i);
     }
 #else
     (void)stream;
 #endif
-    std::memcpy(out, in, bytes);
+    std::memcpy(out + i, in + i, bytes - i);
 }
 
 // ------------------------------------------------------------------------------------------- reductions
@@ -132,11 +151,13 @@ inline void flush(const void* chunk, void* place, size_t bytes, bool stream) {
 // A reduction is an `Each` with  void operator()(p, i, l, &u, &v): the two summands of number i, where l is
 // its lane or column. Four rows of lanes, or of columns, are added before they meet the running sums.
 template <class Each>
-inline void sum_lanes(const Each& each, size_t width, double* RESTRICT sum, double* RESTRICT product) {
+inline void sum_lanes(const Each& each, const Each& next, size_t width, double* RESTRICT sum,
+                      double* RESTRICT product) {
     double s[LANES], q[LANES];
     for (size_t l = 0; l < LANES; l++) { s[l] = sum[l]; q[l] = product[l]; }
     size_t i = 0;
-    for (; i + 4 * LANES <= width; i += 4 * LANES)
+    for (; i + 4 * LANES <= width; i += 4 * LANES) {
+        next.prefetch_from(i);
         for (size_t l = 0; l < LANES; l++) {
             double u0, u1, u2, u3, v0, v1, v2, v3;
             each(i + l, l, u0, v0);
@@ -146,6 +167,7 @@ inline void sum_lanes(const Each& each, size_t width, double* RESTRICT sum, doub
             s[l] += (u0 + u1) + (u2 + u3);
             q[l] += (v0 + v1) + (v2 + v3);
         }
+    }
     for (; i + LANES <= width; i += LANES)
         for (size_t l = 0; l < LANES; l++) {
             double u, v;
@@ -188,7 +210,7 @@ inline void sum_row(const Each& each, size_t width, double* RESTRICT sum, double
 // Four rows read side by side are no stream to the processor's own prefetcher: it is told what comes next, the
 // following four rows in the order of memory, at the pace of the columns.
 constexpr size_t PACE = 128;
-template <class T> inline void prefetch_rows(const Tile& t, const Source& s, size_t row, size_t first, size_t n) {
+template <class T> ALWAYS_INLINE void prefetch_rows(const Tile& t, const Source& s, size_t row, size_t first, size_t n) {
     if (row + 4 <= t.rows && s.row == ptrdiff_t(t.width)) prefetch_ahead(from<T>(s, row, 0) + 4 * first, 4 * n, 0);
 }
 
@@ -206,8 +228,12 @@ template <class T, bool columns, bool gradient, class At> inline void reduce(con
         for (; r < t.rows; r++) sum_row(at(r, 0), t.width, t.sum, t.sum_product);
     } else {
         for (size_t r = 0; r < t.rows; r++)
-            for (size_t c = 0; c < t.channels; c++)
-                sum_lanes(at(r, c), t.width, t.sum + c * LANES, t.sum_product + c * LANES);
+            for (size_t c = 0; c < t.channels; c++) {
+                const bool last = c + 1 == t.channels;
+                const size_t next = last ? r + 1 : r;  // the run after this one; after the last there is none to ask for
+                sum_lanes(at(r, c), next < t.rows ? at(next, last ? 0 : c + 1) : at(r, c), t.width, t.sum + c * LANES,
+                          t.sum_product + c * LANES);
+            }
     }
 }
 
@@ -215,6 +241,7 @@ template <class T, bool columns, bool weighted> struct EachMoment {
     const T* RESTRICT x;
     const double* RESTRICT w;
     const double* RESTRICT origin;
+    ALWAYS_INLINE void prefetch_from(size_t i) const { prefetch_ahead(x + i, 4 * LANES, 0); }
     inline void operator()(size_t i, size_t l, double& u, double& v) const {
         const double d = double(load(x[i])) - (columns ? origin[l] : origin[0]);
         if (weighted) {
@@ -241,6 +268,10 @@ template <class T, class G, bool columns, bool weighted> struct EachGradient {
     const G* RESTRICT g;
     const double* RESTRICT w;
     const double* RESTRICT mu;
+    ALWAYS_INLINE void prefetch_from(size_t i) const {
+        prefetch_ahead(x + i, 4 * LANES, 0);
+        prefetch_ahead(g + i, 4 * LANES, 0);
+    }
     inline void operator()(size_t i, size_t l, double& u, double& v) const {
         u = double(load(g[i]));
         v = u * (double(load(x[i])) - (columns ? mu[l] : mu[0]));
@@ -289,7 +320,7 @@ template <class T, bool columns, int side, bool weighted> void gradient_sums_act
                 };
                 double* sum = t.sum + (columns ? i : c * LANES);
                 double* product = t.sum_product + (columns ? i : c * LANES);
-                if (!columns) sum_lanes(each(0), n, sum, product);
+                if (!columns) sum_lanes(each(0), each(0), n, sum, product);
                 else if (four == 4) sum_four_rows(each(0), each(1), each(2), each(3), n, sum, product);
                 else sum_row(each(0), n, sum, product);
             }
@@ -330,8 +361,9 @@ template <class T, bool second, class Chunk> inline void map(const Tile& t, cons
         for (size_t c = 0; c < t.channels; c++) {
             T* out = to<T>(t.out, r, c);
             T* dresidual = second ? to<T>(t.dresidual, r, c) : nullptr;
-            for (size_t i = 0; i < t.width; i += CHUNK) {
-                const size_t n = t.width - i < CHUNK ? t.width - i : CHUNK;
+            for (size_t i = 0, n; i < t.width; i += n) {
+                n = CHUNK - beyond_line(out + i, 64) / sizeof(T);  // the next chunk begins a cache line
+                n = n < t.width - i ? n : t.width - i;
                 if constexpr (!rounded) {
                     if (!t.staged) {
                         chunk(r, c, i, n, out + i, second ? dresidual + i : nullptr);
@@ -345,13 +377,21 @@ template <class T, bool second, class Chunk> inline void map(const Tile& t, cons
         }
 }
 
+// Asks for the same part of the run after this one, and of the same run of what comes after the tile.
+template <class T> ALWAYS_INLINE void prefetch_next(const Tile& t, const Source& s, size_t r, size_t c, size_t first,
+                                                    size_t n) {
+    const bool last = c + 1 == t.channels;
+    if (r + last < t.rows) prefetch_ahead(from<T>(s, r + last, last ? 0 : c + 1) + first, n, 0);
+    if (t.ahead) prefetch_ahead(from<T>(s, r, c) + first, n, t.ahead);
+}
+
 template <class T, bool columns, int activation, bool residual> void normalize(const Tile& t) {
     const A<T> slope = A<T>(t.slope);
     map<T, false>(t, [&t, slope](size_t r, size_t c, size_t first, size_t n, A<T>* RESTRICT y, A<T>*) {
         const T* RESTRICT x = from<T>(t.x, r, c) + first;
         const T* RESTRICT e = residual ? from<T>(t.extra, r, c) + first : nullptr;
         const TermsAt<A<T>, columns> at(t.terms, columns ? first : c);
-        if (t.ahead) prefetch_ahead(x, n, t.ahead);
+        prefetch_next<T>(t, t.x, r, c, first, n);
         for (size_t i = 0; i < n; i++) {
             const size_t k = at.i(i);
             A<T> pre = centred<A<T>>(load(x[i]), at.hi[k], at.lo[k]) * at.scale[k] + at.beta[k];
@@ -371,7 +411,7 @@ template <class T, bool columns, int side, bool weighted> void input_gradient(co
         const double* RESTRICT w = weighted ? weights(t, r) + (columns ? 0 : first) : nullptr;
         const TermsAt<A<T>, columns> at(t.terms, columns ? first : c);
         if (t.ahead) {
-            if (t.ahead) prefetch_ahead(x, n, t.ahead);
+            prefetch_next<T>(t, t.x, r, c, first, n);
             prefetch_ahead(dy, n, t.ahead);
         }
         for (size_t i = 0; i < n; i++) {

@@ -7,6 +7,7 @@
 #include "threads.h"
 
 #include <algorithm>
+#include <cstdlib>
 #include <vector>
 
 namespace xhat {
@@ -27,7 +28,7 @@ struct Plan {
 
     explicit Plan(const Batch& b) : length(b.outer * b.inner), block(1) {
         const size_t run = b.inner * SIZE_OF[b.dtype];  // short runs of neighbouring channels share cache lines
-        if (b.outer > 1) block = clamped(4096 / run, 1, std::min<size_t>(b.channels, MOST_CHANNELS));
+        if (b.outer > 1) block = clamped((getenv("RUN")?atoi(getenv("RUN")):4096) / run, 1, std::min<size_t>(b.channels, MOST_CHANNELS));
         pieces.resize(clamped(256 / b.channels, 1, std::max<size_t>(1, length / 8192)));
         for (size_t p = 0; p < pieces.size(); p++) {
             const size_t first = length * p / pieces.size(), last = length * (p + 1) / pieces.size();
