@@ -34,6 +34,9 @@ FORWARD: list[tuple[Any, dict[str, Any], type[errors.XhatError], str]] = [
     (SWAPPED, {}, errors.DtypeError,
      f"x has the byte order of another machine ({SWAPPED.dtype.str}), expected the native one. "
      'Convert it with x.astype(x.dtype.newbyteorder("=")).'),
+    (np.ma.masked_array(X, X > 1), {}, errors.DtypeError,
+     "x is a masked array, expected one without a mask. Pass x.data; mask=~x.mask, of size 1 along "
+     "the channels, keeps values out of the statistics."),
     (np.float32(1), {}, errors.ShapeError, "x is a scalar, expected an array with a channel axis."),
     # axis
     (X, {"axis": 3}, errors.ShapeError, "axis 3 does not exist in x of 3 dimensions, expected -3 to 2."),
@@ -57,6 +60,8 @@ FORWARD: list[tuple[Any, dict[str, Any], type[errors.XhatError], str]] = [
     (X, {"gamma": C3.astype(np.float16)}, errors.DtypeError,
      "gamma has dtype float16, expected float32 or float64 for x of float32: "
      "parameters may be wider than x, not narrower."),
+    (X, {"gamma": np.ma.masked_array(C3)}, errors.DtypeError,
+     "gamma is a masked array, expected one without a mask. Pass gamma.data or gamma.filled(0)."),
     # options
     *[(X, {"eps": eps}, errors.ArgumentError,
        f"eps is {eps!r}, expected a finite number above 0, such as 1e-5.")
@@ -88,6 +93,8 @@ FORWARD: list[tuple[Any, dict[str, Any], type[errors.XhatError], str]] = [
        "mask has NaN or infinite weights, expected finite weights of at least 0.") for bad in (np.nan, np.inf)],
     (X, {"mask": np.ones((8, 1, 1), complex)}, errors.DtypeError,
      "mask has dtype complex128, expected bool or real weights."),
+    (X, {"mask": np.ma.masked_array(np.ones((8, 1, 1)))}, errors.DtypeError,
+     "mask is a masked array, expected one without a mask. Pass mask.data or mask.filled(0)."),
     (X, {"mask": "all"}, errors.DtypeError, "mask has dtype <U3, expected bool or real weights."),
     # a batch with nothing to vary
     (X, {"mask": np.zeros((8, 1, 1), bool)}, errors.DegenerateBatchError,

@@ -46,15 +46,33 @@ def shown(shape: Sequence[int]) -> str:
 
 
 @lru_cache
-def dtype_code(dtype: np.dtype[Any]) -> int | None:
-    """The kernels' number for a dtype in this machine's byte order, None for one that they do not have."""
-    return _CODES.get(dtype.name) if dtype.isnative else None
+def dtype_code(dtype: np.dtype[Any]) -> int:
+    """The kernels' number for one of the four dtypes."""
+    return _CODES[dtype.name]
+
+
+@lru_cache
+def _known(dtype: np.dtype[Any]) -> bool:
+    """Whether the kernels take this dtype: one of the four, in this machine's byte order."""
+    return dtype.name in _CODES and dtype.isnative
+
+
+def _plain(value: Any, operation: str, name: str) -> Array:
+    """The value as an array. Raises DtypeError for a masked one, which would lose its mask without a word."""
+    if type(value) is not np.ndarray and isinstance(value, np.ma.MaskedArray):
+        remedy = (
+            "Pass x.data; mask=~x.mask, of size 1 along the channels, keeps values out of the statistics."
+            if name == "x"
+            else f"Pass {name}.data or {name}.filled(0)."
+        )
+        raise DtypeError(f"{operation}: {name} is a masked array, expected one without a mask. {remedy}")
+    return np.asarray(value)
 
 
 def floating(value: Any, operation: str, name: str) -> Array:
     """The value as an array of one of the four dtypes. Raises DtypeError, with the conversion that would help."""
-    array = np.asarray(value)
-    if dtype_code(array.dtype) is not None:
+    array = _plain(value, operation, name)
+    if _known(array.dtype):
         return array
     if array.dtype.name not in _CODES:
         remedy = (
@@ -97,7 +115,8 @@ def channel_array(
             f"{operation}: {name} has dtype {array.dtype}, expected {' or '.join(PARAMETER_DTYPES[x.dtype.name])} "
             f"for x of {x.dtype}: parameters may be wider than x, not narrower."
         )
-    return np.array(array, dtype=np.float64, order="C")  # a copy: the context must not change with the caller's
+    # A copy: the context must not change with the caller's array.
+    return np.array(array, dtype=np.float64, order="C")
 
 
 def like_x(value: Any, operation: str, name: str, x: Array) -> Array:
@@ -121,7 +140,7 @@ def weights_of(mask: Any, operation: str, x: Array, channels: tuple[int, ...]) -
     Raises DtypeError for what is not bool or real, ShapeError for a shape that does not broadcast,
     ArgumentError for negative, infinite or NaN weights.
     """
-    array = np.asarray(mask)
+    array = _plain(mask, operation, "mask")
     if array.dtype.kind not in "biuf" and array.dtype.name != "bfloat16":
         raise DtypeError(f"{operation}: mask has dtype {array.dtype}, expected bool or real weights.")
     target = tuple(1 if a in channels else n for a, n in enumerate(x.shape))
@@ -134,7 +153,9 @@ def weights_of(mask: Any, operation: str, x: Array, channels: tuple[int, ...]) -
         ) from None
     weights: Array = array.astype(np.float64)
     if not bool(np.isfinite(weights).all()):
-        raise ArgumentError(f"{operation}: mask has NaN or infinite weights, expected finite weights of at least 0.")
+        raise ArgumentError(
+            f"{operation}: mask has NaN or infinite weights, expected finite weights of at least 0."
+        )
     if bool((weights < 0).any()):
         raise ArgumentError(
             f"{operation}: mask has a negative weight ({weights.min():g}), expected weights of at least 0."
@@ -221,12 +242,14 @@ def overlapping(a: Array, b: Array) -> bool:
     if not np.may_share_memory(a, b):
         return False
     try:
-        return np.shares_memory(a, b, max_work=10_000)
+        return np.shares_memory(a, b, max_work=10_000)  # type: ignore[arg-type]  # NumPy's stubs know -1 and 0 only
     except np.exceptions.TooHardError:
         return True
 
 
-def check_output(out: Any, operation: str, name: str, x: Array, over: Array | None, others: dict[str, Array]) -> Array:
+def check_output(
+    out: Any, operation: str, name: str, x: Array, over: Array | None, others: dict[str, Array]
+) -> Array:
     """A preallocated result of x's shape and dtype: writable, and apart from every input but, exactly, `over`."""
     if not isinstance(out, np.ndarray):
         raise OutputError(f"{operation}: {name} is {type(out).__name__}, expected a NumPy array to write to.")
@@ -238,7 +261,9 @@ def check_output(out: Any, operation: str, name: str, x: Array, over: Array | No
     if not out.flags.writeable:
         raise OutputError(f"{operation}: {name} is read-only, expected a writable array. Pass a copy.")
     if overlapping_itself(out):
-        raise OutputError(f"{operation}: {name} overlaps itself, expected distinct elements. Pass np.empty_like(x).")
+        raise OutputError(
+            f"{operation}: {name} overlaps itself, expected distinct elements. Pass np.empty_like(x)."
+        )
     for other_name, other in others.items():
         if other is over and same_memory(out, other):
             continue
