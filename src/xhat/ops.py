@@ -6,16 +6,14 @@ and no state live here. Every array is NumPy's; all statistics are float64.
 
 import math
 import os
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
-from xhat import _kernels, equations, layout
+from xhat import _kernels, layout
 from xhat.checks import (
     Array,
     activation_of,
-    aligned,
     channel_array,
     check_correction,
     check_count,
@@ -25,11 +23,12 @@ from xhat.checks import (
     floating,
     like_x,
     same_memory,
-    weights_of,
 )
-from xhat.equations import Paths
-from xhat.errors import ArgumentError, ContextError, EngineError, OutputError, ShapeError
+from xhat.decomposition import gradient_paths
+from xhat.errors import ArgumentError, EngineError, OutputError
 from xhat.layout import View
+from xhat.operands import read, view_for, weights_for, write
+from xhat.results import Context, Gradients, Moments, check_backward
 
 __all__ = [
     "Context",
@@ -52,153 +51,6 @@ _SIDES = {(None, False): 0, (None, True): 0, ("leaky_relu", False): 1, ("leaky_r
 Axis = int | tuple[int, ...]
 
 
-class Gradients(NamedTuple):
-    """What the backward pass returns; None where the forward pass had no such argument."""
-
-    dx: Array
-    dgamma: Array | None
-    dbeta: Array | None
-    dresidual: Array | None
-
-
-class Moments(NamedTuple):
-    """Count, mean and m2 = sum w (x - mean)^2 of each channel, in float64: what batches are merged by."""
-
-    count: float
-    mean: Array
-    m2: Array
-
-    def merge(self, *others: "Moments") -> "Moments":
-        """The moments of all batches together, by Chan's formula. Raises ShapeError when channels differ."""
-        total = self
-        for other in others:
-            if other.mean.shape != self.mean.shape:
-                raise ShapeError(
-                    f"merge: moments have channels {other.mean.shape}, expected {self.mean.shape} like the first."
-                )
-            if other.count:
-                merged = equations.merge(*total, *other) if total.count else other
-                total = Moments(*merged)
-        return total
-
-    def var(self, correction: int = 0) -> Array:
-        """var = m2 / (m - correction). Raises ArgumentError unless m > correction."""
-        correction = check_correction(correction, "var")
-        if not self.count > correction:
-            raise ArgumentError(
-                f"var: the count is {self.count:g}, expected more than the correction {correction}. "
-                "Merge more batches first."
-            )
-        variance: Array = equations.variance(self.m2, self.count, correction)
-        return variance
-
-
-@dataclass(frozen=True, slots=True, eq=False, repr=False)
-class Context:
-    """What the backward pass needs of the forward pass: x itself, O(C) statistics, and nothing else of x's size.
-
-    Where a residual was added before an activation, y (leaky_relu, relu) or the residual (silu) is held too:
-    arrays that the caller has anyway. `count` is m, the sum of weights; infinite for constant statistics.
-    """
-
-    x: Array
-    gamma: Array | None
-    beta: Array | None
-    mean: Array
-    var: Array
-    count: float
-    eps: float
-    correction: int
-    weights: Array | None
-    axis: tuple[int, ...]
-    view: View
-    extra: Array | None
-    activation: str | None
-    slope: float
-    residual: bool
-    parameter_dtypes: tuple[np.dtype[Any] | None, np.dtype[Any] | None]
-    overwritten: bool
-
-    @property
-    def moments(self) -> Moments:
-        """The batch's moments, for running statistics."""
-        return Moments(self.count, self.mean, self.var * (self.count - self.correction))
-
-    def __repr__(self) -> str:
-        return f"Context(x {self.x.shape} {self.x.dtype}, axis {self.axis}, m {self.count:g})"
-
-
-# ------------------------------------------------------------------------------------------------ views of arrays
-
-
-def _strides(array: Array, view: View) -> tuple[int, int, int] | None:
-    if not aligned(array):
-        return None
-    size = array.itemsize
-    return layout.strides_on(view, array.shape, tuple(s // size for s in array.strides))
-
-
-def _view(x: Array, channels: tuple[int, ...]) -> View:
-    """The view of x, or else of a copy in x's order of axes, or else of a copy in an order that has one."""
-    view = _view_of(x, channels)
-    return view or _view_of(np.empty_like(x), channels) or layout.canonical(x.shape, channels)
-
-
-def _view_of(x: Array, channels: tuple[int, ...]) -> View | None:
-    if not aligned(x):
-        return None
-    size = x.itemsize
-    return layout.view_of(x.shape, tuple(s // size for s in x.strides), channels)
-
-
-def _dense(like: Array, view: View) -> Array:
-    """A new array of this shape and dtype that the view walks."""
-    named = view.outer + view.channel + view.inner
-    order = tuple(a for a in range(like.ndim) if a not in named) + named
-    return np.empty([like.shape[a] for a in order], like.dtype).transpose(np.argsort(order))
-
-
-class _Operand(NamedTuple):
-    """An array as the kernels take it: a buffer and strides. `array` may be a copy of the caller's."""
-
-    buffer: Array
-    strides: tuple[int, int, int]
-
-
-def _read(array: Array | None, view: View) -> _Operand | None:
-    """An input, copied once where the view can't walk it."""
-    if array is None:
-        return None
-    strides = _strides(array, view)
-    if strides is None:
-        copy = _dense(array, view)
-        copy[...] = array
-        return _read(copy, view)
-    return _Operand(array.view(np.uint16) if array.dtype.kind == "V" else array, strides)
-
-
-def _write(array: Array, view: View) -> tuple[_Operand, Array]:
-    """A result, and the array that receives it: another one where the view can't walk the caller's."""
-    place = array if _strides(array, view) else _dense(array, view)
-    operand = _read(place, view)
-    assert operand is not None
-    return operand, place
-
-
-def _weights(mask: Any, operation: str, x: Array, channels: tuple[int, ...], view: View) -> tuple[Array | None, float, int]:
-    """Weights in the view's order (None: all 1), their sum m, and how many are not 0."""
-    values = math.prod(n for a, n in enumerate(x.shape) if a not in channels)
-    if mask is None:
-        return None, float(values), values
-    weights = weights_of(mask, operation, x, channels)
-    if bool((weights == 1).all()):
-        return None, float(values), values
-    order = view.outer + view.inner
-    rest = tuple(a for a in range(x.ndim) if a not in order)
-    flat = np.ascontiguousarray(weights.transpose(rest + order).reshape(-1))
-    return flat, float(flat.sum()), int(np.count_nonzero(flat))
-
-
 # ------------------------------------------------------------------------------------------------------- forward
 
 
@@ -212,12 +64,12 @@ def moments(x: Any, *, axis: Axis = 1, mask: Any = None) -> Moments:
     operation = "moments"
     x = floating(x, operation, "x")
     channels = layout.channel_axes(x.ndim, axis, operation)
-    view = _view(x, channels)
-    weights, count, _ = _weights(mask, operation, x, channels, view)
+    view = view_for(x, channels)
+    weights, count, _ = weights_for(mask, operation, x, channels, view)
     shape = tuple(x.shape[a] for a in channels)
     mean, m2 = np.zeros(shape), np.zeros(shape)
     if x.size and count:
-        _kernels.forward(True, False, dtype_code(x.dtype), view.shape, _read(x, view), weights, None, None, None,
+        _kernels.forward(True, False, dtype_code(x.dtype), view.shape, read(x, view), weights, None, None, None,
                          None, mean, m2, 1.0, 1.0, 0, 0.0)  # fmt: skip
     return Moments(count, mean, m2)
 
@@ -241,14 +93,15 @@ def batch_norm(
     most slices); any other array is copied once. An empty batch gives an empty y.
 
     Raises ShapeError, DtypeError, ArgumentError, OutputError; DegenerateBatchError where m <= correction or there
-    is a single value per channel. Source: Ioffe and Szegedy 2015, algorithm 1.
+    is a single value per channel. The variance is a float64: |x - mu| of float64 must stay below about
+    1e154 / sqrt(m), or it overflows. Source: Ioffe and Szegedy 2015, algorithm 1.
     """
     operation = "batch_norm"
     x = floating(x, operation, "x")
     channels = layout.channel_axes(x.ndim, axis, operation)
     eps, correction = check_eps(eps, operation), check_correction(correction, operation)
-    view = _view(x, channels)
-    weights, count, values = _weights(mask, operation, x, channels, view)
+    view = view_for(x, channels)
+    weights, count, values = weights_for(mask, operation, x, channels, view)
     if x.size:
         check_count(count, values, correction, operation, x)
     shape = tuple(x.shape[a] for a in channels)
@@ -267,7 +120,9 @@ def normalize_with_context(
     eps = check_eps(eps, operation)
     shape = tuple(x.shape[a] for a in channels)
     if mean is None or var is None:
-        raise ArgumentError(f"{operation}: mean and var are needed, got None. batch_norm takes the batch's own.")
+        raise ArgumentError(
+            f"{operation}: mean and var are needed, got None. batch_norm takes the batch's own."
+        )
     statistics = []
     for name, value in (("mean", mean), ("var", var)):
         # Running statistics may be wider or narrower than x: they are no parameters.
@@ -276,7 +131,7 @@ def normalize_with_context(
     mean, var = statistics
     if bool((var < 0).any()):
         raise ArgumentError(f"{operation}: var has a negative value ({var.min():g}), expected at least 0.")
-    return _forward(operation, x, mean, var, gamma, beta, channels, _view(x, channels), None, math.inf, eps, 0,
+    return _forward(operation, x, mean, var, gamma, beta, channels, view_for(x, channels), None, math.inf, eps, 0,
                     residual, activation, out, batch=False)  # fmt: skip
 
 
@@ -302,7 +157,7 @@ def _forward(
 ) -> tuple[Array, Context]:  # fmt: skip
     """Both forward passes after their own checks: `batch` says whether mean and var are to be computed first."""
     kind, slope = activation_of(activation, operation)
-    dtypes = tuple(None if p is None else np.asarray(p).dtype for p in (gamma, beta))
+    dtypes = _dtype(gamma), _dtype(beta)
     gamma = channel_array(gamma, operation, "gamma", mean.shape, channels, x)
     beta = channel_array(beta, operation, "beta", mean.shape, channels, x)
     inputs = {"x": x}
@@ -313,9 +168,9 @@ def _forward(
     else:
         y = check_output(out, operation, "out", x, x, inputs)
     if x.size:
-        operand, place = _write(y, view)
-        _kernels.forward(batch, True, dtype_code(x.dtype), view.shape, _read(x, view), weights, gamma, beta,
-                         _read(residual, view), operand, mean, var, count - correction if batch else 1.0, eps,
+        operand, place = write(y, view)
+        _kernels.forward(batch, True, dtype_code(x.dtype), view.shape, read(x, view), weights, gamma, beta,
+                         read(residual, view), operand, mean, var, count - correction if batch else 1.0, eps,
                          _ACTIVATIONS[kind], slope)  # fmt: skip
         if place is not y:
             y[...] = place
@@ -324,31 +179,30 @@ def _forward(
                       residual is not None, dtypes, out is not None and same_memory(y, x))  # fmt: skip
 
 
+def _dtype(parameter: Any) -> np.dtype[Any] | None:
+    return None if parameter is None else np.asarray(parameter).dtype
+
+
 # ------------------------------------------------------------------------------------------------------ backward
-
-
-def _check_backward(dy: Any, context: Any, operation: str) -> Array:
-    if not isinstance(context, Context):
-        raise ContextError(
-            f"{operation}: context is {type(context).__name__}, expected the context that batch_norm returned "
-            "(y, context = xhat.batch_norm(...))."
-        )
-    if context.overwritten:
-        raise ContextError(
-            f"{operation}: the forward pass wrote y over x, and the gradient needs x. Give batch_norm another out."
-        )
-    return like_x(dy, operation, "dy", context.x)
 
 
 def _outputs(out: Any, dy: Array, c: Context, operation: str) -> tuple[Array, Array | None]:
     """Where dx and, behind an activation, dresidual go."""
     pair = out if isinstance(out, tuple) else (out, None)
     if len(pair) != 2:
-        raise OutputError(f"{operation}: out has {len(pair)} arrays, expected dx, or the pair (dx, dresidual).")
+        raise OutputError(
+            f"{operation}: out has {len(pair)} arrays, expected dx, or the pair (dx, dresidual)."
+        )
     if pair[1] is not None and not c.residual:
-        raise OutputError(f"{operation}: out has a place for dresidual, expected dx alone: there was no residual.")
+        raise OutputError(
+            f"{operation}: out has a place for dresidual, expected dx alone: there was no residual."
+        )
     inputs = {"dy": dy, "x": c.x} | ({} if c.extra is None else {"the residual or y": c.extra})
-    dx = np.empty_like(c.x, subok=False) if pair[0] is None else check_output(pair[0], operation, "out", c.x, dy, inputs)
+    dx = (
+        np.empty_like(c.x, subok=False)
+        if pair[0] is None
+        else check_output(pair[0], operation, "out", c.x, dy, inputs)
+    )
     if pair[1] is None:
         return dx, np.empty_like(c.x, subok=False) if c.residual else None
     return dx, check_output(pair[1], operation, "out[1]", c.x, None, {**inputs, "out[0]": dx})
@@ -368,7 +222,7 @@ def batch_norm_backward(dy: Any, context: Context, *, out: Any = None) -> Gradie
     Source: Ioffe and Szegedy 2015, section 3, with the variance's own correction and weights.
     """
     operation = "batch_norm_backward"
-    dy = _check_backward(dy, context, operation)
+    dy = check_backward(dy, context, operation)
     c = context
     dx, dresidual = _outputs(out, dy, c, operation)
     sum_dy, sum_dy_xhat = np.zeros_like(c.mean), np.zeros_like(c.mean)
@@ -385,64 +239,19 @@ def batch_norm_backward(dy: Any, context: Context, *, out: Any = None) -> Gradie
     )
 
 
-def _backward(dy: Array, c: Context, dx: Array | None, dresidual: Array | None, sum_dy: Array, sum_dy_xhat: Array) -> None:
+def _backward(
+    dy: Array, c: Context, dx: Array | None, dresidual: Array | None, sum_dy: Array, sum_dy_xhat: Array
+) -> None:
     """Runs gradient_sums and, where dx is given, input_gradient."""
-    results = [(a, *_write(a, c.view)) for a in (dx, dresidual) if a is not None]
+    results = [(a, *write(a, c.view)) for a in (dx, dresidual) if a is not None]
     operands = [operand for _, operand, _ in results] + [None, None]
-    _kernels.backward(True, dx is not None, dtype_code(c.x.dtype), c.view.shape, _read(c.x, c.view), c.weights,
-                      c.gamma, c.beta, _read(dy, c.view), _read(c.extra, c.view), operands[0], operands[1], c.mean,
+    _kernels.backward(True, dx is not None, dtype_code(c.x.dtype), c.view.shape, read(c.x, c.view), c.weights,
+                      c.gamma, c.beta, read(dy, c.view), read(c.extra, c.view), operands[0], operands[1], c.mean,
                       c.var, sum_dy, sum_dy_xhat, c.count, c.count - c.correction, c.eps,
                       _SIDES[c.activation, c.residual], c.slope)  # fmt: skip
     for array, _, place in results:
         if place is not array:
             array[...] = place
-
-
-def gradient_paths(dy: Any, context: Context) -> Paths:
-    """dx path by path, in float64: direct (through xhat), through the mean, through the variance; they sum to dx.
-
-        direct   =  gamma rstd g
-        mean     = -gamma rstd w sum(g) / m
-        variance = -gamma rstd w xhat sum(g xhat) / (m - correction)
-
-    dy: x's shape and dtype; g = dy act'(pre). Returns Paths(direct, mean, variance) of x's shape.
-    Raises what `batch_norm_backward` raises.
-    """
-    c = context
-    dy = _check_backward(dy, c, "gradient_paths")
-    if not c.x.size:
-        return Paths(np.zeros(c.x.shape), np.zeros(c.x.shape), np.zeros(c.x.shape))
-    others = tuple(a for a in range(c.x.ndim) if a not in c.axis)
-    shape = [n if a in c.axis else 1 for a, n in enumerate(c.x.shape)]
-
-    def per_channel(value: Array | None, default: float) -> Any:
-        return default if value is None else value.reshape(shape)
-
-    gamma, mu = per_channel(c.gamma, 1.0), per_channel(c.mean, 0.0)
-    rstd = equations.reciprocal_std(per_channel(c.var, 1.0), c.eps, np.sqrt)
-    xhat = equations.standardize(c.x.astype(np.float64), mu, rstd)
-    g = dy.astype(np.float64)
-    if c.activation is not None:
-        pre = gamma * xhat + per_channel(c.beta, 0.0)
-        if c.residual and c.extra is not None:
-            pre = c.extra.astype(np.float64) if c.activation == "leaky_relu" else pre + c.extra.astype(np.float64)
-        slope = equations.activation_slope(pre, c.activation, c.slope, np)
-        g = np.where(g == 0, g, g * slope)  # no gradient passes a padded NaN
-    w: Any = 1.0
-    if c.weights is not None:
-        w = _unflattened(c.weights, c)
-        xhat = np.where(w == 0, np.where(g == 0, 0.0, xhat), xhat)  # a padded NaN that the loss does not look at
-    sums = equations.gradient_sums(g, xhat, lambda v: v.sum(axis=others, keepdims=True))
-    terms = equations.paths(g, xhat, *sums, gamma=gamma, rstd=rstd, m=c.count, correction=c.correction, w=w)
-    return Paths(*(np.broadcast_to(term, c.x.shape).copy() for term in terms))
-
-
-def _unflattened(weights: Array, c: Context) -> Array:
-    """Weights from the view's order back to x's axes, of size 1 along the channels."""
-    order = c.view.outer + c.view.inner
-    rest = tuple(a for a in range(c.x.ndim) if a not in order)
-    sizes = [1] * len(rest) + [c.x.shape[a] for a in order]
-    return weights.reshape(sizes).transpose(np.argsort(rest + order))
 
 
 # -------------------------------------------------------------------------------------------------------- engine
@@ -463,7 +272,9 @@ def config() -> dict[str, Any]:
 def _use(isa: str | None) -> None:
     """Forces the instruction set that XHAT_ISA names. Raises EngineError where this machine can't run it."""
     if isa and not _kernels.use_isa(isa):
-        raise EngineError(f"XHAT_ISA: got {isa!r}, expected one of {', '.join(_kernels.isa_available())}, or nothing.")
+        raise EngineError(
+            f"XHAT_ISA: got {isa!r}, expected one of {', '.join(_kernels.isa_available())}, or nothing."
+        )
 
 
 _use(os.environ.get("XHAT_ISA"))

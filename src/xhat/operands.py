@@ -1,0 +1,93 @@
+"""How arrays meet the kernels: which view walks x, and which arrays have to be copied for it.
+
+No value is computed here but the sum of weights.
+"""
+
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from xhat import layout
+from xhat.checks import Array, aligned, weights_of
+from xhat.layout import View
+
+__all__ = ["Operand", "read", "unflattened", "view_for", "weights_for", "write"]
+
+
+def _steps(array: Array, view: View) -> tuple[int, int, int] | None:
+    if not aligned(array):
+        return None
+    size = array.itemsize
+    return layout.strides_on(view, array.shape, tuple(s // size for s in array.strides))
+
+
+def view_for(x: Array, channels: tuple[int, ...]) -> View:
+    """The view of x, or else of a copy in x's order of axes, or else of a copy in an order that has one."""
+    view = _view_of(x, channels)
+    return view or _view_of(np.empty_like(x), channels) or layout.canonical(x.shape, channels)
+
+
+def _view_of(x: Array, channels: tuple[int, ...]) -> View | None:
+    if not aligned(x):
+        return None
+    size = x.itemsize
+    return layout.view_of(x.shape, tuple(s // size for s in x.strides), channels)
+
+
+def _dense(like: Array, view: View) -> Array:
+    """A new array of this shape and dtype that the view walks."""
+    named = view.outer + view.channel + view.inner
+    order = tuple(a for a in range(like.ndim) if a not in named) + named
+    return np.empty([like.shape[a] for a in order], like.dtype).transpose(np.argsort(order))
+
+
+class Operand(NamedTuple):
+    """An array as the kernels take it: a buffer and strides. `array` may be a copy of the caller's."""
+
+    buffer: Array
+    strides: tuple[int, int, int]
+
+
+def read(array: Array | None, view: View) -> Operand | None:
+    """An input, copied once where the view can't walk it."""
+    if array is None:
+        return None
+    strides = _steps(array, view)
+    if strides is None:
+        copy = _dense(array, view)
+        copy[...] = array
+        return read(copy, view)
+    return Operand(array.view(np.uint16) if array.dtype.kind == "V" else array, strides)
+
+
+def write(array: Array, view: View) -> tuple[Operand, Array]:
+    """A result, and the array that receives it: another one where the view can't walk the caller's."""
+    place = array if _steps(array, view) else _dense(array, view)
+    operand = read(place, view)
+    assert operand is not None
+    return operand, place
+
+
+def weights_for(
+    mask: Any, operation: str, x: Array, channels: tuple[int, ...], view: View
+) -> tuple[Array | None, float, int]:
+    """Weights in the view's order (None: all 1), their sum m, and how many are not 0."""
+    values = math.prod(n for a, n in enumerate(x.shape) if a not in channels)
+    if mask is None:
+        return None, float(values), values
+    weights = weights_of(mask, operation, x, channels)
+    if bool((weights == 1).all()):
+        return None, float(values), values
+    order = view.outer + view.inner
+    rest = tuple(a for a in range(x.ndim) if a not in order)
+    flat = np.ascontiguousarray(weights.transpose(rest + order).reshape(-1))
+    return flat, float(flat.sum()), int(np.count_nonzero(flat))
+
+
+def unflattened(weights: Array, view: View, shape: tuple[int, ...]) -> Array:
+    """Weights from the view's order back to x's axes, of size 1 along the channels."""
+    order = view.outer + view.inner
+    rest = tuple(a for a in range(len(shape)) if a not in order)
+    sizes = [1] * len(rest) + [shape[a] for a in order]
+    return weights.reshape(sizes).transpose(np.argsort(rest + order))
