@@ -134,7 +134,9 @@ def _check_arguments(parser: Parser) -> None:
     parser.add_argument("--like", help="ask for the conventions of torch, keras, flax or onnx")
     parser.add_argument("--correction", type=int, help="ask for N (0) or N - 1 (1)")
     parser.add_argument("--layout", help="NC, NCHW, NHWC, NCL, NLC or CN (found)")
-    parser.add_argument("--dtype", help="float64, float32, bfloat16 or float16 (float64, or float32 where refused)")
+    parser.add_argument(
+        "--dtype", help="float64, float32, bfloat16 or float16 (float64, or float32 where refused)"
+    )
     parser.add_argument("--eps", type=float, help="of code that does not take one (found)")
     parser.add_argument("--json", action="store_true", help="print the verdict as JSON")
 

@@ -48,7 +48,9 @@ def moments(x: Value, total: Total, m: Value, w: Value = 1) -> tuple[Value, Valu
     return mu, total(w * (x - mu) ** 2)
 
 
-def merge(ma: Value, mu_a: Value, m2_a: Value, mb: Value, mu_b: Value, m2_b: Value) -> tuple[Value, Value, Value]:
+def merge(
+    ma: Value, mu_a: Value, m2_a: Value, mb: Value, mu_b: Value, m2_b: Value
+) -> tuple[Value, Value, Value]:
     """Moments of two batches together: counts add, means weigh, m2 gains delta^2 ma mb / m (Chan et al.)."""
     m = ma + mb
     delta = mu_b - mu_a

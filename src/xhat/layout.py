@@ -10,6 +10,7 @@ and which inside; every group must be one stride, so that three numbers describe
 import operator
 from collections.abc import Sequence
 from functools import lru_cache
+from itertools import pairwise
 from math import prod
 from typing import NamedTuple
 
@@ -53,7 +54,7 @@ def _stride(axes: Sequence[int], shape: Sequence[int], strides: Sequence[int]) -
     kept = [a for a in axes if shape[a] != 1]
     if not kept:
         return 1
-    if all(strides[a] == strides[b] * shape[b] for a, b in zip(kept, kept[1:], strict=False)):
+    if all(strides[a] == strides[b] * shape[b] for a, b in pairwise(kept)):
         return strides[kept[-1]]
     return None
 
