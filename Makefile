@@ -2,7 +2,7 @@
 #
 #   make demo        train a network on handwritten digits with closed-form gradients
 #   make test        lint, types, pytest and sanitize: what continuous integration runs
-#   make bench       verify, time, and write benchmarks/results
+#   make bench       verify, time, and write benchmarks/results and the tables in README.md
 #   make wheel       build the wheel, and test it in an environment of its own
 #   make clean       back to a fresh clone
 #
@@ -20,9 +20,9 @@ INSTALL := install --quiet --constraint constraints.txt --build-constraint const
 comma := ,
 EXTRAS := demo,lens,test$(if $(CI),$(comma)torch)
 
-# What the compiled engine is made from, and, with the Python files, what a wheel is made from.
+# What the compiled engine is made from, and, with the Python files and the lens's page, what a wheel is made from.
 ENGINE := $(wildcard kernels/*) CMakeLists.txt pyproject.toml constraints-build.txt
-PACKAGE = $(ENGINE) $(shell find src -name '*.py')
+PACKAGE = $(ENGINE) $(shell find src -name '*.py') $(wildcard src/xhat/lens/page/* src/xhat/lens/*.md)
 
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
@@ -45,6 +45,7 @@ pytest: $(MADE)/with-$(EXTRAS)
 
 bench: $(MADE)/with-bench
 	$(BIN)/python -m benchmarks.bench
+	$(BIN)/python -m benchmarks.exactness
 
 clean:
 	rm -rf $(VENV) build dist wheelhouse xhat-demo .pytest_cache .hypothesis .ruff_cache .mypy_cache
@@ -65,6 +66,7 @@ $(MADE)/python:
 
 # Python files are used where they are; the kernels are compiled again when they have changed.
 $(MADE)/engine: $(ENGINE) | $(MADE)/python
+	@echo "Compiling the kernels, which takes a minute or two"
 	$(PIP) $(INSTALL) --editable .
 	@touch $@
 
