@@ -7,7 +7,6 @@
 #include "threads.h"
 
 #include <algorithm>
-#include <cstdlib>
 #include <memory>
 #include <numeric>
 #include <vector>
@@ -49,9 +48,9 @@ struct Plan {
             if (a->at && a->outer != std::ptrdiff_t(row)) return false;
         return true;
     }
-    // Enough for 256 columns, in whole registers of 16 where that does not take many more.
+    // Enough for 64 columns, in whole registers of 16 where that does not take many more.
     size_t rows_together(size_t outer) const {
-        const size_t enough = getenv("ENOUGH")?atoi(getenv("ENOUGH")):64;
+        constexpr size_t enough = 64;  // more rows side by side cost more at the memory than they save here
         if (row >= enough) return 1;
         const size_t whole = 16 / std::gcd(row, size_t(16));
         size_t k = (enough - 1 + row) / row;

@@ -35,7 +35,6 @@ struct Tile {
     double slope;                  // of leaky_relu below zero
     bool staged;                   // write through a buffer: `out` may be `x` or `dy` itself
     bool stream;                   // and past the caches
-    std::ptrdiff_t ahead;          // elements from x (and dy) to what is needed next; 0: unknown
 };
 
 enum Activation { IDENTITY, LEAKY_RELU, SILU, ACTIVATIONS };

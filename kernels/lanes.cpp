@@ -7,7 +7,6 @@
 #include "threads.h"
 
 #include <algorithm>
-#include <cstdlib>
 #include <vector>
 
 namespace xhat {
@@ -18,6 +17,7 @@ using std::ptrdiff_t;
 using std::size_t;
 
 constexpr size_t MOST_CHANNELS = 64;  // of a block
+constexpr size_t ENOUGH = 16384;      // bytes of a row's run that are worth a block of their own
 
 size_t clamped(size_t v, size_t low, size_t high) { return std::max(low, std::min(v, high)); }
 
@@ -28,7 +28,7 @@ struct Plan {
 
     explicit Plan(const Batch& b) : length(b.outer * b.inner), block(1) {
         const size_t run = b.inner * SIZE_OF[b.dtype];  // short runs of neighbouring channels share cache lines
-        if (b.outer > 1) block = clamped((getenv("RUN")?atoi(getenv("RUN")):4096) / run, 1, std::min<size_t>(b.channels, MOST_CHANNELS));
+        if (b.outer > 1) block = clamped(ENOUGH / run, 1, std::min<size_t>(b.channels, MOST_CHANNELS));
         pieces.resize(clamped(256 / b.channels, 1, std::max<size_t>(1, length / 8192)));
         for (size_t p = 0; p < pieces.size(); p++) {
             const size_t first = length * p / pieces.size(), last = length * (p + 1) / pieces.size();
@@ -136,14 +136,12 @@ struct Block {
         bool wide = false;
         const Terms terms = factors(space, wide, pass.backward);
         const bool stream = pass.large && count * b.inner * SIZE_OF[b.dtype] >= 1024;
-        const bool more = first + 2 * count <= b.channels;
         segments(plan.pieces[piece].first, plan.pieces[piece].last, b.inner,
                  [&](size_t row, size_t rows, size_t place, size_t width) {
                      Tile t = pass.tile(row, first, place, rows, count, width);
                      t.terms = terms;
                      t.stream = stream;
                      t.staged = t.staged || stream;
-                     t.ahead = stream && more ? ptrdiff_t(count) * b.x.channel : 0;
                      pass.run_map(t, wide);
                  });
     }

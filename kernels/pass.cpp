@@ -101,7 +101,6 @@ void Pass::run_widened(const Tile& t, Kernel kernel) const {
                 u.terms = {term(t.terms.mu_hi), term(t.terms.mu_lo),      term(t.terms.scale),
                            term(t.terms.beta),  term(t.terms.through_mu), term(t.terms.through_var)};
                 u.staged = u.stream = false;
-                u.ahead = 0;
                 kernel(u);
                 narrow(t.out, b.out, out);
                 narrow(t.dresidual, b.dresidual, dresidual);
