@@ -39,14 +39,15 @@ class Contestant:
     to_numpy: from what a call returns to an array that lies as the problem's do.
     outputs: the preallocated results of each pass, filled with NaN before its verification, so that nothing
         stale can pass.
-    tolerance: of float32 results, absolute for y and relative in the L2 norm for gradients.
+    tolerance: of float32 results, absolute for y and relative in the L2 norm for gradients; wide enough for torch's
+        channels_last sums, which are off by 8e-4 at 3.2 million values a channel.
     """
 
     name: str
     calls: Mapping[str, Callable[[], tuple[Any, ...]]]
     to_numpy: Callable[[Any], Array] = np.asarray
     outputs: Mapping[str, tuple[Array, ...]] = field(default_factory=dict, repr=False)
-    tolerance: float = 2e-4
+    tolerance: float = 2e-3
     threads: int | None = None
 
 
