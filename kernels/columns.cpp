@@ -18,7 +18,8 @@ namespace {
 using std::size_t;
 
 struct Plan {
-    struct Piece { size_t first, last, origin; double m; };  // wide rows [first, last); the row of the largest weight; sum of weights
+    // Wide rows [first, last); the row of the largest weight; the sum of weights.
+    struct Piece { size_t first, last, origin; double m; };
     size_t row;      // columns of a row of the array: channels * inner
     size_t together; // rows of the array in a wide row
     size_t width;    // columns of a wide row
@@ -39,7 +40,6 @@ struct Plan {
                          sum_of_weights(b, first * together, end) * double(b.inner)};
         }
     }
-    size_t channel_of(size_t column, const Batch& b) const { return column % row / b.inner; }
 
   private:
     bool joinable(const Pass& pass) const {
@@ -87,9 +87,10 @@ struct Walk {
 
     void reduce(size_t piece) const {
         const size_t at = piece * plan.width;
-        for (size_t j = 0; j < plan.width; j++) {
-            const size_t c = plan.channel_of(j, b);
-            sums.origin[at + j] = pass.backward ? b.mean[c] : pass.value(c, plan.pieces[piece].origin * b.inner);
+        for (size_t c = 0; c < b.channels; c++) {
+            const double origin = pass.backward ? b.mean[c] : pass.value(c, plan.pieces[piece].origin * b.inner);
+            for (size_t k = 0; k < plan.together; k++)
+                std::fill_n(&sums.origin[at + k * plan.row + c * b.inner], b.inner, origin);
         }
         std::fill_n(&sums.sum[at], plan.width, 0.0);
         std::fill_n(&sums.product[at], plan.width, 0.0);
@@ -169,7 +170,7 @@ struct Walk {
         for (size_t c = 0; c < b.channels; c++) {
             const Factors f = factors_of(c, with_sums);
             for (size_t k = 0; k < plan.together; k++)
-                for (size_t i = 0; i < b.inner; i++) arrays.set(k * plan.row + c * b.inner + i, f);
+                arrays.set(k * plan.row + c * b.inner, b.inner, f);
         }
     }
     Terms terms() const {

@@ -1,4 +1,5 @@
-// Which table of kernels runs: the first of the list that this machine can run, or the one asked for.
+// Which table of kernels runs: the first of the list that this machine can run, or the one asked for. And whether
+// this process is a forked child, which the system tells whoever registers.
 #include "kernels.h"
 #include "threads.h"
 

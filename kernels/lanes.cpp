@@ -22,7 +22,8 @@ constexpr size_t ENOUGH = 16384;      // bytes of a row's run that are worth a b
 size_t clamped(size_t v, size_t low, size_t high) { return std::max(low, std::min(v, high)); }
 
 struct Plan {
-    struct Piece { size_t first, last, origin; double m; };  // numbers [first, last); the one of the largest weight; sum of weights
+    // Numbers [first, last); the one of the largest weight; the sum of weights.
+    struct Piece { size_t first, last, origin; double m; };
     size_t length, block;  // numbers of a channel; channels of a block
     std::vector<Piece> pieces;
 
@@ -160,7 +161,7 @@ struct Block {
     }
     template <class A> Terms filled(A* space, bool with_sums) const {
         const FactorArrays<A> arrays(space, count);
-        for (size_t c = 0; c < count; c++) arrays.set(c, factors_of(c, with_sums));
+        for (size_t c = 0; c < count; c++) arrays.set(c, 1, factors_of(c, with_sums));
         return arrays.terms();
     }
 };

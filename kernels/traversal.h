@@ -31,8 +31,9 @@ inline const double* weights(const Tile& t, size_t row) { return t.weights + ptr
 
 // ------------------------------------------------------------------------------------------- reductions
 
-// A reduction is an `Each` with  void operator()(p, i, l, &u, &v): the two summands of number i, where l is
-// its lane or column. Four rows of lanes, or of columns, are added before they meet the running sums.
+// A reduction is an `Each` with  void operator()(i, l, &u, &v): the two summands of number i, where l is its
+// lane or column. Four rows of lanes, or of columns, are added before they meet the running sums. `next` is the
+// run after this one, which is asked for meanwhile.
 template <class Each>
 inline void sum_lanes(const Each& each, const Each& next, size_t width, double* RESTRICT sum,
                       double* RESTRICT product) {
@@ -94,7 +95,9 @@ inline void sum_row(const Each& each, size_t width, double* RESTRICT sum, double
 // following four rows in the order of memory, at the pace of the columns.
 constexpr size_t PACE = 128;
 template <class T> ALWAYS_INLINE void prefetch_rows(const Tile& t, const Source& s, size_t row, size_t first, size_t n) {
-    if (row + 4 <= t.rows && s.row == ptrdiff_t(t.width)) prefetch_numbers(from<T>(s, row, 0) + 4 * first, 4 * n);
+    if (row + 4 > t.rows) return;
+    if (s.row == ptrdiff_t(t.width)) return prefetch_numbers(from<T>(s, row, 0) + 4 * first, 4 * n);
+    for (size_t k = 0; k < 4; k++) prefetch_numbers(from<T>(s, row + k, 0) + first, n);
 }
 
 // Walks the tile: lanes go run by run, columns four rows at a time. `at(row, k)` is the Each of channel or column k on.
@@ -113,7 +116,7 @@ template <class T, bool columns, bool gradient, class At> inline void reduce(con
         for (size_t r = 0; r < t.rows; r++)
             for (size_t c = 0; c < t.channels; c++) {
                 const bool last = c + 1 == t.channels;
-                const size_t next = last ? r + 1 : r;  // the run after this one; after the last there is none to ask for
+                const size_t next = last ? r + 1 : r;  // after the last run there is none to ask for
                 sum_lanes(at(r, c), next < t.rows ? at(next, last ? 0 : c + 1) : at(r, c), t.width, t.sum + c * LANES,
                           t.sum_product + c * LANES);
             }
