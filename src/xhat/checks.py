@@ -15,6 +15,7 @@ import numpy.typing as npt
 from xhat.errors import ArgumentError, DegenerateBatchError, DtypeError, OutputError, ShapeError
 
 __all__ = [
+    "Array",
     "activation_of",
     "aligned",
     "channel_array",
@@ -25,6 +26,7 @@ __all__ = [
     "dtype_code",
     "floating",
     "like_x",
+    "same_memory",
     "weights_of",
 ]
 

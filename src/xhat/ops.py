@@ -43,6 +43,7 @@ __all__ = [
     "normalize_with_context",
 ]
 
+# Numbered as in kernels.h.
 _ACTIVATIONS = {None: 0, "leaky_relu": 1, "silu": 2}
 # How the backward finds where the activation stands: from x alone, or, with a residual, from y or the residual.
 _SIDES = {(None, False): 0, (None, True): 0, ("leaky_relu", False): 1, ("leaky_relu", True): 2, ("silu", False): 3,
@@ -240,12 +241,12 @@ def batch_norm_backward(dy: Any, context: Context, *, out: Any = None) -> Gradie
 
 
 def _backward(
-    dy: Array, c: Context, dx: Array | None, dresidual: Array | None, sum_dy: Array, sum_dy_xhat: Array
+    dy: Array, c: Context, dx: Array, dresidual: Array | None, sum_dy: Array, sum_dy_xhat: Array
 ) -> None:
-    """Runs gradient_sums and, where dx is given, input_gradient."""
+    """Runs gradient_sums and input_gradient, which also gives dresidual where that is not dy itself."""
     results = [(a, *write(a, c.view)) for a in (dx, dresidual) if a is not None]
-    operands = [operand for _, operand, _ in results] + [None, None]
-    _kernels.backward(True, dx is not None, dtype_code(c.x.dtype), c.view.shape, read(c.x, c.view), c.weights,
+    operands = [operand for _, operand, _ in results] + [None]
+    _kernels.backward(True, True, dtype_code(c.x.dtype), c.view.shape, read(c.x, c.view), c.weights,
                       c.gamma, c.beta, read(dy, c.view), read(c.extra, c.view), operands[0], operands[1], c.mean,
                       c.var, sum_dy, sum_dy_xhat, c.count, c.count - c.correction, c.eps,
                       _SIDES[c.activation, c.residual], c.slope)  # fmt: skip

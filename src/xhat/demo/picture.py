@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 import xhat
+from xhat import equations
 from xhat.demo.network import Array
 from xhat.demo.training import TARGET, Digits, Run, last_batch_norm
 
@@ -52,7 +53,8 @@ class LayerPaths(NamedTuple):
 
 def paths_of(context: xhat.Context, dy: Array) -> LayerPaths:
     """What is drawn of a layer: the context of its forward and the gradient that came back to it."""
-    xhat_ = (context.x - context.mean) / np.sqrt(context.var + context.eps)
+    rstd = equations.reciprocal_std(context.var, context.eps, np.sqrt)
+    xhat_ = equations.standardize(context.x, context.mean, rstd)
     return LayerPaths(xhat_, *xhat.gradient_paths(dy, context))
 
 
