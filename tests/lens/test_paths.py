@@ -8,7 +8,7 @@ from conftest import LAYOUTS, Layout
 
 import xhat
 from xhat import equations
-from xhat.errors import ShapeError
+from xhat.errors import ContextError, ShapeError
 from xhat.lens.graph import by_channel
 from xhat.lens.paths import path_summary, summarize
 
@@ -117,3 +117,8 @@ def test_another_shape_of_dy_gets_the_sentence_of_gradient_paths() -> None:
     _, context = xhat.batch_norm(np.random.default_rng(0).normal(size=(5, 3)))
     with pytest.raises(ShapeError, match="gradient_paths: dy has shape"):
         path_summary(np.ones((5, 4)), context)
+
+
+def test_what_is_no_context_gets_it_too() -> None:
+    with pytest.raises(ContextError, match="gradient_paths: context is tuple"):
+        path_summary(np.ones((5, 3)), xhat.batch_norm(np.eye(5, 3)))

@@ -27,7 +27,7 @@ _NAMES = {
     "gamma": "gamma weight weights scale w g gain bngain",
     "beta": "beta bias shift b offset bnbias",
     "eps": "eps epsilon",
-    "dy": "dy dout gradoutput gradout gradoutputs gradoutputs grady dldy dlossdy upstream dz delta dhpreact grad douty",
+    "dy": "dy dout gradoutput gradout gradoutputs grady dldy dlossdy upstream dz delta dhpreact grad douty",
     "cache": "cache caches ctx context saved state memo stash residual residuals tape",
     "mean": "mean mu batchmean samplemean savemean savedmean avg average mub",
     "var": "var v variance sigma2 sigmasq sigmasquared batchvar samplevar savevar savedvar bnvar",

@@ -11,9 +11,9 @@ import mpmath
 import numpy
 import sympy
 
-from .. import equations
-from . import sums
-from .worlds import DIGITS, random_numbers
+from xhat import equations
+from xhat.lens import sums
+from xhat.lens.worlds import DIGITS, random_numbers
 
 __all__ = ["merge_holds"]
 

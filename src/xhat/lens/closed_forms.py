@@ -11,12 +11,12 @@ from typing import Any
 
 import sympy
 
-from .. import equations
-from .chan import merge_holds
-from .expressions import free_indices
-from .meaning import Meaning
-from .proof import PROVED, Side, decide, judge, left_side
-from .reading import read
+from xhat import equations
+from xhat.lens.chan import merge_holds
+from xhat.lens.expressions import free_indices
+from xhat.lens.meaning import Meaning
+from xhat.lens.proof import PROVED, Side, decide, judge, left_side
+from xhat.lens.reading import read
 
 __all__ = ["ANY_CORRECTION", "Theorem", "theorems"]
 

@@ -9,9 +9,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Union
 
-from .claims import REMARKS
-from .closed_forms import Theorem
-from .proof import Record, Step
+from xhat.lens.claims import REMARKS
+from xhat.lens.closed_forms import Theorem
+from xhat.lens.proof import Record, Step
 
 __all__ = [
     "TITLE",

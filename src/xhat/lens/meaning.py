@@ -10,9 +10,9 @@ from functools import reduce
 from operator import add, mul
 from typing import Any
 
-from .. import equations
-from .expressions import Delta, Derivative, Name, Node, Number, Operation, Sum
-from .worlds import World
+from xhat import equations
+from xhat.lens.expressions import Delta, Derivative, Name, Node, Number, Operation, Sum
+from xhat.lens.worlds import World
 
 __all__ = ["Meaning"]
 

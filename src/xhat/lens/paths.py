@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from xhat import equations
 from xhat.lens.graph import by_channel
+from xhat.ops import gradient_paths
 
 __all__ = ["PathSummary", "path_summary", "summarize"]
 
@@ -48,12 +49,9 @@ def path_summary(dy: ArrayLike, context: Any) -> PathSummary:
 
     Every field has the shape of the channels. Raises what `xhat.gradient_paths` raises.
     """
-    from xhat.ops import gradient_paths
-
-    x = np.asarray(context.x)
-    axes = (context.axis,) if isinstance(context.axis, int) else tuple(context.axis)
-    axes = tuple(sorted(a % x.ndim for a in axes))
-    paths = equations.Paths(*(by_channel(path, axes) for path in gradient_paths(dy, context)))
+    whole = gradient_paths(dy, context)  # first, since it checks the context
+    x, axes = context.x, context.axis
+    paths = equations.Paths(*(by_channel(path, axes) for path in whole))
     mu, var = (np.asarray(moment, dtype=np.float64).reshape(-1, 1) for moment in (context.mean, context.var))
     rstd = equations.reciprocal_std(var, context.eps, np.sqrt)
     xhat = equations.standardize(by_channel(x, axes).astype(np.float64), mu, rstd)

@@ -1,7 +1,7 @@
 """Spells an expression of the derivation on one line of plain text, as it was read: every sum shows its reach."""
 
-from .expressions import Delta, Derivative, Name, Node, Number, Operation, Sum
-from .reading import Statement
+from xhat.lens.expressions import Delta, Derivative, Name, Node, Number, Operation, Sum
+from xhat.lens.reading import Statement
 
 __all__ = ["spell", "spell_statement"]
 

@@ -11,14 +11,14 @@ from typing import Any
 
 import mpmath
 
-from ..errors import XhatError
-from . import source
-from .claims import CLAIMS
-from .expressions import Derivative, Name, Node, free_indices, walk
-from .meaning import Meaning
-from .plain import spell, spell_statement
-from .reading import Statement, read
-from .worlds import DIGITS, Concrete, General, Numbers, random_numbers
+from xhat.errors import XhatError
+from xhat.lens import source
+from xhat.lens.claims import CLAIMS
+from xhat.lens.expressions import Derivative, Name, Node, free_indices, walk
+from xhat.lens.meaning import Meaning
+from xhat.lens.plain import spell, spell_statement
+from xhat.lens.reading import Statement, read
+from xhat.lens.worlds import DIGITS, Concrete, General, Numbers, random_numbers
 
 __all__ = ["Outcome", "Record", "Step", "Undecided", "decide", "derivation", "judge", "left_side", "record"]
 

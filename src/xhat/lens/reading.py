@@ -7,7 +7,18 @@ the names of batch normalization. What an expression is worth is decided elsewhe
 import re
 from dataclasses import dataclass, field
 
-from .expressions import INDEXED, Delta, Derivative, Name, Node, Number, Operation, Sum, free_indices, walk
+from xhat.lens.expressions import (
+    INDEXED,
+    Delta,
+    Derivative,
+    Name,
+    Node,
+    Number,
+    Operation,
+    Sum,
+    free_indices,
+    walk,
+)
 
 __all__ = ["Statement", "read"]
 

@@ -5,12 +5,12 @@ Verdicts are found by `proof`, words by `document`; this file prints.
 
 from pathlib import Path
 
-from ..errors import ArgumentError
-from . import writers
-from .closed_forms import Theorem, theorems
-from .document import TITLE, Block, Equation, Text, document, explain, tally
-from .proof import Undecided, derivation, judge, record
-from .source import displays
+from xhat.errors import ArgumentError
+from xhat.lens import writers
+from xhat.lens.closed_forms import Theorem, theorems
+from xhat.lens.document import TITLE, Block, Equation, Text, document, explain, tally
+from xhat.lens.proof import Undecided, derivation, judge, record
+from xhat.lens.source import displays
 
 __all__ = ["FORMATS", "derive", "render"]
 

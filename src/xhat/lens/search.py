@@ -110,7 +110,7 @@ class Model:
     def _table(
         self, output: str, size: int, forward: Mistakes, way: Way
     ) -> tuple[list[Mistakes], list[Array], Array, Array]:
-        """All sets of a size, their predictions, and these of the commonest length as one matrix with its rows."""
+        """All sets of a size, their predictions, and those as long as the first as one matrix with its rows."""
         key = (output, size, forward, way)
         if key not in self._tables:
             sets = sets_of(output, size, self.places)

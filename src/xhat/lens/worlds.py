@@ -17,7 +17,7 @@ import mpmath
 import numpy
 import sympy
 
-from . import sums
+from xhat.lens import sums
 
 __all__ = ["Concrete", "General", "Numbers", "World", "random_numbers"]
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from functools import singledispatch
 from html import escape
 
-from .document import Block, Equation, Heading, Note, Points, Table, Text
+from xhat.lens.document import Block, Equation, Heading, Note, Points, Table, Text
 
 __all__ = ["WRITERS"]
 
