@@ -6,7 +6,7 @@ takes the long way of Ioffe and Szegedy (through var, then through mu), so that 
 library's short form can't be repeated. `exact_moments` does the same over fractions, without any rounding.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 from typing import Any, NamedTuple
 
@@ -187,3 +187,16 @@ def worst(got: Any, expected: Array) -> float:
     with np.errstate(invalid="ignore"):
         same = (got == expected) | np.isnan(got)
         return float(np.max(np.where(same, 0, np.abs(got - expected)), initial=0))
+
+
+def by_differences(loss: Callable[[], float], moved: Array, step: float) -> Array:
+    """Central differences of a loss in every element of an array that it reads; `moved` is restored."""
+    gradient = np.empty(moved.shape)
+    for index in np.ndindex(moved.shape):
+        value = moved[index]
+        moved[index] = value + step
+        above = loss()
+        moved[index] = value - step
+        gradient[index] = (above - loss()) / (2 * step)
+        moved[index] = value
+    return gradient

@@ -4,7 +4,6 @@ A search that finds nothing proves little, so each one here is also run on somet
 """
 
 import ast
-import importlib.metadata
 import importlib.util
 import json
 import os
@@ -27,7 +26,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
     "layout": {"errors"},
     "equations": {"layout", "errors"},
-    "checks": {"equations", "layout", "errors"},
+    "checks": {"layout", "errors"},
     "operands": {"checks", "layout", "errors"},
     "results": {"checks", "equations", "layout", "errors"},
     "decomposition": {"operands", "results", "checks", "equations", "layout", "errors"},
@@ -36,7 +35,6 @@ MAY_IMPORT: dict[str, set[str]] = {
     "jax": ENGINE,
     "torch": ENGINE | {"torch"},
     "lens": ENGINE | {"lens"},
-    "diagnosis": {"diagnosis", "equations", "errors"},
 }
 RIM = {"__init__", "__main__", "cli", "demo"}
 
@@ -45,17 +43,17 @@ MAY_LOAD: dict[str, set[str]] = {
     "errors": set(),
     "layout": set(),
     "equations": set(),
-    "checks": {"numpy", "ml_dtypes"},
+    "checks": {"numpy"},
     "operands": {"numpy"},
     "results": {"numpy"},
     "decomposition": {"numpy"},
-    "ops": {"numpy", "ml_dtypes"},
+    "ops": {"numpy"},
     "numpy": {"numpy"},
     "jax": {"numpy", "jax"},
     "torch": {"numpy", "torch"},
     "lens": {"numpy", "sympy", "mpmath", "rich", "latex2mathml", "torch", "jax"},
     "demo": {"numpy", "sklearn", "matplotlib", "rich", "threadpoolctl"},
-    "cli": {"rich"},
+    "cli": set(),
 }
 
 FILE_LINES, FUNCTION_LINES = 300, 40

@@ -3,10 +3,11 @@
 Everything is float64. The kernels of the other dtypes are the same lines, held by the oracle elsewhere.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
+import oracle
 import pytest
 from conftest import ACTIVATIONS, LAYOUTS, MASKS, Array, Layout, away_from_the_kink, mask_of
 
@@ -59,19 +60,6 @@ def case_of(layout: Layout, mask: str, residual: bool, activation: str, correcti
     return Case(inputs, options, away_from_the_kink(layout.array("gradients of y"), pre, 1e-3))
 
 
-def by_differences(loss: Callable[[], float], moved: Array) -> Array:
-    """Central differences of the loss, element by element; `moved` is restored."""
-    gradient = np.empty(moved.shape)
-    for index in np.ndindex(moved.shape):
-        value = moved[index]
-        moved[index] = value + STEP
-        above = loss()
-        moved[index] = value - STEP
-        gradient[index] = (above - loss()) / (2 * STEP)
-        moved[index] = value
-    return gradient
-
-
 def analytic(grads: Any) -> Iterator[tuple[str, Array]]:
     """The gradients by the name of what they belong to."""
     for name in ("x", "gamma", "beta", "residual"):
@@ -95,7 +83,7 @@ def test_finite_differences(where: str, mask: str, residual: bool, activation: s
     found = dict(analytic(xhat.batch_norm_backward(dy, context)))
     assert found.keys() == inputs.keys()
     for name, gradient in found.items():
-        expected = by_differences(loss, inputs[name])
+        expected = oracle.by_differences(loss, inputs[name], STEP)
         assert gradient == pytest.approx(expected, rel=1e-6, abs=2e-8), name
 
 
@@ -116,7 +104,9 @@ def test_finite_differences_of_evaluation(where: str, residual: bool, activation
 
     _, context = ops.normalize_with_context(**inputs, **fixed, **kept)
     for name, gradient in analytic(xhat.batch_norm_backward(dy, context)):
-        assert gradient == pytest.approx(by_differences(loss, inputs[name]), rel=1e-6, abs=2e-8), name
+        assert gradient == pytest.approx(
+            oracle.by_differences(loss, inputs[name], STEP), rel=1e-6, abs=2e-8
+        ), name
 
 
 def torch_gradients(torch: Any, case: Case) -> dict[str, Array]:
@@ -164,7 +154,7 @@ def test_a_wrong_gradient_is_seen() -> None:
     inputs, options, dy = case_of(SMALL["(N, C)"], "none", False, "none", 0)
     _, context = xhat.batch_norm(**inputs, **{**options, "correction": 1})
     wrong = xhat.batch_norm_backward(dy, context).dx
-    expected = by_differences(
-        lambda: float((dy * xhat.batch_norm(**inputs, **options)[0]).sum()), inputs["x"]
+    expected = oracle.by_differences(
+        lambda: float((dy * xhat.batch_norm(**inputs, **options)[0]).sum()), inputs["x"], STEP
     )
     assert wrong != pytest.approx(expected, rel=1e-3, abs=1e-3)

@@ -22,19 +22,6 @@ def layer_with_parameters(features, **options):
     return layer
 
 
-def numeric_gradient(loss, array, step=1e-6):
-    """Central differences of loss() in every element of an array that it reads."""
-    gradient = np.empty_like(array)
-    for i in np.ndindex(array.shape):
-        kept = array[i]
-        array[i] = kept + step
-        above = loss()
-        array[i] = kept - step
-        gradient[i] = (above - loss()) / (2 * step)
-        array[i] = kept
-    return gradient
-
-
 # Forward and running moments
 
 
@@ -260,7 +247,9 @@ def test_gradients_are_those_of_finite_differences(activation, correction, maske
         ("dbeta", layer.dbeta, layer.beta),
         ("dresidual", layer.dresidual, residual),
     ]:
-        np.testing.assert_allclose(got, numeric_gradient(loss, array), rtol=1e-6, atol=1e-8, err_msg=name)
+        np.testing.assert_allclose(
+            got, oracle.by_differences(loss, array, 1e-6), rtol=1e-6, atol=1e-8, err_msg=name
+        )
 
 
 def test_without_parameters_there_are_no_parameter_gradients():
