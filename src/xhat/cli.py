@@ -11,7 +11,7 @@ from pathlib import Path
 
 from xhat.errors import XhatError
 
-__all__ = ["main"]
+__all__ = ["COMMANDS", "main"]
 
 Parser = argparse.ArgumentParser
 Args = argparse.Namespace

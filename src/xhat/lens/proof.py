@@ -20,7 +20,19 @@ from xhat.lens.plain import spell, spell_statement
 from xhat.lens.reading import Statement, read
 from xhat.lens.worlds import DIGITS, Concrete, General, Numbers, random_numbers
 
-__all__ = ["Outcome", "Record", "Step", "Undecided", "decide", "derivation", "judge", "left_side", "record"]
+__all__ = [
+    "PROVED",
+    "Outcome",
+    "Record",
+    "Side",
+    "Step",
+    "Undecided",
+    "decide",
+    "derivation",
+    "judge",
+    "left_side",
+    "record",
+]
 
 Value = Any
 Witness = Mapping[str, Any]

@@ -19,7 +19,7 @@ from numpy.typing import ArrayLike, NDArray
 from xhat.lens.report_data import SAMPLE, Layer, layer_numbers
 from xhat.lens.report_findings import Finding, findings
 
-__all__ = ["CHANNELS", "page", "report"]
+__all__ = ["CHANNELS", "page", "report", "write"]
 
 FINDINGS = 100  # of a layer that the page can list
 CHANNELS = 2048  # channels shown in all; more of them are thinned, layer by layer
@@ -69,6 +69,7 @@ def report(
 
 
 def write(text: str, path: str | Path) -> Path:
+    """Write a page and return where it is."""
     where = Path(path)
     where.write_text(text, encoding="utf-8")
     return where

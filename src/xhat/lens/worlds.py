@@ -19,7 +19,7 @@ import sympy
 
 from xhat.lens import sums
 
-__all__ = ["Concrete", "General", "Numbers", "World", "random_numbers"]
+__all__ = ["DIGITS", "Concrete", "General", "Numbers", "World", "random_numbers"]
 
 Value = Any
 DIGITS = 50
