@@ -39,6 +39,7 @@ def test_every_display_stands_there_as_in_the_source_and_corrected(style):
     for record in derivation():
         assert record.source.strip() in text
         assert record.corrected is None or record.corrected in text
+        assert record.reason in text
     for theorem in theorems():
         assert theorem.latex in text
 
