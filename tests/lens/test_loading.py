@@ -37,6 +37,8 @@ def test_what_can_not_be_judged_says_why(tmp_path: Path) -> None:
         failing(path, "def forward(x, gamma, beta): pass")
         == "forward returned nothing, expected y as an array."
     )
+    leaving = "import sys\ndef forward(x, gamma, beta):\n    sys.exit(0)"
+    assert failing(path, leaving).startswith("forward raised SystemExit on x of shape (4, 3)")
     two = "def backward(dy, x, gamma): return dy, dy.sum(0)"
     assert failing(path, two).startswith("backward returned 2 values, expected dx, dgamma, dbeta")
     assert failing(path, "def backward(dy, cache): return dy").startswith(
@@ -86,3 +88,11 @@ def test_a_failed_assertion_can_be_read_in_pytest(tmp_path: Path) -> None:
     assert run.returncode == 1
     sentence = "forward and backward: wrong: N - 1 in one place and N in another: variance path [dx]."
     assert f"assert <{sentence}>" in run.stdout, run.stdout
+
+
+@pytest.mark.parametrize("eps", ["nan", "inf", "-1"])
+def test_an_eps_that_is_none_is_no_mistake_of_the_code(eps: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["check", str(SPECIMENS / "the_source.py"), "--eps", eps]) == 2
+    assert capsys.readouterr().err == (
+        f"xhat: check: eps is {float(eps)}, expected a finite number of at least 0.\n"
+    )

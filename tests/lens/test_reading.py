@@ -87,3 +87,9 @@ def test_what_it_cannot_read_it_refuses(latex, reason):
     with pytest.raises(ValueError) as refused:  # noqa: PT011 (the whole sentence is compared)
         read(latex)
     assert str(refused.value) == reason
+
+
+@pytest.mark.parametrize("latex", [r"\frac{1}{", r"\frac{1}", r"\frac", r"\frac{"])
+def test_a_fraction_that_ends_early_is_refused(latex: str) -> None:
+    with pytest.raises(ValueError, match=r"expected|unbalanced"):
+        read(latex)

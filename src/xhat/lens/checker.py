@@ -4,6 +4,7 @@ No formula lives here: `judging` judges one way of calling the code, this file c
 """
 
 import inspect
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -61,7 +62,7 @@ def check(
     Raises ArgumentError for a convention, layout or dtype that does not exist, or when there is nothing to check.
     """
     adapter = adapter or Adapter()
-    _accept(forward, backward, adapter, like, correction, layout, dtype)
+    _accept(forward, backward, adapter, like, correction, layout, dtype, eps)
     expected = replace(CONVENTIONS[like]) if like else Expected()
     expected = replace(expected, correction=correction) if correction is not None else expected
     if inspect.isclass(forward):
@@ -96,7 +97,14 @@ def _name(function: Any, role: str) -> str:
 
 
 def _accept(
-    forward: Any, backward: Any, adapter: Adapter, like: Any, correction: Any, layout: Any, dtype: Any
+    forward: Any,
+    backward: Any,
+    adapter: Adapter,
+    like: Any,
+    correction: Any,
+    layout: Any,
+    dtype: Any,
+    eps: Any,
 ) -> None:
     if forward is None and backward is None:
         raise ArgumentError("check: got neither forward nor backward, expected at least one function.")
@@ -112,6 +120,8 @@ def _accept(
     ):
         if value is not None and value not in known:
             raise ArgumentError(f"check: {name} is {value!r}, expected {' or '.join(map(repr, known))}.")
+    if eps is not None and not 0 <= eps < math.inf:
+        raise ArgumentError(f"check: eps is {eps!r}, expected a finite number of at least 0.")
 
 
 def _first(

@@ -169,7 +169,8 @@ class _Reader:
         return node
 
     def fraction(self) -> Node:
-        if r"\partial" not in (self.peek(1), self.tokens[self.closing_brace() + 2]):
+        below = self.closing_brace() + 2 - self.position
+        if r"\partial" not in (self.peek(1), self.peek(below)):
             return Operation("divide", (self.group(), self.group()))
         top, bottom = self.differential(), self.differential()
         return Derivative(top, bottom)

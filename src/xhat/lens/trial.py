@@ -115,7 +115,7 @@ class Trial:
         positional, keywords = bind(title, function, values, self.adapter, order)
         try:
             return function(*positional, **keywords)
-        except Exception as e:
+        except (Exception, SystemExit) as e:  # a call of sys.exit is no verdict
             shape = tuple(values["x"].shape)
             where = f"on x of shape {shape} ({self.plan.kind}, {self.plan.dtype})"
             text = str(e).strip().splitlines()
