@@ -18,7 +18,7 @@ void* address(void* at, std::ptrdiff_t elements, Dtype dtype) {
 
 }  // namespace
 
-Pass::Pass(const Batch& batch, bool is_backward, bool by_columns)
+Pass::Pass(const Batch& batch, bool is_backward, bool by_columns, std::size_t bytes)
     : b(batch), backward(is_backward), columns(by_columns) {
     const bool weighted = b.weights != nullptr;
     const auto choose = [&](const KernelsOf& of, Kernel& reduce_kernel, Kernel& map_kernel) {
@@ -35,7 +35,7 @@ Pass::Pass(const Batch& batch, bool is_backward, bool by_columns)
     neighbours = true;
     for (const Array* a : {&b.x, &b.dy, &b.extra, &b.out, &b.dresidual}) neighbours &= !a->at || step(*a) == 1;
     in_place = b.out.at && (b.out.at == b.x.at || b.out.at == b.dy.at);
-    large = b.size() * SIZE_OF[b.dtype] >= STREAM_FROM;
+    large = bytes >= STREAM_FROM;
 }
 
 Tile Pass::tile(std::size_t row, std::size_t channel, std::size_t place, std::size_t rows, std::size_t channels,

@@ -15,7 +15,8 @@ struct Pass {
     bool neighbours;  // the numbers of a row are neighbours in memory, in every array
     bool in_place, large;
 
-    Pass(const Batch& batch, bool is_backward, bool by_columns);
+    // `bytes`: of the whole result, of which the batch may be a part.
+    Pass(const Batch& batch, bool is_backward, bool by_columns, std::size_t bytes);
 
     // A tile at outer row `row`, channel `channel`, place `place` along the inner axis.
     Tile tile(std::size_t row, std::size_t channel, std::size_t place, std::size_t rows, std::size_t channels,

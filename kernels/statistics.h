@@ -3,6 +3,7 @@
 #pragma once
 #include "batch.h"
 
+#include <algorithm>
 #include <cmath>
 
 namespace xhat {
@@ -23,7 +24,7 @@ struct Moments {
         if (m == 0) { *this = b; return; }
         const double total = m + b.m, delta = b.mu - mu;
         mu += delta * (b.m / total);
-        m2 += b.m2 + delta * delta * (m * b.m / total);
+        m2 += b.m2 + delta * delta * (m * (b.m / total));
         m = total;
     }
 };
@@ -78,13 +79,15 @@ template <class A> struct FactorArrays {
         : hi(space), lo(space + count), scale(space + 2 * count), beta(space + 3 * count),
           through_mu(space + 4 * count), through_var(space + 5 * count) {}
 
-    void set(std::size_t i, const Factors& f) const {
-        hi[i] = A(f.mu);
-        lo[i] = A(f.mu - double(hi[i]));
-        scale[i] = A(f.scale);
-        beta[i] = A(f.beta);
-        through_mu[i] = A(f.through_mu);
-        through_var[i] = A(f.through_var);
+    // The factors of a channel at places [first, first + count).
+    void set(std::size_t first, std::size_t count, const Factors& f) const {
+        const A mu_hi = A(f.mu);
+        std::fill_n(hi + first, count, mu_hi);
+        std::fill_n(lo + first, count, A(f.mu - double(mu_hi)));
+        std::fill_n(scale + first, count, A(f.scale));
+        std::fill_n(beta + first, count, A(f.beta));
+        std::fill_n(through_mu + first, count, A(f.through_mu));
+        std::fill_n(through_var + first, count, A(f.through_var));
     }
     Terms terms() const { return {hi, lo, scale, beta, through_mu, through_var}; }
 };
