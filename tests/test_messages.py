@@ -7,6 +7,7 @@ import pytest
 
 import xhat
 from xhat import errors
+from xhat.numpy import BatchNorm
 
 X = np.random.default_rng(0).normal(size=(8, 3, 5)).astype(np.float32)
 WIDE = X.astype(np.float64)
@@ -223,3 +224,57 @@ def test_nothing_is_written_when_something_is_refused() -> None:
             with pytest.raises(kind):
                 xhat.batch_norm(x, **arguments, out=out)
     assert (out == 7).all()
+
+
+HUGE = 10**400  # an int that is no float
+
+
+@pytest.mark.parametrize(
+    ("arguments", "beginning"),
+    [
+        ({"eps": HUGE}, "batch_norm: eps is 1000"),
+        ({"activation": ("leaky_relu", HUGE)}, "batch_norm: leaky_relu has slope 1000"),
+        (
+            {"mask": np.full(X.shape[:1] + (1,) * (X.ndim - 1), 1e308)},
+            "batch_norm: the weights sum to m = inf,",
+        ),
+        ({"mask": np.full(X.shape[:1] + (1,) * (X.ndim - 1), 1e-305)}, "batch_norm: the weights sum to m = "),
+    ],
+)
+def test_numbers_beyond_float64_are_refused(arguments: dict[str, object], beginning: str) -> None:
+    with pytest.raises(errors.ArgumentError) as raised:
+        xhat.batch_norm(X, **arguments)  # type: ignore[arg-type]
+    assert str(raised.value).startswith(beginning)
+
+
+def test_the_layer_refuses_numbers_beyond_float64() -> None:
+    for name in ("eps", "momentum"):
+        with pytest.raises(errors.ArgumentError, match=f"{name} is 1000"):
+            BatchNorm(3, **{name: HUGE})
+    with pytest.raises(errors.ArgumentError, match="correction is array"):
+        BatchNorm(3, correction=np.array([0, 1]))  # type: ignore[arg-type]
+
+
+def test_a_masked_out_is_refused() -> None:
+    with pytest.raises(errors.OutputError, match="out is MaskedArray, expected a NumPy array"):
+        xhat.batch_norm(X, out=np.ma.zeros(X.shape, X.dtype))
+
+
+def test_rows_of_unequal_length_are_refused() -> None:
+    with pytest.raises(errors.ShapeError, match="x makes no array, expected rows of equal length"):
+        xhat.batch_norm([[1.0], [2.0, 3.0]])
+
+
+def test_merge_takes_moments_alone() -> None:
+    moments = xhat.moments(X)
+    with pytest.raises(errors.ArgumentError, match=r"merge: got list, expected Moments: a.merge\(b, c\)"):
+        moments.merge([moments])  # type: ignore[arg-type]
+
+
+def test_counts_of_any_size_merge() -> None:
+    one = xhat.moments(X)
+    for scale in (1e-140, 1e140, 1e200):
+        scaled = one._replace(count=one.count * scale, m2=one.m2 * scale)
+        np.testing.assert_allclose(scaled.merge(scaled).var(), one.merge(one).var(), rtol=1e-12)
+        apart = scaled._replace(mean=one.mean + 3)
+        np.testing.assert_allclose(scaled.merge(apart).var(), one.var() + 9 / 4, rtol=1e-12)

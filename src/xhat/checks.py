@@ -68,7 +68,10 @@ def _plain(value: Any, operation: str, name: str) -> Array:
             else f"Pass {name}.data or {name}.filled(0)."
         )
         raise DtypeError(f"{operation}: {name} is a masked array, expected one without a mask. {remedy}")
-    return np.asarray(value)
+    try:
+        return np.asarray(value)
+    except ValueError:
+        raise ShapeError(f"{operation}: {name} makes no array, expected rows of equal length.") from None
 
 
 def floating(value: Any, operation: str, name: str) -> Array:
@@ -169,7 +172,7 @@ def check_eps(eps: Any, operation: str) -> float:
     """eps as a float. Raises ArgumentError unless it is finite and above 0."""
     try:
         value = float(eps)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         value = math.nan
     if not 0 < value < math.inf:
         raise ArgumentError(f"{operation}: eps is {eps!r}, expected a finite number above 0, such as 1e-5.")
@@ -217,7 +220,7 @@ def activation_of(activation: Any, operation: str) -> tuple[str | None, float]:
     if isinstance(activation, tuple) and len(activation) == 2 and str(activation[0]) == "leaky_relu":
         try:
             slope = float(activation[1])
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             slope = math.nan
         if 0 <= slope < math.inf:
             return "leaky_relu", slope
@@ -253,7 +256,7 @@ def check_output(
     out: Any, operation: str, name: str, x: Array, over: Array | None, others: dict[str, Array]
 ) -> Array:
     """A preallocated result of x's shape and dtype: writable, and apart from every input but, exactly, `over`."""
-    if not isinstance(out, np.ndarray):
+    if not isinstance(out, np.ndarray) or isinstance(out, np.ma.MaskedArray):  # a mask would hide the result
         raise OutputError(f"{operation}: {name} is {type(out).__name__}, expected a NumPy array to write to.")
     if out.shape != x.shape or out.dtype != x.dtype:
         raise OutputError(

@@ -268,7 +268,7 @@ def _features(given: int | tuple[int, ...], axis: int | tuple[int, ...]) -> tupl
 def _real(name: str, given: Any, expected: str, fits: Any) -> float:
     try:
         value = float(given)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         value = float("nan")
     if not fits(value):
         raise ArgumentError(f"BatchNorm: {name} is {given!r}, expected {expected}.")
@@ -276,6 +276,6 @@ def _real(name: str, given: Any, expected: str, fits: Any) -> float:
 
 
 def _choice(name: str, given: Any) -> int:
-    if given not in (0, 1):
+    if np.ndim(given) or given not in (0, 1):
         raise ArgumentError(f"BatchNorm: {name} is {given!r}, expected 0 or 1.")
     return int(given)

@@ -10,6 +10,7 @@ import numpy as np
 
 from xhat import layout
 from xhat.checks import Array, aligned, weights_of
+from xhat.errors import ArgumentError
 from xhat.layout import View
 
 __all__ = ["Operand", "read", "unflattened", "view_for", "weights_for", "write"]
@@ -82,7 +83,18 @@ def weights_for(
     order = view.outer + view.inner
     rest = tuple(a for a in range(x.ndim) if a not in order)
     flat = np.ascontiguousarray(weights.transpose(rest + order).reshape(-1))
-    return flat, float(flat.sum()), int(np.count_nonzero(flat))
+    return flat, _sum_of(flat, operation), int(np.count_nonzero(flat))
+
+
+def _sum_of(weights: Array, operation: str) -> float:
+    """m, the sum of weights. Raises ArgumentError at the ends of float64, where digits are lost."""
+    with np.errstate(over="ignore"):
+        m = float(weights.sum())
+    if m and not 1e-300 < m < 1e300:
+        raise ArgumentError(
+            f"{operation}: the weights sum to m = {m:g}, expected 0 or 1e-300 to 1e300. Scale the weights."
+        )
+    return m
 
 
 def unflattened(weights: Array, view: View, shape: tuple[int, ...]) -> Array:

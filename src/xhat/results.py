@@ -33,9 +33,14 @@ class Moments(NamedTuple):
     m2: Array
 
     def merge(self, *others: "Moments") -> "Moments":
-        """The moments of all batches together, by Chan's formula. Raises ShapeError when channels differ."""
+        """The moments of all batches together, by Chan's formula.
+
+        Raises ShapeError where channels differ, ArgumentError for what are no Moments.
+        """
         total = self
         for other in others:
+            if not isinstance(other, Moments):
+                raise ArgumentError(f"merge: got {type(other).__name__}, expected Moments: a.merge(b, c).")
             if other.mean.shape != self.mean.shape:
                 raise ShapeError(
                     f"merge: moments have channels {other.mean.shape}, expected {self.mean.shape} like the first."
