@@ -18,7 +18,7 @@ constexpr size_t WORTH_A_TEAM = 32768;  // numbers; below, waking threads costs 
 constexpr size_t SHORT_RUN = 256;       // numbers; below, lanes start and stop too often
 constexpr size_t MANY_COLUMNS = 4096;   // whose sums and factors would crowd the numbers out of the cache
 
-// Columns where neighbours belong to different channels, or to so few numbers of each that lanes stay empty.
+// Columns where neighbours belong to different channels, or to so few of each that a run hardly pays its lanes.
 bool by_columns(const Batch& b) {
     if (b.inner == 1) return true;
     bool dense = b.inner < (b.outer < 8 ? LANES : SHORT_RUN) && !b.weights;
