@@ -17,7 +17,6 @@ from xhat.errors import ArgumentError, DegenerateBatchError, DtypeError, OutputE
 __all__ = [
     "Array",
     "activation_of",
-    "aligned",
     "channel_array",
     "check_correction",
     "check_count",
@@ -92,11 +91,6 @@ def floating(value: Any, operation: str, name: str) -> Array:
         f"{operation}: {name} has the byte order of another machine ({array.dtype.str}), expected the native one. "
         f'Convert it with {name}.astype({name}.dtype.newbyteorder("=")).'
     )
-
-
-def aligned(array: Array) -> bool:
-    """Whether elements lie where the processor expects them, a whole number of elements apart."""
-    return array.flags.aligned and all(s % array.itemsize == 0 for s in array.strides)
 
 
 def channel_array(
@@ -270,9 +264,7 @@ def check_output(
             f"{operation}: {name} overlaps itself, expected distinct elements. Pass np.empty_like(x)."
         )
     for other_name, other in others.items():
-        if other is over and same_memory(out, other):
-            continue
-        if overlapping(out, other):
+        if overlapping(out, other) and not (other is over and same_memory(out, other)):
             raise OutputError(
                 f"{operation}: {name} overlaps {other_name}, expected memory of its own. Pass np.empty_like(x)."
             )

@@ -4,23 +4,28 @@ No value is computed here but the sum of weights.
 """
 
 import math
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from xhat import layout
-from xhat.checks import Array, aligned, weights_of
+from xhat.checks import Array, weights_of
 from xhat.errors import ArgumentError
 from xhat.layout import View
 
 __all__ = ["Operand", "read", "unflattened", "view_for", "weights_for", "write"]
 
 
+@lru_cache(maxsize=4096)
+def _in_elements(strides: tuple[int, ...], size: int) -> tuple[int, ...] | None:
+    return None if any(s % size for s in strides) else tuple(s // size for s in strides)
+
+
 def _steps(array: Array, view: View) -> tuple[int, int, int] | None:
-    if not aligned(array):
-        return None
-    size = array.itemsize
-    return layout.strides_on(view, array.shape, tuple(s // size for s in array.strides))
+    """The strides that walk the array, None where they don't, or where elements lie askew."""
+    strides = _in_elements(array.strides, array.itemsize) if array.flags.aligned else None
+    return None if strides is None else layout.strides_on(view, array.shape, strides)
 
 
 def view_for(x: Array, channels: tuple[int, ...]) -> View:
@@ -30,10 +35,8 @@ def view_for(x: Array, channels: tuple[int, ...]) -> View:
 
 
 def _view_of(x: Array, channels: tuple[int, ...]) -> View | None:
-    if not aligned(x):
-        return None
-    size = x.itemsize
-    return layout.view_of(x.shape, tuple(s // size for s in x.strides), channels)
+    strides = _in_elements(x.strides, x.itemsize) if x.flags.aligned else None
+    return None if strides is None else layout.view_of(x.shape, strides, channels)
 
 
 def _dense(like: Array, view: View) -> Array:
@@ -50,6 +53,10 @@ class Operand(NamedTuple):
     strides: tuple[int, int, int]
 
 
+def _operand(array: Array, strides: tuple[int, int, int]) -> Operand:
+    return Operand(array.view(np.uint16) if array.dtype.kind == "V" else array, strides)
+
+
 def read(array: Array | None, view: View) -> Operand | None:
     """An input, copied once where the view can't walk it."""
     if array is None:
@@ -59,15 +66,16 @@ def read(array: Array | None, view: View) -> Operand | None:
         copy = _dense(array, view)
         copy[...] = array
         return read(copy, view)
-    return Operand(array.view(np.uint16) if array.dtype.kind == "V" else array, strides)
+    return _operand(array, strides)
 
 
 def write(array: Array, view: View) -> tuple[Operand, Array]:
     """A result, and the array that receives it: another one where the view can't walk the caller's."""
-    place = array if _steps(array, view) else _dense(array, view)
-    operand = read(place, view)
-    assert operand is not None
-    return operand, place
+    strides = _steps(array, view)
+    if strides is not None:
+        return _operand(array, strides), array
+    place = _dense(array, view)
+    return write(place, view)
 
 
 def weights_for(

@@ -22,7 +22,7 @@ from xhat.checks import (
     dtype_code,
     floating,
     like_x,
-    same_memory,
+    overlapping,
 )
 from xhat.decomposition import gradient_paths
 from xhat.errors import ArgumentError, EngineError, OutputError
@@ -177,7 +177,7 @@ def _forward(
             y[...] = place
     extra = {None: None, "leaky_relu": y, "silu": residual}[kind] if residual is not None else None
     return y, Context(x, gamma, beta, mean, var, count, eps, correction, weights, channels, view, extra, kind, slope,
-                      residual is not None, dtypes, out is not None and same_memory(y, x))  # fmt: skip
+                      residual is not None, dtypes, out is not None and overlapping(y, x))  # fmt: skip
 
 
 def _dtype(parameter: Any) -> np.dtype[Any] | None:

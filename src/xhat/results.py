@@ -62,7 +62,7 @@ class Moments(NamedTuple):
         return variance
 
 
-@dataclass(frozen=True, slots=True, eq=False, repr=False)
+@dataclass(slots=True, eq=False, repr=False)  # not frozen: guarded assignments cost microseconds a call
 class Context:
     """What the backward pass needs of the forward pass: x itself, O(C) statistics, and nothing else of x's size.
 
