@@ -81,6 +81,8 @@ def test_what_is_written_well_has_no_slip():
         (r"\mu = ", "expected an expression, found the end in ''"),
         (r"\mu = x_i)", "can't read ')' in 'x_i)'"),
         (r"\mu = 1 / 2", "can't read '/' in '1 / 2'"),
+        (r"\mu = 9^{9^{9}}", "an exponent above 99, or with a power in it, in '9^{9^{9}}'"),
+        (r"\mu = 9^{1000}", "an exponent above 99, or with a power in it, in '9^{1000}'"),
     ],
 )
 def test_what_it_cannot_read_it_refuses(latex, reason):

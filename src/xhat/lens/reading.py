@@ -126,7 +126,12 @@ class _Reader:
         if self.peek() != "^":
             return atom
         self.take()
-        return Operation("power", (atom, self.group()))
+        first = self.position
+        exponent = self.group()
+        # A tower of powers is read at once and computed for ever.
+        if any(t == "^" or (t.isdigit() and int(t) > 99) for t in self.tokens[first : self.position]):
+            raise ValueError(f"an exponent above 99, or with a power in it, in '{self.latex}'")
+        return Operation("power", (atom, exponent))
 
     def group(self) -> Node:
         """An argument in braces, or a single token."""
