@@ -36,7 +36,37 @@ void* address(nb::handle h) {
     PyBuffer_Release(&view);
     return p;
 }
-double* numbers(nb::handle h) { return static_cast<double*>(address(h)); }
+
+// One number per channel: float64 where it lies, or, given as (address, dtype), of any dtype by way of a copy,
+// which `store` rounds back into the result that it stands for.
+class Numbers {
+  public:
+    Numbers(nb::handle h, std::size_t count) {
+        if (!PyTuple_Check(h.ptr())) {
+            at_ = static_cast<double*>(address(h));
+            return;
+        }
+        const auto [object, code] = nb::cast<std::pair<nb::object, int>>(h);
+        place_ = address(object), dtype_ = checked(code);
+        copy_.resize(count);
+        kernels().of[dtype_].widen(place_, 1, count, copy_.data());
+        at_ = copy_.data();
+    }
+    double* at() const { return at_; }
+    void store() const {
+        if (place_) kernels().of[dtype_].narrow(copy_.data(), place_, 1, copy_.size());
+    }
+    static Dtype checked(int code) {
+        if (code < 0 || code >= DTYPES) throw nb::value_error("unknown dtype code");
+        return Dtype(code);
+    }
+
+  private:
+    double* at_ = nullptr;
+    void* place_ = nullptr;
+    Dtype dtype_ = FLOAT64;
+    std::vector<double> copy_;
+};
 
 // (object, strides), or None
 Array array(nb::handle h) {
@@ -46,12 +76,11 @@ Array array(nb::handle h) {
 }
 
 Batch batch(int dtype, const Sizes& shape, nb::handle x, nb::handle weights) {
-    if (dtype < 0 || dtype >= DTYPES) throw nb::value_error("unknown dtype code");
     Batch b{};
-    b.dtype = Dtype(dtype);
+    b.dtype = Numbers::checked(dtype);
     b.outer = std::size_t(shape[0]), b.channels = std::size_t(shape[1]), b.inner = std::size_t(shape[2]);
     b.x = array(x);
-    b.weights = numbers(weights);
+    b.weights = static_cast<double*>(address(weights));
     b.m = b.divisor = INFINITY;
     return b;
 }
@@ -74,9 +103,10 @@ NB_MODULE(_kernels, m) {
               if (activation < 0 || activation >= ACTIVATIONS) throw nb::value_error("unknown activation code");
               Batch b = batch(dtype, shape, x, weights);
               b.reduce = reduce, b.map = map;
-              b.gamma = numbers(gamma), b.beta = numbers(beta);
+              const Numbers g(gamma, b.channels), h(beta, b.channels), mu(mean, b.channels), v(var, b.channels);
+              b.gamma = g.at(), b.beta = h.at();
               b.extra = array(residual), b.out = array(y);
-              b.mean = numbers(mean), b.var = numbers(var);
+              b.mean = mu.at(), b.var = v.at();
               b.divisor = divisor, b.eps = eps;
               b.activation = Activation(activation), b.slope = slope;
               run(forward, b);
@@ -95,13 +125,16 @@ NB_MODULE(_kernels, m) {
               if (side < 0 || side >= SIDES) throw nb::value_error("unknown side code");
               Batch b = batch(dtype, shape, x, weights);
               b.reduce = reduce, b.map = map;
-              b.gamma = numbers(gamma), b.beta = numbers(beta);
+              const Numbers g(gamma, b.channels), h(beta, b.channels), mu(mean, b.channels), v(var, b.channels);
+              const Numbers s(sum_dy, b.channels), t(sum_dy_xhat, b.channels);
+              b.gamma = g.at(), b.beta = h.at();
               b.dy = array(dy), b.extra = array(extra), b.out = array(dx), b.dresidual = array(dresidual);
-              b.mean = numbers(mean), b.var = numbers(var);
-              b.sum_dy = numbers(sum_dy), b.sum_dy_xhat = numbers(sum_dy_xhat);
+              b.mean = mu.at(), b.var = v.at();
+              b.sum_dy = s.at(), b.sum_dy_xhat = t.at();
               b.m = count, b.divisor = divisor, b.eps = eps;
               b.side = Side(side), b.slope = slope;
               run(backward, b);
+              s.store(), t.store();
           },
           nb::arg("reduce"), nb::arg("map"), nb::arg("dtype"), nb::arg("shape"), nb::arg("x"),
           nb::arg("weights").none(), nb::arg("gamma").none(), nb::arg("beta").none(), nb::arg("dy"),
@@ -109,6 +142,15 @@ NB_MODULE(_kernels, m) {
           nb::arg("sum_dy"), nb::arg("sum_dy_xhat"), nb::arg("count"), nb::arg("divisor"), nb::arg("eps"),
           nb::arg("side"), nb::arg("slope"),
           "gradient_sums (reduce: writes both sums) and input_gradient (map: writes dx, and dresidual where extra is read).");
+
+    m.def("track",
+          [](std::size_t channels, nb::handle running, nb::handle batch, double weight, double factor) {
+              const Numbers r(running, channels), n(batch, channels);
+              for (std::size_t c = 0; c < channels; c++) r.at()[c] += weight * (factor * n.at()[c] - r.at()[c]);
+              r.store();
+          },
+          nb::arg("channels"), nb::arg("running"), nb::arg("batch"), nb::arg("weight"), nb::arg("factor"),
+          "track: running += weight (factor batch - running), rounded once.");
 
     m.def("isa", [] { return std::string(isa_in_use()); }, "The instruction set in use.");
     m.def("isa_available",

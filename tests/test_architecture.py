@@ -33,7 +33,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "ops": {"_kernels", "decomposition", "operands", "results", "checks", "equations", "layout", "errors"},
     "numpy": {"ops", "equations", "layout", "errors"},
     "jax": ENGINE,
-    "torch": ENGINE | {"torch"},
+    "torch": ENGINE | {"checks", "torch"},
     "lens": ENGINE | {"lens"},
 }
 RIM = {"__init__", "__main__", "cli", "demo"}

@@ -15,6 +15,9 @@ def backward(reduce: bool, map: bool, dtype: int, shape: Sequence[int], x: objec
     gradient_sums (reduce: writes both sums) and input_gradient (map: writes dx, and dresidual where extra is read).
     """
 
+def track(channels: int, running: object, batch: object, weight: float, factor: float) -> None:
+    """track: running += weight (factor batch - running), rounded once."""
+
 def isa() -> str:
     """The instruction set in use."""
 

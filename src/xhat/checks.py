@@ -186,7 +186,7 @@ def check_correction(correction: Any, operation: str) -> int:
     return value
 
 
-def check_count(count: float, values: int, correction: int, operation: str, x: Array) -> None:
+def check_count(count: float, values: int, correction: int, operation: str, shape: Sequence[int]) -> None:
     """Raises DegenerateBatchError where a channel has too little for a variance: m <= correction, or one value."""
     if values == 0:
         raise DegenerateBatchError(
@@ -195,7 +195,7 @@ def check_count(count: float, values: int, correction: int, operation: str, x: A
         )
     if values == 1:
         raise DegenerateBatchError(
-            f"{operation}: x {shown(x.shape)} has one value per channel, expected at least 2: a single value has no "
+            f"{operation}: x {shown(shape)} has one value per channel, expected at least 2: a single value has no "
             "variance. Leave out the last, smaller batch, or normalize with running statistics."
         )
     if count <= correction:

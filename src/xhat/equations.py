@@ -25,7 +25,9 @@ __all__ = [
     "normalize",
     "paths",
     "reciprocal_std",
+    "second_gradient_sums",
     "standardize",
+    "track",
     "variance",
 ]
 
@@ -131,3 +133,31 @@ def activation_slope(pre: Value, activation: str | None, slope: float, xp: Any) 
         return xp.where(pre > 0, xp.ones_like(pre), slope * xp.ones_like(pre))
     sigma = 1 / (1 + xp.exp(-pre))
     return sigma * (1 + pre * (1 - sigma))
+
+
+def second_gradient_sums(
+    sums: tuple[Value, Value], cosums: tuple[Value, Value], product: Value, dgamma: Value, *, gamma: Value,
+    rstd: Value, m: Value, correction: Value = 0,
+) -> tuple[Value, Value, Value, Value, Value]:  # fmt: skip
+    """What the gradient of the gradient is made of, per channel.
+
+    Let v be the cotangent of dx, a that of dgamma; s0 = sum dy, s1 = sum dy xhat (sums), t0 = sum w v,
+    t1 = sum w v xhat (cosums), u = sum v dy (product), k = m - c. Then F = sum v dx + a dgamma has
+
+        q    = u - s0 t0 / m - s1 t1 / k                                        dF/dgamma = rstd q
+        h    = A dy + B w v       A = rstd (a - gamma rstd t1 / k)              B = -gamma rstd^2 s1 / k
+        dF/dx = h - w (A s0 + B t0) / m - w xhat (A s1 + B t1 + gamma rstd^2 q) / k
+
+    the last one being `input_gradient` of h with gamma rstd = 1. Returns A, B, its two sums, and dF/dgamma.
+    """
+    (s0, s1), (t0, t1) = sums, cosums
+    k = m - correction
+    q = product - s0 * t0 / m - s1 * t1 / k
+    a = rstd * (dgamma - gamma * rstd * t1 / k)
+    b = -gamma * rstd**2 * s1 / k
+    return a, b, a * s0 + b * t0, a * s1 + b * t1 + gamma * rstd**2 * q, rstd * q
+
+
+def track(running: Value, batch: Value, weight: Value) -> Value:
+    """The running statistic that follows a batch: running + weight (batch - running)."""
+    return running + weight * (batch - running)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from xhat import ops
+from xhat import equations, ops
 from xhat.errors import ArgumentError, ContextError, DegenerateBatchError, DtypeError, ShapeError
 
 __all__ = ["BatchNorm"]
@@ -218,7 +218,7 @@ def _followed(name: str, old: Array | None, batch: Array, weight: float) -> Arra
     assert old is not None
     if weight == 0:
         return old
-    moved = batch if weight == 1 else old + weight * (batch - old)
+    moved = batch if weight == 1 else equations.track(old, batch, weight)
     return _rounded("BatchNorm.forward", name, moved, old.dtype)
 
 

@@ -43,11 +43,14 @@ __all__ = [
     "normalize_with_context",
 ]
 
+# For a framework that checks its own tensors and hands over their addresses.
+run_forward, run_backward, run_track = _kernels.forward, _kernels.backward, _kernels.track
+
 # Numbered as in kernels.h.
-_ACTIVATIONS = {None: 0, "leaky_relu": 1, "silu": 2}
+ACTIVATIONS = {None: 0, "leaky_relu": 1, "silu": 2}
 # How the backward finds where the activation stands: from x alone, or, with a residual, from y or the residual.
-_SIDES = {(None, False): 0, (None, True): 0, ("leaky_relu", False): 1, ("leaky_relu", True): 2, ("silu", False): 3,
-          ("silu", True): 4}  # fmt: skip
+SIDES = {(None, False): 0, (None, True): 0, ("leaky_relu", False): 1, ("leaky_relu", True): 2, ("silu", False): 3,
+         ("silu", True): 4}  # fmt: skip
 
 Axis = int | tuple[int, ...]
 
@@ -104,7 +107,7 @@ def batch_norm(
     view = view_for(x, channels)
     weights, count, values = weights_for(mask, operation, x, channels, view)
     if x.size:
-        check_count(count, values, correction, operation, x)
+        check_count(count, values, correction, operation, x.shape)
     shape = tuple(x.shape[a] for a in channels)
     return _forward(operation, x, np.zeros(shape), np.zeros(shape), gamma, beta, channels, view, weights, count, eps,
                     correction, residual, activation, out, batch=True)  # fmt: skip
@@ -172,7 +175,7 @@ def _forward(
         operand, place = write(y, view)
         _kernels.forward(batch, True, dtype_code(x.dtype), view.shape, read(x, view), weights, gamma, beta,
                          read(residual, view), operand, mean, var, count - correction if batch else 1.0, eps,
-                         _ACTIVATIONS[kind], slope)  # fmt: skip
+                         ACTIVATIONS[kind], slope)  # fmt: skip
         if place is not y:
             y[...] = place
     extra = {None: None, "leaky_relu": y, "silu": residual}[kind] if residual is not None else None
@@ -249,7 +252,7 @@ def _backward(
     _kernels.backward(True, True, dtype_code(c.x.dtype), c.view.shape, read(c.x, c.view), c.weights,
                       c.gamma, c.beta, read(dy, c.view), read(c.extra, c.view), operands[0], operands[1], c.mean,
                       c.var, sum_dy, sum_dy_xhat, c.count, c.count - c.correction, c.eps,
-                      _SIDES[c.activation, c.residual], c.slope)  # fmt: skip
+                      SIDES[c.activation, c.residual], c.slope)  # fmt: skip
     for array, _, place in results:
         if place is not array:
             array[...] = place

@@ -1,0 +1,19 @@
+"""Batch normalization for PyTorch: torch.nn's layers, replaced. The public names; no code."""
+
+from xhat.torch.functional import batch_norm as batch_norm
+from xhat.torch.layers import BatchNorm1d as BatchNorm1d
+from xhat.torch.layers import BatchNorm2d as BatchNorm2d
+from xhat.torch.layers import BatchNorm3d as BatchNorm3d
+from xhat.torch.layers import LazyBatchNorm1d as LazyBatchNorm1d
+from xhat.torch.layers import LazyBatchNorm2d as LazyBatchNorm2d
+from xhat.torch.layers import LazyBatchNorm3d as LazyBatchNorm3d
+
+__all__ = [
+    "BatchNorm1d",
+    "BatchNorm2d",
+    "BatchNorm3d",
+    "LazyBatchNorm1d",
+    "LazyBatchNorm2d",
+    "LazyBatchNorm3d",
+    "batch_norm",
+]

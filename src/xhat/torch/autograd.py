@@ -1,0 +1,152 @@
+"""Autograd's way to the kernels: the forward pass, its gradient, and the gradient of that, in closed form.
+
+Whatever the kernels can't take (a batched or subclassed gradient, a tangent, a third derivative) goes through
+`composed`, which torch differentiates itself.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import Function
+
+from xhat import equations
+from xhat.torch import composed, cpu
+from xhat.torch.cpu import Pass
+from xhat.torch.internals import differentiating_forward, plain, transforming
+
+__all__ = ["Normalize"]
+
+Maybe = Tensor | None
+
+
+class Normalize(Function):
+    """y = act(weight xhat + bias [+ residual]) on plain CPU tensors; Pass says with which statistics."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Maybe, bias: Maybe, residual: Maybe, p: Pass) -> Tensor:
+        """The kernels' y; keeps x, the parameters and, with a residual, what `cpu.kept` names."""
+        y = cpu.normalize(x, weight, bias, residual, p)
+        ctx.p = p
+        ctx.save_for_backward(x, weight, bias, cpu.kept(residual, y, p.options))
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor) -> tuple[Maybe, ...]:
+        """dx, dweight, dbias, dresidual."""
+        x, weight, bias, extra = ctx.saved_tensors
+        p: Pass = ctx.p
+        needs = ctx.needs_input_grad[:4]
+        if transforming() or differentiating_forward() or not plain(dy, x, weight, bias, extra):
+            return *_composed(dy, x, weight, bias, extra, p, needs), None
+        if torch.is_grad_enabled():
+            return *_differentiable(dy, x, weight, bias, extra, p, needs), None
+        return *cpu.gradients(dy, x, weight, bias, extra, p, needs), None
+
+
+def _composed(
+    dy: Tensor, x: Tensor, weight: Maybe, bias: Maybe, extra: Maybe, p: Pass, needs: tuple[bool, ...]
+) -> tuple[Maybe, ...]:
+    """The gradients by torch's operations, each in the dtype of what it is the gradient of."""
+    found = composed.gradients(
+        dy, x, weight, bias, extra, p.mask, None if p.batch else p.statistics, p.residual, p.options
+    )
+    parameters = (x, weight, bias, x)
+    return tuple(
+        g.to(t.dtype) if needed and t is not None else None
+        for g, t, needed in zip(found, parameters, needs, strict=True)
+    )
+
+
+def _differentiable(
+    dy: Tensor, x: Tensor, weight: Maybe, bias: Maybe, extra: Maybe, p: Pass, needs: tuple[bool, ...]
+) -> tuple[Maybe, ...]:
+    """The gradients as a graph: through the activation by torch's operations, then through `InputGradient`."""
+    g = dy
+    if p.options.activation is not None:
+        g = composed.activation_gradient(dy, _before_activation(x, weight, bias, extra, p), p.options)
+    dx, dweight, dbias = InputGradient.apply(g, x, weight, bias, p)
+    found = (dx, dweight, dbias, g)
+    return tuple(d if needed else None for d, needed in zip(found, needs, strict=True))
+
+
+def _before_activation(x: Tensor, weight: Maybe, bias: Maybe, extra: Maybe, p: Pass) -> Tensor:
+    """pre, or, for a leaky_relu, which asks for its sign alone, something of that sign."""
+    if p.options.activation == "leaky_relu" and extra is not None:
+        return extra.detach()
+    linear = Pass(x, p.options.linear, None if p.batch else p.statistics, p.residual, p.mask)
+    pre: Tensor = Normalize.apply(x, weight, bias, extra, linear)
+    return pre.detach() if p.options.activation == "leaky_relu" else pre
+
+
+class InputGradient(Function):
+    """dx, dweight, dbias of the batch norm without activation, as a function of dy, x and weight."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, dy: Tensor, x: Tensor, weight: Maybe, bias: Maybe, p: Pass
+    ) -> tuple[Tensor, Maybe, Maybe]:
+        """The kernels' gradients. Bias is asked for its dtype alone."""
+        linear = p.linear(x)
+        ctx.p = linear
+        ctx.save_for_backward(dy, x, weight)
+        needs = (True, weight is not None, bias is not None, False)
+        dx, dweight, dbias, _ = cpu.gradients(dy, x, weight, bias, None, linear, needs)
+        assert dx is not None
+        return dx, dweight, dbias
+
+    @staticmethod
+    def backward(ctx: Any, v: Tensor, a: Maybe, b: Maybe) -> tuple[Maybe, ...]:
+        """Gradients with respect to dy, x and weight, for cotangents v, a, b of dx, dweight, dbias."""
+        dy, x, weight = ctx.saved_tensors
+        p: Pass = ctx.p
+        closed = not (transforming() or differentiating_forward() or torch.is_grad_enabled())
+        closed = closed and plain(v, a, b, dy, x, weight) and x.dtype.itemsize >= 4
+        second = _second if closed else _composed_second
+        return *second(v, a, b, dy, x, weight, p), None, None
+
+
+def _composed_second(
+    v: Tensor, a: Maybe, b: Maybe, dy: Tensor, x: Tensor, weight: Maybe, p: Pass
+) -> tuple[Maybe, Maybe, Maybe]:
+    """For third derivatives, tangents and batches of gradients."""
+    statistics = None if p.batch else p.statistics
+    ddy, dx, dweight, _, _ = composed.second_gradients(
+        (v, a, b), dy, x, weight, None, None, p.mask, statistics, False, p.options
+    )
+    return ddy, dx, dweight
+
+
+def _second(
+    v: Tensor, a: Maybe, b: Maybe, dy: Tensor, x: Tensor, weight: Maybe, p: Pass
+) -> tuple[Maybe, Maybe, Maybe]:
+    """The closed form of `equations.second_gradient_sums`, each sum and map by the kernels."""
+    o = p.options
+    mean, var = p.statistics.unbind(0)
+    zero, one = torch.zeros_like(mean), torch.ones_like(mean)
+    gamma = one if weight is None else weight.double()
+    rstd = equations.reciprocal_std(var, o.eps, torch.sqrt)
+    wv = v if p.mask is None else v * p.mask.to(v.dtype)
+    t = cpu.gradient_sums(wv, x, p)
+    # sum v dy: the sums of v over a "batch" dy of mean 0 and standard deviation 1.
+    plainly = Pass(dy, o._replace(eps=0.0), torch.stack((zero, one)), False)
+    _, product = cpu.gradient_sums(v, dy, plainly)
+    dgamma = zero if a is None else a.double()
+    A, B, h_sum, h_sum_xhat, dweight = equations.second_gradient_sums(
+        cpu.gradient_sums(dy, x, p),
+        t,
+        product,
+        dgamma,
+        gamma=gamma,
+        rstd=rstd,
+        m=p.count,
+        correction=o.correction,
+    )
+    ddy = cpu.input_gradient(v, x, gamma, *t, p, weighted=False)
+    if a is not None or b is not None:  # + a xhat + b
+        constant = Pass(x, o, p.statistics, True)
+        ddy = cpu.normalize(x, dgamma, b if b is None else b.double(), ddy, constant)
+    column = (1, -1, *[1] * (x.dim() - 2))
+    h = torch.addcmul(A.to(x.dtype).reshape(column) * dy, B.to(x.dtype).reshape(column), wv)
+    dx = cpu.input_gradient(h, x, 1 / rstd, h_sum, h_sum_xhat, p, weighted=True)
+    return ddy, dx, None if weight is None else dweight.to(weight.dtype)

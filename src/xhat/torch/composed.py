@@ -1,0 +1,157 @@
+"""The equations over torch's own operations: for any device, any transform, and gradients of any order.
+
+The formulas are those of `xhat.equations`; here is only what they are summed over and in which precision: in
+float64 on the CPU, elsewhere in float32 at least. Values are taken relative to a rough mean first, which the
+equations cancel, so that an offset costs no digits in float32 either.
+"""
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from xhat import equations
+from xhat.torch.options import Batch, Options
+
+__all__ = ["activate", "activation_gradient", "batch_norm", "gradients"]
+
+
+def _precision(x: Tensor, *others: Tensor | None) -> torch.dtype:
+    """What the equations are computed in."""
+    if x.device.type in ("cpu", "meta"):
+        return torch.float64
+    wide = any(t is not None and t.dtype == torch.float64 for t in (x, *others))
+    return torch.float64 if wide else torch.float32
+
+
+def _column(vector: Tensor | None, x: Tensor, dtype: torch.dtype) -> Any:
+    """A number per channel, broadcast against x; None stays None."""
+    return None if vector is None else vector.to(dtype).reshape(1, -1, *[1] * (x.dim() - 2))
+
+
+class Centred:
+    """x relative to a rough mean, the weights, and the statistics of both: what every equation starts from."""
+
+    def __init__(
+        self,
+        x: Tensor,
+        mask: Tensor | None,
+        mean: Tensor | None,
+        var: Tensor | None,
+        o: Options,
+        dtype: torch.dtype,
+    ) -> None:
+        self.batch = mean is None
+        self.m: Any = math.inf
+        self.w: Any = 1
+        axes = [0, *range(2, x.dim())]
+        self.total = lambda v: v.sum(axes, keepdim=True)
+        if mean is not None:
+            self.origin = _column(mean, x, dtype)
+            self.x = x.to(dtype) - self.origin
+            self.mu, self.var = torch.zeros_like(self.origin), _column(var, x, dtype)
+            return
+        self.m = x.numel() // x.shape[1]
+        if mask is not None:
+            # Expanded: its sum over the batch is m for every channel.
+            self.w = mask.to(dtype).expand([x.shape[0], 1, *x.shape[2:]])
+            self.m = self.w.sum()
+        wide = x.to(dtype)
+        self.origin = self.total(self.w * wide.detach()) / self.m
+        self.x = wide - self.origin
+        self.mu, m2 = equations.moments(self.x, self.total, self.m, self.w)
+        self.var = equations.variance(m2, self.m, o.correction)
+
+    def standardized(self, eps: float) -> tuple[Tensor, Tensor]:
+        """xhat and rstd."""
+        rstd = equations.reciprocal_std(self.var, eps, torch.sqrt)
+        return equations.standardize(self.x, self.mu, rstd), rstd
+
+
+def batch_norm(
+    x: Tensor, weight: Tensor | None, bias: Tensor | None, residual: Tensor | None, mask: Tensor | None,
+    mean: Tensor | None, var: Tensor | None, o: Options, dtype: torch.dtype | None = None,
+) -> tuple[Tensor, Batch]:  # fmt: skip
+    """y = act(weight xhat + bias [+ residual]) with given statistics, or, where mean is None, with the batch's own.
+
+    dtype: what to compute in, at least; None for the default.
+    """
+    dtype = _precision(x, weight, mean) if dtype is None else torch.promote_types(x.dtype, dtype)
+    c = Centred(x, mask, mean, var, o, dtype)
+    rstd = equations.reciprocal_std(c.var, o.eps, torch.sqrt)
+    gamma, beta = _column(weight, x, dtype), _column(bias, x, dtype)
+    pre = equations.normalize(c.x, c.mu, rstd, 1 if gamma is None else gamma, 0 if beta is None else beta)
+    if residual is not None:
+        pre = pre + residual
+    y = activate(pre, o).to(x.dtype)
+    return y, Batch((c.origin + c.mu).detach().flatten(), c.var.detach().flatten(), c.m)
+
+
+def activate(pre: Tensor, o: Options) -> Tensor:
+    """act(pre), as torch defines it: its derivatives of every order are finite at both ends."""
+    if o.activation is None:
+        return pre
+    if o.activation == "silu":
+        return F.silu(pre)
+    return F.leaky_relu(pre, o.slope) if o.slope else F.relu(pre)
+
+
+def activation_gradient(dy: Tensor, pre: Tensor, o: Options) -> Tensor:
+    """dy act'(pre); for leaky_relu, anything of pre's sign will do for pre."""
+    if o.activation is None:
+        return dy
+    if o.activation == "silu":
+        return torch.ops.aten.silu_backward(dy, pre)  # type: ignore[no-any-return]
+    return torch.where(pre > 0, dy, dy * o.slope)
+
+
+def gradients(
+    dy: Tensor, x: Tensor, weight: Tensor | None, bias: Tensor | None, extra: Tensor | None, mask: Tensor | None,
+    statistics: Tensor | None, residual: bool, o: Options,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    """dx, dweight, dbias, dresidual of `batch_norm`, by the closed form; differentiable again, to any order.
+
+    extra: y or the residual (see `cpu.kept`). statistics: constants (2, C), or None for the batch's.
+    """
+    dtype = _precision(x, weight, statistics)
+    mean, var = (None, None) if statistics is None else statistics.unbind(0)
+    c = Centred(x, mask, mean, var, o, dtype)
+    xhat, rstd = c.standardized(o.eps)
+    gamma, beta = _column(weight, x, dtype), _column(bias, x, dtype)
+    gamma = 1 if gamma is None else gamma
+    g = dy.to(dtype)
+    if o.activation is not None:
+        pre = gamma * xhat + (0 if beta is None else beta)
+        if residual:
+            assert extra is not None
+            pre = extra.to(dtype) if o.activation == "leaky_relu" else pre + extra
+        g = activation_gradient(g, pre, o)
+    sum_dy, sum_dy_xhat = equations.gradient_sums(g, xhat, c.total)
+    dx = equations.input_gradient(
+        g, xhat, sum_dy, sum_dy_xhat, gamma=gamma, rstd=rstd, m=c.m, correction=o.correction, w=c.w
+    )
+    return dx.to(x.dtype), sum_dy_xhat.flatten(), sum_dy.flatten(), g.to(x.dtype)
+
+
+def second_gradients(
+    cotangents: tuple[Tensor | None, ...], dy: Tensor, x: Tensor, weight: Tensor | None, bias: Tensor | None,
+    extra: Tensor | None, mask: Tensor | None, statistics: Tensor | None, residual: bool, o: Options,
+) -> tuple[Tensor | None, ...]:  # fmt: skip
+    """The gradients of `gradients` with respect to dy, x, weight, bias and extra, by autograd: again to any order."""
+    with torch.enable_grad():
+        given = [
+            t if t is None or t.requires_grad else t.detach().requires_grad_()
+            for t in (dy, x, weight, bias, extra)
+        ]
+        dy_, x_, weight_, bias_, extra_ = given
+        assert dy_ is not None and x_ is not None
+        found = gradients(dy_, x_, weight_, bias_, extra_, mask, statistics, residual, o)
+        pairs = [
+            (f, c.to(f.dtype)) for f, c in zip(found, cotangents, strict=False) if c is not None and c.numel()
+        ]
+        inputs = [t for t in given if t is not None]
+        outputs, weights = [f for f, _ in pairs], [c for _, c in pairs]
+        wanted = iter(torch.autograd.grad(outputs, inputs, weights, create_graph=True, allow_unused=True))
+    return tuple(None if t is None else next(wanted) for t in given)

@@ -1,0 +1,161 @@
+"""The gate of torch's tensors: checks what comes in, and finds the way that the caller's transform can follow."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from xhat.checks import shown
+from xhat.errors import DegenerateBatchError
+from xhat.torch import composed, cpu, library
+from xhat.torch.autograd import Normalize
+from xhat.torch.errors import TensorDtypeError, TensorShapeError
+from xhat.torch.internals import differentiating_forward, plain, tracing, transforming
+from xhat.torch.options import Batch, Options, check_nonfinite, options_of
+from xhat.torch.statistics import Running, follow
+
+__all__ = ["batch_norm", "normalized"]
+
+Maybe = Tensor | None
+
+
+def batch_norm(
+    input: Tensor, running_mean: Maybe, running_var: Maybe, weight: Maybe = None, bias: Maybe = None,
+    training: bool = False, momentum: float = 0.1, eps: float = 1e-5, *, residual: Maybe = None, mask: Maybe = None,
+    correction: int = 0, running_correction: int = 1, activation: Any = None, nonfinite: str = "propagate",
+) -> Tensor:  # fmt: skip
+    """y = act(weight (x - mu) / sqrt(var + eps) + bias [+ residual]): torch.nn.functional.batch_norm, and more.
+
+        training     mu = sum w x / m     var = sum w (x - mu)^2 / (m - correction)     of this batch, and then
+                     running_mean += momentum (mu - running_mean)
+                     running_var  += momentum (var (m - correction) / (m - running_correction) - running_var)
+        else         mu = running_mean    var = running_var
+
+    input: (N, C, ...), float64, float32, float16 or bfloat16, any strides; weight, bias, running statistics: (C,), of
+    any of these dtypes. residual: as input, added before the activation. mask: bool or weights w >= 0 that
+    broadcast to input with size 1 along the channels (dimension 1): they weigh the statistics. activation: None,
+    "relu", ("leaky_relu", slope), "silu". nonfinite: what a batch with NaN or infinity does to the running
+    statistics: "propagate", "skip" (its channels stay as they are) or "raise".
+
+    Returns y in input's dtype and memory format. An empty batch gives an empty y and leaves the statistics as they are.
+    Raises classes of xhat.errors; where torch raises for the same mistake, they are of torch's class as well.
+    Source: Ioffe and Szegedy 2015, algorithms 1 and 2; the running statistics are torch's convention.
+    """
+    if not training and (running_mean is None or running_var is None):
+        raise TensorShapeError(
+            "batch_norm: running_mean and running_var are needed when training=False, got None. "
+            "Pass them, or training=True for the batch's own statistics."
+        )
+    given = (None, None) if training else (running_mean, running_var)
+    options = options_of(eps, correction, activation)
+    check_nonfinite(nonfinite)
+    y, batch = normalized(input, weight, bias, residual, mask, *given, options)
+    if batch is not None and running_mean is not None and running_var is not None:
+        running = Running(running_mean, running_var, None, None)
+        follow(running, batch, momentum, correction, running_correction, nonfinite)
+    return y
+
+
+def normalized(
+    x: Tensor, weight: Maybe, bias: Maybe, residual: Maybe, mask: Maybe, mean: Maybe, var: Maybe, o: Options
+) -> tuple[Tensor, Batch | None]:
+    """y with given statistics, or, where mean is None, with the batch's own, which come with it (unless x is empty)."""
+    _check(x, weight, bias, residual, mean, var)
+    if mean is None and x.numel() == 0:  # nothing to average: any statistics will do
+        mean, var = x.new_zeros(x.shape[1], dtype=torch.float32), x.new_ones(x.shape[1], dtype=torch.float32)
+        return normalized(x, weight, bias, residual, None, mean, var, o)
+    if mean is None:
+        _check_batch(x, mask, o)
+    else:
+        mask = None  # weighs statistics, and these are given
+    if transforming() or differentiating_forward():
+        y, batch = composed.batch_norm(x, weight, bias, residual, mask, mean, var, o)
+    elif tracing():
+        y, batch = library.batch_norm(x, weight, bias, residual, mask, mean, var, o)
+    elif plain(x, weight, bias, residual, mask, mean, var) and not _differentiable(mask, mean, var):
+        y, batch = _by_kernels(x, weight, bias, residual, mask, mean, var, o)
+    else:
+        y, batch = composed.batch_norm(x, weight, bias, residual, mask, mean, var, o)
+    return y, batch if mean is None else None
+
+
+def _differentiable(*tensors: Maybe) -> bool:
+    """Whether a gradient is asked with respect to a mask or given statistics, which the kernels have none for."""
+    return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
+
+
+def _by_kernels(
+    x: Tensor, weight: Maybe, bias: Maybe, residual: Maybe, mask: Maybe, mean: Maybe, var: Maybe, o: Options
+) -> tuple[Tensor, Batch]:
+    statistics = (
+        None if mean is None or var is None else torch.stack((mean.detach().double(), var.detach().double()))
+    )
+    p = cpu.Pass(x, o, statistics, residual is not None, mask)
+    if torch.is_grad_enabled():
+        y = Normalize.apply(x, weight, bias, residual, p)
+    else:
+        y = cpu.normalize(x, weight, bias, residual, p)
+    mean, var = p.statistics.unbind(0)
+    return y, Batch(mean, var, p.count)
+
+
+# ------------------------------------------------------------------------------------------------------- checks
+
+_FLOATING = frozenset(cpu.CODES)
+
+
+def _check(x: Tensor, weight: Maybe, bias: Maybe, residual: Maybe, mean: Maybe, var: Maybe) -> None:
+    """Shapes and dtypes, which every way knows, a traced one as well."""
+    if x.dtype not in _FLOATING:
+        raise TensorDtypeError(
+            f"batch_norm: input has dtype {x.dtype}, expected float64, float32, float16 or bfloat16. "
+            "Convert it first, for example input.float()."
+        )
+    if x.is_sparse or x.is_nested or x.is_quantized:
+        raise TensorDtypeError("batch_norm: input is sparse, nested or quantized, expected a strided tensor.")
+    if x.dim() < 2:
+        raise TensorShapeError(
+            f"batch_norm: input has shape {shown(x.shape)}, expected 2 dimensions or more, the second one the channels."
+        )
+    channels = x.shape[1]
+    for name, vector in (("weight", weight), ("bias", bias), ("running_mean", mean), ("running_var", var)):
+        if vector is not None and (vector.dim() != 1 or vector.shape[0] != channels):
+            raise TensorShapeError(
+                f"batch_norm: {name} has shape {shown(vector.shape)}, expected ({channels},) to match dimension 1 of "
+                f"input {shown(x.shape)}."
+            )
+        if vector is not None and vector.dtype not in _FLOATING:
+            raise TensorDtypeError(
+                f"batch_norm: {name} has dtype {vector.dtype}, expected a real floating-point one."
+            )
+    if residual is not None and residual.shape != x.shape:
+        raise TensorShapeError(
+            f"batch_norm: residual has shape {shown(residual.shape)}, expected {shown(x.shape)}, the shape of input."
+        )
+    if residual is not None and residual.dtype != x.dtype:
+        raise TensorDtypeError(
+            f"batch_norm: residual has dtype {residual.dtype}, expected {x.dtype}, the dtype of input."
+        )
+
+
+def _check_batch(x: Tensor, mask: Maybe, o: Options) -> None:
+    """What a batch must have for statistics of its own: more than one value per channel, a mask that broadcasts."""
+    values = x.numel() // x.shape[1]
+    if values == 1:
+        raise DegenerateBatchError(
+            f"batch_norm: Expected more than 1 value per channel when training, got input size {x.shape}: a single "
+            "value has no variance. The usual causes: a last, smaller batch (drop_last=True in the loader), pooling "
+            "to 1x1 before the layer, or a model used for inference without model.eval()."
+        )
+    if mask is None:
+        return
+    target = [1 if a == 1 else n for a, n in enumerate(x.shape)]
+    missing = x.dim() - mask.dim()
+    sizes = [1] * missing + list(mask.shape)
+    if missing < 0 or any(n not in (1, t) for n, t in zip(sizes, target, strict=True)):
+        raise TensorShapeError(
+            f"batch_norm: mask has shape {shown(mask.shape)}, expected one that broadcasts to {shown(target)}: input "
+            f"is {shown(x.shape)}, and a mask has size 1 along the channels."
+        )
+    if mask.is_complex():
+        raise TensorDtypeError(f"batch_norm: mask has dtype {mask.dtype}, expected bool or real weights.")

@@ -1,0 +1,183 @@
+"""The layers: torch.nn's batch norms with more options and fewer surprises. Only state and its policies live here."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from xhat.errors import ShapeError, XhatError
+from xhat.torch.errors import named
+from xhat.torch.functional import normalized
+from xhat.torch.options import check_nonfinite, options_of
+from xhat.torch.statistics import Running, follow
+
+__all__ = [
+    "BatchNorm",
+    "BatchNorm1d",
+    "BatchNorm2d",
+    "BatchNorm3d",
+    "LazyBatchNorm1d",
+    "LazyBatchNorm2d",
+    "LazyBatchNorm3d",
+]
+
+
+class BatchNorm(nn.modules.batchnorm._BatchNorm):
+    """What the layers share; use `BatchNorm1d`, `BatchNorm2d` or `BatchNorm3d`.
+
+        y = act(weight (x - mu) / sqrt(var + eps) + bias [+ residual])
+        training     mu, var of the batch (var = m2 / (m - correction)); the running statistics follow, with
+                     m2 / (m - running_correction) for the variance
+        evaluation   mu, var = running_mean, running_var
+
+    The arguments, defaults, parameters, buffers and state_dict are those of torch.nn.BatchNorm*d, and besides:
+
+    correction          0 (torch's convention) or 1: what the batch's variance divides by is m - correction.
+    running_correction  1 (torch's convention) or 0, for running_var.
+    activation          None, "relu", ("leaky_relu", slope) or "silu", applied last and kept out of memory.
+    nonfinite           What a batch with NaN or infinity does to the running statistics: "propagate" (torch's way),
+                        "skip" (such channels stay as they are; `skipped` counts them) or "raise".
+
+    Running statistics are float32 or wider whatever the layer is cast to. A forward pass that activation
+    checkpointing repeats does not move them again, and an empty batch does not move them at all.
+    Raises classes of xhat.errors that name the layer by its path in the running model.
+    """
+
+    running_mean: Tensor | None
+    running_var: Tensor | None
+    num_batches_tracked: Tensor | None
+    skipped: Tensor | None
+    frozen_statistics = False
+    frozen_affine = False
+
+    def __init__(self, *args: Any, correction: int = 0, running_correction: int = 1, activation: Any = None,
+                 nonfinite: str = "propagate", **kwargs: Any) -> None:  # fmt: skip
+        super().__init__(*args, **kwargs)
+        self.correction = correction
+        self.running_correction = running_correction
+        self.activation = tuple(activation) if isinstance(activation, list) else activation
+        self.nonfinite = check_nonfinite(nonfinite)
+        options_of(1.0, correction, self.activation)
+        options_of(1.0, running_correction, None)
+        self._widen_statistics()
+        self._count_skipped()
+
+    def forward(self, input: Tensor, residual: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
+        """y, in input's dtype and memory format.
+
+        residual: as input, added before the activation. mask: bool or weights >= 0 that broadcast to input with size 1
+        along the channels: they weigh the batch's statistics.
+        """
+        try:
+            self._check_dimensions(input)
+            return self._forward(input, residual, mask)
+        except XhatError as error:
+            raise type(error)(f"{named(self)}: {error}") from None
+
+    def _check_dimensions(self, input: Tensor) -> None:
+        try:
+            self._check_input_dim(input)
+        except ValueError as error:
+            raise ShapeError(str(error)) from None
+
+    def _forward(self, x: Tensor, residual: Tensor | None, mask: Tensor | None) -> Tensor:
+        mean, var = self.running_mean, self.running_var
+        learning = self.training and not self.frozen_statistics
+        by_batch = learning or mean is None or var is None
+        weight: Tensor | None = self.weight
+        bias: Tensor | None = self.bias
+        if self.frozen_affine:
+            weight, bias = (None if p is None else p.detach() for p in (weight, bias))
+        options = options_of(self.eps, self.correction, self.activation)
+        y, batch = normalized(
+            x, weight, bias, residual, mask, None if by_batch else mean, None if by_batch else var, options
+        )
+        if (
+            learning
+            and batch is not None
+            and mean is not None
+            and var is not None
+            and self.track_running_stats
+        ):
+            running = Running(mean, var, self.num_batches_tracked, self.skipped)
+            follow(running, batch, self.momentum, self.correction, self.running_correction, self.nonfinite)
+        return y
+
+    def extra_repr(self) -> str:
+        """torch's, and what differs from its defaults."""
+        shown = str(super().extra_repr())
+        defaults = {"correction": 0, "running_correction": 1, "activation": None, "nonfinite": "propagate"}
+        shown += "".join(f", {k}={getattr(self, k)!r}" for k, v in defaults.items() if getattr(self, k) != v)
+        frozen = [k for k in ("statistics", "affine") if getattr(self, f"frozen_{k}")]
+        return shown + (f", frozen={'+'.join(frozen)}" if frozen else "")
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Any:
+        """Casts parameters as torch does, and leaves the running statistics wide: in 16 bits they stop moving."""
+        before = {name: getattr(self, name) for name in ("running_mean", "running_var")}
+        result = super()._apply(fn, recurse)
+        for name, old in before.items():
+            new = getattr(self, name)
+            if new is not None and new.dtype.itemsize < 4:
+                setattr(self, name, old.to(device=new.device))
+        return result
+
+    def reset_running_stats(self) -> None:
+        """torch's, and the counts of `skipped` with them."""
+        super().reset_running_stats()
+        skipped = getattr(self, "skipped", None)
+        if skipped is not None:
+            skipped.zero_()
+
+    def _widen_statistics(self) -> None:
+        for name in ("running_mean", "running_var"):
+            value = getattr(self, name)
+            if isinstance(value, Tensor) and not nn.parameter.is_lazy(value) and value.dtype.itemsize < 4:
+                setattr(self, name, value.float())
+
+    def _count_skipped(self) -> None:
+        """`skipped`: how many batches each channel has left out. Not in the state_dict, which is torch's."""
+        counts = None
+        if self.nonfinite == "skip" and self.track_running_stats:
+            device = None if self.num_batches_tracked is None else self.num_batches_tracked.device
+            counts = torch.zeros(self.num_features, dtype=torch.long, device=device)
+        self.register_buffer("skipped", counts, persistent=False)
+
+
+class BatchNorm1d(BatchNorm, nn.BatchNorm1d):
+    """`torch.nn.BatchNorm1d` for (N, C) and (N, C, L), with the options of `BatchNorm`."""
+
+
+class BatchNorm2d(BatchNorm, nn.BatchNorm2d):
+    """`torch.nn.BatchNorm2d` for (N, C, H, W), with the options of `BatchNorm`."""
+
+
+class BatchNorm3d(BatchNorm, nn.BatchNorm3d):
+    """`torch.nn.BatchNorm3d` for (N, C, D, H, W), with the options of `BatchNorm`."""
+
+
+class _Lazy(BatchNorm):
+    """A layer that learns its number of channels from the first input, and then becomes an ordinary one."""
+
+    def initialize_parameters(self, input: Tensor, *_: Any, **__: Any) -> None:
+        """Makes parameters and buffers for input's channels."""
+        super().initialize_parameters(input)  # type: ignore[misc]  # torch's lazy class, which comes next
+        self._widen_statistics()
+        self._count_skipped()
+
+
+class LazyBatchNorm1d(_Lazy, nn.LazyBatchNorm1d):
+    """`BatchNorm1d` without num_features."""
+
+    cls_to_become = BatchNorm1d
+
+
+class LazyBatchNorm2d(_Lazy, nn.LazyBatchNorm2d):
+    """`BatchNorm2d` without num_features."""
+
+    cls_to_become = BatchNorm2d
+
+
+class LazyBatchNorm3d(_Lazy, nn.LazyBatchNorm3d):
+    """`BatchNorm3d` without num_features."""
+
+    cls_to_become = BatchNorm3d

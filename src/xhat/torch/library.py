@@ -1,0 +1,193 @@
+"""Operators for whoever records a graph (compile, export, make_fx, fake tensors): opaque calls of the kernels.
+
+    xhat::batch_norm            y, mean, var, count
+    xhat::batch_norm_backward   dx, dweight, dbias, dresidual
+    xhat::track                 running statistics, in place: a graph replayed by activation checkpointing asks anew
+
+On devices without kernels the equations are recorded as torch's own operations, which a compiler can fuse; on them the
+operators run the same equations.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from xhat.torch import composed, cpu
+from xhat.torch.cpu import Pass
+from xhat.torch.internals import plain, recomputing
+from xhat.torch.options import Batch, Options
+from xhat.torch.statistics import Running, move
+
+__all__ = ["batch_norm"]
+
+Maybe = Tensor | None
+
+_library = torch.library.Library("xhat", "DEF")
+_OPTIONS = "float eps, int correction, str? activation, float slope"
+_library.define(
+    "batch_norm(Tensor x, Tensor? weight, Tensor? bias, Tensor? residual, Tensor? mask, "
+    f"{_OPTIONS}) -> (Tensor, Tensor, Tensor, Tensor)"
+)
+_library.define(
+    "batch_norm_backward(Tensor dy, Tensor x, Tensor? weight, Tensor? bias, Tensor? extra, Tensor? mask, Tensor mean, "
+    f"Tensor var, bool residual, {_OPTIONS}) -> (Tensor, Tensor, Tensor, Tensor)"
+)
+_library.define(
+    "track(Tensor(a!) running_mean, Tensor(b!) running_var, Tensor(c!)? batches, Tensor(d!)? skipped, Tensor mean, "
+    "Tensor var, Tensor count, float? momentum, int correction, int running_correction, str nonfinite) -> ()"
+)
+_operators = torch.ops.xhat
+
+
+def batch_norm(
+    x: Tensor, weight: Maybe, bias: Maybe, residual: Maybe, mask: Maybe, mean: Maybe, var: Maybe, o: Options
+) -> tuple[Tensor, Batch]:
+    """As `composed.batch_norm`, as the operator where that has a kernel: with the batch's own statistics, on a CPU.
+
+    An evaluation is a chain of elementwise operations, which a compiler fuses and every exporter knows.
+    """
+    if mean is not None and var is not None:
+        return _evaluated(x, weight, bias, residual, mean, var, o), Batch(mean, var, 0)
+    if x.device.type != "cpu" or (mask is not None and mask.requires_grad):
+        return composed.batch_norm(x, weight, bias, residual, mask, None, None, o)
+    y, mean, var, count = _operators.batch_norm(x, weight, bias, residual, mask, *o)
+    return y, Batch(mean.detach(), var.detach(), count.detach())
+
+
+def _evaluated(
+    x: Tensor, weight: Maybe, bias: Maybe, residual: Maybe, mean: Tensor, var: Tensor, o: Options
+) -> Tensor:
+    if torch.onnx.is_in_onnx_export():  # as one node, which runtimes fold into a convolution
+        pre = F.batch_norm(x, mean, var, weight, bias, False, 0.0, o.eps)
+        return composed.activate(pre if residual is None else pre + residual, o)
+    return composed.batch_norm(x, weight, bias, residual, None, mean, var, o, dtype=torch.float32)[0]
+
+
+# ------------------------------------------------------------------------------------------------- what they run
+
+
+def _forward(
+    x: Tensor, weight: Maybe, bias: Maybe, residual: Maybe, mask: Maybe, *options: Any
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    o = Options(*options)
+    if plain(x, weight, bias, residual, mask):
+        p = Pass(x, o, None, residual is not None, mask)
+        y, count = cpu.normalize(x, weight, bias, residual, p), p.count
+        mean, var = p.statistics[0].clone(), p.statistics[1].clone()
+    else:
+        y, (mean, var, count) = composed.batch_norm(x, weight, bias, residual, mask, None, None, o)
+    return y, mean, var, torch.as_tensor(count, dtype=torch.float64, device=x.device)
+
+
+def _backward(
+    dy: Tensor, x: Tensor, weight: Maybe, bias: Maybe, extra: Maybe, mask: Maybe, mean: Tensor, var: Tensor,
+    residual: bool, *options: Any,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    o = Options(*options)
+    if plain(dy, x, weight, bias, extra, mask):
+        p = Pass(x, o, None, residual, mask)
+        p.statistics = torch.stack((mean, var))
+        needs = (True, weight is not None, bias is not None, _separate(residual, o))
+        found = cpu.gradients(dy, x, weight, bias, extra, p, needs)
+    else:
+        found = composed.gradients(dy, x, weight, bias, extra, mask, None, residual, o)
+    return _returned(found, x, weight, bias, residual, o)
+
+
+def _separate(residual: bool, o: Options) -> bool:
+    """Whether dresidual is a tensor of its own; without an activation it is dy."""
+    return residual and o.activation is not None
+
+
+def _returned(
+    found: tuple[Maybe, ...], x: Tensor, weight: Maybe, bias: Maybe, residual: bool, o: Options
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Four tensors, as a schema wants them: empty where there is no such gradient."""
+    like = (x, weight, bias, x if _separate(residual, o) else None)
+    dx, dweight, dbias, dresidual = (
+        x.new_empty(0) if t is None or d is None else d.to(t.dtype) for d, t in zip(found, like, strict=True)
+    )
+    return dx, dweight, dbias, dresidual
+
+
+def _track(
+    running_mean: Tensor, running_var: Tensor, batches: Maybe, skipped: Maybe, mean: Tensor, var: Tensor, count: Tensor,
+    momentum: float | None, correction: int, running_correction: int, nonfinite: str,
+) -> None:  # fmt: skip
+    if not recomputing():
+        running = Running(running_mean, running_var, batches, skipped)
+        move(running, Batch(mean, var, count), momentum, correction, running_correction, nonfinite)
+
+
+# --------------------------------------------------------------------------------- their shapes, for fake tensors
+
+
+def _forward_fake(x: Tensor, *_: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def vector() -> Tensor:
+        return x.new_empty(x.shape[1], dtype=torch.float64)
+
+    return torch.empty_like(x), vector(), vector(), x.new_empty((), dtype=torch.float64)
+
+
+def _backward_fake(
+    dy: Tensor, x: Tensor, weight: Maybe, bias: Maybe, extra: Maybe, mask: Maybe, mean: Tensor, var: Tensor,
+    residual: bool, *options: Any,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    new = [None if t is None else torch.empty_like(t) for t in (x, weight, bias, x)]
+    return _returned(tuple(new), x, weight, bias, residual, Options(*options))
+
+
+def _track_fake(*_: Any) -> None:
+    return None
+
+
+for _name, _run, _fake in (
+    ("batch_norm", _forward, _forward_fake),
+    ("batch_norm_backward", _backward, _backward_fake),
+    ("track", _track, _track_fake),
+):
+    _library.impl(_name, _run, "CompositeExplicitAutograd")
+    torch.library.register_fake(f"xhat::{_name}", _fake, lib=_library)
+
+
+# --------------------------------------------------------------------------------------------------- their gradients
+
+
+def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    x, weight, bias, residual, mask, *options = inputs
+    y, mean, var, _ = output
+    ctx.options, ctx.residual = Options(*options), residual is not None
+    ctx.save_for_backward(x, weight, bias, cpu.kept(residual, y, ctx.options), mask, mean, var)
+
+
+def _differentiate(ctx: Any, dy: Tensor, *_: Any) -> tuple[Any, ...]:
+    x, weight, bias, extra, mask, mean, var = ctx.saved_tensors
+    o: Options = ctx.options
+    dx, dweight, dbias, dresidual = _operators.batch_norm_backward(
+        dy, x, weight, bias, extra, mask, mean, var, ctx.residual, *o
+    )
+    if ctx.residual and not _separate(ctx.residual, o):
+        dresidual = dy
+    return (dx, None if weight is None else dweight, None if bias is None else dbias,
+            dresidual if ctx.residual else None, None, None, None, None, None)  # fmt: skip
+
+
+def _keep_second(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    dy, x, weight, bias, extra, mask, _mean, _var, ctx.residual, *options = inputs
+    ctx.options = Options(*options)
+    ctx.save_for_backward(dy, x, weight, bias, extra, mask)
+
+
+def _differentiate_second(ctx: Any, *cotangents: Tensor) -> tuple[Any, ...]:
+    dy, x, weight, bias, extra, mask = ctx.saved_tensors
+    o: Options = ctx.options
+    wanted = composed.second_gradients(cotangents, dy, x, weight, bias, extra, mask, None, ctx.residual, o)
+    return *wanted, None, None, None, None, None, None, None, None
+
+
+torch.library.register_autograd("xhat::batch_norm", _differentiate, setup_context=_keep, lib=_library)
+torch.library.register_autograd(
+    "xhat::batch_norm_backward", _differentiate_second, setup_context=_keep_second, lib=_library
+)
