@@ -6,8 +6,8 @@
 #   make wheel       build the wheel, and test it in an environment of its own
 #   make clean       back to a fresh clone
 #
-# PYTHON is the interpreter (make test PYTHON=python3.12). With CI set, PyTorch is installed too, as a second opinion
-# on the gradients.
+# PYTHON is the interpreter (make test PYTHON=python3.12). PyTorch is installed where pip is offered a build of it for
+# the CPU; elsewhere what needs it is left out, unless CI is set: then that is an error.
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -17,8 +17,7 @@ MADE := $(VENV)/made-for-$(VERSION)
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 INSTALL := install --quiet --constraint constraints.txt --build-constraint constraints-build.txt
-comma := ,
-EXTRAS := demo,lens,test$(if $(CI),$(comma)torch)
+EXTRAS := demo,lens,test
 
 # What the compiled engine is made from, and, with the Python files and the lens's page, what a wheel is made from.
 ENGINE := $(wildcard kernels/*) CMakeLists.txt pyproject.toml constraints-build.txt
@@ -28,7 +27,7 @@ PACKAGE = $(ENGINE) $(shell find src -name '*.py') $(wildcard src/xhat/lens/page
 .DELETE_ON_ERROR:
 .PHONY: demo test lint types pytest sanitize bench wheel clean
 
-demo: $(MADE)/with-demo
+demo: $(MADE)/with-demo $(MADE)/torch
 	$(BIN)/xhat demo
 
 test: lint types pytest sanitize
@@ -37,15 +36,16 @@ lint: $(MADE)/with-$(EXTRAS)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-types: $(MADE)/with-$(EXTRAS)
+types: $(MADE)/with-$(EXTRAS) $(MADE)/torch
 	$(BIN)/mypy
 
-pytest: $(MADE)/with-$(EXTRAS)
+pytest: $(MADE)/with-$(EXTRAS) $(MADE)/torch
 	$(BIN)/python -m pytest
 
-bench: $(MADE)/with-bench
+bench: $(MADE)/with-bench $(MADE)/torch
 	$(BIN)/python -m benchmarks.bench
 	$(BIN)/python -m benchmarks.exactness
+	$(BIN)/python -m benchmarks.torch_bench
 
 clean:
 	rm -rf $(VENV) build dist wheelhouse xhat-demo .pytest_cache .hypothesis .ruff_cache .mypy_cache
@@ -73,6 +73,21 @@ $(MADE)/engine: $(ENGINE) | $(MADE)/python
 $(MADE)/with-%: constraints.txt pyproject.toml $(MADE)/engine
 	$(PIP) $(INSTALL) 'xhat[$*]'
 	@touch $@
+
+# On Linux a plain torch is a CUDA build with several GB of libraries, on ARM too, so a version is asked for that says
+# that it is for the CPU; elsewhere there is no other. What the environment has already is left as it is.
+TORCH := torch==$(shell sed -n 's/^torch==//p' constraints.txt)$(if $(filter Linux,$(shell uname -s)),+cpu)
+WITHOUT_TORCH := pip is offered no $(TORCH) here, so what needs PyTorch is left out. Say where there is one \
+    (PIP_EXTRA_INDEX_URL, PIP_FIND_LINKS), or install any torch into $(VENV) yourself.
+
+$(MADE)/torch: constraints.txt | $(MADE)/engine
+	@if $(BIN)/python -c 'import torch' 2>/dev/null || $(PIP) $(INSTALL) '$(TORCH)' 2>$@.said; then \
+	    touch $@; \
+	elif grep -q 'No matching distribution found for torch' $@.said && test -z "$(CI)"; then \
+	    echo "$(WITHOUT_TORCH)"; \
+	else \
+	    cat $@.said; echo "$(WITHOUT_TORCH)"; exit 1; \
+	fi
 
 # ----------------------------------------------------------------------------------------------- sanitizers
 # The package once more, compiled with AddressSanitizer and UBSan, in an environment that holds nothing else and

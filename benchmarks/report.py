@@ -10,7 +10,16 @@ from benchmarks.cases import HEADLINES
 from benchmarks.results import Index, Row, index
 from benchmarks.targets import FLOORS, Verdict, floor_of, verdicts
 
-__all__ = ["document", "print_race", "print_verdicts", "readme_table"]
+__all__ = [
+    "described_as",
+    "document",
+    "duration",
+    "markdown",
+    "print_race",
+    "print_verdicts",
+    "readme_table",
+    "targets_table",
+]
 
 RIVALS = ("torch", "torch.compile", "jax", "numba")
 Key = tuple[str, str, str, str, str]
@@ -60,19 +69,21 @@ def print_verdicts(console: Console, found: Sequence[Verdict]) -> None:
     console.print(f"{sum(verdict.reached for verdict in found)} of {len(found)} reached")
 
 
-def _markdown(head: Sequence[str], rows: Iterable[Sequence[str]], left: int) -> str:
+def markdown(head: Sequence[str], rows: Iterable[Sequence[str]], left: int) -> str:
     """A table whose first `left` columns are text."""
     rule = ["---"] * left + ["---:"] * (len(head) - left)
     return "\n".join(f"| {' | '.join(line)} |" for line in (head, rule, *rows))
 
 
-def _described(machine: dict[str, str]) -> str:
+def described_as(machine: dict[str, str]) -> str:
+    """The machine, the versions and how the run was made, in a sentence."""
     versions = ", ".join(
         f"{name} {machine[name]}" for name in ("numpy", "torch", "jax", "numba") if name in machine
     )
+    priority = "" if machine["priority"] == "normal" else f", priority {machine['priority']}"
     return (
         f"{machine['processor']}, {machine['cores']} cores, last-level cache {machine['last-level cache']}, "
-        f"{machine['system']}; {machine['threads']} threads; xhat {machine['xhat']} at {machine['commit']}; "
+        f"{machine['system']}; {machine['threads']} threads{priority}; xhat {machine['xhat']} at {machine['commit']}; "
         f"Python {machine['python']}, {versions}."
     )
 
@@ -116,7 +127,7 @@ def readme_table(machine: dict[str, str], rows: Sequence[Row]) -> str:
         "memory recycled. The floor is a streaming copy (forward) or triad (backward) of the same bytes, in "
         "the same run."
     )
-    return f"{_markdown(head, lines, 1)}\n\n{text} {_described(machine)}\n"
+    return f"{markdown(head, lines, 1)}\n\n{text} {described_as(machine)}\n"
 
 
 def _passes(found: Index) -> list[str]:
@@ -130,7 +141,7 @@ def _passes(found: Index) -> list[str]:
                 [" ".join(case), _of_floor(found, key), *_times(found, key, ("torch aten", *RIVALS))]
             )
         head = ["case", "of floor", "xhat", "torch aten", *RIVALS]
-        parts += [f"## {name}", _markdown(head, lines, 1)]
+        parts += [f"## {name}", markdown(head, lines, 1)]
     return parts
 
 
@@ -142,30 +153,27 @@ def _others(found: Index) -> str:
         if key[3] != "none"
         for name, row in entries.items()
     ]
-    return _markdown(["case", "", "median", "p20", "p80"], lines, 2)
+    return markdown(["case", "", "median", "p20", "p80"], lines, 2)
+
+
+def targets_table(judged: Sequence[Verdict]) -> str:
+    """Each target on each case, reached or not."""
+    marks = {True: "reached", False: "**not reached**"}
+    lines = [[v.target, v.case, f"{v.limit:.3g}", f"{v.measured:.3g}", marks[v.reached]] for v in judged]
+    return markdown(["target", "case", "at most", "measured", ""], lines, 2)
 
 
 def document(machine: dict[str, str], rows: Sequence[Row]) -> str:
     """Every case and every target, in Markdown."""
     found = index(rows)
     judged = verdicts(found)
-    lines = [
-        [
-            v.target,
-            v.case,
-            f"{v.limit:.3g}",
-            f"{v.measured:.3g}",
-            "reached" if v.reached else "**not reached**",
-        ]
-        for v in judged
-    ]
     parts = [
         "# Measured speed",
-        _described(machine),
+        described_as(machine),
         *_passes(found),
         "## Fused, threads, and the cost of a call",
         _others(found),
         f"## Targets: {sum(v.reached for v in judged)} of {len(judged)} reached",
-        _markdown(["target", "case", "at most", "measured", ""], lines, 2),
+        targets_table(judged),
     ]
     return "\n\n".join(parts) + "\n"

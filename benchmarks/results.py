@@ -8,10 +8,10 @@ import os
 import platform
 import re
 import subprocess
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import NamedTuple, get_type_hints
+from typing import Any, NamedTuple, TypeVar, get_type_hints
 
 __all__ = ["RESULTS_FOLDER", "ROOT", "Index", "Row", "fill", "index", "machine", "read", "slug", "write"]
 
@@ -37,6 +37,7 @@ class Row(NamedTuple):
     error: float
 
 
+AnyRow = TypeVar("AnyRow", bound=Any)  # a NamedTuple of words and numbers: Row, TorchRow
 Index = dict[tuple[str, str, str, str, str], dict[str, Row]]
 
 
@@ -62,6 +63,7 @@ def machine(threads: int) -> dict[str, str]:
         "python": platform.python_version(),
         "xhat": f"{config['version']}, {config['isa']}",
         "commit": _commit(),
+        "priority": _priority(),
     }
     for package in PACKAGES:
         try:
@@ -107,23 +109,30 @@ def _commit() -> str:
     return commit.stdout.strip() + (" with changes" if changed.returncode else "")
 
 
-def write(path: Path, machine: dict[str, str], rows: Iterable[Row]) -> None:
-    """The results file; numbers keep four digits, which is more than the noise leaves."""
+def _priority() -> str:
+    """A real-time priority keeps other processes from a run, which a reader has to know."""
+    policy = getattr(os, "sched_getscheduler", lambda process: None)(0)
+    names = {getattr(os, name, ""): name for name in ("SCHED_FIFO", "SCHED_RR")}
+    return f"real time ({names[policy]})" if policy in names else "normal"
+
+
+def write(path: Path, machine: dict[str, str], rows: Sequence[AnyRow]) -> None:
+    """The results file of rows of one kind; numbers keep four digits, which is more than the noise leaves."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", newline="") as file:
         file.writelines(f"# {key}: {value}\n" for key, value in machine.items())
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(Row._fields)
+        writer.writerow(rows[0]._fields)
         writer.writerows([f"{v:.4g}" if isinstance(v, float) else v for v in row] for row in rows)
 
 
-def read(path: Path) -> tuple[dict[str, str], list[Row]]:
-    """What `write` wrote."""
+def read(path: Path, kind: type[AnyRow]) -> tuple[dict[str, str], list[AnyRow]]:
+    """What `write` wrote of rows of this kind."""
     lines = path.read_text().splitlines()
     described = [line[2:].split(": ", 1) for line in lines if line.startswith("# ")]
     table = csv.DictReader(line for line in lines if not line.startswith("# "))
-    kinds = get_type_hints(Row)
-    rows = [Row(**{name: kinds[name](value) for name, value in line.items()}) for line in table]
+    kinds = get_type_hints(kind)
+    rows = [kind(**{name: kinds[name](value) for name, value in line.items()}) for line in table]
     return dict(described), rows
 
 
