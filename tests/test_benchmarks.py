@@ -176,7 +176,7 @@ def test_a_results_file_is_read_as_it_was_written(rows: list[Row], tmp_path: Pat
     path, described = tmp_path / "folder" / "machine.csv", {"processor": "a: b", "cores": "2"}
     results.write(path, described, rows)
 
-    assert results.read(path) == (described, rows)
+    assert results.read(path, Row) == (described, rows)
 
 
 def test_a_table_goes_between_its_marks_and_nowhere_else(tmp_path: Path) -> None:
@@ -228,7 +228,7 @@ def test_a_whole_run_writes_two_files_and_the_readme(
 
     name = "linux-x86-64-some-r-chip-2-cores"
     assert sorted(p.name for p in (tmp_path / "results").iterdir()) == [f"{name}.csv", f"{name}.md"]
-    assert results.read(tmp_path / "results" / f"{name}.csv") == (described, rows)
+    assert results.read(tmp_path / "results" / f"{name}.csv", Row) == (described, rows)
     assert "(32, 256, 56, 56) NCHW" in (tmp_path / "README.md").read_text()
 
 
