@@ -39,7 +39,7 @@ lint: $(MADE)/with-$(EXTRAS)
 types: $(MADE)/with-$(EXTRAS) $(MADE)/torch
 	$(BIN)/mypy
 
-pytest: $(MADE)/with-$(EXTRAS) $(MADE)/torch
+pytest: $(MADE)/with-$(EXTRAS) $(MADE)/torch $(MADE)/architectures
 	$(BIN)/python -m pytest
 
 bench: $(MADE)/with-bench $(MADE)/torch
@@ -88,6 +88,13 @@ $(MADE)/torch: constraints.txt | $(MADE)/engine
 	else \
 	    cat $@.said; echo "$(WITHOUT_TORCH)"; exit 1; \
 	fi
+
+# Published networks for the tests of xhat.torch. They depend on torchvision, and that on a CUDA build of torch, so
+# they come without what they ask for; what they need of it is the extra `architectures`.
+$(MADE)/architectures: constraints.txt pyproject.toml | $(MADE)/torch
+	@test ! -e $(MADE)/torch || { \
+	    $(PIP) $(INSTALL) --no-deps timm torchvision segmentation-models-pytorch && \
+	    $(PIP) $(INSTALL) 'xhat[architectures]' && touch $@; }
 
 # ----------------------------------------------------------------------------------------------- sanitizers
 # The package once more, compiled with AddressSanitizer and UBSan, in an environment that holds nothing else and
