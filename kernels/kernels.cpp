@@ -12,6 +12,8 @@
 #include "number.h"
 #include "traversal.h"
 
+#include <type_traits>
+
 namespace {
 
 using namespace xhat;
@@ -23,19 +25,25 @@ using std::size_t;
 // xhat's numerator. Subtracting the mean in two halves keeps its double precision in float arithmetic.
 template <class A> inline A centred(A x, A hi, A lo) { return (x - hi) - lo; }
 
-// slope * v, and 0 for relu also where v is infinite.
-template <class A> inline A sloped(A v, A slope) { return slope == A(0) ? A(0) : slope * v; }
+// slope * v, and 0 for relu also where v is infinite. A mask, and no condition: four of them are still vector code.
+template <class A> struct Slope {
+    using Bits = std::conditional_t<sizeof(A) == 8, std::uint64_t, std::uint32_t>;
+    A slope;
+    Bits kept;
+    explicit Slope(double s) : slope(A(s)), kept(slope == A(0) ? Bits(0) : ~Bits(0)) {}
+    inline A operator*(A v) const { return slope * bits<A>(Bits(bits<Bits>(v) & kept)); }
+};
 
-template <int activation, class A> inline A act(A pre, A slope) {
-    if (activation == LEAKY_RELU) return pre < A(0) ? sloped(pre, slope) : pre;
+template <int activation, class A> inline A act(A pre, Slope<A> slope) {
+    if (activation == LEAKY_RELU) return pre < A(0) ? slope * pre : pre;
     if (activation == SILU) return pre < -FAR<A> ? A(0) : pre * sigmoid(pre);
     return pre;
 }
 
 // g = dy act'(pre).
-template <int side, class A> inline A through_activation(A dy, A pre, A slope) {
+template <int side, class A> inline A through_activation(A dy, A pre, Slope<A> slope) {
     if (side == NO_ACTIVATION) return dy;
-    if (side == LEAKY_FROM_X || side == LEAKY_FROM_Y) return pre > A(0) ? dy : sloped(dy, slope);
+    if (side == LEAKY_FROM_X || side == LEAKY_FROM_Y) return pre > A(0) ? dy : slope * dy;
     const A sigma = sigmoid(pre);
     A slope_here = sigma * (A(1) + pre * (A(1) - sigma));
     slope_here = pre < -FAR<A> ? A(0) : slope_here;
@@ -81,7 +89,7 @@ template <class T, bool columns, bool weighted> struct EachMoment {
 };
 
 template <class T, bool columns, bool weighted> void moments(const Tile& t) {
-    reduce<T, columns, false>(t, [&t](size_t r, size_t k) {
+    reduce<T, columns>(t, [&t](size_t r, size_t k) {
         return EachMoment<T, columns, weighted>{place<T, columns>(t.x, r, k), weighted ? weights(t, r) : nullptr,
                                                 t.origin + k};
     });
@@ -109,7 +117,7 @@ template <class T, class G, bool columns, bool weighted> struct EachGradient {
 // g of `n` numbers from column `first` on.
 template <class T, bool columns, int side>
 inline void activation_gradient(const Tile& t, size_t r, size_t c, size_t first, size_t n, A<T>* RESTRICT g) {
-    const A<T> slope = A<T>(t.slope);
+    const Slope<A<T>> slope(t.slope);
     const T* RESTRICT x = from<T>(t.x, r, c) + first;
     const T* RESTRICT dy = from<T>(t.dy, r, c) + first;
     const T* RESTRICT e = reads_extra(side) ? from<T>(t.extra, r, c) + first : nullptr;
@@ -127,6 +135,7 @@ inline void activation_gradient(const Tile& t, size_t r, size_t c, size_t first,
 template <class T, bool columns, int side, bool weighted> void gradient_sums_activated(const Tile& t) {
     using Each = EachGradient<T, A<T>, columns, weighted>;
     constexpr size_t rows = columns ? 4 : 1, width = CHUNK / rows;
+    const size_t ahead = columns ? rows_ahead<T>(t) : 0;
     A<T> g[rows][width];
     for (size_t r = 0; r < t.rows;) {
         const size_t four = t.rows - r >= rows ? rows : 1;
@@ -134,8 +143,8 @@ template <class T, bool columns, int side, bool weighted> void gradient_sums_act
             for (size_t i = 0; i < t.width; i += width) {
                 const size_t n = t.width - i < width ? t.width - i : width;
                 if (columns) {
-                    prefetch_rows<T>(t, t.x, r + four, i, n);
-                    prefetch_rows<T>(t, t.dy, r + four, i, n);
+                    prefetch_rows<T>(t, t.x, r + ahead, i, n);
+                    prefetch_rows<T>(t, t.dy, r + ahead, i, n);
                 }
                 for (size_t k = 0; k < four; k++) activation_gradient<T, columns, side>(t, r + k, c, i, n, g[k]);
                 const auto each = [&](size_t k) {
@@ -154,7 +163,7 @@ template <class T, bool columns, int side, bool weighted> void gradient_sums_act
 
 template <class T, bool columns, int side, bool weighted> void gradient_sums(const Tile& t) {
     if (side != NO_ACTIVATION) return gradient_sums_activated<T, columns, side, weighted>(t);
-    reduce<T, columns, true>(t, [&t](size_t r, size_t k) {
+    reduce<T, columns>(t, [&t](size_t r, size_t k) {
         return EachGradient<T, T, columns, weighted>{place<T, columns>(t.x, r, k), place<T, columns>(t.dy, r, k),
                                                      weighted ? weights(t, r) : nullptr, t.origin + k};
     });
@@ -162,49 +171,61 @@ template <class T, bool columns, int side, bool weighted> void gradient_sums(con
 
 // ------------------------------------------------------------------------------------------------- maps
 
+template <class T, bool columns, int activation, bool residual> struct EachNormal {
+    static constexpr bool simple = activation != SILU;
+    const T* RESTRICT x;
+    const T* RESTRICT e;
+    TermsAt<A<T>, columns> at;
+    Slope<A<T>> slope;
+    inline void operator()(size_t i, A<T>& y, A<T>&) const {
+        const size_t k = at.i(i);
+        A<T> pre = centred<A<T>>(load(x[i]), at.hi[k], at.lo[k]) * at.scale[k] + at.beta[k];
+        if (residual) pre = pre + load(e[i]);
+        y = act<activation>(pre, slope);
+    }
+};
+
 template <class T, bool columns, int activation, bool residual> void normalize(const Tile& t) {
-    const A<T> slope = A<T>(t.slope);
-    map<T, false>(t, [&t, slope](size_t r, size_t c, size_t first, size_t n, A<T>* RESTRICT y, A<T>*) {
-        const T* RESTRICT x = from<T>(t.x, r, c) + first;
-        const T* RESTRICT e = residual ? from<T>(t.extra, r, c) + first : nullptr;
-        const TermsAt<A<T>, columns> at(t.terms, columns ? first : c);
-        prefetch_next<T>(t, t.x, r, c, first, n);
-        for (size_t i = 0; i < n; i++) {
-            const size_t k = at.i(i);
-            A<T> pre = centred<A<T>>(load(x[i]), at.hi[k], at.lo[k]) * at.scale[k] + at.beta[k];
-            if (residual) pre = pre + load(e[i]);
-            y[i] = act<activation>(pre, slope);
-        }
+    map<T, columns, false>(t, [&t](size_t r, size_t c, size_t first) {
+        return EachNormal<T, columns, activation, residual>{
+            from<T>(t.x, r, c) + first, residual ? from<T>(t.extra, r, c) + first : nullptr,
+            {t.terms, columns ? first : c}, Slope<A<T>>(t.slope)};
     });
 }
 
-template <class T, bool columns, int side, bool weighted> void input_gradient(const Tile& t) {
-    const A<T> slope = A<T>(t.slope);
-    map<T, reads_extra(side)>(t, [&t, slope](size_t r, size_t c, size_t first, size_t n, A<T>* RESTRICT dx,
-                                             A<T>* RESTRICT dresidual) {
-        const T* RESTRICT x = from<T>(t.x, r, c) + first;
-        const T* RESTRICT dy = from<T>(t.dy, r, c) + first;
-        const T* RESTRICT e = reads_extra(side) ? from<T>(t.extra, r, c) + first : nullptr;
-        const double* RESTRICT w = weighted ? weights(t, r) + (columns ? 0 : first) : nullptr;
-        const TermsAt<A<T>, columns> at(t.terms, columns ? first : c);
-        prefetch_next<T>(t, t.x, r, c, first, n);
-        prefetch_next<T>(t, t.dy, r, c, first, n);
-        for (size_t i = 0; i < n; i++) {
-            const size_t k = at.i(i);
-            const A<T> d = centred<A<T>>(load(x[i]), at.hi[k], at.lo[k]);
-            A<T> g = load(dy[i]);
-            if (side != NO_ACTIVATION) {
-                const A<T> ei = reads_extra(side) ? A<T>(load(e[i])) : A<T>(0);
-                g = through_activation<side>(g, before_activation<side>(d, at.scale[k], at.beta[k], ei), slope);
-            }
-            if (reads_extra(side)) dresidual[i] = g;
-            A<T> statistics = at.mu_path[k] + at.var_path[k] * d;  // through mu, through var
-            if (weighted) {
-                const A<T> wi = A<T>(columns ? w[0] : w[i]);
-                statistics = wi > A<T>(0) ? wi * statistics : A<T>(0);
-            }
-            dx[i] = at.scale[k] * g - statistics;
+template <class T, bool columns, int side, bool weighted> struct EachInputGradient {
+    static constexpr bool simple = side != SILU_FROM_X && side != SILU_FROM_RESIDUAL;
+    const T* RESTRICT x;
+    const T* RESTRICT dy;
+    const T* RESTRICT e;
+    const double* RESTRICT w;
+    TermsAt<A<T>, columns> at;
+    Slope<A<T>> slope;
+    inline void operator()(size_t i, A<T>& dx, A<T>& dresidual) const {
+        const size_t k = at.i(i);
+        const A<T> d = centred<A<T>>(load(x[i]), at.hi[k], at.lo[k]);
+        A<T> g = load(dy[i]);
+        if (side != NO_ACTIVATION) {
+            const A<T> ei = reads_extra(side) ? A<T>(load(e[i])) : A<T>(0);
+            g = through_activation<side>(g, before_activation<side>(d, at.scale[k], at.beta[k], ei), slope);
         }
+        if (reads_extra(side)) dresidual = g;
+        A<T> statistics = at.mu_path[k] + at.var_path[k] * d;  // through mu, through var
+        if (weighted) {
+            const A<T> wi = A<T>(columns ? w[0] : w[i]);
+            statistics = wi > A<T>(0) ? wi * statistics : A<T>(0);
+        }
+        dx = at.scale[k] * g - statistics;
+    }
+};
+
+template <class T, bool columns, int side, bool weighted> void input_gradient(const Tile& t) {
+    map<T, columns, reads_extra(side)>(t, [&t](size_t r, size_t c, size_t first) {
+        return EachInputGradient<T, columns, side, weighted>{
+            from<T>(t.x, r, c) + first, from<T>(t.dy, r, c) + first,
+            reads_extra(side) ? from<T>(t.extra, r, c) + first : nullptr,
+            weighted ? weights(t, r) + (columns ? 0 : first) : nullptr,
+            {t.terms, columns ? first : c}, Slope<A<T>>(t.slope)};
     });
 }
 

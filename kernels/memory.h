@@ -14,8 +14,14 @@
 #if defined(_MSC_VER)
 #define RESTRICT __restrict
 #define ALWAYS_INLINE __forceinline
+#define IVDEP __pragma(loop(ivdep))
 #else
 #define RESTRICT __restrict__
+#if defined(__clang__)
+#define IVDEP _Pragma("clang loop vectorize(assume_safety)")
+#else
+#define IVDEP _Pragma("GCC ivdep")
+#endif
 #define ALWAYS_INLINE inline __attribute__((always_inline))
 #endif
 
@@ -67,7 +73,7 @@ inline void flush(const void* chunk, void* place, size_t bytes, bool stream) {
     if (stream) {
         i = (16 - beyond_line(out, 16)) & 15;
         i = i < bytes ? i : bytes;
-        std::memcpy(out, in, i);
+        if (i) std::memcpy(out, in, i);
         for (; i + 16 <= bytes && beyond_line(out + i, 64); i += 16) stream16(out + i, in + i);
         for (; i + 64 <= bytes; i += 64) stream64(out + i, in + i);
         for (; i + 16 <= bytes; i += 16) stream16(out + i, in + i);
@@ -75,7 +81,7 @@ inline void flush(const void* chunk, void* place, size_t bytes, bool stream) {
 #else
     (void)stream;
 #endif
-    std::memcpy(out + i, in + i, bytes - i);
+    if (i < bytes) std::memcpy(out + i, in + i, bytes - i);
 }
 
 }  // namespace

@@ -91,24 +91,31 @@ inline void sum_row(const Each& each, size_t width, double* RESTRICT sum, double
     }
 }
 
-// Four rows read side by side are no stream to the processor's own prefetcher: it is told what comes next, the
-// following four rows in the order of memory, at the pace of the columns.
+// Four rows read side by side are no stream to the processor's own prefetcher: it is told what comes next, whole rows
+// in the order of memory, at the pace of the columns, and so far ahead that memory has answered by then.
 constexpr size_t PACE = 128;
+constexpr size_t AHEAD = 8192;  // bytes
+
+template <class T> size_t rows_ahead(const Tile& t) {
+    const size_t four = 4 * t.width * sizeof(T);
+    return 4 * ((AHEAD + four - 1) / four);
+}
 template <class T> ALWAYS_INLINE void prefetch_rows(const Tile& t, const Source& s, size_t row, size_t first, size_t n) {
-    if (row + 4 > t.rows) return;
+    if (!s.at || row + 4 > t.rows) return;
     if (s.row == ptrdiff_t(t.width)) return prefetch_numbers(from<T>(s, row, 0) + 4 * first, 4 * n);
     for (size_t k = 0; k < 4; k++) prefetch_numbers(from<T>(s, row + k, 0) + first, n);
 }
 
 // Walks the tile: lanes go run by run, columns four rows at a time. `at(row, k)` is the Each of channel or column k on.
-template <class T, bool columns, bool gradient, class At> inline void reduce(const Tile& t, const At& at) {
+template <class T, bool columns, class At> inline void reduce(const Tile& t, const At& at) {
     if (columns) {
+        const size_t ahead = rows_ahead<T>(t);
         size_t r = 0;
         for (; r + 4 <= t.rows; r += 4)
             for (size_t i = 0; i < t.width; i += PACE) {
                 const size_t n = t.width - i < PACE ? t.width - i : PACE;
-                prefetch_rows<T>(t, t.x, r + 4, i, n);
-                if (gradient) prefetch_rows<T>(t, t.dy, r + 4, i, n);
+                prefetch_rows<T>(t, t.x, r + ahead, i, n);
+                prefetch_rows<T>(t, t.dy, r + ahead, i, n);
                 sum_four_rows(at(r, i), at(r + 1, i), at(r + 2, i), at(r + 3, i), n, t.sum + i, t.sum_product + i);
             }
         for (; r < t.rows; r++) sum_row(at(r, 0), t.width, t.sum, t.sum_product);
@@ -130,45 +137,113 @@ template <class T> inline void round_to(T* RESTRICT to, const A<T>* RESTRICT fro
     for (size_t i = 0; i < n; i++) store(to[i], from[i]);
 }
 
-// Runs `chunk(row, channel, first, count, out, dresidual)` over the tile, with the results, in the arithmetic
-// type, going to their places; or to a buffer, where they are to be rounded or flushed.
-template <class T, bool second, class Chunk> inline void map(const Tile& t, const Chunk& chunk) {
-    constexpr bool rounded = sizeof(T) < sizeof(A<T>);
-    alignas(64) A<T> buffer[CHUNK], buffer2[second ? CHUNK : 1];
+// Where a chunk's results go: straight to their place, or through a buffer, where they are to be rounded or flushed.
+template <class T> struct Results {
+    static constexpr bool rounded = sizeof(T) < sizeof(A<T>);
+    bool staged, stream;
+    alignas(64) A<T> buffer[CHUNK];
     alignas(64) T narrow[rounded ? CHUNK : 1];
-    const auto finish = [&](A<T>* values, T* place, size_t n) {
-        const void* chunk_out = values;
+
+    explicit Results(const Tile& t) : staged(t.staged), stream(t.stream) {}
+    A<T>* of(T* place, size_t first) {
+        if constexpr (!rounded) {
+            if (!staged) return place;
+        }
+        return buffer + first;
+    }
+    // Called for each row of a chunk with what `of` gave.
+    void finish(const A<T>* values, T* place, size_t n) {
+        const void* finished = values;
         if (rounded) {
-            round_to(t.staged ? narrow : place, values, n);
-            chunk_out = narrow;
+            round_to(staged ? narrow : place, values, n);
+            finished = narrow;
         }
-        if (t.staged) flush(chunk_out, place, n * sizeof(T), t.stream);
-    };
-    for (size_t r = 0; r < t.rows; r++)
-        for (size_t c = 0; c < t.channels; c++) {
-            T* out = to<T>(t.out, r, c);
-            T* dresidual = second ? to<T>(t.dresidual, r, c) : nullptr;
-            for (size_t i = 0, n; i < t.width; i += n) {
-                n = CHUNK - beyond_line(out + i, 64) / sizeof(T);  // the next chunk begins a cache line
-                n = n < t.width - i ? n : t.width - i;
-                if constexpr (!rounded) {
-                    if (!t.staged) {
-                        chunk(r, c, i, n, out + i, second ? dresidual + i : nullptr);
-                        continue;
-                    }
-                }
-                chunk(r, c, i, n, buffer, buffer2);
-                finish(buffer, out + i, n);
-                if (second) finish(buffer2, dresidual + i, n);
-            }
-        }
+        if (staged) flush(finished, place, n * sizeof(T), stream);
+    }
+};
+
+// A map is an `Each` with  void operator()(i, &out, &dresidual). Four rows of columns share the loads of their terms.
+template <class V, bool second, class Each> inline void map_row(const Each& each, size_t n, V* RESTRICT out, V* RESTRICT also) {
+    for (size_t i = 0; i < n; i++) {
+        V dresidual;
+        each(i, out[i], dresidual);
+        if (second) also[i] = dresidual;
+    }
+}
+template <class V, bool second, class Each>
+inline void map_four_rows(const Each& a, const Each& b, const Each& c, const Each& d, size_t n, V* const* outs,
+                          V* const* alsos) {
+    V *RESTRICT o0 = outs[0], *RESTRICT o1 = outs[1], *RESTRICT o2 = outs[2], *RESTRICT o3 = outs[3];
+    V *RESTRICT p0 = alsos[0], *RESTRICT p1 = alsos[1], *RESTRICT p2 = alsos[2], *RESTRICT p3 = alsos[3];
+    IVDEP
+    for (size_t i = 0; i < n; i++) {
+        V y0, y1, y2, y3, r0, r1, r2, r3;
+        a(i, y0, r0);
+        b(i, y1, r1);
+        c(i, y2, r2);
+        d(i, y3, r3);
+        o0[i] = y0, o1[i] = y1, o2[i] = y2, o3[i] = y3;
+        if (second) p0[i] = r0, p1[i] = r1, p2[i] = r2, p3[i] = r3;
+    }
 }
 
-// Asks for the same part of the run after this one.
-template <class T> ALWAYS_INLINE void prefetch_next(const Tile& t, const Source& s, size_t r, size_t c, size_t first,
-                                                    size_t n) {
+// Asks for the same part of the run after this one, or of a row `ahead`.
+template <class T, bool columns>
+ALWAYS_INLINE void prefetch_next(const Tile& t, const Source& s, size_t ahead, size_t r, size_t c, size_t first, size_t n) {
     const bool last = c + 1 == t.channels;
-    if (r + last < t.rows) prefetch_numbers(from<T>(s, r + last, last ? 0 : c + 1) + first, n);
+    const size_t row = r + (columns ? ahead : last);
+    if (s.at && row < t.rows) prefetch_numbers(from<T>(s, row, last ? 0 : c + 1) + first, n);
+}
+
+// A row of a channel, or of columns, in chunks.
+template <class T, bool columns, bool second, class At>
+inline void map_run(const Tile& t, const At& at, size_t ahead, size_t r, size_t c) {
+    Results<T> out(t), also(t);
+    T* place = to<T>(t.out, r, c);
+    T* place2 = second ? to<T>(t.dresidual, r, c) : nullptr;
+    for (size_t i = 0, n; i < t.width; i += n) {
+        n = CHUNK - beyond_line(place + i, 64) / sizeof(T);  // the next chunk begins a cache line
+        n = n < t.width - i ? n : t.width - i;
+        prefetch_next<T, columns>(t, t.x, ahead, r, c, i, n);
+        prefetch_next<T, columns>(t, t.dy, ahead, r, c, i, n);
+        A<T>* const values = out.of(place + i, 0);
+        A<T>* const values2 = second ? also.of(place2 + i, 0) : nullptr;
+        map_row<A<T>, second>(at(r, c, i), n, values, values2);
+        out.finish(values, place + i, n);
+        if (second) also.finish(values2, place2 + i, n);
+    }
+}
+
+template <class T, bool second, class At> inline void map_columns(const Tile& t, const At& at, size_t ahead, size_t r) {
+    Results<T> out(t), also(t);
+    const bool joined = t.width <= PACE && t.out.row == ptrdiff_t(t.width) &&
+                        (!second || t.dresidual.row == ptrdiff_t(t.width));
+    for (size_t i = 0, n; i < t.width; i += n) {
+        n = joined ? t.width : PACE - beyond_line(to<T>(t.out, r, 0) + i, 64) / sizeof(T);
+        n = n < t.width - i ? n : t.width - i;
+        prefetch_rows<T>(t, t.x, r + ahead, i, n);
+        prefetch_rows<T>(t, t.dy, r + ahead, i, n);
+        A<T> *values[4], *values2[4] = {};
+        for (size_t k = 0; k < 4; k++) {
+            values[k] = out.of(to<T>(t.out, r + k, 0) + i, k * n);
+            if (second) values2[k] = also.of(to<T>(t.dresidual, r + k, 0) + i, k * n);
+        }
+        map_four_rows<A<T>, second>(at(r, 0, i), at(r + 1, 0, i), at(r + 2, 0, i), at(r + 3, 0, i), n, values, values2);
+        for (size_t k = 0; k < 4; k += joined ? 4 : 1) {
+            out.finish(values[k], to<T>(t.out, r + k, 0) + i, joined ? 4 * n : n);
+            if (second) also.finish(values2[k], to<T>(t.dresidual, r + k, 0) + i, joined ? 4 * n : n);
+        }
+    }
+}
+
+// Walks the tile. `at(row, channel, first)` is the Each of a run, or of a row of columns, from number `first` on.
+template <class T, bool columns, bool second, class At> inline void map(const Tile& t, const At& at) {
+    const size_t ahead = columns ? rows_ahead<T>(t) : 0;
+    size_t r = 0;
+    if constexpr (columns && decltype(at(0, 0, 0))::simple)
+        for (; r + 4 <= t.rows; r += 4) map_columns<T, second>(t, at, ahead, r);
+    for (; r < t.rows; r++)
+        for (size_t c = 0; c < t.channels; c++) map_run<T, columns, second>(t, at, ahead, r, c);
 }
 
 }  // namespace
