@@ -13,9 +13,9 @@ from torch.autograd import Function
 from xhat import equations
 from xhat.torch import composed, cpu
 from xhat.torch.cpu import Pass
-from xhat.torch.internals import differentiating_forward, plain, transforming
+from xhat.torch.internals import batched, differentiating_forward, plain, transforming
 
-__all__ = ["Normalize"]
+__all__ = ["normalize"]
 
 Maybe = Tensor | None
 
@@ -37,11 +37,22 @@ class Normalize(Function):
         x, weight, bias, extra = ctx.saved_tensors
         p: Pass = ctx.p
         needs = ctx.needs_input_grad[:4]
-        if transforming() or differentiating_forward() or not plain(dy, x, weight, bias, extra):
+        seen = transforming() or differentiating_forward() or batched(dy)
+        if seen or not _as_before(dy, x, extra):
             return *_composed(dy, x, weight, bias, extra, p, needs), None
         if torch.is_grad_enabled():
             return *_differentiable(dy, x, weight, bias, extra, p, needs), None
         return *cpu.gradients(dy, x, weight, bias, extra, p, needs), None
+
+
+def _as_before(dy: Tensor, x: Tensor, extra: Maybe) -> bool:
+    """Whether the kernels can take the gradient, and what hooks on saved tensors made of the tensors."""
+    same = dy.shape == x.shape and dy.dtype == x.dtype
+    return (
+        same
+        and plain(dy, x, extra)
+        and (extra is None or (extra.shape == x.shape and extra.dtype == x.dtype))
+    )
 
 
 def _composed(
@@ -65,7 +76,7 @@ def _differentiable(
     g = dy
     if p.options.activation is not None:
         g = composed.activation_gradient(dy, _before_activation(x, weight, bias, extra, p), p.options)
-    dx, dweight, dbias = InputGradient.apply(g, x, weight, bias, p)
+    dx, dweight, dbias = input_gradient(g, x, weight, bias, p)
     found = (dx, dweight, dbias, g)
     return tuple(d if needed else None for d, needed in zip(found, needs, strict=True))
 
@@ -75,7 +86,7 @@ def _before_activation(x: Tensor, weight: Maybe, bias: Maybe, extra: Maybe, p: P
     if p.options.activation == "leaky_relu" and extra is not None:
         return extra.detach()
     linear = Pass(x, p.options.linear, None if p.batch else p.statistics, p.residual, p.mask)
-    pre: Tensor = Normalize.apply(x, weight, bias, extra, linear)
+    pre: Tensor = normalize(x, weight, bias, extra, linear)
     return pre.detach() if p.options.activation == "leaky_relu" else pre
 
 
@@ -100,7 +111,9 @@ class InputGradient(Function):
         """Gradients with respect to dy, x and weight, for cotangents v, a, b of dx, dweight, dbias."""
         dy, x, weight = ctx.saved_tensors
         p: Pass = ctx.p
-        closed = not (transforming() or differentiating_forward() or torch.is_grad_enabled())
+        closed = not (
+            transforming() or differentiating_forward() or batched(v, a, b) or torch.is_grad_enabled()
+        )
         closed = closed and plain(v, a, b, dy, x, weight) and x.dtype.itemsize >= 4
         second = _second if closed else _composed_second
         return *second(v, a, b, dy, x, weight, p), None, None
@@ -150,3 +163,8 @@ def _second(
     h = torch.addcmul(A.to(x.dtype).reshape(column) * dy, B.to(x.dtype).reshape(column), wv)
     dx = cpu.input_gradient(h, x, 1 / rstd, h_sum, h_sum_xhat, p, weighted=True)
     return ddy, dx, None if weight is None else dweight.to(weight.dtype)
+
+
+# Function.apply looks for torch.func once more, which takes longer than a small kernel: who comes here has looked.
+normalize = super(Function, Normalize).apply
+input_gradient = super(Function, InputGradient).apply

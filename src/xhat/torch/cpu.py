@@ -4,6 +4,8 @@ Nothing is checked here (the gate is `functional`), and no formula stands here (
 """
 
 import math
+from functools import lru_cache
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,13 +16,34 @@ from xhat.layout import View, canonical, strides_on, view_of
 from xhat.ops import ACTIVATIONS, SIDES, run_backward, run_forward
 from xhat.torch.options import Options
 
-__all__ = ["CODES", "Pass", "gradients", "kept", "normalize", "weights_in_order"]
+__all__ = ["CODES", "Pass", "gradient_sums", "gradients", "input_gradient", "kept", "normalize"]
 
 # As in kernels.h.
 CODES = {torch.float64: 0, torch.float32: 1, torch.float16: 2, torch.bfloat16: 3}
 CHANNELS = (1,)
 
 Operand = tuple[int, tuple[int, int, int]]
+
+
+class Walk(NamedTuple):
+    """How the kernels walk a tensor of some shape and strides, and those made like it."""
+
+    view: View
+    stride: tuple[int, ...]  # of the tensor
+    steps: tuple[int, int, int] | None  # the same on the view; None: it has to be copied first
+    dense: bool  # empty_like gives the same strides again
+
+
+@lru_cache(maxsize=4096)
+def walk_of(shape: tuple[int, ...], stride: tuple[int, ...]) -> Walk:
+    """The view that walks such a tensor, or else a copy of it."""
+    view = view_of(shape, stride, CHANNELS)
+    dense, reach = True, 1
+    for step, size in sorted(zip(stride, shape, strict=True)):
+        dense &= size == 1 or step == reach
+        reach *= size
+    walked = view or canonical(shape, CHANNELS)
+    return Walk(walked, stride, view and strides_on(view, shape, stride), dense)
 
 
 class Pass:
@@ -30,7 +53,7 @@ class Pass:
     constants, with an infinite count. `mask` is what the caller gave, `weights` its numbers in the view's order.
     """
 
-    __slots__ = ("batch", "count", "mask", "options", "residual", "statistics", "view", "weights")
+    __slots__ = ("batch", "count", "mask", "options", "residual", "statistics", "walk", "weights")
 
     def __init__(
         self,
@@ -41,21 +64,22 @@ class Pass:
         mask: Tensor | None = None,
     ) -> None:
         self.options = options
-        self.view = view_for(x)
-        self.batch = statistics is None
+        self.walk = walk_of(x.shape, x.stride())
         self.residual = residual
         self.mask = mask
         self.weights: Tensor | None = None
-        self.count: float = math.inf
-        if statistics is None:
-            statistics = torch.empty((2, x.shape[1]), dtype=torch.float64)
-            self.count = float(self.view.shape[0] * self.view.shape[2])
-            if mask is not None:
-                self.weights = weights_in_order(mask, x, self.view)
-                self.count = float(self.weights.sum())
-                values = int(torch.count_nonzero(self.weights))
-                check_count(self.count, values, options.correction, "batch_norm", x.shape)
-        self.statistics = statistics
+        self.batch = statistics is None
+        if statistics is not None:
+            self.statistics, self.count = statistics, math.inf
+            return
+        outer, channels, inner = self.walk.view.shape
+        self.statistics = torch.empty((2, channels), dtype=torch.float64)
+        self.count = float(outer * inner)
+        if mask is not None:
+            self.weights = weights_in_order(mask, x, self.walk.view)
+            self.count = float(self.weights.sum())
+            values = int(torch.count_nonzero(self.weights))
+            check_count(self.count, values, options.correction, "batch_norm", x.shape)
 
     def linear(self, x: Tensor) -> "Pass":
         """The same pass over x without the activation, its statistics those that were found."""
@@ -73,82 +97,82 @@ class Pass:
         """The address of the weights."""
         return None if self.weights is None else self.weights.data_ptr()
 
-    def pointers(self) -> tuple[int, int]:
-        """Addresses of mean and var."""
-        first = self.statistics.data_ptr()
-        return first, first + 8 * self.statistics.shape[1]
-
-
-def view_for(x: Tensor) -> View:
-    """The view that walks x, or else a copy of it."""
-    return view_of(x.shape, x.stride(), CHANNELS) or canonical(x.shape, CHANNELS)
-
 
 def weights_in_order(mask: Tensor, x: Tensor, view: View) -> Tensor:
-    """The mask's numbers in float64, as the view walks them."""
-    check_weights(mask)
+    """The mask's numbers in float64, as the view walks them. Raises ArgumentError for what is no weight."""
+    if mask.dtype != torch.bool and not bool(((mask >= 0) & (mask < math.inf)).all()):
+        raise ArgumentError(
+            "batch_norm: mask has a negative, infinite or NaN weight, expected finite weights of at least 0."
+        )
     full = mask.to(torch.float64).expand([1 if a == 1 else n for a, n in enumerate(x.shape)])
     order = view.outer + view.inner
     rest = tuple(a for a in range(x.dim()) if a not in order)
     return full.permute(rest + order).reshape(-1).contiguous()
 
 
-def check_weights(mask: Tensor) -> None:
-    """Raises ArgumentError for a weight that is negative, infinite or NaN."""
-    if mask.dtype != torch.bool and not bool(((mask >= 0) & (mask < math.inf)).all()):
-        raise ArgumentError(
-            "batch_norm: mask has a negative, infinite or NaN weight, expected finite weights of at least 0."
-        )
+# ------------------------------------------------------------------------------------------------------ operands
 
 
-def _dense(like: Tensor, view: View) -> Tensor:
-    """A new tensor of this shape and dtype that the view walks: like itself where it can be."""
-    new = torch.empty_like(like)
-    if strides_on(view, new.shape, new.stride()) is None:
+def _new(x: Tensor, walk: Walk) -> tuple[Tensor, Operand]:
+    """A result of x's shape and dtype, like x in memory where that can be walked."""
+    new = torch.empty_like(x)
+    if walk.dense and walk.steps is not None:
+        return new, (new.data_ptr(), walk.steps)
+    steps = strides_on(walk.view, new.shape, new.stride())
+    if steps is None:
+        view = walk.view
         named = view.outer + view.channel + view.inner
-        order = tuple(a for a in range(like.dim()) if a not in named) + named
-        new = torch.empty_permuted(like.shape, order, dtype=like.dtype)
-    return new
+        order = tuple(a for a in range(x.dim()) if a not in named) + named
+        new = torch.empty_permuted(x.shape, order, dtype=x.dtype)
+        steps = strides_on(view, new.shape, new.stride())
+        assert steps is not None
+    return new, (new.data_ptr(), steps)
 
 
-def _read(t: Tensor, view: View) -> tuple[Operand, Tensor]:
-    """An input as the kernels take it, and what keeps its memory alive: a copy where the view can't walk it."""
-    strides = strides_on(view, t.shape, t.stride())
-    if strides is None:
-        t = _dense(t, view).copy_(t)
-        strides = strides_on(view, t.shape, t.stride())
-        assert strides is not None
-    return (t.data_ptr(), strides), t
+def _read(t: Tensor, walk: Walk) -> tuple[Tensor, Operand]:
+    """An input, or a copy where the view can't walk it: who calls keeps it alive."""
+    if t.stride() == walk.stride:
+        steps = walk.steps
+    else:
+        steps = strides_on(walk.view, t.shape, t.stride())
+    address = t.data_ptr()
+    if steps is not None and address:  # a tensor that is known to be zero has none
+        return t, (address, steps)
+    copy, operand = _new(t, walk)
+    return copy.copy_(t), operand
 
 
-def _write(t: Tensor | None, view: View) -> Operand | None:
-    if t is None:
-        return None
-    strides = strides_on(view, t.shape, t.stride())
-    assert strides is not None, "a result lies as its view does"
-    return t.data_ptr(), strides
+def _maybe_read(t: Tensor | None, walk: Walk) -> tuple[Tensor | None, Operand | None]:
+    return (None, None) if t is None else _read(t, walk)
 
 
-def _parameter(p: Tensor | None) -> tuple[tuple[int, int] | None, Tensor | None]:
-    """A vector of one number per channel with its dtype's code, and what keeps it alive."""
-    if p is None:
+def _per_channel(vector: Tensor | None) -> tuple[Tensor | None, tuple[int, int] | None]:
+    """A number per channel, as address and dtype."""
+    if vector is None:
         return None, None
-    p = p if p.is_contiguous() else p.contiguous()
-    return (p.data_ptr(), CODES[p.dtype]), p
+    address = vector.data_ptr()
+    if vector.stride() != (1,) or not address:
+        vector = vector.clone(memory_format=torch.contiguous_format)
+        address = vector.data_ptr()
+    return vector, (address, CODES[vector.dtype])
+
+
+# ------------------------------------------------------------------------------------------------------- forward
 
 
 def normalize(
     x: Tensor, weight: Tensor | None, bias: Tensor | None, residual: Tensor | None, p: Pass
 ) -> Tensor:
     """y = act(weight xhat + bias [+ residual]); writes p.statistics first when they are to be the batch's."""
-    view, o = p.view, p.options
-    y = _dense(x, view)
-    (source, x), (gamma, weight), (beta, bias) = _read(x, view), _parameter(weight), _parameter(bias)
-    added = None
-    if residual is not None:
-        added, residual = _read(residual, view)
-    run_forward(p.batch, True, CODES[x.dtype], view.shape, source, p.weights_pointer, gamma, beta, added,
-                _write(y, view), *p.pointers(), p.divisor if p.batch else 1.0, o.eps, ACTIVATIONS[o.activation],
+    walk, o = p.walk, p.options
+    y, result = _new(x, walk)
+    x, source = _read(x, walk)
+    weight, gamma = _per_channel(weight)
+    bias, beta = _per_channel(bias)
+    residual, added = _maybe_read(residual, walk)
+    mean = p.statistics.data_ptr()
+    run_forward(p.batch, True, CODES[x.dtype], walk.view.shape, source, p.weights_pointer, gamma, beta, added, result,
+                mean, mean + 8 * walk.view.shape[1], p.divisor if p.batch else 1.0, o.eps, ACTIVATIONS[o.activation],
                 o.slope)  # fmt: skip
     return y
 
@@ -164,20 +188,22 @@ def kept(residual: Tensor | None, y: Tensor, options: Options) -> Tensor | None:
 
 
 def _backward(
-    dy: Tensor, x: Tensor, p: Pass, sum_dy: Tensor, sum_dy_xhat: Tensor, *, reduce: bool, dx: Tensor | None = None,
+    dy: Tensor, x: Tensor, p: Pass, sum_dy: Tensor, sum_dy_xhat: Tensor, *, reduce: bool, dx: Operand | None = None,
     gamma: Tensor | None = None, beta: Tensor | None = None, extra: Tensor | None = None,
-    dresidual: Tensor | None = None, weighted: bool = True,
+    dresidual: Operand | None = None, weighted: bool = True,
 ) -> None:  # fmt: skip
     """gradient_sums (reduce: writes both sums) and input_gradient (writes dx, and dresidual where extra is read)."""
-    view, o = p.view, p.options
-    (source, x), (gradient, dy) = _read(x, view), _read(dy, view)
-    (scale, gamma), (shift, beta) = _parameter(gamma), _parameter(beta)
-    other = None
-    if extra is not None:
-        other, extra = _read(extra, view)
-    run_backward(reduce, dx is not None, CODES[x.dtype], view.shape, source, p.weights_pointer if weighted else None,
-                 scale, shift, gradient, other, _write(dx, view), _write(dresidual, view), *p.pointers(),
-                 _parameter(sum_dy)[0], _parameter(sum_dy_xhat)[0], p.count, p.divisor, o.eps,
+    walk, o = p.walk, p.options
+    x, source = _read(x, walk)
+    dy, gradient = _read(dy, walk)
+    gamma, scale = _per_channel(gamma)
+    beta, shift = _per_channel(beta)
+    extra, other = _maybe_read(extra, walk)
+    mean = p.statistics.data_ptr()
+    run_backward(reduce, dx is not None, CODES[x.dtype], walk.view.shape, source,
+                 p.weights_pointer if weighted else None, scale, shift, gradient, other, dx, dresidual, mean,
+                 mean + 8 * walk.view.shape[1], (sum_dy.data_ptr(), CODES[sum_dy.dtype]),
+                 (sum_dy_xhat.data_ptr(), CODES[sum_dy_xhat.dtype]), p.count, p.divisor, o.eps,
                  SIDES[o.activation, p.residual], o.slope)  # fmt: skip
 
 
@@ -195,11 +221,15 @@ def gradients(
     """dx, dweight, dbias, dresidual, of those that are needed (the others are None)."""
     need_x, need_weight, need_bias, need_residual = needs
     activated = p.residual and p.options.activation is not None  # dresidual = dy act'(pre) comes with dx
-    dx = _dense(x, p.view) if need_x or (need_residual and activated) else None
-    dresidual = _dense(x, p.view) if activated and dx is not None else None
-    dweight, dbias = _sum_for(weight, need_weight, x.shape[1]), _sum_for(bias, need_bias, x.shape[1])
-    _backward(dy, x, p, dbias, dweight, reduce=p.batch or need_weight or need_bias, dx=dx, gamma=weight, beta=bias,
-              extra=extra, dresidual=dresidual)  # fmt: skip
+    dx = dresidual = into = into_residual = None
+    if need_x or (need_residual and activated):
+        dx, into = _new(x, p.walk)
+        if activated:
+            dresidual, into_residual = _new(x, p.walk)
+    channels = x.shape[1]
+    dweight, dbias = _sum_for(weight, need_weight, channels), _sum_for(bias, need_bias, channels)
+    _backward(dy, x, p, dbias, dweight, reduce=p.batch or need_weight or need_bias, dx=into, gamma=weight, beta=bias,
+              extra=extra, dresidual=into_residual)  # fmt: skip
     if need_residual and not activated:
         dresidual = dy
     return (dx if need_x else None, dweight if need_weight else None, dbias if need_bias else None,
@@ -217,6 +247,6 @@ def input_gradient(
     dy: Tensor, x: Tensor, gamma: Tensor, sum_dy: Tensor, sum_dy_xhat: Tensor, p: Pass, *, weighted: bool
 ) -> Tensor:
     """gamma rstd (dy - w sum_dy / m - w xhat sum_dy_xhat / (m - c)), with these sums."""
-    dx = _dense(x, p.view)
-    _backward(dy, x, p, sum_dy, sum_dy_xhat, reduce=False, dx=dx, gamma=gamma, weighted=weighted)
+    dx, into = _new(x, p.walk)
+    _backward(dy, x, p, sum_dy, sum_dy_xhat, reduce=False, dx=into, gamma=gamma, weighted=weighted)
     return dx

@@ -8,7 +8,7 @@ from torch import Tensor
 from xhat.checks import shown
 from xhat.errors import DegenerateBatchError
 from xhat.torch import composed, cpu, library
-from xhat.torch.autograd import Normalize
+from xhat.torch.autograd import normalize
 from xhat.torch.errors import TensorDtypeError, TensorShapeError
 from xhat.torch.internals import differentiating_forward, plain, tracing, transforming
 from xhat.torch.options import Batch, Options, check_nonfinite, options_of
@@ -92,11 +92,10 @@ def _by_kernels(
     )
     p = cpu.Pass(x, o, statistics, residual is not None, mask)
     if torch.is_grad_enabled():
-        y = Normalize.apply(x, weight, bias, residual, p)
+        y = normalize(x, weight, bias, residual, p)
     else:
         y = cpu.normalize(x, weight, bias, residual, p)
-    mean, var = p.statistics.unbind(0)
-    return y, Batch(mean, var, p.count)
+    return y, Batch(p.statistics, p.count)
 
 
 # ------------------------------------------------------------------------------------------------------- checks
@@ -111,31 +110,46 @@ def _check(x: Tensor, weight: Maybe, bias: Maybe, residual: Maybe, mean: Maybe, 
             f"batch_norm: input has dtype {x.dtype}, expected float64, float32, float16 or bfloat16. "
             "Convert it first, for example input.float()."
         )
-    if x.is_sparse or x.is_nested or x.is_quantized:
-        raise TensorDtypeError("batch_norm: input is sparse, nested or quantized, expected a strided tensor.")
+    if x.layout is not torch.strided or x.is_nested:
+        raise TensorDtypeError("batch_norm: input is sparse or nested, expected a strided tensor.")
     if x.dim() < 2:
         raise TensorShapeError(
             f"batch_norm: input has shape {shown(x.shape)}, expected 2 dimensions or more, the second one the channels."
         )
-    channels = x.shape[1]
-    for name, vector in (("weight", weight), ("bias", bias), ("running_mean", mean), ("running_var", var)):
-        if vector is not None and (vector.dim() != 1 or vector.shape[0] != channels):
+    channels = (x.shape[1],)
+    if not (
+        _fits(weight, channels) and _fits(bias, channels) and _fits(mean, channels) and _fits(var, channels)
+    ):
+        _refuse_vector(x, weight=weight, bias=bias, running_mean=mean, running_var=var)
+    if residual is not None and (residual.shape != x.shape or residual.dtype != x.dtype):
+        _refuse_residual(residual, x)
+
+
+def _fits(vector: Maybe, channels: tuple[int, ...]) -> bool:
+    return vector is None or (vector.shape == channels and vector.dtype in _FLOATING)
+
+
+def _refuse_vector(x: Tensor, **vectors: Maybe) -> None:
+    for name, vector in vectors.items():
+        if vector is not None and vector.shape != (x.shape[1],):
             raise TensorShapeError(
-                f"batch_norm: {name} has shape {shown(vector.shape)}, expected ({channels},) to match dimension 1 of "
+                f"batch_norm: {name} has shape {shown(vector.shape)}, expected ({x.shape[1]},) to match dimension 1 of "
                 f"input {shown(x.shape)}."
             )
         if vector is not None and vector.dtype not in _FLOATING:
             raise TensorDtypeError(
                 f"batch_norm: {name} has dtype {vector.dtype}, expected a real floating-point one."
             )
-    if residual is not None and residual.shape != x.shape:
+
+
+def _refuse_residual(residual: Tensor, x: Tensor) -> None:
+    if residual.shape != x.shape:
         raise TensorShapeError(
             f"batch_norm: residual has shape {shown(residual.shape)}, expected {shown(x.shape)}, the shape of input."
         )
-    if residual is not None and residual.dtype != x.dtype:
-        raise TensorDtypeError(
-            f"batch_norm: residual has dtype {residual.dtype}, expected {x.dtype}, the dtype of input."
-        )
+    raise TensorDtypeError(
+        f"batch_norm: residual has dtype {residual.dtype}, expected {x.dtype}, the dtype of input."
+    )
 
 
 def _check_batch(x: Tensor, mask: Maybe, o: Options) -> None:

@@ -1,16 +1,18 @@
 """What only torch's private names can tell: which transform, tracer or pass is running. The one file that uses them."""
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd import forward_ad
 
-__all__ = ["differentiating_forward", "plain", "recomputing", "tracing", "transforming"]
+__all__ = ["batched", "differentiating_forward", "hooked", "plain", "recomputing", "tracing", "transforming"]
 
 _transforms_active = torch._C._are_functorch_transforms_active
 _modes = torch._C._len_torch_dispatch_stack
 _task = torch._C._current_graph_task_id
+_legacy_batched = torch._C._functorch.is_legacy_batchedtensor
 _tracing_state = torch._C._get_tracing_state
 _is_compiling = torch.compiler.is_compiling
+_any_global_hook = torch.nn.modules.module._has_any_global_hook
 
 _PLAIN = (Tensor, torch.nn.Parameter)
 
@@ -32,18 +34,33 @@ def tracing() -> bool:
 
 def recomputing() -> bool:
     """Whether autograd's backward pass is running: a forward in it repeats one that was already counted."""
-    return _task() != -1
+    return not _is_compiling() and _task() != -1
+
+
+def batched(*gradients: Tensor | None) -> bool:
+    """Whether autograd was asked for several gradients at once (is_grads_batched): by a vmap that torch.func does not
+    know of, with tensors that look like others and have no address.
+    """
+    return any(g is not None and _legacy_batched(g) for g in gradients)
 
 
 def plain(*tensors: Tensor | None) -> bool:
-    """Whether these are ordinary CPU tensors, which have an address that holds their numbers."""
+    """Whether these are ordinary CPU tensors, whose numbers lie where data_ptr says (or nowhere: it may be 0)."""
     for t in tensors:
         if t is not None and not (
-            type(t) in _PLAIN
-            and t.is_cpu
-            and t.layout is torch.strided
-            and not t.is_neg()
-            and not t._is_zerotensor()
+            type(t) in _PLAIN and t.is_cpu and t.layout is torch.strided and not t.is_neg()
         ):
             return False
     return True
+
+
+def hooked(module: nn.Module) -> bool:
+    """Whether somebody besides its caller looks at what this module gets or gives: by hooks, or in place of forward."""
+    return bool(
+        module._forward_hooks
+        or module._forward_pre_hooks
+        or module._backward_hooks
+        or module._backward_pre_hooks
+        or "forward" in module.__dict__
+        or _any_global_hook()
+    )

@@ -62,15 +62,17 @@ class BatchNorm(nn.modules.batchnorm._BatchNorm):
         self._widen_statistics()
         self._count_skipped()
 
-    def forward(self, input: Tensor, residual: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
+    def forward(
+        self, input: Tensor, residual: Tensor | None = None, mask: Tensor | None = None, *, activation: Any = None
+    ) -> Tensor:
         """y, in input's dtype and memory format.
 
         residual: as input, added before the activation. mask: bool or weights >= 0 that broadcast to input with size 1
-        along the channels: they weigh the batch's statistics.
+        along the channels: they weigh the batch's statistics. activation: for this call, in place of the layer's own.
         """
         try:
             self._check_dimensions(input)
-            return self._forward(input, residual, mask)
+            return self._forward(input, residual, mask, activation or self.activation)
         except XhatError as error:
             raise type(error)(f"{named(self)}: {error}") from None
 
@@ -80,15 +82,16 @@ class BatchNorm(nn.modules.batchnorm._BatchNorm):
         except ValueError as error:
             raise ShapeError(str(error)) from None
 
-    def _forward(self, x: Tensor, residual: Tensor | None, mask: Tensor | None) -> Tensor:
-        mean, var = self.running_mean, self.running_var
+    def _forward(self, x: Tensor, residual: Tensor | None, mask: Tensor | None, activation: Any) -> Tensor:
+        buffers = self._buffers  # asking the module for each costs more than a small kernel
+        mean, var = buffers["running_mean"], buffers["running_var"]
         learning = self.training and not self.frozen_statistics
         by_batch = learning or mean is None or var is None
         weight: Tensor | None = self.weight
         bias: Tensor | None = self.bias
         if self.frozen_affine:
             weight, bias = (None if p is None else p.detach() for p in (weight, bias))
-        options = options_of(self.eps, self.correction, self.activation)
+        options = options_of(self.eps, self.correction, activation)
         y, batch = normalized(
             x, weight, bias, residual, mask, None if by_batch else mean, None if by_batch else var, options
         )
@@ -99,7 +102,7 @@ class BatchNorm(nn.modules.batchnorm._BatchNorm):
             and var is not None
             and self.track_running_stats
         ):
-            running = Running(mean, var, self.num_batches_tracked, self.skipped)
+            running = Running(mean, var, buffers["num_batches_tracked"], buffers["skipped"])
             follow(running, batch, self.momentum, self.correction, self.running_correction, self.nonfinite)
         return y
 
