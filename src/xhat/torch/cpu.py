@@ -5,7 +5,7 @@ Nothing is checked here (the gate is `functional`), and no formula stands here (
 
 import math
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,7 +16,7 @@ from xhat.layout import View, canonical, strides_on, view_of
 from xhat.ops import ACTIVATIONS, SIDES, run_backward, run_forward
 from xhat.torch.options import Options
 
-__all__ = ["CODES", "Pass", "gradient_sums", "gradients", "input_gradient", "kept", "normalize"]
+__all__ = ["CODES", "Pass", "evaluate", "gradient_sums", "gradients", "input_gradient", "kept", "normalize"]
 
 # As in kernels.h.
 CODES = {torch.float64: 0, torch.float32: 1, torch.float16: 2, torch.bfloat16: 3}
@@ -147,9 +147,11 @@ def _maybe_read(t: Tensor | None, walk: Walk) -> tuple[Tensor | None, Operand | 
 
 
 def _per_channel(vector: Tensor | None) -> tuple[Tensor | None, tuple[int, int] | None]:
-    """A number per channel, as address and dtype."""
-    if vector is None:
-        return None, None
+    return (None, None) if vector is None else _read_vector(vector)
+
+
+def _read_vector(vector: Tensor) -> tuple[Tensor, tuple[int, int]]:
+    """A number per channel, as address and dtype: who calls keeps it alive."""
     address = vector.data_ptr()
     if vector.stride() != (1,) or not address:
         vector = vector.clone(memory_format=torch.contiguous_format)
@@ -164,16 +166,35 @@ def normalize(
     x: Tensor, weight: Tensor | None, bias: Tensor | None, residual: Tensor | None, p: Pass
 ) -> Tensor:
     """y = act(weight xhat + bias [+ residual]); writes p.statistics first when they are to be the batch's."""
-    walk, o = p.walk, p.options
+    mean = p.statistics.data_ptr()
+    var = mean + 8 * p.walk.view.shape[1]
+    divisor = p.divisor if p.batch else 1.0
+    return _forward(
+        p.batch, x, weight, bias, residual, p.walk, p.weights_pointer, mean, var, divisor, p.options
+    )
+
+
+def evaluate(
+    x: Tensor, weight: Tensor | None, bias: Tensor | None, residual: Tensor | None, mean: Tensor, var: Tensor,
+    o: Options,
+) -> Tensor:  # fmt: skip
+    """The same with given statistics of any dtype, which nobody will differentiate."""
+    mean, mu = _read_vector(mean)
+    var, sigma = _read_vector(var)
+    return _forward(False, x, weight, bias, residual, walk_of(x.shape, x.stride()), None, mu, sigma, 1.0, o)
+
+
+def _forward(
+    batch: bool, x: Tensor, weight: Tensor | None, bias: Tensor | None, residual: Tensor | None, walk: Walk,
+    weights: int | None, mean: Any, var: Any, divisor: float, o: Options,
+) -> Tensor:  # fmt: skip
     y, result = _new(x, walk)
     x, source = _read(x, walk)
     weight, gamma = _per_channel(weight)
     bias, beta = _per_channel(bias)
     residual, added = _maybe_read(residual, walk)
-    mean = p.statistics.data_ptr()
-    run_forward(p.batch, True, CODES[x.dtype], walk.view.shape, source, p.weights_pointer, gamma, beta, added, result,
-                mean, mean + 8 * walk.view.shape[1], p.divisor if p.batch else 1.0, o.eps, ACTIVATIONS[o.activation],
-                o.slope)  # fmt: skip
+    run_forward(batch, True, CODES[x.dtype], walk.view.shape, source, weights, gamma, beta, added, result, mean, var,
+                divisor, o.eps, ACTIVATIONS[o.activation], o.slope)  # fmt: skip
     return y
 
 

@@ -68,6 +68,7 @@ def normalized(
         _check_batch(x, mask, o)
     else:
         mask = None  # weighs statistics, and these are given
+    batch: Batch | None
     if transforming() or differentiating_forward():
         y, batch = composed.batch_norm(x, weight, bias, residual, mask, mean, var, o)
     elif tracing():
@@ -86,16 +87,18 @@ def _differentiable(*tensors: Maybe) -> bool:
 
 def _by_kernels(
     x: Tensor, weight: Maybe, bias: Maybe, residual: Maybe, mask: Maybe, mean: Maybe, var: Maybe, o: Options
-) -> tuple[Tensor, Batch]:
-    statistics = (
-        None if mean is None or var is None else torch.stack((mean.detach().double(), var.detach().double()))
-    )
+) -> tuple[Tensor, Batch | None]:
+    differentiated = torch.is_grad_enabled()
+    statistics = None
+    if mean is not None and var is not None:
+        if not differentiated:
+            return cpu.evaluate(x, weight, bias, residual, mean, var, o), None
+        statistics = torch.stack(
+            (mean, var)
+        ).double()  # a copy: the layer's may have moved when the gradient is asked
     p = cpu.Pass(x, o, statistics, residual is not None, mask)
-    if torch.is_grad_enabled():
-        y = normalize(x, weight, bias, residual, p)
-    else:
-        y = cpu.normalize(x, weight, bias, residual, p)
-    return y, Batch(p.statistics, p.count)
+    run = normalize if differentiated else cpu.normalize
+    return run(x, weight, bias, residual, p), Batch(p.statistics, p.count)
 
 
 # ------------------------------------------------------------------------------------------------------- checks
