@@ -9,6 +9,7 @@ import subprocess
 import sys
 import zlib
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,6 +19,9 @@ import numpy as np
 import pytest
 
 TESTS = Path(__file__).parent
+
+# Without PyTorch its tests are left out. Their folder must not be called `torch`: it would be imported in its place.
+collect_ignore = [] if find_spec("torch") else ["pytorch"]
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
