@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from xhat.errors import ShapeError, XhatError
 from xhat.torch.errors import named
 from xhat.torch.functional import normalized
-from xhat.torch.options import check_nonfinite, options_of
+from xhat.torch.options import Batch, check_nonfinite, options_of
 from xhat.torch.statistics import Running, follow
 
 __all__ = [
@@ -49,6 +49,7 @@ class BatchNorm(nn.modules.batchnorm._BatchNorm):
     skipped: Tensor | None
     frozen_statistics = False
     frozen_affine = False
+    _normalized = staticmethod(normalized)  # a layer on many processes has its own
 
     def __init__(self, *args: Any, correction: int = 0, running_correction: int = 1, activation: Any = None,
                  nonfinite: str = "propagate", **kwargs: Any) -> None:  # fmt: skip
@@ -92,7 +93,7 @@ class BatchNorm(nn.modules.batchnorm._BatchNorm):
         if self.frozen_affine:
             weight, bias = (None if p is None else p.detach() for p in (weight, bias))
         options = options_of(self.eps, self.correction, activation)
-        y, batch = normalized(
+        y, batch = self._normalized(
             x, weight, bias, residual, mask, None if by_batch else mean, None if by_batch else var, options
         )
         if (
@@ -102,9 +103,12 @@ class BatchNorm(nn.modules.batchnorm._BatchNorm):
             and var is not None
             and self.track_running_stats
         ):
-            running = Running(mean, var, buffers["num_batches_tracked"], buffers["skipped"])
-            follow(running, batch, self.momentum, self.correction, self.running_correction, self.nonfinite)
+            self._follow(Running(mean, var, buffers["num_batches_tracked"], buffers["skipped"]), batch)
         return y
+
+    def _follow(self, running: Running, batch: Batch) -> None:
+        """What a batch in training leaves behind."""
+        follow(running, batch, self.momentum, self.correction, self.running_correction, self.nonfinite)
 
     def extra_repr(self) -> str:
         """torch's, and what differs from its defaults."""
