@@ -6,9 +6,11 @@ import torch
 from torch import Tensor
 
 from xhat import equations
+from xhat.checks import shown
 from xhat.errors import ArgumentError, DegenerateBatchError
 from xhat.ops import run_track
 from xhat.torch.cpu import CODES
+from xhat.torch.errors import TensorShapeError
 from xhat.torch.internals import plain, recomputing, tracing, transforming
 from xhat.torch.options import Batch
 
@@ -44,18 +46,17 @@ def follow(
     if recomputing():
         return
     if tracing() and not transforming():
-        torch.ops.xhat.track(*running, batch.mean, batch.var, _scalar(batch), momentum, correction, running_correction,
+        torch.ops.xhat.track(*running, batch.statistics, _scalar(batch), momentum, correction, running_correction,
                              nonfinite)  # fmt: skip
         return
-    with torch.no_grad():
-        move(running, batch, momentum, correction, running_correction, nonfinite)
+    move(running, batch, momentum, correction, running_correction, nonfinite)
 
 
 def _scalar(batch: Batch) -> Tensor:
     """m as a tensor, which a graph can hold."""
     if isinstance(batch.count, Tensor):
         return batch.count
-    return torch.full((), batch.count, dtype=torch.float64, device=batch.mean.device)
+    return torch.full((), batch.count, dtype=torch.float64, device=batch.statistics.device)
 
 
 def move(
@@ -67,31 +68,63 @@ def move(
     nonfinite: str,
 ) -> None:
     """`follow` for a batch that counts."""
-    seeing = not transforming()  # whether values can be looked at
-    if seeing:
-        m = float(batch.count)
-        if m <= running_correction:
-            raise DegenerateBatchError(
-                f"batch_norm: the batch has m = {m:g}, expected more than running_correction={running_correction} for "
-                "the running variance. Pass running_correction=0, or more (or larger) weights."
-            )
-    finite = None
-    if nonfinite != "propagate":
-        finite = torch.isfinite(batch.mean) & torch.isfinite(batch.var)
-        if nonfinite == "raise":
-            _refuse(finite, seeing)
-    if running.batches is not None:
-        running.batches.add_(1)
+    _check(running, batch)
+    visible = not transforming()  # whether values can be looked at
+    if visible and not batch.count > running_correction:
+        raise DegenerateBatchError(
+            f"batch_norm: the batch has m = {float(batch.count):g}, expected more than running_correction="
+            f"{running_correction} for the running variance. Pass running_correction=0, or more (or larger) weights."
+        )
     factor = (batch.count - correction) / (batch.count - running_correction)
-    if finite is None and seeing and momentum is not None and plain(*running[:2], *batch[:2]):
+    if visible and nonfinite == "propagate" and _kernels_can(running, batch):
         _move_by_kernel(running, batch, momentum, float(factor))
-        return
-    _move_composed(running, batch, _weight(running, momentum, finite), factor, finite)
+    else:
+        with torch.no_grad():
+            _move_composed(running, batch, momentum, factor, _finite(batch, nonfinite, visible))
 
 
-def _refuse(finite: Tensor, seeing: bool) -> None:
-    """Raises ArgumentError that names the channels with NaN or infinity."""
-    if not seeing:
+def _check(running: Running, batch: Batch) -> None:
+    channels = batch.statistics.shape[1:]
+    if running.mean.shape != channels or running.var.shape != channels:
+        raise TensorShapeError(
+            f"batch_norm: running_mean and running_var have shapes {shown(running.mean.shape)} and "
+            f"{shown(running.var.shape)}, expected {shown(channels)} to match dimension 1 of input."
+        )
+
+
+def _cumulative(batches: Tensor | None) -> Tensor:
+    """The number of batches, for momentum=None."""
+    if batches is None:
+        raise ArgumentError(
+            "batch_norm: momentum is None, expected a number: only a layer counts its batches."
+        )
+    return batches
+
+
+def _kernels_can(running: Running, batch: Batch) -> bool:
+    mean, var, batches, _ = running
+    contiguous = mean.stride() == var.stride() == (1,) and mean.dtype in CODES and var.dtype in CODES
+    counted = batches is None or batches.dtype == torch.int64
+    return contiguous and counted and plain(mean, var, batches, batch.statistics)
+
+
+def _move_by_kernel(running: Running, batch: Batch, momentum: float | None, factor: float) -> None:
+    mean, var, batches, _ = running
+    weight = 1 / (int(_cumulative(batches)) + 1) if momentum is None else momentum
+    run_track(len(mean), (mean.data_ptr(), CODES[mean.dtype]), (var.data_ptr(), CODES[var.dtype]),
+              None if batches is None else batches.data_ptr(), batch.statistics.data_ptr(), weight, factor)  # fmt: skip
+    # Whoever saved them for a gradient is to hear of it.
+    torch.autograd.graph.increment_version((mean, var) if batches is None else (mean, var, batches))
+
+
+def _finite(batch: Batch, nonfinite: str, visible: bool) -> Tensor | None:
+    """Which channels may move, None for all. Raises ArgumentError for nonfinite="raise" and one that may not."""
+    if nonfinite == "propagate":
+        return None
+    finite = torch.isfinite(batch.statistics).all(0)
+    if nonfinite == "skip":
+        return finite
+    if not visible:
         raise ArgumentError(
             'batch_norm: nonfinite="raise" has to look at values, which torch.func does not show. '
             'Use "propagate" or "skip" there.'
@@ -103,33 +136,22 @@ def _refuse(finite: Tensor, seeing: bool) -> None:
             f"batch_norm: the batch has NaN or infinity in channel{'s' * (len(bad) > 1)} {listed} of {len(finite)}, "
             'and nonfinite="raise". The running statistics are unchanged.'
         )
+    return None
 
 
-def _weight(running: Running, momentum: float | None, finite: Tensor | None) -> Any:
-    """k: the momentum, or 1 / batches, of those that this channel did not leave out."""
-    if running.skipped is not None and finite is not None:
-        running.skipped.add_(~finite)
-    if momentum is not None:
-        return momentum
-    if running.batches is None:
-        raise ArgumentError(
-            "batch_norm: momentum is None, expected a number: only a layer counts its batches."
-        )
-    seen = running.batches if running.skipped is None else running.batches - running.skipped
-    return 1 / seen.double().clamp(min=1)
-
-
-def _move_by_kernel(running: Running, batch: Batch, weight: float, factor: float) -> None:
-    for moved, found, scale in ((running.mean, batch.mean, 1.0), (running.var, batch.var, factor)):
-        if moved.is_contiguous():
-            place = (moved.data_ptr(), CODES[moved.dtype])
-            run_track(len(moved), place, found.data_ptr(), weight, scale)
-            torch.autograd.graph.increment_version(moved)  # whoever saved it is to hear of this
-        else:
-            moved.copy_(equations.track(moved.double(), scale * found, weight))
-
-
-def _move_composed(running: Running, batch: Batch, weight: Any, factor: Any, finite: Tensor | None) -> None:
-    for moved, found in ((running.mean, batch.mean), (running.var, factor * batch.var)):
-        new = equations.track(moved.to(found.dtype), found, weight)
-        moved.copy_(new if finite is None else torch.where(finite, new, moved.to(found.dtype)))
+def _move_composed(
+    running: Running, batch: Batch, momentum: float | None, factor: Any, finite: Tensor | None
+) -> None:
+    mean, var, batches, skipped = running
+    if batches is not None:
+        batches.add_(1)
+    if finite is not None and skipped is not None:
+        skipped.add_(~finite)
+    weight: Any = momentum
+    if momentum is None:
+        seen = _cumulative(batches)
+        weight = 1 / (seen if skipped is None else seen - skipped).double().clamp(min=1)
+    for moved, found in ((mean, batch.statistics[0]), (var, factor * batch.statistics[1])):
+        old = moved.to(found.dtype)
+        new = equations.track(old, found, weight)
+        moved.copy_(new if finite is None else torch.where(finite, new, old))
