@@ -86,7 +86,7 @@ def batch_norm(
     if residual is not None:
         pre = pre + residual
     y = activate(pre, o).to(x.dtype)
-    return y, Batch((c.origin + c.mu).detach().flatten(), c.var.detach().flatten(), c.m)
+    return y, Batch(torch.stack(((c.origin + c.mu).flatten(), c.var.flatten())).detach(), c.m)
 
 
 def activate(pre: Tensor, o: Options) -> Tensor:
@@ -132,7 +132,7 @@ def gradients(
     dx = equations.input_gradient(
         g, xhat, sum_dy, sum_dy_xhat, gamma=gamma, rstd=rstd, m=c.m, correction=o.correction, w=c.w
     )
-    return dx.to(x.dtype), sum_dy_xhat.flatten(), sum_dy.flatten(), g.to(x.dtype)
+    return dx.to(x.dtype), sum_dy_xhat.reshape(-1), sum_dy.reshape(-1), g.to(x.dtype)
 
 
 def second_gradients(

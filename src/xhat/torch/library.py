@@ -1,6 +1,6 @@
 """Operators for whoever records a graph (compile, export, make_fx, fake tensors): opaque calls of the kernels.
 
-    xhat::batch_norm            y, mean, var, count
+    xhat::batch_norm            y, statistics, count
     xhat::batch_norm_backward   dx, dweight, dbias, dresidual
     xhat::track                 running statistics, in place: a graph replayed by activation checkpointing asks anew
 
@@ -28,15 +28,15 @@ _library = torch.library.Library("xhat", "DEF")
 _OPTIONS = "float eps, int correction, str? activation, float slope"
 _library.define(
     "batch_norm(Tensor x, Tensor? weight, Tensor? bias, Tensor? residual, Tensor? mask, "
-    f"{_OPTIONS}) -> (Tensor, Tensor, Tensor, Tensor)"
+    f"{_OPTIONS}) -> (Tensor, Tensor, Tensor)"
 )
 _library.define(
-    "batch_norm_backward(Tensor dy, Tensor x, Tensor? weight, Tensor? bias, Tensor? extra, Tensor? mask, Tensor mean, "
-    f"Tensor var, bool residual, {_OPTIONS}) -> (Tensor, Tensor, Tensor, Tensor)"
+    "batch_norm_backward(Tensor dy, Tensor x, Tensor? weight, Tensor? bias, Tensor? extra, Tensor? mask, "
+    f"Tensor statistics, bool residual, {_OPTIONS}) -> (Tensor, Tensor, Tensor, Tensor)"
 )
 _library.define(
-    "track(Tensor(a!) running_mean, Tensor(b!) running_var, Tensor(c!)? batches, Tensor(d!)? skipped, Tensor mean, "
-    "Tensor var, Tensor count, float? momentum, int correction, int running_correction, str nonfinite) -> ()"
+    "track(Tensor(a!) running_mean, Tensor(b!) running_var, Tensor(c!)? batches, Tensor(d!)? skipped, "
+    "Tensor statistics, Tensor count, float? momentum, int correction, int running_correction, str nonfinite) -> ()"
 )
 _operators = torch.ops.xhat
 
@@ -49,11 +49,11 @@ def batch_norm(
     An evaluation is a chain of elementwise operations, which a compiler fuses and every exporter knows.
     """
     if mean is not None and var is not None:
-        return _evaluated(x, weight, bias, residual, mean, var, o), Batch(mean, var, 0)
+        return _evaluated(x, weight, bias, residual, mean, var, o), Batch(mean, 0)
     if x.device.type != "cpu" or (mask is not None and mask.requires_grad):
         return composed.batch_norm(x, weight, bias, residual, mask, None, None, o)
-    y, mean, var, count = _operators.batch_norm(x, weight, bias, residual, mask, *o)
-    return y, Batch(mean.detach(), var.detach(), count.detach())
+    y, statistics, count = _operators.batch_norm(x, weight, bias, residual, mask, *o)
+    return y, Batch(statistics.detach(), count.detach())
 
 
 def _evaluated(
@@ -70,25 +70,24 @@ def _evaluated(
 
 def _forward(
     x: Tensor, weight: Maybe, bias: Maybe, residual: Maybe, mask: Maybe, *options: Any
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor]:
     o = Options(*options)
     if plain(x, weight, bias, residual, mask):
         p = Pass(x, o, None, residual is not None, mask)
-        y, count = cpu.normalize(x, weight, bias, residual, p), p.count
-        mean, var = p.statistics[0].clone(), p.statistics[1].clone()
+        y, statistics, count = cpu.normalize(x, weight, bias, residual, p), p.statistics, p.count
     else:
-        y, (mean, var, count) = composed.batch_norm(x, weight, bias, residual, mask, None, None, o)
-    return y, mean, var, torch.as_tensor(count, dtype=torch.float64, device=x.device)
+        y, (statistics, count) = composed.batch_norm(x, weight, bias, residual, mask, None, None, o)
+    return y, statistics, torch.as_tensor(count, dtype=torch.float64, device=x.device)
 
 
 def _backward(
-    dy: Tensor, x: Tensor, weight: Maybe, bias: Maybe, extra: Maybe, mask: Maybe, mean: Tensor, var: Tensor,
+    dy: Tensor, x: Tensor, weight: Maybe, bias: Maybe, extra: Maybe, mask: Maybe, statistics: Tensor,
     residual: bool, *options: Any,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     o = Options(*options)
     if plain(dy, x, weight, bias, extra, mask):
         p = Pass(x, o, None, residual, mask)
-        p.statistics = torch.stack((mean, var))
+        p.statistics = statistics
         needs = (True, weight is not None, bias is not None, _separate(residual, o))
         found = cpu.gradients(dy, x, weight, bias, extra, p, needs)
     else:
@@ -113,26 +112,24 @@ def _returned(
 
 
 def _track(
-    running_mean: Tensor, running_var: Tensor, batches: Maybe, skipped: Maybe, mean: Tensor, var: Tensor, count: Tensor,
+    running_mean: Tensor, running_var: Tensor, batches: Maybe, skipped: Maybe, statistics: Tensor, count: Tensor,
     momentum: float | None, correction: int, running_correction: int, nonfinite: str,
 ) -> None:  # fmt: skip
     if not recomputing():
         running = Running(running_mean, running_var, batches, skipped)
-        move(running, Batch(mean, var, count), momentum, correction, running_correction, nonfinite)
+        move(running, Batch(statistics, count), momentum, correction, running_correction, nonfinite)
 
 
 # --------------------------------------------------------------------------------- their shapes, for fake tensors
 
 
-def _forward_fake(x: Tensor, *_: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    def vector() -> Tensor:
-        return x.new_empty(x.shape[1], dtype=torch.float64)
-
-    return torch.empty_like(x), vector(), vector(), x.new_empty((), dtype=torch.float64)
+def _forward_fake(x: Tensor, *_: Any) -> tuple[Tensor, Tensor, Tensor]:
+    statistics = x.new_empty((2, x.shape[1]), dtype=torch.float64)
+    return torch.empty_like(x), statistics, x.new_empty((), dtype=torch.float64)
 
 
 def _backward_fake(
-    dy: Tensor, x: Tensor, weight: Maybe, bias: Maybe, extra: Maybe, mask: Maybe, mean: Tensor, var: Tensor,
+    dy: Tensor, x: Tensor, weight: Maybe, bias: Maybe, extra: Maybe, mask: Maybe, statistics: Tensor,
     residual: bool, *options: Any,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     new = [None if t is None else torch.empty_like(t) for t in (x, weight, bias, x)]
@@ -157,16 +154,16 @@ for _name, _run, _fake in (
 
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     x, weight, bias, residual, mask, *options = inputs
-    y, mean, var, _ = output
+    y, statistics, _ = output
     ctx.options, ctx.residual = Options(*options), residual is not None
-    ctx.save_for_backward(x, weight, bias, cpu.kept(residual, y, ctx.options), mask, mean, var)
+    ctx.save_for_backward(x, weight, bias, cpu.kept(residual, y, ctx.options), mask, statistics)
 
 
 def _differentiate(ctx: Any, dy: Tensor, *_: Any) -> tuple[Any, ...]:
-    x, weight, bias, extra, mask, mean, var = ctx.saved_tensors
+    x, weight, bias, extra, mask, statistics = ctx.saved_tensors
     o: Options = ctx.options
     dx, dweight, dbias, dresidual = _operators.batch_norm_backward(
-        dy, x, weight, bias, extra, mask, mean, var, ctx.residual, *o
+        dy, x, weight, bias, extra, mask, statistics, ctx.residual, *o
     )
     if ctx.residual and not _separate(ctx.residual, o):
         dresidual = dy
@@ -175,7 +172,7 @@ def _differentiate(ctx: Any, dy: Tensor, *_: Any) -> tuple[Any, ...]:
 
 
 def _keep_second(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    dy, x, weight, bias, extra, mask, _mean, _var, ctx.residual, *options = inputs
+    dy, x, weight, bias, extra, mask, _statistics, ctx.residual, *options = inputs
     ctx.options = Options(*options)
     ctx.save_for_backward(dy, x, weight, bias, extra, mask)
 
@@ -184,7 +181,7 @@ def _differentiate_second(ctx: Any, *cotangents: Tensor) -> tuple[Any, ...]:
     dy, x, weight, bias, extra, mask = ctx.saved_tensors
     o: Options = ctx.options
     wanted = composed.second_gradients(cotangents, dy, x, weight, bias, extra, mask, None, ctx.residual, o)
-    return *wanted, None, None, None, None, None, None, None, None
+    return *wanted, None, None, None, None, None, None, None
 
 
 torch.library.register_autograd("xhat::batch_norm", _differentiate, setup_context=_keep, lib=_library)

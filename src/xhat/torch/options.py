@@ -28,10 +28,9 @@ class Options(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """A batch's statistics: mean and var = m2 / (m - c) of each channel, float64, and m (a number, or a scalar)."""
+    """A batch's statistics: mean and var = m2 / (m - c) of each channel (2, C), and m (a number, or a scalar)."""
 
-    mean: Tensor
-    var: Tensor
+    statistics: Tensor
     count: Any
 
 
