@@ -8,6 +8,7 @@
 
 #include <array>
 #include <cmath>
+#include <cstdint>
 #include <string>
 #include <vector>
 
@@ -144,13 +145,20 @@ NB_MODULE(_kernels, m) {
           "gradient_sums (reduce: writes both sums) and input_gradient (map: writes dx, and dresidual where extra is read).");
 
     m.def("track",
-          [](std::size_t channels, nb::handle running, nb::handle batch, double weight, double factor) {
-              const Numbers r(running, channels), n(batch, channels);
-              for (std::size_t c = 0; c < channels; c++) r.at()[c] += weight * (factor * n.at()[c] - r.at()[c]);
-              r.store();
+          [](std::size_t channels, nb::handle mean, nb::handle var, nb::handle batches, nb::handle batch, double weight,
+             double factor) {
+              const Numbers mu(mean, channels), v(var, channels);
+              const double* found = static_cast<double*>(address(batch));
+              for (std::size_t c = 0; c < channels; c++) {
+                  mu.at()[c] += weight * (found[c] - mu.at()[c]);
+                  v.at()[c] += weight * (factor * found[channels + c] - v.at()[c]);
+              }
+              mu.store(), v.store();
+              if (void* count = address(batches)) ++*static_cast<std::int64_t*>(count);
           },
-          nb::arg("channels"), nb::arg("running"), nb::arg("batch"), nb::arg("weight"), nb::arg("factor"),
-          "track: running += weight (factor batch - running), rounded once.");
+          nb::arg("channels"), nb::arg("mean"), nb::arg("var"), nb::arg("batches").none(), nb::arg("batch"),
+          nb::arg("weight"), nb::arg("factor"),
+          "track: mean += weight (batch mean - mean), var += weight (factor batch var - var), batches += 1.");
 
     m.def("isa", [] { return std::string(isa_in_use()); }, "The instruction set in use.");
     m.def("isa_available",

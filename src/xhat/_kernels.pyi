@@ -15,8 +15,10 @@ def backward(reduce: bool, map: bool, dtype: int, shape: Sequence[int], x: objec
     gradient_sums (reduce: writes both sums) and input_gradient (map: writes dx, and dresidual where extra is read).
     """
 
-def track(channels: int, running: object, batch: object, weight: float, factor: float) -> None:
-    """track: running += weight (factor batch - running), rounded once."""
+def track(channels: int, mean: object, var: object, batches: object | None, batch: object, weight: float, factor: float) -> None:
+    """
+    track: mean += weight (batch mean - mean), var += weight (factor batch var - var), batches += 1.
+    """
 
 def isa() -> str:
     """The instruction set in use."""
