@@ -138,7 +138,7 @@ def _read(t: Tensor, walk: Walk) -> tuple[Tensor, Operand]:
     address = t.data_ptr()
     if steps is not None and address:  # a tensor that is known to be zero has none
         return t, (address, steps)
-    copy, operand = _new(t, walk)
+    copy, operand = _new(t, walk._replace(dense=False))  # which was said of x, not of t
     return copy.copy_(t), operand
 
 
@@ -215,6 +215,10 @@ def _backward(
 ) -> None:  # fmt: skip
     """gradient_sums (reduce: writes both sums) and input_gradient (writes dx, and dresidual where extra is read)."""
     walk, o = p.walk, p.options
+    if not x.numel():  # the kernels, called for nothing, write nothing
+        sum_dy.zero_()
+        sum_dy_xhat.zero_()
+        return
     x, source = _read(x, walk)
     dy, gradient = _read(dy, walk)
     gamma, scale = _per_channel(gamma)
