@@ -119,7 +119,8 @@ def test_every_option(layout: str, dtype: str, training: bool) -> None:
 
 @pytest.mark.parametrize(
     "shape",
-    [(2, 1), (2, 3, 1), (1, 3, 7), (1, 1, 2, 1), (1, 1, 1, 1, 2), (127, 3), (2, 131, 3), (5, 3, 1009), (3, 257, 2, 2), (1031, 17)],
+    [(2, 1), (2, 3, 1), (1, 3, 7), (1, 1, 2, 1), (1, 1, 1, 1, 2), (127, 3), (2, 131, 3), (5, 3, 1009), (3, 257, 2, 2),
+     (1031, 17)],
     ids=str,
 )  # fmt: skip
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
