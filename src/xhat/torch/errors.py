@@ -4,26 +4,51 @@ import sys
 
 from torch import nn
 
-from xhat.errors import DtypeError, ShapeError
+from xhat.errors import ArgumentError, DtypeError, ShapeError, XhatError
 
-__all__ = ["TensorDtypeError", "TensorShapeError", "named"]
+__all__ = [
+    "ExchangeError",
+    "TensorArgumentError",
+    "TensorDtypeError",
+    "TensorShapeError",
+    "TensorTypeError",
+    "named",
+    "path_of",
+]
 
 
 class TensorShapeError(ShapeError, RuntimeError):
     """A tensor of the wrong length: a ValueError here, a RuntimeError in torch."""
 
 
+class TensorArgumentError(ArgumentError, RuntimeError):
+    """A tensor that can't take the part it is given: a ValueError here, a RuntimeError in torch."""
+
+
+class TensorTypeError(ArgumentError, TypeError):
+    """Something that is no tensor, or no number, where one is needed; torch raises TypeError."""
+
+
 class TensorDtypeError(DtypeError, NotImplementedError):
     """A dtype, layout or class of tensor that has no batch norm here; torch raises NotImplementedError."""
 
 
+class ExchangeError(XhatError, RuntimeError):
+    """Processes could not exchange what a batch on many of them needs: they disagree, or one of them is gone."""
+
+
 def named(layer: nn.Module) -> str:
-    """How a message calls this layer: by its path in the model whose forward is running, if there is one.
+    """How a message calls this layer: by its path in the model whose forward is running, if there is one."""
+    kind, found = type(layer).__name__, path_of(layer)
+    return f"{kind} {found!r}" if found else kind
+
+
+def path_of(layer: nn.Module) -> str:
+    """The layer's path in the model whose forward is running, '' where none is.
 
     A layer does not know its model, and must not: it can be used in two. But while a message is written, the
     modules that called the layer are on the stack, and the outermost that holds it knows its path.
     """
-    kind = type(layer).__name__
     found = ""
     frame = sys._getframe(1)
     while frame is not None:
@@ -31,4 +56,4 @@ def named(layer: nn.Module) -> str:
         if isinstance(owner, nn.Module) and owner is not layer:
             found = next((name for name, m in owner.named_modules() if m is layer), found)
         frame = frame.f_back  # type: ignore[assignment]
-    return f"{kind} {found!r}" if found else kind
+    return found

@@ -10,9 +10,9 @@ from xhat.checks import shown
 from xhat.errors import ArgumentError, DegenerateBatchError
 from xhat.ops import run_track
 from xhat.torch.cpu import CODES
-from xhat.torch.errors import TensorShapeError
+from xhat.torch.errors import TensorArgumentError, TensorDtypeError, TensorShapeError, TensorTypeError
 from xhat.torch.internals import plain, recomputing, tracing, transforming
-from xhat.torch.options import Batch
+from xhat.torch.options import Batch, check_nonfinite
 
 __all__ = ["Running", "follow"]
 
@@ -40,8 +40,9 @@ def follow(
         running_mean += k (mean - running_mean)
         running_var  += k (m2 / (m - running_correction) - running_var)
 
-    nonfinite "skip" leaves a channel with NaN or infinity as it is and counts it in `skipped`; "raise" raises
-    ArgumentError and changes nothing. Raises DegenerateBatchError where m <= running_correction.
+    nonfinite "skip" leaves a channel as it is where these would be no finite numbers of their dtype, and counts it in
+    `skipped`; "raise" raises ArgumentError. Raises DegenerateBatchError where m <= running_correction.
+    Who raises has changed nothing.
     """
     if recomputing():
         return
@@ -68,8 +69,10 @@ def move(
     nonfinite: str,
 ) -> None:
     """`follow` for a batch that counts."""
-    _check(running, batch)
     visible = not transforming()  # whether values can be looked at
+    _check(running, batch, visible)
+    if type(momentum) is not float:
+        momentum = _number(momentum)
     if visible and not batch.count > running_correction:
         raise DegenerateBatchError(
             f"batch_norm: the batch has m = {float(batch.count):g}, expected more than running_correction="
@@ -80,22 +83,45 @@ def move(
         _move_by_kernel(running, batch, momentum, float(factor))
     else:
         with torch.no_grad():
-            _move_composed(running, batch, momentum, factor, _finite(batch, nonfinite, visible))
+            _move_composed(
+                running, batch, momentum, factor, _finite(running, batch, factor, nonfinite, visible)
+            )
 
 
-def _check(running: Running, batch: Batch) -> None:
+def _check(running: Running, batch: Batch, visible: bool) -> None:
     channels = batch.statistics.shape[1:]
     if running.mean.shape != channels or running.var.shape != channels:
         raise TensorShapeError(
             f"batch_norm: running_mean and running_var have shapes {shown(running.mean.shape)} and "
             f"{shown(running.var.shape)}, expected {shown(channels)} to match dimension 1 of input."
         )
+    if running.mean.dtype not in CODES or running.var.dtype not in CODES:
+        raise TensorDtypeError(
+            f"batch_norm: running_mean and running_var have dtypes {running.mean.dtype} and {running.var.dtype}, "
+            "expected real floating-point ones."
+        )
+    learned = running.mean.requires_grad or running.var.requires_grad
+    if learned and visible and torch.is_grad_enabled():
+        raise TensorArgumentError(
+            "batch_norm: running_mean or running_var requires a gradient, and training would change it in place. "
+            "Detach it, or use it in evaluation, where it has a gradient."
+        )
+
+
+def _number(momentum: Any) -> float | None:
+    """momentum as a float, or None. Raises TensorTypeError."""
+    try:
+        return None if momentum is None else float(momentum)
+    except (TypeError, ValueError):
+        raise TensorTypeError(
+            f"batch_norm: momentum is {momentum!r}, expected a number, or None for the average of all batches."
+        ) from None
 
 
 def _cumulative(batches: Tensor | None) -> Tensor:
     """The number of batches, for momentum=None."""
     if batches is None:
-        raise ArgumentError(
+        raise TensorTypeError(
             "batch_norm: momentum is None, expected a number: only a layer counts its batches."
         )
     return batches
@@ -117,11 +143,15 @@ def _move_by_kernel(running: Running, batch: Batch, momentum: float | None, fact
     torch.autograd.graph.increment_version((mean, var) if batches is None else (mean, var, batches))
 
 
-def _finite(batch: Batch, nonfinite: str, visible: bool) -> Tensor | None:
+def _finite(running: Running, batch: Batch, factor: Any, nonfinite: str, visible: bool) -> Tensor | None:
     """Which channels may move, None for all. Raises ArgumentError for nonfinite="raise" and one that may not."""
-    if nonfinite == "propagate":
+    if check_nonfinite(nonfinite) == "propagate":
         return None
-    finite = torch.isfinite(batch.statistics).all(0)
+    mean, var = batch.statistics.unbind(0)
+    # In the dtype they are kept in: numbers near 1e30 have a variance that float32 has not.
+    finite = torch.isfinite(mean.to(running.mean.dtype)) & torch.isfinite(
+        (factor * var).to(running.var.dtype)
+    )
     if nonfinite == "skip":
         return finite
     if not visible:
@@ -133,8 +163,9 @@ def _finite(batch: Batch, nonfinite: str, visible: bool) -> Tensor | None:
     if bad:
         listed = ", ".join(map(str, bad[:8])) + (", ..." if len(bad) > 8 else "")
         raise ArgumentError(
-            f"batch_norm: the batch has NaN or infinity in channel{'s' * (len(bad) > 1)} {listed} of {len(finite)}, "
-            'and nonfinite="raise". The running statistics are unchanged.'
+            "batch_norm: the batch has NaN or infinity, or a variance that overflows, in "
+            f'channel{"s" * (len(bad) > 1)} {listed} of {len(finite)}, and nonfinite="raise". The running statistics '
+            "are unchanged."
         )
     return None
 
@@ -143,15 +174,17 @@ def _move_composed(
     running: Running, batch: Batch, momentum: float | None, factor: Any, finite: Tensor | None
 ) -> None:
     mean, var, batches, skipped = running
-    if batches is not None:
-        batches.add_(1)
-    if finite is not None and skipped is not None:
-        skipped.add_(~finite)
+    seen = None if batches is None else batches + 1
+    left_out = skipped if skipped is None or finite is None else skipped + ~finite
     weight: Any = momentum
     if momentum is None:
-        seen = _cumulative(batches)
-        weight = 1 / (seen if skipped is None else seen - skipped).double().clamp(min=1)
-    for moved, found in ((mean, batch.statistics[0]), (var, factor * batch.statistics[1])):
-        old = moved.to(found.dtype)
+        counted = _cumulative(seen) if left_out is None else _cumulative(seen) - left_out
+        weight = 1 / counted.double().clamp(min=1)
+    moved: list[tuple[Tensor | None, Any]] = [(batches, seen), (skipped, left_out)]
+    for statistic, found in ((mean, batch.statistics[0]), (var, factor * batch.statistics[1])):
+        old = statistic.to(found.dtype)
         new = equations.track(old, found, weight)
-        moved.copy_(new if finite is None else torch.where(finite, new, old))
+        moved.append((statistic, new if finite is None else torch.where(finite, new, old)))
+    for old_value, new_value in moved:  # all are known before the first one moves
+        if old_value is not None:
+            old_value.copy_(new_value)
