@@ -6,7 +6,8 @@ equations cancel, so that an offset costs no digits in float32 either.
 """
 
 import math
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -31,6 +32,14 @@ def _column(vector: Tensor | None, x: Tensor, dtype: torch.dtype) -> Any:
     return None if vector is None else vector.to(dtype).reshape(1, -1, *[1] * (x.dim() - 2))
 
 
+class Others(NamedTuple):
+    """What a rank knows of a batch that lies on many: its sums over all ranks, m and the mean."""
+
+    total: Callable[[Tensor], Tensor]  # over the ranks, of what each has summed over its own part
+    m: Tensor
+    mean: Tensor
+
+
 class Centred:
     """x relative to a rough mean, the weights, and the statistics of both: what every equation starts from."""
 
@@ -42,24 +51,31 @@ class Centred:
         var: Tensor | None,
         o: Options,
         dtype: torch.dtype,
+        others: Others | None = None,
     ) -> None:
         self.batch = mean is None
         self.m: Any = math.inf
         self.w: Any = 1
         axes = [0, *range(2, x.dim())]
-        self.total = lambda v: v.sum(axes, keepdim=True)
+        self.total = self.here = lambda v: v.sum(axes, keepdim=True)
+        if mean is None or others is not None:
+            self.m = x.numel() // x.shape[1]
+            if mask is not None:
+                # Expanded: its sum over the batch is m for every channel.
+                self.w = mask.to(dtype).expand([x.shape[0], 1, *x.shape[2:]])
+                self.m = self.w.sum()
+        if others is not None:
+            self.m, self.total = others.m.to(dtype), lambda v: others.total(self.here(v))
         if mean is not None:
             self.origin = _column(mean, x, dtype)
             self.x = x.to(dtype) - self.origin
             self.mu, self.var = torch.zeros_like(self.origin), _column(var, x, dtype)
             return
-        self.m = x.numel() // x.shape[1]
-        if mask is not None:
-            # Expanded: its sum over the batch is m for every channel.
-            self.w = mask.to(dtype).expand([x.shape[0], 1, *x.shape[2:]])
-            self.m = self.w.sum()
         wide = x.to(dtype)
-        self.origin = self.total(self.w * wide.detach()) / self.m
+        if others is None:
+            self.origin = self.total(self.w * wide.detach()) / self.m
+        else:
+            self.origin = _column(others.mean, x, dtype)
         self.x = wide - self.origin
         self.mu, m2 = equations.moments(self.x, self.total, self.m, self.w)
         self.var = equations.variance(m2, self.m, o.correction)
@@ -89,6 +105,14 @@ def batch_norm(
     return y, Batch(torch.stack(((c.origin + c.mu).flatten(), c.var.flatten())).detach(), c.m)
 
 
+def moments(x: Tensor, mask: Tensor | None) -> tuple[float, int, Tensor]:
+    """m, the number of values that have a weight, and mean and m2 (2, C) in float64; zeros where there are none."""
+    c = Centred(x, mask, None, None, Options(1.0, 0, None, 0.0), _precision(x))
+    values = x.numel() // x.shape[1] if mask is None else int(torch.count_nonzero(c.w))
+    found = torch.stack(((c.origin + c.mu).flatten(), (c.var * c.m).flatten())).double()
+    return float(c.m), values, found if values else torch.zeros_like(found)
+
+
 def activate(pre: Tensor, o: Options) -> Tensor:
     """act(pre), as torch defines it: its derivatives of every order are finite at both ends."""
     if o.activation is None:
@@ -109,15 +133,16 @@ def activation_gradient(dy: Tensor, pre: Tensor, o: Options) -> Tensor:
 
 def gradients(
     dy: Tensor, x: Tensor, weight: Tensor | None, bias: Tensor | None, extra: Tensor | None, mask: Tensor | None,
-    statistics: Tensor | None, residual: bool, o: Options,
+    statistics: Tensor | None, residual: bool, o: Options, others: Others | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     """dx, dweight, dbias, dresidual of `batch_norm`, by the closed form; differentiable again, to any order.
 
-    extra: y or the residual (see `cpu.kept`). statistics: constants (2, C), or None for the batch's.
+    extra: y or the residual (see `cpu.kept`). statistics: constants (2, C), or None for the batch's. others: of a batch
+    on many ranks; dweight and dbias are this rank's sums.
     """
     dtype = _precision(x, weight, statistics)
     mean, var = (None, None) if statistics is None else statistics.unbind(0)
-    c = Centred(x, mask, mean, var, o, dtype)
+    c = Centred(x, mask, mean, var, o, dtype, others)
     xhat, rstd = c.standardized(o.eps)
     gamma, beta = _column(weight, x, dtype), _column(bias, x, dtype)
     gamma = 1 if gamma is None else gamma
@@ -128,9 +153,12 @@ def gradients(
             assert extra is not None
             pre = extra.to(dtype) if o.activation == "leaky_relu" else pre + extra
         g = activation_gradient(g, pre, o)
-    sum_dy, sum_dy_xhat = equations.gradient_sums(g, xhat, c.total)
+    sum_dy, sum_dy_xhat = equations.gradient_sums(g, xhat, c.here)
+    sums: Any = (sum_dy, sum_dy_xhat)
+    if others is not None:
+        sums = others.total(torch.stack(sums)).unbind(0)  # together: an exchange takes its time
     dx = equations.input_gradient(
-        g, xhat, sum_dy, sum_dy_xhat, gamma=gamma, rstd=rstd, m=c.m, correction=o.correction, w=c.w
+        g, xhat, *sums, gamma=gamma, rstd=rstd, m=c.m, correction=o.correction, w=c.w
     )
     return dx.to(x.dtype), sum_dy_xhat.reshape(-1), sum_dy.reshape(-1), g.to(x.dtype)
 
@@ -138,6 +166,7 @@ def gradients(
 def second_gradients(
     cotangents: tuple[Tensor | None, ...], dy: Tensor, x: Tensor, weight: Tensor | None, bias: Tensor | None,
     extra: Tensor | None, mask: Tensor | None, statistics: Tensor | None, residual: bool, o: Options,
+    others: Others | None = None,
 ) -> tuple[Tensor | None, ...]:  # fmt: skip
     """The gradients of `gradients` with respect to dy, x, weight, bias and extra, by autograd: again to any order."""
     with torch.enable_grad():
@@ -147,9 +176,12 @@ def second_gradients(
         ]
         dy_, x_, weight_, bias_, extra_ = given
         assert dy_ is not None and x_ is not None
-        found = gradients(dy_, x_, weight_, bias_, extra_, mask, statistics, residual, o)
+        found = gradients(dy_, x_, weight_, bias_, extra_, mask, statistics, residual, o, others)
+        # An empty cotangent stands for none, except of what is empty itself.
         pairs = [
-            (f, c.to(f.dtype)) for f, c in zip(found, cotangents, strict=False) if c is not None and c.numel()
+            (f, c.to(f.dtype).reshape(f.shape))
+            for f, c in zip(found, cotangents, strict=False)
+            if c is not None and c.numel() == f.numel()
         ]
         inputs = [t for t in given if t is not None]
         outputs, weights = [f for f, _ in pairs], [c for _, c in pairs]

@@ -14,7 +14,7 @@ from xhat.torch.internals import differentiating_forward, plain, tracing, transf
 from xhat.torch.options import Batch, Options, check_nonfinite, options_of
 from xhat.torch.statistics import Running, follow
 
-__all__ = ["batch_norm", "normalized"]
+__all__ = ["batch_norm", "check", "check_mask", "normalized"]
 
 Maybe = Tensor | None
 
@@ -60,12 +60,12 @@ def normalized(
     x: Tensor, weight: Maybe, bias: Maybe, residual: Maybe, mask: Maybe, mean: Maybe, var: Maybe, o: Options
 ) -> tuple[Tensor, Batch | None]:
     """y with given statistics, or, where mean is None, with the batch's own, which come with it (unless x is empty)."""
-    _check(x, weight, bias, residual, mean, var)
+    check(x, weight, bias, residual, mean, var)
     if mean is None and x.numel() == 0:  # nothing to average: any statistics will do
         mean, var = x.new_zeros(x.shape[1], dtype=torch.float32), x.new_ones(x.shape[1], dtype=torch.float32)
         return normalized(x, weight, bias, residual, None, mean, var, o)
     if mean is None:
-        _check_batch(x, mask, o)
+        _check_batch(x, mask)
     else:
         mask = None  # weighs statistics, and these are given
     batch: Batch | None
@@ -106,7 +106,7 @@ def _by_kernels(
 _FLOATING = frozenset(cpu.CODES)
 
 
-def _check(x: Tensor, weight: Maybe, bias: Maybe, residual: Maybe, mean: Maybe, var: Maybe) -> None:
+def check(x: Tensor, weight: Maybe, bias: Maybe, residual: Maybe, mean: Maybe, var: Maybe) -> None:
     """Shapes and dtypes, which every way knows, a traced one as well."""
     if x.dtype not in _FLOATING:
         raise TensorDtypeError(
@@ -155,7 +155,7 @@ def _refuse_residual(residual: Tensor, x: Tensor) -> None:
     )
 
 
-def _check_batch(x: Tensor, mask: Maybe, o: Options) -> None:
+def _check_batch(x: Tensor, mask: Maybe) -> None:
     """What a batch must have for statistics of its own: more than one value per channel, a mask that broadcasts."""
     values = x.numel() // x.shape[1]
     if values == 1:
@@ -164,8 +164,12 @@ def _check_batch(x: Tensor, mask: Maybe, o: Options) -> None:
             "value has no variance. The usual causes: a last, smaller batch (drop_last=True in the loader), pooling "
             "to 1x1 before the layer, or a model used for inference without model.eval()."
         )
-    if mask is None:
-        return
+    if mask is not None:
+        check_mask(x, mask)
+
+
+def check_mask(x: Tensor, mask: Tensor) -> None:
+    """Raises TensorShapeError unless the mask broadcasts to x, TensorDtypeError unless it can weigh."""
     target = [1 if a == 1 else n for a, n in enumerate(x.shape)]
     missing = x.dim() - mask.dim()
     sizes = [1] * missing + list(mask.shape)

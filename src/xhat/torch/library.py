@@ -20,7 +20,7 @@ from xhat.torch.internals import plain, recomputing
 from xhat.torch.options import Batch, Options
 from xhat.torch.statistics import Running, move
 
-__all__ = ["batch_norm"]
+__all__ = ["batch_norm", "returned", "separate"]
 
 Maybe = Tensor | None
 
@@ -88,23 +88,23 @@ def _backward(
     if plain(dy, x, weight, bias, extra, mask):
         p = Pass(x, o, None, residual, mask)
         p.statistics = statistics
-        needs = (True, weight is not None, bias is not None, _separate(residual, o))
+        needs = (True, weight is not None, bias is not None, separate(residual, o))
         found = cpu.gradients(dy, x, weight, bias, extra, p, needs)
     else:
         found = composed.gradients(dy, x, weight, bias, extra, mask, None, residual, o)
-    return _returned(found, x, weight, bias, residual, o)
+    return returned(found, x, weight, bias, residual, o)
 
 
-def _separate(residual: bool, o: Options) -> bool:
+def separate(residual: bool, o: Options) -> bool:
     """Whether dresidual is a tensor of its own; without an activation it is dy."""
     return residual and o.activation is not None
 
 
-def _returned(
+def returned(
     found: tuple[Maybe, ...], x: Tensor, weight: Maybe, bias: Maybe, residual: bool, o: Options
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Four tensors, as a schema wants them: empty where there is no such gradient."""
-    like = (x, weight, bias, x if _separate(residual, o) else None)
+    like = (x, weight, bias, x if separate(residual, o) else None)
     dx, dweight, dbias, dresidual = (
         x.new_empty(0) if t is None or d is None else d.to(t.dtype) for d, t in zip(found, like, strict=True)
     )
@@ -133,7 +133,7 @@ def _backward_fake(
     residual: bool, *options: Any,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     new = [None if t is None else torch.empty_like(t) for t in (x, weight, bias, x)]
-    return _returned(tuple(new), x, weight, bias, residual, Options(*options))
+    return returned(tuple(new), x, weight, bias, residual, Options(*options))
 
 
 def _track_fake(*_: Any) -> None:
@@ -165,7 +165,7 @@ def _differentiate(ctx: Any, dy: Tensor, *_: Any) -> tuple[Any, ...]:
     dx, dweight, dbias, dresidual = _operators.batch_norm_backward(
         dy, x, weight, bias, extra, mask, statistics, ctx.residual, *o
     )
-    if ctx.residual and not _separate(ctx.residual, o):
+    if ctx.residual and not separate(ctx.residual, o):
         dresidual = dy
     return (dx, None if weight is None else dweight, None if bias is None else dbias,
             dresidual if ctx.residual else None, None, None, None, None, None)  # fmt: skip

@@ -1,0 +1,216 @@
+"""An exchange between processes: every rank's numbers to every rank, in one collective that can't be misread.
+
+Collectives whose ranks bring frames of different sizes hang, abort, or mix up numbers. So the size of a frame never
+depends on what this rank wants to send, only on what all ranks have agreed on before: on the exchange that followed
+the last one the time before. Numbers that do not fit go in a second frame, once all have read in the first one that
+all need it; from then on there is one. A frame begins with what its numbers are (layer, channels, dtype, ...), and
+nothing is believed unless that is the same on all ranks. No statistics are computed here.
+"""
+
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from xhat.torch.errors import ExchangeError
+
+__all__ = ["KINDS", "Subject", "gather", "group_name", "group_of", "joining", "world"]
+
+KINDS = ("nothing", "statistics", "gradient sums", "sums", "running statistics", "population moments")
+DTYPES = (None, torch.float64, torch.float32, torch.float16, torch.bfloat16)
+MARK = 0x7861_7421  # no other collective's numbers begin like this
+WORDS, LETTERS = 16, 80  # a header's 64-bit words; the bytes of them that hold the layer's name
+
+# The newer name; the older one warns where there is the newer.
+_all_gather: Any = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
+
+
+class Subject(NamedTuple):
+    """What the numbers of an exchange are; all ranks must bring the same."""
+
+    kind: str
+    layer: str
+    channels: int
+    dtype: torch.dtype | None = None
+    differentiated: bool = False  # whether the gradient will pass here: an exchange too, with everybody in it
+
+
+# ------------------------------------------------------------------------------------------------------- groups
+
+_groups: "weakref.WeakValueDictionary[str, Any]" = weakref.WeakValueDictionary()
+_lines: "weakref.WeakKeyDictionary[Any, Line]" = weakref.WeakKeyDictionary()
+
+
+def group_name(group: Any) -> str:
+    """What stands for a process group in a layer's state and in a graph: the default group is ''."""
+    if group is None:
+        return ""
+    if group is dist.GroupMember.NON_GROUP_MEMBER:
+        return "another's"
+    name = str(group.group_name)
+    _groups[name] = group
+    return name
+
+
+def group_of(name: str) -> Any:
+    """The process group of this name. Raises ExchangeError where this process has none."""
+    group = dist.group.WORLD if name == "" else _groups.get(name)
+    if group is None:
+        raise ExchangeError(
+            f"batch_norm: this process is not in the layer's process group{f' {name!r}' if name else ''}. "
+            "Give each rank the group that it is in, made in this process."
+        )
+    return group
+
+
+def world(name: str) -> int:
+    """The number of ranks: 1 where nothing is distributed."""
+    if name == "" and not (dist.is_available() and dist.is_initialized()):
+        return 1
+    return dist.get_world_size(group_of(name))
+
+
+# ------------------------------------------------------------------------------------------------------ exchange
+
+
+def gather(numbers: Tensor, subject: Subject, group: str) -> Tensor:
+    """Every rank's numbers (k,) in float64, as (ranks, k), the same on all ranks.
+
+    Raises ExchangeError on every rank where they disagree about the subject, and where the collective fails.
+    """
+    return _line(group).gather(numbers, subject)
+
+
+@contextmanager
+def joining(subject: Subject, group: str) -> Iterator[None]:
+    """Where this rank fails before its part of an exchange, the others are told, and do not wait for it."""
+    try:
+        yield
+    except Exception:
+        _line(group).leave(subject)
+        raise
+
+
+def _line(group: str) -> "Line":
+    found = group_of(group)
+    if found not in _lines:
+        _lines[found] = Line(found)
+    return _lines[found]
+
+
+class Line:
+    """The exchanges of one group: which came after which, as all its ranks have seen it."""
+
+    def __init__(self, group: Any) -> None:
+        self.group = weakref.ref(group)
+        self.rank, self.ranks = dist.get_rank(group), dist.get_world_size(group)
+        self.last: Subject | None = None
+        self.room_after: dict[Subject | None, int] = {}
+
+    def gather(self, numbers: Tensor, subject: Subject) -> Tensor:
+        """See `gather`."""
+        room, length = self.room_after.get(self.last, 0), len(numbers)
+        frames = self._exchange(numbers, subject, room)
+        if room < length:
+            frames = self._exchange(numbers, subject, length)
+        self.room_after[self.last] = max(room, length)
+        self.last = subject
+        return frames[:, WORDS : WORDS + length]
+
+    def leave(self, subject: Subject) -> None:
+        """Takes part without numbers: everybody is refused them."""
+        nothing = torch.zeros(0, dtype=torch.float64)
+        try:
+            self._exchange(nothing, subject._replace(kind="nothing"), self.room_after.get(self.last, 0))
+        except ExchangeError:
+            return  # what this rank raises itself says more
+
+    def _exchange(self, numbers: Tensor, subject: Subject, room: int) -> Tensor:
+        """One collective, of frames with room for so many numbers; they are in it if they fit."""
+        frame = numbers.new_zeros(WORDS + room)
+        header = _header(subject, len(numbers))
+        frame[:WORDS] = header.view(torch.float64)
+        if len(numbers) <= room:
+            frame[WORDS : WORDS + len(numbers)] = numbers
+        frames = frame.new_empty(self.ranks * len(frame))
+        try:
+            _all_gather(frames, frame, group=self.group())
+        except RuntimeError as error:
+            raise ExchangeError(
+                f"batch_norm: the exchange of {_called(subject)} failed on rank {self.rank} of {self.ranks}: a rank "
+                f"has ended or did not come in time. No state was changed. ({_first_line(error)})"
+            ) from error
+        frames = frames.view(self.ranks, -1)
+        headers = frames[:, :WORDS].contiguous().view(torch.int64).cpu()
+        if not torch.equal(headers, header.expand_as(headers)):
+            raise ExchangeError(_disagreement([_read(h) for h in headers], subject, self.rank))
+        return frames
+
+
+# ------------------------------------------------------------------------------------------------------- headers
+
+
+@lru_cache(maxsize=4096)
+def _header(subject: Subject, length: int) -> Tensor:
+    """The subject as 64-bit words."""
+    letters = subject.layer.encode()[-LETTERS:].ljust(LETTERS, b"\0")
+    name = torch.frombuffer(bytearray(letters), dtype=torch.int64)
+    numbers = torch.tensor(
+        [MARK, length, KINDS.index(subject.kind), subject.channels, DTYPES.index(subject.dtype),
+         subject.differentiated]
+    )  # fmt: skip
+    return torch.cat((numbers, name))
+
+
+def _read(header: Tensor) -> Subject | None:
+    """The subject of a header; None where it is none."""
+    mark, _, kind, channels, dtype, differentiated = header[: WORDS - LETTERS // 8].tolist()
+    if mark != MARK:
+        return None
+    layer = bytes(header[WORDS - LETTERS // 8 :].numpy()).rstrip(b"\0").decode(errors="replace")
+    return Subject(KINDS[kind], layer, channels, DTYPES[dtype], bool(differentiated))
+
+
+def _disagreement(subjects: list[Subject | None], mine: Subject, rank: int) -> str:
+    """The sentence for ranks that bring different things: the layer, and the values."""
+    if any(s is None for s in subjects):
+        return (
+            f"batch_norm: rank {rank} exchanges {_called(mine)}, and another collective came between, on "
+            f"{_ranks([i for i, s in enumerate(subjects) if s is None])}. Give the layer a process group of its own."
+        )
+    known = [s for s in subjects if s is not None]
+    stopped = [i for i, s in enumerate(known) if s.kind == "nothing"]
+    if stopped:
+        return (
+            f"batch_norm: {_ranks(stopped)} stopped before the exchange of {_called(known[stopped[0]])}, by an "
+            "error of its own. No state was changed."
+        )
+    fields = (("layer", "layer"), ("kind", "exchange"), ("channels", "number of channels"), ("dtype", "dtype"),
+              ("differentiated", "need of a gradient for the input"))  # fmt: skip
+    for field, words in fields:
+        values: dict[Any, list[int]] = {}
+        for i, s in enumerate(known):
+            values.setdefault(getattr(s, field), []).append(i)
+        if len(values) > 1:
+            listed = "; ".join(f"{v!r} on {_ranks(ranks)}" for v, ranks in values.items())
+            return f"batch_norm: the ranks disagree on the {words} of {_called(mine)}: {listed}. No state was changed."
+    return (
+        f"batch_norm: the ranks disagree on how many numbers {_called(mine)} are. Do all run the same xhat?"
+    )
+
+
+def _called(subject: Subject) -> str:
+    return f"{subject.kind} of layer {subject.layer!r}" if subject.layer else subject.kind
+
+
+def _ranks(ranks: list[int]) -> str:
+    return f"rank{'s' * (len(ranks) > 1)} {', '.join(map(str, ranks))}"
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

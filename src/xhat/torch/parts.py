@@ -1,0 +1,61 @@
+"""The kernels on one part of a batch, whose other parts lie elsewhere: what it adds, and what it makes of the whole.
+
+The formulas are in `xhat.equations`; who brings the parts together must never live here.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from xhat.ops import run_forward
+from xhat.torch import cpu
+from xhat.torch.cpu import CODES, Pass
+from xhat.torch.options import Options
+
+__all__ = ["gradients", "moments"]
+
+Maybe = Tensor | None
+
+
+def moments(x: Tensor, mask: Maybe) -> tuple[float, int, Tensor]:
+    """m, the number of values that have a weight, and mean and m2 (2, C) in float64; zeros where there are none."""
+    walk = cpu.walk_of(x.shape, x.stride())
+    found = torch.zeros((2, x.shape[1]), dtype=torch.float64)
+    values = x.numel() // x.shape[1]
+    count, weights = float(values), None
+    if mask is not None:
+        weights = cpu.weights_in_order(mask, x, walk.view)
+        count, values = float(weights.sum()), int(torch.count_nonzero(weights))
+    if count:
+        x, source = cpu._read(x, walk)
+        mean, place = found.data_ptr(), None if weights is None else weights.data_ptr()
+        run_forward(True, False, CODES[x.dtype], walk.view.shape, source, place, None, None, None, None, mean,
+                    mean + 8 * x.shape[1], 1.0, 1.0, 0, 0.0)  # fmt: skip
+    return count, values, found
+
+
+def gradients(
+    dy: Tensor, x: Tensor, weight: Maybe, bias: Maybe, extra: Maybe, mask: Maybe, statistics: Tensor, count: float,
+    residual: bool, o: Options, total: Callable[[Tensor], Tensor],
+) -> tuple[Tensor, Tensor, Tensor, Maybe]:  # fmt: skip
+    """dx, dweight, dbias, dresidual, where the whole batch has this count, and `total` adds the sums of all parts.
+
+    dweight and dbias are this part's own sums.
+    """
+    p = Pass(x, o, statistics, residual)
+    p.count = count
+    if mask is not None:
+        p.weights = cpu.weights_in_order(mask, x, p.walk.view)
+    sums = torch.zeros((2, x.shape[1]), dtype=torch.float64)
+    if x.numel():
+        cpu._backward(dy, x, p, *sums, reduce=True, gamma=weight, beta=bias, extra=extra)
+    totals = total(sums)
+    dx, into = cpu._new(x, p.walk)
+    dresidual = into_residual = None
+    if residual and o.activation is not None:
+        dresidual, into_residual = cpu._new(x, p.walk)
+    if x.numel():
+        cpu._backward(dy, x, p, *totals, reduce=False, dx=into, gamma=weight, beta=bias, extra=extra,
+                      dresidual=into_residual)  # fmt: skip
+    return dx, sums[1], sums[0], dresidual

@@ -1,0 +1,241 @@
+"""One batch on many processes: its moments are exchanged and merged, and so are the sums of its gradient.
+
+    forward    moments -> [exchange] -> merge -> normalize
+    backward   gradient_sums -> [exchange] -> sum -> input_gradient
+
+Operators, for eager calls and graphs alike:
+
+    xhat::synchronized             y, statistics, count
+    xhat::synchronized_backward    dx, dweight, dbias, dresidual; the parameters' are this rank's share
+    xhat::rank_sum                 the sum over ranks, which is its own adjoint
+
+The kernels' work is in `parts`, the formulas are in `xhat.equations`.
+"""
+
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from xhat import equations
+from xhat.checks import check_count
+from xhat.errors import ArgumentError
+from xhat.torch import composed, cpu, exchange, parts
+from xhat.torch.cpu import Pass
+from xhat.torch.exchange import Subject
+from xhat.torch.functional import check, check_mask
+from xhat.torch.internals import differentiating_forward, plain, tracing, transforming
+from xhat.torch.library import returned, separate
+from xhat.torch.merging import added, merged
+from xhat.torch.options import Batch, Options
+
+__all__ = ["normalized"]
+
+Maybe = Tensor | None
+
+_library = torch.library.Library("xhat", "FRAGMENT")
+_OPTIONS = "float eps, int correction, str? activation, float slope"
+_WHERE = "str group, str layer"
+_library.define(
+    "synchronized(Tensor x, Tensor? weight, Tensor? bias, Tensor? residual, Tensor? mask, "
+    f"bool differentiated, {_WHERE}, {_OPTIONS}) -> (Tensor, Tensor, Tensor)"
+)
+_library.define(
+    "synchronized_backward(Tensor dy, Tensor x, Tensor? weight, Tensor? bias, Tensor? extra, Tensor? mask, "
+    f"Tensor statistics, Tensor count, bool residual, bool differentiated, {_WHERE}, {_OPTIONS}) -> "
+    "(Tensor, Tensor, Tensor, Tensor)"
+)
+_library.define(f"rank_sum(Tensor numbers, {_WHERE}) -> Tensor")
+_operators = torch.ops.xhat
+
+
+def normalized(
+    x: Tensor, weight: Maybe, bias: Maybe, residual: Maybe, mask: Maybe, o: Options, group: str, layer: str
+) -> tuple[Tensor, Batch | None]:
+    """y by the statistics of the batch of all ranks, which come with it (unless it is empty)."""
+    differentiated = torch.is_grad_enabled() and x.requires_grad
+    if tracing():
+        _check(x, weight, bias, residual, mask)
+    else:
+        with exchange.joining(Subject("statistics", layer, 0), group):
+            _check(x, weight, bias, residual, mask)
+    y, statistics, count = _operators.synchronized(
+        x, weight, bias, residual, mask, differentiated, group, layer, *o
+    )
+    batch = Batch(statistics.detach(), count.detach())
+    return y, batch if tracing() or batch.count > 0 else None
+
+
+def _check(x: Tensor, weight: Maybe, bias: Maybe, residual: Maybe, mask: Maybe) -> None:
+    check(x, weight, bias, residual, None, None)
+    if transforming() or differentiating_forward():
+        raise ArgumentError(
+            "batch_norm: torch.func and forward-mode gradients do not reach other processes. Use backward(), "
+            "or a layer without a process group."
+        )
+    if mask is not None:
+        check_mask(x, mask)
+        if mask.requires_grad and torch.is_grad_enabled():
+            raise ArgumentError(
+                "batch_norm: mask requires a gradient, which a batch on many processes has none for. Detach it."
+            )
+
+
+# ------------------------------------------------------------------------------------------------------- forward
+
+
+def _moments(x: Tensor, mask: Maybe) -> tuple[Tensor, Tensor]:
+    """Of this rank: m, how many values have a weight, how many there are at all; and mean and m2 (2, C)."""
+    if plain(x, mask):
+        count, values, moments = parts.moments(x, mask)
+    else:
+        count, values, moments = composed.moments(x, mask)
+    return moments.new_tensor([count, values, x.numel() // x.shape[1]]), moments
+
+
+def _forward(
+    x: Tensor, weight: Maybe, bias: Maybe, residual: Maybe, mask: Maybe, differentiated: bool, group: str, layer: str,
+    *options: Any,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    o = Options(*options)
+    channels = x.shape[1]
+    subject = Subject("statistics", layer, channels, x.dtype, differentiated)
+    with exchange.joining(subject, group):
+        counts, moments = _moments(x, mask)
+    ranks = exchange.gather(torch.cat((counts, moments.flatten())), subject, group)
+    m, mean, m2 = merged(ranks[:, :1], ranks[:, 3 : 3 + channels], ranks[:, 3 + channels :])
+    count, (values, everything) = float(m), added(ranks[:, 1:3]).tolist()
+    if not everything:  # nothing to average: any statistics will do
+        return torch.empty_like(x), torch.stack((mean, m2 + 1)), m.reshape(()).clone()
+    shape = (int(everything), channels)
+    check_count(count, int(values), o.correction, "batch_norm", shape)
+    statistics = torch.stack((mean, equations.variance(m2, count, o.correction)))
+    if plain(x, weight, bias, residual):
+        y = cpu.normalize(x, weight, bias, residual, Pass(x, o, statistics, residual is not None))
+    else:
+        y, _ = composed.batch_norm(x, weight, bias, residual, None, statistics[0], statistics[1], o)
+    return y, statistics, m.reshape(()).clone()
+
+
+# ------------------------------------------------------------------------------------------------------ backward
+
+
+def _sum(sums: Tensor, subject: Subject, group: str) -> Tensor:
+    """The sum over all ranks, in this shape."""
+    return added(exchange.gather(sums.flatten(), subject, group)).reshape(sums.shape)
+
+
+def _backward(
+    dy: Tensor, x: Tensor, weight: Maybe, bias: Maybe, extra: Maybe, mask: Maybe, statistics: Tensor, count: Tensor,
+    residual: bool, differentiated: bool, group: str, layer: str, *options: Any,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    o = Options(*options)
+
+    def total(sums: Tensor) -> Tensor:
+        if not differentiated or not count:  # nobody needs dx, or there is none
+            return sums
+        return _sum(sums, Subject("gradient sums", layer, x.shape[1], x.dtype, True), group)
+
+    if plain(dy, x, weight, bias, extra, mask):
+        found = parts.gradients(
+            dy, x, weight, bias, extra, mask, statistics, float(count), residual, o, total
+        )
+    else:
+        others = composed.Others(total, count, statistics[0])
+        found = composed.gradients(dy, x, weight, bias, extra, mask, statistics, residual, o, others)
+    dx, dweight, dbias, dresidual = returned(found, x, weight, bias, residual, o)
+    return dx if differentiated else x.new_empty(0), dweight, dbias, dresidual
+
+
+def _rank_sum(numbers: Tensor, group: str, layer: str) -> Tensor:
+    return _sum(numbers, Subject("sums", layer, numbers.numel(), numbers.dtype), group)
+
+
+# ----------------------------------------------------------------------------- their shapes, for fake tensors
+
+
+def _forward_fake(x: Tensor, *_: Any) -> tuple[Tensor, Tensor, Tensor]:
+    statistics = x.new_empty((2, x.shape[1]), dtype=torch.float64)
+    return torch.empty_like(x), statistics, x.new_empty((), dtype=torch.float64)
+
+
+def _backward_fake(
+    dy: Tensor, x: Tensor, weight: Maybe, bias: Maybe, extra: Maybe, mask: Maybe, statistics: Tensor, count: Tensor,
+    residual: bool, differentiated: bool, group: str, layer: str, *options: Any,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    new = [None if t is None else torch.empty_like(t) for t in (x, weight, bias, x)]
+    dx, dweight, dbias, dresidual = returned(tuple(new), x, weight, bias, residual, Options(*options))
+    return dx if differentiated else x.new_empty(0), dweight, dbias, dresidual
+
+
+def _rank_sum_fake(numbers: Tensor, *_: Any) -> Tensor:
+    return torch.empty_like(numbers)
+
+
+for _name, _run, _fake in (
+    ("synchronized", _forward, _forward_fake),
+    ("synchronized_backward", _backward, _backward_fake),
+    ("rank_sum", _rank_sum, _rank_sum_fake),
+):
+    _library.impl(_name, _run, "CompositeExplicitAutograd")
+    torch.library.register_fake(f"xhat::{_name}", _fake, lib=_library)
+
+
+# --------------------------------------------------------------------------------------------------- their gradients
+
+
+def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    x, weight, bias, residual, mask, ctx.differentiated, ctx.group, ctx.layer, *options = inputs
+    y, statistics, count = output
+    ctx.options, ctx.residual = Options(*options), residual is not None
+    extra = cpu.kept(residual, y, ctx.options)
+    ctx.save_for_backward(x, weight, bias, extra, mask, statistics, count)
+
+
+def _differentiate(ctx: Any, dy: Tensor, *_: Any) -> tuple[Any, ...]:
+    x, weight, bias, extra, mask, statistics, count = ctx.saved_tensors
+    o: Options = ctx.options
+    dx, dweight, dbias, dresidual = _operators.synchronized_backward(
+        dy, x, weight, bias, extra, mask, statistics, count, ctx.residual, ctx.differentiated, ctx.group, ctx.layer, *o
+    )  # fmt: skip
+    if ctx.residual and not separate(ctx.residual, o):
+        dresidual = dy
+    return (dx if ctx.differentiated else None, None if weight is None else dweight, None if bias is None else dbias,
+            dresidual if ctx.residual else None, *[None] * 8)  # fmt: skip
+
+
+def _keep_second(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    dy, x, weight, bias, extra, mask, statistics, count, ctx.residual, ctx.differentiated, *rest = inputs
+    ctx.group, ctx.layer, *options = rest
+    ctx.options = Options(*options)
+    ctx.save_for_backward(dy, x, weight, bias, extra, mask, statistics, count)
+
+
+def _differentiate_second(ctx: Any, *cotangents: Maybe) -> tuple[Any, ...]:
+    """By torch's operations and `rank_sum`: eight exchanges, in the same order on all ranks."""
+    dy, x, weight, bias, extra, mask, statistics, count = ctx.saved_tensors
+    others = None
+    if ctx.differentiated and count:
+        total = partial(_operators.rank_sum, group=ctx.group, layer=ctx.layer)
+        others, statistics = composed.Others(total, count, statistics[0]), None
+    wanted = composed.second_gradients(
+        cotangents, dy, x, weight, bias, extra, mask, statistics, ctx.residual, ctx.options, others
+    )
+    return *wanted, *[None] * 11
+
+
+def _differentiate_sum(ctx: Any, dsum: Tensor) -> tuple[Tensor, None, None]:
+    return _operators.rank_sum(dsum, ctx.group, ctx.layer), None, None
+
+
+def _keep_where(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    _, ctx.group, ctx.layer = inputs
+
+
+for _name, _gradient, _setup in (
+    ("synchronized", _differentiate, _keep),
+    ("synchronized_backward", _differentiate_second, _keep_second),
+    ("rank_sum", _differentiate_sum, _keep_where),
+):
+    torch.library.register_autograd(f"xhat::{_name}", _gradient, setup_context=_setup, lib=_library)
