@@ -1,5 +1,10 @@
 """Batch normalization for PyTorch: torch.nn's layers, replaced. The public names; no code."""
 
+from xhat.torch.convert import Change as Change
+from xhat.torch.convert import convert as convert
+from xhat.torch.convert import revert as revert
+from xhat.torch.freeze import freeze as freeze
+from xhat.torch.freeze import unfreeze as unfreeze
 from xhat.torch.functional import batch_norm as batch_norm
 from xhat.torch.layers import BatchNorm1d as BatchNorm1d
 from xhat.torch.layers import BatchNorm2d as BatchNorm2d
@@ -12,8 +17,13 @@ __all__ = [
     "BatchNorm1d",
     "BatchNorm2d",
     "BatchNorm3d",
+    "Change",
     "LazyBatchNorm1d",
     "LazyBatchNorm2d",
     "LazyBatchNorm3d",
     "batch_norm",
+    "convert",
+    "freeze",
+    "revert",
+    "unfreeze",
 ]

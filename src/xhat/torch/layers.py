@@ -64,7 +64,12 @@ class BatchNorm(nn.modules.batchnorm._BatchNorm):
         self._count_skipped()
 
     def forward(
-        self, input: Tensor, residual: Tensor | None = None, mask: Tensor | None = None, *, activation: Any = None
+        self,
+        input: Tensor,
+        residual: Tensor | None = None,
+        mask: Tensor | None = None,
+        *,
+        activation: Any = None,
     ) -> Tensor:
         """y, in input's dtype and memory format.
 

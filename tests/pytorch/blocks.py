@@ -90,8 +90,7 @@ class Functional(Block):
         out = F.relu(self.bn1(self.conv1(x)))
         out = self.bn2(self.conv2(out))
         out = torch.add(x, out)
-        out = F.relu(out)
-        return out
+        return F.relu(out)
 
 
 class Listing(Block):
@@ -160,8 +159,8 @@ class InputChanges(Block):
         return F.relu(y + r)
 
 
-class CalledBetween(Block):
-    """The same layer runs once more before the sum: the order of its two updates matters."""
+class CalledTwice(Block):
+    """Both terms come from the same layer: the second call can take the first one's result along."""
 
     def forward(self, x):
         y = self.bn1(self.conv1(x))
@@ -169,14 +168,23 @@ class CalledBetween(Block):
         return F.relu(y + r)
 
 
-class IntoShortcut(Block):
-    """A sum in place, but into the other term, which the caller owns."""
+class CalledBetween(Block):
+    """The same layer runs once more before the sum: the order of its two updates matters."""
 
     def forward(self, x):
-        x = x * 1.0
-        s = x
-        x += self.bn1(self.conv1(x))
-        return F.relu(x) + s
+        y = self.bn1(self.conv1(x))
+        r = self.conv2(self.bn1(x))
+        return F.relu(y + r)
+
+
+class IntoShortcut(Block):
+    """A sum in place, but into the other term, which has another name."""
+
+    def forward(self, x):
+        s = self.conv2(x)
+        t = s
+        s += self.bn1(self.conv1(x))
+        return F.relu(s) + t
 
 
 class Weighted(Block):
@@ -252,7 +260,11 @@ class Noise(Block):
 
 
 class Swapped(Block):
-    """Reads an option that is no plain value."""
+    """Reads a tensor that nobody can find by name."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.log = [torch.tensor(2.0)]
 
     def forward(self, x):
         return F.relu(self.bn1(self.conv1(x))) * self.log[0]

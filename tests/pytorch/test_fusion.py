@@ -1,0 +1,300 @@
+"""Fused calls: where they are made, where they must not be, and that the numbers stay."""
+
+import copy
+import pickle
+from typing import Any
+
+import blocks
+import pytest
+import torch
+from torch import nn
+
+import xhat.torch as xt
+from xhat.torch.fusion import Fused
+
+FUSED = {
+    blocks.ByModule: ["relu"],
+    blocks.ByFunction: ["relu"],
+    blocks.ByTorch: ["relu"],
+    blocks.ByMethod: ["relu"],
+    blocks.Leaky: ["leaky_relu", "leaky_relu"],
+    blocks.Silu: ["silu", "silu"],
+    blocks.Residual: ["relu", "add, relu"],
+    blocks.Functional: ["relu", "add, relu"],
+    blocks.Listing: ["relu"],
+    blocks.ByPart: ["relu"],
+    blocks.ByMode: ["relu"],
+    blocks.CalledTwice: ["add, relu"],
+    blocks.Broadcast: ["add, relu"],
+    blocks.Promoted: ["add, relu"],
+    blocks.Scaled: ["relu"],
+    blocks.Own: ["relu"],
+}
+LEFT = {
+    blocks.Aliased: "used more than once",
+    blocks.UsedTwice: "used more than once",
+    blocks.Inside: "used more than once",
+    blocks.CalledBetween: "could change before the sum",
+    blocks.IntoShortcut: "",
+    blocks.Weighted: "",
+    blocks.ByShape: "line 3 of ByShape.forward decides by `x.shape[0] > 1`",
+    blocks.ByArgument: "decides by `plain`",
+    blocks.ByInstance: "decides by `isinstance(x, Tensor)`",
+    blocks.ByChance: "decides by `random.random() < 2`",
+    blocks.ByLoop: "for _ in range(2):",
+    blocks.SideEffect: "self.log.append(y.shape)",
+    blocks.Remembers: "changes `self.last`",
+    blocks.Noise: "calls `torch.rand`",
+    blocks.Swapped: "tensors that are no parameters",
+    blocks.WithoutGrad: "wrapped or replaced",
+    blocks.OtherActivation: "",
+    blocks.Overloaded: "calls `operator.add`",
+}
+
+
+def made(kind: type[nn.Module], seed: int = 0) -> nn.Module:
+    """A model in float64 with parameters that are no special values."""
+    torch.manual_seed(seed)
+    model = kind().double()
+    for p in model.parameters():
+        nn.init.normal_(p, 0.4, 0.6)
+    return model
+
+
+def data(*shape: int, seed: int = 3) -> torch.Tensor:
+    return torch.randn(
+        *(shape or (4, blocks.C, 5, 6)), generator=torch.Generator().manual_seed(seed)
+    ).double()
+
+
+def tensors(value: Any) -> list[torch.Tensor]:
+    if isinstance(value, dict):
+        value = list(value.values())
+    return list(value) if isinstance(value, list | tuple) else [value]
+
+
+def results(model: nn.Module, x: torch.Tensor) -> list[torch.Tensor]:
+    """Outputs, gradients and buffers after two steps of training, and the outputs of evaluation."""
+    torch.manual_seed(11)
+    found = []
+    for _ in range(2):
+        x = x.detach().clone().requires_grad_()
+        out = tensors(model(x))
+        if any(y.requires_grad for y in out):
+            sum((y * (i + y.detach().cos())).sum() for i, y in enumerate(out)).backward()
+            found += [x.grad]
+        found += [y.detach() for y in out]
+    found += [p.grad for p in model.parameters() if p.grad is not None]
+    found += [b.clone() for b in model.buffers()]
+    mode = model.training
+    model.eval()
+    with torch.no_grad():
+        found += [y.clone() for y in tensors(model(x.detach()))]
+    model.train(mode)
+    return found
+
+
+def same(ours: nn.Module, theirs: nn.Module, x: torch.Tensor | None = None) -> None:
+    x = data() if x is None else x
+    for a, b in zip(results(ours, x), results(theirs, x), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-11)
+
+
+def fused(changes: list[xt.Change]) -> list[str]:
+    return [c.fused for c in changes if c.fused]
+
+
+@pytest.mark.parametrize("kind", FUSED, ids=lambda k: k.__name__)
+def test_a_call_is_fused_and_the_numbers_stay(kind: type[nn.Module]) -> None:
+    theirs = made(kind)
+    ours, changes = xt.convert(copy.deepcopy(theirs))
+    assert fused(changes) == FUSED[kind]
+    assert isinstance(ours, Fused) and isinstance(ours, kind)
+    same(ours, theirs)
+
+
+@pytest.mark.parametrize("kind", LEFT, ids=lambda k: k.__name__)
+def test_what_a_trace_can_not_tell_is_not_fused_and_says_why(kind: type[nn.Module]) -> None:
+    theirs = made(kind)
+    ours, changes = xt.convert(copy.deepcopy(theirs))
+    assert fused(changes) == [] and type(ours) is kind
+    said = changes[0].reason or ""
+    assert LEFT[kind] in said and bool(said) == bool(LEFT[kind])
+    same(ours, theirs)
+
+
+class Counts:
+    """How many activations a model called by themselves: those that were not fused."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.calls = 0
+        for space, name in ((torch.nn.functional, "relu"), (torch, "relu")):
+            monkeypatch.setattr(space, name, self.counting(getattr(space, name)))
+
+    def counting(self, function: Any) -> Any:
+        def counted(*args: Any, **kwargs: Any) -> Any:
+            self.calls += 1
+            return function(*args, **kwargs)
+
+        return counted
+
+
+def calls(model: nn.Module, monkeypatch: pytest.MonkeyPatch) -> int:
+    model = copy.deepcopy(model)
+    with monkeypatch.context() as patch:
+        count = Counts(patch)
+        model(data())
+    return count.calls
+
+
+def test_a_fused_call_leaves_no_activation_to_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = made(blocks.Residual)
+    assert calls(model, monkeypatch) == 2
+    xt.convert(model)
+    assert calls(model, monkeypatch) == 0
+
+
+def _hook(model: Any) -> None:
+    model.bn1.register_forward_hook(lambda *_: None)
+
+
+def _hook_relu(model: Any) -> None:
+    model.relu.register_forward_pre_hook(lambda *_: None)
+
+
+def _replace(model: Any) -> None:
+    model.relu = nn.GELU()
+
+
+def _branch(model: Any) -> None:
+    model.downsample = nn.Conv2d(blocks.C, blocks.C, 1).double()
+
+
+def _options(model: Any) -> None:
+    model.bn1.activation = "silu"
+
+
+def _plain(model: Any) -> None:
+    model.bn2.__class__ = nn.BatchNorm2d
+
+
+@pytest.mark.parametrize("change", [_hook, _hook_relu, _replace, _branch, _plain])
+def test_a_module_that_was_changed_later_runs_its_own_forward(
+    change: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    theirs = made(blocks.Residual)
+    ours, _ = xt.convert(copy.deepcopy(theirs))
+    for model in (ours, theirs):
+        torch.manual_seed(1)
+        change(model)
+    assert calls(ours, monkeypatch) == calls(theirs, monkeypatch)
+    same(ours, theirs)
+
+
+def test_a_layer_whose_input_changes_before_the_sum_is_not_moved_there() -> None:
+    theirs = made(blocks.InputChanges).eval()  # in training autograd would refuse the change
+    ours, changes = xt.convert(copy.deepcopy(theirs))
+    assert changes[0].fused is None and "could change before the sum" in str(changes[0].reason)
+    with torch.no_grad():
+        torch.testing.assert_close(ours(data()), theirs(data()))
+
+
+def test_an_option_set_later_is_heard() -> None:
+    ours, _ = xt.convert(made(blocks.ByModule))
+    ours.bn1.activation = "silu"
+    expected = torch.relu(nn.functional.silu(made(blocks.ByModule).bn1(made(blocks.ByModule).conv1(data()))))
+    torch.testing.assert_close(ours(data()), expected)
+
+
+def test_hooks_see_what_they_saw() -> None:
+    theirs = made(blocks.Residual)
+    ours = copy.deepcopy(theirs)
+    seen: dict[str, list[torch.Tensor]] = {"ours": [], "theirs": []}
+    for name, model in (("ours", ours), ("theirs", theirs)):
+        model.bn1.register_forward_hook(lambda m, args, out, to=seen[name]: to.append(out.detach().clone()))
+        model.relu.register_forward_pre_hook(
+            lambda m, args, to=seen[name]: to.append(args[0].detach().clone())
+        )
+    _, changes = xt.convert(ours)
+    assert changes[0].reason == "not fused: hooks look at what it gives"
+    assert changes[1].fused is None
+    same(ours, theirs)
+    assert len(seen["ours"]) == len(seen["theirs"]) == 9
+    for a, b in zip(seen["ours"], seen["theirs"], strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_a_layer_called_by_itself_gives_no_activation() -> None:
+    theirs = made(blocks.Residual)
+    ours, _ = xt.convert(copy.deepcopy(theirs))
+    torch.testing.assert_close(ours.bn1(data()), theirs.bn1(data()))
+    assert ours.bn1(data()).min() < 0
+
+
+def test_sequences_are_fused_and_can_be_cut_and_extended(monkeypatch: pytest.MonkeyPatch) -> None:
+    def whole() -> nn.Sequential:
+        torch.manual_seed(0)
+        return blocks.sequence(blocks.sequence(), nn.Flatten()).double()
+
+    theirs, ours = whole(), whole()
+    changes = xt.convert(ours)[1]
+    assert fused(changes) == ["relu", "relu"] and calls(ours, monkeypatch) == 0
+    same(ours, theirs)
+    same(ours[:2], theirs[:2])
+    for model in (ours, theirs):
+        model.insert(2, nn.Hardtanh(-0.5, 0.5))
+    same(ours, theirs)
+    same(nn.Sequential(*list(ours.children())[:3]), nn.Sequential(*list(theirs.children())[:3]))
+
+
+@pytest.mark.parametrize(
+    "copied", [copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m))], ids=["copy", "pickle"]
+)
+def test_a_copy_is_fused_and_stands_alone(copied: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    theirs = made(blocks.Residual)
+    ours, _ = xt.convert(copy.deepcopy(theirs))
+    twin = copied(ours)
+    assert type(twin) is type(ours) and calls(twin, monkeypatch) == 0
+    twin.bn1.weight.data.zero_()
+    same(copied(ours), copy.deepcopy(theirs))
+    same(ours, theirs)
+
+
+def test_repr_says_what_is_fused() -> None:
+    ours, _ = xt.convert(made(blocks.Residual))
+    assert repr(ours).splitlines()[:2] == ["Residual(", "  fused: bn1 with relu; bn2 with add, relu"]
+
+
+def test_modes_that_differ_are_fused_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    ours, _ = xt.convert(made(blocks.ByMode))
+    for training in (True, False):
+        assert calls(ours.train(training), monkeypatch) == 0
+
+
+def test_layers_that_are_ours_already_are_fused_too() -> None:
+    model = made(blocks.Residual)
+    model.bn1 = xt.BatchNorm2d(blocks.C).double()
+    _, changes = xt.convert(model)
+    assert [(c.converted, c.fused) for c in changes] == [(False, "relu"), (True, "add, relu")]
+    again = xt.convert(model)[1]
+    assert not any(c.converted for c in again)
+
+
+def test_an_inner_activation_of_a_sum_is_seen_through_identities() -> None:
+    class WithIdentities(blocks.Block):
+        def __init__(self) -> None:
+            super().__init__()
+            self.drop = nn.Identity()
+
+        def forward(self, x):
+            y = self.drop(self.bn1(self.conv1(x)))
+            y = self.relu(y)
+            return self.relu(self.drop(self.bn2(self.conv2(y)) + x))
+
+    theirs = made(WithIdentities)
+    ours, changes = xt.convert(copy.deepcopy(theirs))
+    assert fused(changes) == ["relu", "add, relu"]
+    same(ours, theirs)
+    for model in (ours, theirs):
+        model.drop = nn.Hardtanh(-0.5, 0.5)
+    same(ours, theirs)
