@@ -127,7 +127,8 @@ def activation_gradient(dy: Tensor, pre: Tensor, o: Options) -> Tensor:
     if o.activation is None:
         return dy
     if o.activation == "silu":
-        return torch.ops.aten.silu_backward(dy, pre)  # type: ignore[no-any-return]
+        sigma = torch.sigmoid(pre)  # torch's own silu_backward has no derivative
+        return dy * (sigma * (1 + pre * (1 - sigma)))
     return torch.where(pre > 0, dy, dy * o.slope)
 
 
@@ -171,7 +172,8 @@ def second_gradients(
     """The gradients of `gradients` with respect to dy, x, weight, bias and extra, by autograd: again to any order."""
     with torch.enable_grad():
         given = [
-            t if t is None or t.requires_grad else t.detach().requires_grad_()
+            # An alias: dy may be made from x, and that path is no part of this derivative.
+            t if t is None else t.view_as(t) if t.requires_grad else t.detach().requires_grad_()
             for t in (dy, x, weight, bias, extra)
         ]
         dy_, x_, weight_, bias_, extra_ = given
