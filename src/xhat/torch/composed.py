@@ -56,22 +56,25 @@ class Centred:
         self.batch = mean is None
         self.m: Any = math.inf
         self.w: Any = 1
+        self.lost: Tensor | None = None  # what is no number and has no weight
         axes = [0, *range(2, x.dim())]
         self.total = self.here = lambda v: v.sum(axes, keepdim=True)
+        wide = x.to(dtype)
         if mean is None or others is not None:
             self.m = x.numel() // x.shape[1]
             if mask is not None:
                 # Expanded: its sum over the batch is m for every channel.
                 self.w = mask.to(dtype).expand([x.shape[0], 1, *x.shape[2:]])
                 self.m = self.w.sum()
+                self.lost = (self.w == 0) & ~torch.isfinite(wide)
+                wide = torch.where(self.lost, 0.0, wide)  # 0 times NaN is NaN
         if others is not None:
             self.m, self.total = others.m.to(dtype), lambda v: others.total(self.here(v))
         if mean is not None:
             self.origin = _column(mean, x, dtype)
-            self.x = x.to(dtype) - self.origin
+            self.x = wide - self.origin
             self.mu, self.var = torch.zeros_like(self.origin), _column(var, x, dtype)
             return
-        wide = x.to(dtype)
         if others is None:
             self.origin = self.total(self.w * wide.detach()) / self.m
         else:
@@ -101,8 +104,14 @@ def batch_norm(
     pre = equations.normalize(c.x, c.mu, rstd, 1 if gamma is None else gamma, 0 if beta is None else beta)
     if residual is not None:
         pre = pre + residual
+    if c.lost is not None:
+        pre = torch.where(c.lost, math.nan, pre)
     y = activate(pre, o).to(x.dtype)
-    return y, Batch(torch.stack(((c.origin + c.mu).flatten(), c.var.flatten())).detach(), c.m)
+    return y, Batch(torch.stack(((c.origin + c.mu).flatten(), c.var.flatten())).detach(), _constant(c.m))
+
+
+def _constant(m: Any) -> Any:
+    return m.detach() if isinstance(m, Tensor) else m
 
 
 def moments(x: Tensor, mask: Tensor | None) -> tuple[float, int, Tensor]:
@@ -154,6 +163,8 @@ def gradients(
             assert extra is not None
             pre = extra.to(dtype) if o.activation == "leaky_relu" else pre + extra
         g = activation_gradient(g, pre, o)
+    if c.lost is not None:
+        xhat = torch.where(c.lost & (g != 0), math.nan, xhat)  # the loss looks at it
     sum_dy, sum_dy_xhat = equations.gradient_sums(g, xhat, c.here)
     sums: Any = (sum_dy, sum_dy_xhat)
     if others is not None:
@@ -170,12 +181,10 @@ def second_gradients(
     others: Others | None = None,
 ) -> tuple[Tensor | None, ...]:  # fmt: skip
     """The gradients of `gradients` with respect to dy, x, weight, bias and extra, by autograd: again to any order."""
+    again = torch.is_grad_enabled()
     with torch.enable_grad():
-        given = [
-            # An alias: dy may be made from x, and that path is no part of this derivative.
-            t if t is None else t.view_as(t) if t.requires_grad else t.detach().requires_grad_()
-            for t in (dy, x, weight, bias, extra)
-        ]
+        # Aliases: dy may be made from x, and that path is no part of this derivative.
+        given = [t.view_as(t) if t is not None and t.requires_grad else t for t in (dy, x, weight, bias, extra)]
         dy_, x_, weight_, bias_, extra_ = given
         assert dy_ is not None and x_ is not None
         found = gradients(dy_, x_, weight_, bias_, extra_, mask, statistics, residual, o, others)
@@ -183,9 +192,12 @@ def second_gradients(
         pairs = [
             (f, c.to(f.dtype).reshape(f.shape))
             for f, c in zip(found, cotangents, strict=False)
-            if c is not None and c.numel() == f.numel()
+            if c is not None and c.numel() == f.numel() and f.requires_grad
         ]
-        inputs = [t for t in given if t is not None]
+        inputs = [t for t in given if t is not None and t.requires_grad]
         outputs, weights = [f for f, _ in pairs], [c for _, c in pairs]
-        wanted = iter(torch.autograd.grad(outputs, inputs, weights, create_graph=True, allow_unused=True))
-    return tuple(None if t is None else next(wanted) for t in given)
+        nothing = [None] * len(inputs)
+        wanted = iter(
+            torch.autograd.grad(outputs, inputs, weights, create_graph=again, allow_unused=True) if pairs else nothing
+        )
+    return tuple(next(wanted) if t is not None and t.requires_grad else None for t in given)

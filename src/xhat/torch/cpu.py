@@ -98,12 +98,17 @@ class Pass:
         return None if self.weights is None else self.weights.data_ptr()
 
 
-def weights_in_order(mask: Tensor, x: Tensor, view: View) -> Tensor:
-    """The mask's numbers in float64, as the view walks them. Raises ArgumentError for what is no weight."""
+def check_weights(mask: Tensor) -> None:
+    """Raises ArgumentError for what is no weight."""
     if mask.dtype != torch.bool and not bool(((mask >= 0) & (mask < math.inf)).all()):
         raise ArgumentError(
             "batch_norm: mask has a negative, infinite or NaN weight, expected finite weights of at least 0."
         )
+
+
+def weights_in_order(mask: Tensor, x: Tensor, view: View) -> Tensor:
+    """The mask's numbers in float64, as the view walks them. Raises ArgumentError for what is no weight."""
+    check_weights(mask)
     full = mask.to(torch.float64).expand([1 if a == 1 else n for a, n in enumerate(x.shape)])
     order = view.outer + view.inner
     rest = tuple(a for a in range(x.dim()) if a not in order)

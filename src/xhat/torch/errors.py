@@ -25,8 +25,8 @@ class TensorArgumentError(ArgumentError, RuntimeError):
     """A tensor that can't take the part it is given: a ValueError here, a RuntimeError in torch."""
 
 
-class TensorTypeError(ArgumentError, TypeError):
-    """Something that is no tensor, or no number, where one is needed; torch raises TypeError."""
+class TensorTypeError(ArgumentError, TypeError, AttributeError):
+    """No tensor, or no number, where one is needed; torch raises TypeError, or AttributeError."""
 
 
 class TensorDtypeError(DtypeError, NotImplementedError):

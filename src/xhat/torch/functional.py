@@ -5,11 +5,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from xhat.checks import shown
-from xhat.errors import DegenerateBatchError
+from xhat.checks import check_count, shown
+from xhat.errors import ArgumentError, DegenerateBatchError
 from xhat.torch import composed, cpu, library
 from xhat.torch.autograd import normalize
-from xhat.torch.errors import TensorDtypeError, TensorShapeError
+from xhat.torch.errors import TensorDtypeError, TensorShapeError, TensorTypeError
 from xhat.torch.internals import differentiating_forward, plain, tracing, transforming
 from xhat.torch.options import Batch, Options, check_nonfinite, options_of
 from xhat.torch.statistics import Running, follow
@@ -41,6 +41,13 @@ def batch_norm(
     Raises classes of xhat.errors; where torch raises for the same mistake, they are of torch's class as well.
     Source: Ioffe and Szegedy 2015, algorithms 1 and 2; the running statistics are torch's convention.
     """
+    for name, value in dict(input=input, running_mean=running_mean, running_var=running_var, weight=weight, bias=bias,
+                            residual=residual, mask=mask).items():  # fmt: skip
+        check_tensor(name, value)
+    if training and (running_mean is None) != (running_var is None):
+        raise ArgumentError(
+            "batch_norm: one of running_mean and running_var is None, expected both or neither."
+        )
     if not training and (running_mean is None or running_var is None):
         raise TensorShapeError(
             "batch_norm: running_mean and running_var are needed when training=False, got None. "
@@ -76,6 +83,8 @@ def normalized(
     elif plain(x, weight, bias, residual, mask, mean, var) and not _differentiable(mask, mean, var):
         y, batch = _by_kernels(x, weight, bias, residual, mask, mean, var, o)
     else:
+        if mask is not None:
+            _check_weights(x, mask.detach(), o)
         y, batch = composed.batch_norm(x, weight, bias, residual, mask, mean, var, o)
     return y, batch if mean is None else None
 
@@ -124,6 +133,8 @@ def check(x: Tensor, weight: Maybe, bias: Maybe, residual: Maybe, mean: Maybe, v
         _fits(weight, channels) and _fits(bias, channels) and _fits(mean, channels) and _fits(var, channels)
     ):
         _refuse_vector(x, weight=weight, bias=bias, running_mean=mean, running_var=var)
+    if residual is not None:
+        check_tensor("residual", residual)
     if residual is not None and (residual.shape != x.shape or residual.dtype != x.dtype):
         _refuse_residual(residual, x)
 
@@ -170,6 +181,7 @@ def _check_batch(x: Tensor, mask: Maybe) -> None:
 
 def check_mask(x: Tensor, mask: Tensor) -> None:
     """Raises TensorShapeError unless the mask broadcasts to x, TensorDtypeError unless it can weigh."""
+    check_tensor("mask", mask)
     target = [1 if a == 1 else n for a, n in enumerate(x.shape)]
     missing = x.dim() - mask.dim()
     sizes = [1] * missing + list(mask.shape)
@@ -180,3 +192,17 @@ def check_mask(x: Tensor, mask: Tensor) -> None:
         )
     if mask.is_complex():
         raise TensorDtypeError(f"batch_norm: mask has dtype {mask.dtype}, expected bool or real weights.")
+
+
+def _check_weights(x: Tensor, mask: Tensor, o: Options) -> None:
+    """The values of a mask, which the kernels' way checks itself."""
+    cpu.check_weights(mask)
+    repeats = x.numel() // x.shape[1] // mask.numel()
+    count, values = repeats * float(mask.sum(dtype=torch.float64)), repeats * int(torch.count_nonzero(mask))
+    check_count(count, values, o.correction, "batch_norm", x.shape)
+
+
+def check_tensor(name: str, value: Any) -> None:
+    """Raises TensorTypeError for what is neither a tensor nor None."""
+    if value is not None and not isinstance(value, Tensor):
+        raise TensorTypeError(f"batch_norm: {name} is {type(value).__name__}, expected a tensor.")

@@ -3,13 +3,15 @@
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
+from xhat.checks import shown
 from xhat.errors import ShapeError, XhatError
 from xhat.torch.errors import named
-from xhat.torch.functional import normalized
+from xhat.torch.functional import check_tensor, normalized
 from xhat.torch.options import Batch, check_nonfinite, options_of
 from xhat.torch.statistics import Running, follow
+from xhat.torch.tracing import one_call
 
 __all__ = [
     "BatchNorm",
@@ -76,6 +78,8 @@ class BatchNorm(nn.modules.batchnorm._BatchNorm):
         residual: as input, added before the activation. mask: bool or weights >= 0 that broadcast to input with size 1
         along the channels: they weigh the batch's statistics. activation: for this call, in place of the layer's own.
         """
+        if isinstance(input, fx.Proxy):  # torch.fx records a layer of torch's as one call, and so one of ours
+            return one_call(self, input, residual=residual, mask=mask, activation=activation)
         try:
             self._check_dimensions(input)
             return self._forward(input, residual, mask, activation or self.activation)
@@ -85,8 +89,11 @@ class BatchNorm(nn.modules.batchnorm._BatchNorm):
     def _check_dimensions(self, input: Tensor) -> None:
         try:
             self._check_input_dim(input)
+        except AttributeError:
+            check_tensor("input", input)
+            raise
         except ValueError as error:
-            raise ShapeError(str(error)) from None
+            raise ShapeError(f"batch_norm: {error}: its shape is {shown(input.shape)}.") from None
 
     def _forward(self, x: Tensor, residual: Tensor | None, mask: Tensor | None, activation: Any) -> Tensor:
         buffers = self._buffers  # asking the module for each costs more than a small kernel
@@ -113,6 +120,9 @@ class BatchNorm(nn.modules.batchnorm._BatchNorm):
 
     def _follow(self, running: Running, batch: Batch) -> None:
         """What a batch in training leaves behind."""
+        if self.nonfinite == "skip" and running.skipped is None:  # asked for after the layer was made
+            self._count_skipped()
+            running = running._replace(skipped=self.skipped)
         follow(running, batch, self.momentum, self.correction, self.running_correction, self.nonfinite)
 
     def extra_repr(self) -> str:
@@ -132,6 +142,13 @@ class BatchNorm(nn.modules.batchnorm._BatchNorm):
             if new is not None and new.dtype.itemsize < 4:
                 setattr(self, name, old.to(device=new.device))
         return result
+
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any, **kwargs: Any) -> None:
+        """torch's; what is assigned (assign=True) becomes wide as well, and other batches have no channel left out."""
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+        self._widen_statistics()
+        if self.skipped is not None and f"{prefix}num_batches_tracked" in state_dict:
+            self.skipped.zero_()
 
     def reset_running_stats(self) -> None:
         """torch's, and the counts of `skipped` with them."""
