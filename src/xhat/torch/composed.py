@@ -184,7 +184,9 @@ def second_gradients(
     again = torch.is_grad_enabled()
     with torch.enable_grad():
         # Aliases: dy may be made from x, and that path is no part of this derivative.
-        given = [t.view_as(t) if t is not None and t.requires_grad else t for t in (dy, x, weight, bias, extra)]
+        given = [
+            t.view_as(t) if t is not None and t.requires_grad else t for t in (dy, x, weight, bias, extra)
+        ]
         dy_, x_, weight_, bias_, extra_ = given
         assert dy_ is not None and x_ is not None
         found = gradients(dy_, x_, weight_, bias_, extra_, mask, statistics, residual, o, others)
@@ -194,10 +196,9 @@ def second_gradients(
             for f, c in zip(found, cotangents, strict=False)
             if c is not None and c.numel() == f.numel() and f.requires_grad
         ]
+        if not pairs:
+            return (None,) * len(given)
+        outputs, weights = zip(*pairs, strict=True)
         inputs = [t for t in given if t is not None and t.requires_grad]
-        outputs, weights = [f for f, _ in pairs], [c for _, c in pairs]
-        nothing = [None] * len(inputs)
-        wanted = iter(
-            torch.autograd.grad(outputs, inputs, weights, create_graph=again, allow_unused=True) if pairs else nothing
-        )
+        wanted = iter(torch.autograd.grad(outputs, inputs, weights, create_graph=again, allow_unused=True))
     return tuple(next(wanted) if t is not None and t.requires_grad else None for t in given)
