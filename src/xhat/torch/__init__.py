@@ -12,6 +12,8 @@ from xhat.torch.layers import BatchNorm3d as BatchNorm3d
 from xhat.torch.layers import LazyBatchNorm1d as LazyBatchNorm1d
 from xhat.torch.layers import LazyBatchNorm2d as LazyBatchNorm2d
 from xhat.torch.layers import LazyBatchNorm3d as LazyBatchNorm3d
+from xhat.torch.sync import SyncBatchNorm as SyncBatchNorm
+from xhat.torch.sync import convert_sync as convert_sync
 
 __all__ = [
     "BatchNorm1d",
@@ -21,8 +23,10 @@ __all__ = [
     "LazyBatchNorm1d",
     "LazyBatchNorm2d",
     "LazyBatchNorm3d",
+    "SyncBatchNorm",
     "batch_norm",
     "convert",
+    "convert_sync",
     "freeze",
     "revert",
     "unfreeze",

@@ -1,22 +1,28 @@
 """The layer whose batch lies on many processes, and what turns a model's batch norms into it."""
 
-from typing import Any
+from functools import cache
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.lazy import LazyModuleMixin
+from torch.nn.utils.parametrize import is_parametrized
 
-from xhat.errors import ShapeError
+from xhat.errors import ArgumentError, ShapeError
 from xhat.torch import exchange, synchronized
+from xhat.torch.convert import _OURS, _adopt, _reason_to_leave
 from xhat.torch.errors import path_of
 from xhat.torch.exchange import Subject
 from xhat.torch.functional import normalized
 from xhat.torch.internals import tracing
-from xhat.torch.layers import BatchNorm
+from xhat.torch.layers import BatchNorm, BatchNorm1d, BatchNorm2d, BatchNorm3d
 from xhat.torch.options import Batch, Options
 
-__all__ = ["SyncBatchNorm"]
+__all__ = ["SyncBatchNorm", "convert_sync"]
 
 Maybe = Tensor | None
+M = TypeVar("M", bound=nn.Module)
 
 
 class SyncBatchNorm(BatchNorm):
@@ -94,3 +100,60 @@ class SyncBatchNorm(BatchNorm):
 def _path_in_model(layer: nn.Module) -> str:
     """The layer's path in the running model, without what wraps the model."""
     return ".".join(part for part in path_of(layer).split(".") if part not in ("module", "_orig_mod"))
+
+
+def convert_sync(model: M, process_group: Any = None) -> M:
+    """Makes every batch norm in the model, torch's or ours, one whose batch lies on the processes of this group.
+
+    Layers change their class, in place: parameters, buffers, hooks, mode and options stay, and so do what a subclass
+    has of its own and calls that `convert` has fused. torch.nn.SyncBatchNorm keeps its group if none is given; a lazy
+    layer becomes a `SyncBatchNorm` with its first input. Returns the model itself.
+    Raises ArgumentError, and changes nothing, if there is a batch norm that can't be converted, with the reason.
+    """
+    if not isinstance(model, nn.Module):
+        raise ArgumentError(f"convert_sync: model is {type(model).__name__}, expected a torch.nn.Module.")
+    found = [(path, m) for path, m in model.named_modules() if isinstance(m, _BatchNorm)]
+    refused = [f"{path or '(the model)'}: {why}" for path, m in found if (why := _why_not(m))]
+    if refused:
+        raise ArgumentError(
+            f"convert_sync: a batch norm can't be converted ({'; '.join(refused)}). Nothing was changed. Convert the "
+            "parts of the model that have none such."
+        )
+    for _, layer in found:
+        _convert(layer, process_group)
+    return model
+
+
+def _why_not(m: nn.Module) -> str | None:
+    if isinstance(m, BatchNorm) or (_keeps_forward(m) and not is_parametrized(m)):
+        return None
+    return _reason_to_leave(m)
+
+
+def _keeps_forward(m: nn.Module) -> bool:
+    """Whether this is torch's layer or one that calls as torch's does, whatever else its class adds."""
+    torchs = (nn.modules.batchnorm._BatchNorm.forward, nn.SyncBatchNorm.forward)
+    return type(m).forward in torchs and "forward" not in vars(m)
+
+
+def _convert(layer: Any, process_group: Any) -> None:
+    kind: Any = type(layer)
+    if not isinstance(layer, BatchNorm):
+        process_group = process_group or vars(layer).pop("process_group", None)
+        own = _keeps_forward(layer) and kind not in _OURS  # a subclass, whose class will stay
+        if own or kind is nn.SyncBatchNorm:
+            layer.__class__ = nn.BatchNorm2d
+        _adopt(layer)
+        kind = kind if own and kind is not nn.SyncBatchNorm else type(layer)
+    if not isinstance(layer, SyncBatchNorm):
+        layer.__class__ = _on_many(kind)
+    layer.process_group = process_group
+
+
+@cache
+def _on_many(kind: type[nn.Module]) -> type[SyncBatchNorm]:
+    """The class of such a layer on many processes, with whatever a subclass has of its own."""
+    if kind in (BatchNorm, BatchNorm1d, BatchNorm2d, BatchNorm3d):
+        return SyncBatchNorm
+    lazy = {"cls_to_become": SyncBatchNorm} if issubclass(kind, LazyModuleMixin) else {}
+    return type(f"Sync{kind.__name__}", (SyncBatchNorm, kind), {"__module__": kind.__module__, **lazy})

@@ -1,0 +1,90 @@
+"""What the ranks' programs share: the group, the claims, and how a rank says which of them hold.
+
+A claim is a function that every rank runs; what it asserts is written down, and the test reads it.
+"""
+
+import datetime
+import json
+import os
+import sys
+import traceback
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[2])]
+
+LIMIT = 30  # seconds that a collective may take
+
+
+class Claims:
+    """The claims of a program, in their order."""
+
+    def __init__(self) -> None:
+        self.functions: dict[str, Callable[[], None]] = {}
+
+    def __call__(self, function: Callable[[], None]) -> Callable[[], None]:
+        self.functions[function.__name__] = function
+        return function
+
+    @property
+    def names(self) -> list[str]:
+        """For the test that asks for each of them."""
+        return list(self.functions)
+
+    def run(self) -> None:
+        """All of them, on this rank of the group, up to the first that fails."""
+        warnings.simplefilter("error")
+        dist.init_process_group("gloo", timeout=datetime.timedelta(seconds=LIMIT))
+        found: dict[str, str] = {}
+        for name, function in self.functions.items():
+            torch.manual_seed(0)
+            try:
+                function()
+            except Exception:  # the ranks are no longer in step: nothing after this could be believed
+                say({**found, name: traceback.format_exc()})
+                os._exit(0)
+            found[name] = ""
+            say(found)
+        dist.destroy_process_group()
+
+
+def say(what: Any) -> None:
+    """Leaves it for the test."""
+    Path(os.environ["XHAT_SAYS"], f"rank{os.environ['RANK']}.json").write_text(json.dumps(what))
+
+
+def summed(t: Tensor) -> Tensor:
+    """The sum over all ranks."""
+    total = t.detach().clone()
+    dist.all_reduce(total)
+    return total
+
+
+def on_all_ranks(what: Any) -> list[Any]:
+    """Everybody's."""
+    found: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(found, what)
+    return found
+
+
+def close(got: Tensor, expected: Tensor, bound: float, what: Any) -> None:
+    """Holds |got - expected| to bound |expected| (or to bound, where that is small)."""
+    assert got.shape == expected.shape, f"{what}: {got.shape} for {expected.shape}"
+    got, expected = got.detach().double(), expected.detach().double()
+    error = float((got - expected).norm() / max(1.0, float(expected.norm())))
+    assert error <= bound, f"{what}: {error:.3g} > {bound:g}"
+
+
+def refused(kind: type[Exception], function: Callable[[], Any]) -> str:
+    """The message of the error that this raises."""
+    try:
+        function()
+    except kind as error:
+        return str(error)
+    raise AssertionError(f"no {kind.__name__} was raised")
