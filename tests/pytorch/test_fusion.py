@@ -76,6 +76,7 @@ def tensors(value: Any) -> list[torch.Tensor]:
 def results(model: nn.Module, x: torch.Tensor) -> list[torch.Tensor]:
     """Outputs, gradients and buffers after two steps of training, and the outputs of evaluation."""
     torch.manual_seed(11)
+    model.zero_grad(set_to_none=True)
     found = []
     for _ in range(2):
         x = x.detach().clone().requires_grad_()

@@ -126,7 +126,7 @@ def convert(model: M) -> tuple[M, list[Change]]:
 def revert(model: M) -> M:
     """Makes every batch norm of ours in the model torch's again, unfused, with the same numbers; returns the model.
 
-    Raises ArgumentError, and changes nothing, if a layer has options that torch's layer has not.
+    Beside 16-bit parameters the running statistics are rounded to 16 bits: torch's layer refuses wider ones. Raises ArgumentError, and changes nothing, if a layer has options that torch's layer has not.
     """
     if not isinstance(model, nn.Module):
         raise ArgumentError(f"revert: model is {type(model).__name__}, expected a torch.nn.Module.")
@@ -258,4 +258,7 @@ def _release(layer: Any) -> None:
     for name in _STATE:
         if name in vars(layer) or name in layer._buffers:
             delattr(layer, name)
+    if layer.weight is not None and layer.weight.dtype.itemsize < 4 and layer.running_mean is not None:
+        for value in (layer.running_mean, layer.running_var):
+            value.data = value.data.to(layer.weight.dtype)
     layer.__class__ = kind

@@ -89,11 +89,11 @@ def _hold(layer: BatchNorm) -> None:
     parameters = dict(layer.named_parameters(recurse=False))
     vars(layer)["learning_before"] = tuple(name for name, p in parameters.items() if p.requires_grad)
     for p in parameters.values():
-        p.requires_grad_(False)
+        p.requires_grad = False  # the method would refuse a lazy layer's
         p.grad = None
 
 
 def _let_go(layer: BatchNorm) -> None:
     layer.frozen_affine = False
     for name in vars(layer).pop("learning_before", ()):
-        getattr(layer, name).requires_grad_(True)
+        getattr(layer, name).requires_grad = True

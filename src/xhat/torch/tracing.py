@@ -11,7 +11,7 @@ from torch import Tensor, fx, nn
 
 from xhat.torch.faithful import UnfaithfulError, conditions, first_line, mentioned
 
-__all__ = ["Trace", "called_methods", "is_chain", "trace"]
+__all__ = ["Trace", "called_methods", "is_chain", "one_call", "trace"]
 
 
 class Trace(NamedTuple):
@@ -47,6 +47,12 @@ def called_methods(module: nn.Module, method: str) -> set[str]:
         return set()
     found = {n: inspect.getattr_static(type(module), n, None) for n in mentioned(module, method)}
     return {name for name, value in found.items() if isinstance(value, FunctionType)}
+
+
+def one_call(layer: nn.Module, x: fx.Proxy, **options: Any) -> Any:
+    """A call of this layer in a graph of torch.fx, with the options that are given."""
+    given = {name: value for name, value in options.items() if value is not None}
+    return x.tracer.create_proxy("call_module", x.tracer.path_of_module(layer), (x,), given)  # type: ignore[attr-defined]
 
 
 class _Proxy(fx.Proxy):
