@@ -65,18 +65,19 @@ def resnet18() -> nn.Module:
     return _resnet(_imagenet_stem(64), [64, 128, 256, 512], 2)
 
 
-class DenseLayer(nn.Sequential):
+class DenseLayer(nn.Module):
     """Batch norm, ReLU, 1 x 1, batch norm, ReLU, 3 x 3; its result is appended to its input."""
 
     def __init__(self, inputs: int, growth: int) -> None:
-        super().__init__(
-            nn.BatchNorm2d(inputs), nn.ReLU(inplace=True), _convolution(inputs, 4 * growth, 1),
-            nn.BatchNorm2d(4 * growth), nn.ReLU(inplace=True), _convolution(4 * growth, growth, 3),
-        )  # fmt: skip
+        super().__init__()
+        self.norm1, self.conv1 = nn.BatchNorm2d(inputs), _convolution(inputs, 4 * growth, 1)
+        self.norm2, self.conv2 = nn.BatchNorm2d(4 * growth), _convolution(4 * growth, growth, 3)
+        self.relu1, self.relu2 = nn.ReLU(inplace=True), nn.ReLU(inplace=True)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """x and what the layer adds."""
-        return torch.cat([x, super().forward(x)], 1)
+        y = self.conv1(self.relu1(self.norm1(x)))
+        return torch.cat([x, self.conv2(self.relu2(self.norm2(y)))], 1)
 
 
 def densenet121() -> nn.Module:
