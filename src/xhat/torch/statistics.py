@@ -180,11 +180,25 @@ def _move_composed(
     if momentum is None:
         counted = _cumulative(seen) if left_out is None else _cumulative(seen) - left_out
         weight = 1 / counted.double().clamp(min=1)
-    moved: list[tuple[Tensor | None, Any]] = [(batches, seen), (skipped, left_out)]
+    moved: list[tuple[Tensor | None, Any]] = []
     for statistic, found in ((mean, batch.statistics[0]), (var, factor * batch.statistics[1])):
         old = statistic.to(found.dtype)
         new = equations.track(old, found, weight)
         moved.append((statistic, new if finite is None else torch.where(finite, new, old)))
-    for old_value, new_value in moved:  # all are known before the first one moves
-        if old_value is not None:
-            old_value.copy_(new_value)
+    _put([*moved, (batches, seen), (skipped, left_out)])
+
+
+def _put(values: list[tuple[Tensor | None, Any]]) -> None:
+    """Writes new values, all of which are known before the first one is written."""
+    try:
+        for old, new in values:
+            if old is not None:
+                old.copy_(new)
+    except RuntimeError as error:
+        if not transforming():
+            raise
+        raise TensorArgumentError(
+            "batch_norm: inside torch.func, running statistics move only if they are arguments of the transformed "
+            "function, and under vmap one of each for every element. Pass them by torch.func.functional_call (and "
+            "torch.func.stack_module_state), or use layer.eval() or track_running_stats=False."
+        ) from error
