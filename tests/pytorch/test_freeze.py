@@ -142,7 +142,10 @@ def _mixed() -> nn.Module:
 @pytest.mark.parametrize(
     ("model", "said"),
     [
-        (nn.Sequential(nn.BatchNorm2d(C)), "Sequential has no batch norm of xhat's. Call xhat.torch.convert(model)"),
+        (
+            nn.Sequential(nn.BatchNorm2d(C)),
+            "Sequential has no batch norm of xhat's. Call xhat.torch.convert(model)",
+        ),
         (nn.Linear(2, 2), "Linear has no batch norm"),
         (_mixed(), "'3' would not be frozen: not xhat's. Call xhat.torch.convert(model) first"),
         (made(track_running_stats=False), "'1' has no running statistics (track_running_stats=False)"),

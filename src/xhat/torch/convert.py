@@ -126,7 +126,8 @@ def convert(model: M) -> tuple[M, list[Change]]:
 def revert(model: M) -> M:
     """Makes every batch norm of ours in the model torch's again, unfused, with the same numbers; returns the model.
 
-    Beside 16-bit parameters the running statistics are rounded to 16 bits: torch's layer refuses wider ones. Raises ArgumentError, and changes nothing, if a layer has options that torch's layer has not.
+    Beside 16-bit parameters the running statistics are rounded to 16 bits: torch's layer refuses wider ones.
+    Raises ArgumentError, and changes nothing, if a layer has options that torch's layer has not.
     """
     if not isinstance(model, nn.Module):
         raise ArgumentError(f"revert: model is {type(model).__name__}, expected a torch.nn.Module.")
@@ -178,7 +179,7 @@ def _reason_to_leave(m: nn.Module) -> str | None:
     if taken:
         return f"it has an attribute {taken[0]!r} already"
     try:
-        options_of(m.eps, 0, None)
+        options_of(float(vars(m)["eps"]), 0, None)
     except XhatError as error:
         return str(error).rstrip(".")
     return None

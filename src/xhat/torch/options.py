@@ -4,6 +4,7 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 from torch import Tensor
+from torch.compiler import is_compiling
 
 from xhat.checks import activation_of, check_correction, check_eps
 from xhat.errors import ArgumentError
@@ -34,11 +35,17 @@ class Batch(NamedTuple):
     count: Any
 
 
-@lru_cache(maxsize=1024)
 def options_of(eps: float, correction: int, activation: Any) -> Options:
-    """The options, checked. Raises ArgumentError."""
+    """The options, checked; once for each, but in a graph, which can't see that. Raises ArgumentError."""
+    return (_checked if is_compiling() else _remembered)(eps, correction, activation)
+
+
+def _checked(eps: float, correction: int, activation: Any) -> Options:
     return Options(check_eps(eps, "batch_norm"), check_correction(correction, "batch_norm"),
                    *activation_of(activation, "batch_norm"))  # fmt: skip
+
+
+_remembered = lru_cache(maxsize=1024)(_checked)
 
 
 def check_nonfinite(nonfinite: str) -> str:
