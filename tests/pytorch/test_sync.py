@@ -6,10 +6,22 @@ import pytest
 from launching import RANKS, failures, world
 
 sys.path.insert(0, str(RANKS))
-import equality  # its claims, which the ranks check
+import equality  # their claims, which the ranks check
+import faults
+import training
 
 
 @pytest.mark.parametrize("ranks", [1, 2, 3, 4])
 @pytest.mark.parametrize("claim", equality.claim.names)
-def test_on_many_ranks(claim: str, ranks: int) -> None:
+def test_a_batch_on_many_ranks(claim: str, ranks: int) -> None:
     assert not failures(world("equality.py", ranks), claim)
+
+
+@pytest.mark.parametrize("claim", training.claim.names)
+def test_training_on_two_ranks(claim: str) -> None:
+    assert not failures(world("training.py", 2), claim)
+
+
+@pytest.mark.parametrize("claim", faults.claim.names)
+def test_a_fault_is_an_error_on_every_rank(claim: str) -> None:
+    assert not failures(world("faults.py", 3), claim)
