@@ -1,0 +1,28 @@
+"""A rank that is gone is an error on the others, within the group's limit, and nothing is left half-updated."""
+
+import pytest
+from launching import world
+
+LIMIT = 4  # seconds, that of the ranks' group
+MARGIN = 20  # for a machine that has other things to do
+
+
+@pytest.mark.parametrize("backward", [False, True])
+def test_the_others_get_an_error_in_time_that_says_where(backward: bool) -> None:
+    first, victim, last = world("death.py", 3, XHAT_BACKWARD=str(int(backward)))
+    # The victim was killed before it could say more.
+    ways = {"killed": "gradient sums"} if backward else {"absent": "statistics", "killed": "statistics"}
+    assert victim == ({} if backward else {"absent": {}})
+    for survivor in (first, last):
+        for way, what in ways.items():
+            met = survivor[way]
+            assert met["kind"] == "ExchangeError", met
+            assert f"the exchange of {what} of layer" in met["message"] or f"exchange of {what} failed" in met["message"]
+            assert "a rank has ended or did not come in time" in met["message"]
+            assert met["seconds"] < LIMIT + MARGIN
+        assert "'1'" in survivor["killed"]["message"]  # the layer's path
+        assert survivor["killed"]["weights kept"]
+    for way in ways:
+        batches = 1 if way == "absent" else 4 if backward else 3
+        assert first[way]["state"] == last[way]["state"]  # as after the last exchange that all took part in
+        assert first[way]["state"][2] == batches
