@@ -41,7 +41,7 @@ def walk_of(shape: tuple[int, ...], stride: tuple[int, ...]) -> Walk:
     dense, reach = True, 1
     for step, size in sorted(zip(stride, shape, strict=True)):
         dense &= size == 1 or step == reach
-        reach *= size
+        reach *= max(size, 1)
     walked = view or canonical(shape, CHANNELS)
     return Walk(walked, stride, view and strides_on(view, shape, stride), dense)
 
@@ -129,7 +129,7 @@ def _new(x: Tensor, walk: Walk) -> tuple[Tensor, Operand]:
         named = view.outer + view.channel + view.inner
         order = tuple(a for a in range(x.dim()) if a not in named) + named
         new = torch.empty_permuted(x.shape, order, dtype=x.dtype)
-        steps = strides_on(view, new.shape, new.stride())
+        steps = strides_on(view, new.shape, new.stride()) if new.numel() else (0, 0, 0)
         assert steps is not None
     return new, (new.data_ptr(), steps)
 
