@@ -3,6 +3,7 @@
 import sys
 
 from torch import nn
+from torch.compiler import is_compiling
 
 from xhat.errors import ArgumentError, DtypeError, ShapeError, XhatError
 
@@ -50,6 +51,8 @@ def path_of(layer: nn.Module) -> str:
     modules that called the layer are on the stack, and the outermost that holds it knows its path.
     """
     found = ""
+    if is_compiling():  # there is no stack; without fullgraph the call is repeated outside of the graph
+        return found
     frame = sys._getframe(1)
     while frame is not None:
         owner = frame.f_locals.get("self")

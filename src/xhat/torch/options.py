@@ -37,7 +37,10 @@ class Batch(NamedTuple):
 
 def options_of(eps: float, correction: int, activation: Any) -> Options:
     """The options, checked; once for each, but in a graph, which can't see that. Raises ArgumentError."""
-    return (_checked if is_compiling() else _remembered)(eps, correction, activation)
+    try:
+        return (_checked if is_compiling() else _remembered)(eps, correction, activation)
+    except TypeError:  # a list, for example, can't be remembered
+        return _checked(eps, correction, activation)
 
 
 def _checked(eps: float, correction: int, activation: Any) -> Options:
@@ -45,7 +48,7 @@ def _checked(eps: float, correction: int, activation: Any) -> Options:
                    *activation_of(activation, "batch_norm"))  # fmt: skip
 
 
-_remembered = lru_cache(maxsize=1024)(_checked)
+_remembered = lru_cache(maxsize=1024, typed=True)(_checked)  # 0 is a correction, 0.0 is none
 
 
 def check_nonfinite(nonfinite: str) -> str:
