@@ -42,7 +42,8 @@ class Claims:
         warnings.simplefilter("error")
         dist.init_process_group("gloo", timeout=datetime.timedelta(seconds=LIMIT))
         found: dict[str, str] = {}
-        for name, function in self.functions.items():
+        chosen = os.environ.get("XHAT_CLAIMS", "").split() or self.names
+        for name, function in ((name, self.functions[name]) for name in chosen):
             torch.manual_seed(0)
             try:
                 function()

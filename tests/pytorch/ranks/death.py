@@ -60,7 +60,7 @@ def killed(backward: bool) -> dict[str, Any]:
         optimizer.step()
         optimizer.zero_grad()
 
-    for k in range(LAST):
+    for _ in range(LAST):
         step(last=False)
     weights = [p.tolist() for p in net.parameters()]
     result = outcome(lambda: step(dist.get_rank() == VICTIM), net[1])
