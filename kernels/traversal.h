@@ -164,6 +164,7 @@ template <class T> struct Results {
 
 // A map is an `Each` with  void operator()(i, &out, &dresidual). Four rows of columns share the loads of their terms.
 template <class V, bool second, class Each> inline void map_row(const Each& each, size_t n, V* RESTRICT out, V* RESTRICT also) {
+    IVDEP  // RESTRICT in the members of `each` is not believed, and two results in one loop are not vector code without it
     for (size_t i = 0; i < n; i++) {
         V dresidual;
         each(i, out[i], dresidual);
