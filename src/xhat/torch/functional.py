@@ -83,7 +83,7 @@ def normalized(
     elif plain(x, weight, bias, residual, mask, mean, var) and not _differentiable(mask, mean, var):
         y, batch = _by_kernels(x, weight, bias, residual, mask, mean, var, o)
     else:
-        if mask is not None:
+        if mask is not None and not mask.is_meta:
             _check_weights(x, mask.detach(), o)
         y, batch = composed.batch_norm(x, weight, bias, residual, mask, mean, var, o)
     return y, batch if mean is None else None

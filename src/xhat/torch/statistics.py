@@ -73,7 +73,10 @@ def move(
     _check(running, batch, visible)
     if type(momentum) is not float:
         momentum = _number(momentum)
-    if visible and not batch.count > running_correction:
+    if batch.statistics.is_meta:  # there are no numbers
+        return
+    # Weights that sum to 1 do so up to a rounding, which nothing should be divided by.
+    if visible and not batch.count - running_correction > 1e-6 * batch.count:
         raise DegenerateBatchError(
             f"batch_norm: the batch has m = {float(batch.count):g}, expected more than running_correction="
             f"{running_correction} for the running variance. Pass running_correction=0, or more (or larger) weights."
