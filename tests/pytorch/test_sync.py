@@ -6,15 +6,15 @@ import pytest
 from launching import RANKS, failures, world
 
 sys.path.insert(0, str(RANKS))
-import equality  # their claims, which the ranks check
+import exchanges  # their claims, which the ranks check
 import faults
 import training
 
 
 @pytest.mark.parametrize("ranks", [1, 2, 3, 4])
-@pytest.mark.parametrize("claim", equality.claim.names)
+@pytest.mark.parametrize("claim", exchanges.claim.names)
 def test_a_batch_on_many_ranks(claim: str, ranks: int) -> None:
-    assert not failures(world("equality.py", ranks), claim)
+    assert not failures(world("exchanges.py", ranks), claim)
 
 
 @pytest.mark.parametrize("claim", training.claim.names)

@@ -91,9 +91,12 @@ def test_every_batch_norm_becomes_one_on_many_processes_and_stays_the_same_layer
     assert torch.allclose(after[:7].train()(x), reference(x), atol=1e-4)
     for p, q in zip(after[:7].buffers(), reference.buffers(), strict=True):
         assert torch.allclose(p.double(), q.double(), atol=1e-5)
-    copied = copy.deepcopy(after)
-    assert [type(m) for m in copied] == [type(m) for m in after]
-    assert type(pickle.loads(pickle.dumps(after[4]))) is xt.SyncBatchNorm
+
+
+def test_converted_layers_are_copied_and_pickled() -> None:
+    net = xt.convert_sync(model())
+    assert [type(m) for m in copy.deepcopy(net)] == [type(m) for m in net]
+    assert type(pickle.loads(pickle.dumps(net[4]))) is xt.SyncBatchNorm
 
 
 def test_fused_calls_stay_fused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -78,7 +78,7 @@ def test_two_hosts_hold_the_same_batch(cable: Cable, tmp_path: Path) -> None:
         )
         command = torchrun(
             "--nnodes=2", f"--node-rank={i}", "--nproc-per-node=1", f"--master-addr={cable.addresses[0]}",
-            "--master-port=29555", str(RANKS / "equality.py"),
+            "--master-port=29555", str(RANKS / "exchanges.py"),
         )  # fmt: skip
         with (tmp_path / f"log{i}").open("w") as log:
             nodes.append(

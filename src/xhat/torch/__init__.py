@@ -12,6 +12,9 @@ from xhat.torch.layers import BatchNorm3d as BatchNorm3d
 from xhat.torch.layers import LazyBatchNorm1d as LazyBatchNorm1d
 from xhat.torch.layers import LazyBatchNorm2d as LazyBatchNorm2d
 from xhat.torch.layers import LazyBatchNorm3d as LazyBatchNorm3d
+from xhat.torch.recalibrate import Recalibrated as Recalibrated
+from xhat.torch.recalibrate import recalibrate as recalibrate
+from xhat.torch.running import merge_running_statistics as merge_running_statistics
 from xhat.torch.sync import SyncBatchNorm as SyncBatchNorm
 from xhat.torch.sync import convert_sync as convert_sync
 
@@ -23,11 +26,14 @@ __all__ = [
     "LazyBatchNorm1d",
     "LazyBatchNorm2d",
     "LazyBatchNorm3d",
+    "Recalibrated",
     "SyncBatchNorm",
     "batch_norm",
     "convert",
     "convert_sync",
     "freeze",
+    "merge_running_statistics",
+    "recalibrate",
     "revert",
     "unfreeze",
 ]

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from xhat.torch.errors import ExchangeError
 
-__all__ = ["KINDS", "Subject", "gather", "group_name", "group_of", "joining", "world"]
+__all__ = ["KINDS", "Subject", "gather", "group_name", "group_of", "joining", "rank", "world"]
 
 KINDS = ("nothing", "statistics", "gradient sums", "sums", "running statistics", "population moments")
 DTYPES = (None, torch.float64, torch.float32, torch.float16, torch.bfloat16)
@@ -75,6 +75,11 @@ def world(name: str) -> int:
     return dist.get_world_size(group_of(name))
 
 
+def rank(name: str) -> int:
+    """This process's place in the group."""
+    return dist.get_rank(group_of(name))
+
+
 # ------------------------------------------------------------------------------------------------------ exchange
 
 
@@ -91,6 +96,8 @@ def joining(subject: Subject, group: str) -> Iterator[None]:
     """Where this rank fails before its part of an exchange, the others are told, and do not wait for it."""
     try:
         yield
+    except ExchangeError:  # an exchange failed, and so everybody knows
+        raise
     except Exception:
         _line(group).leave(subject)
         raise

@@ -68,7 +68,9 @@ def killed(backward: bool) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # torchrun ends the others when one has died; they have to tell
+    signal.signal(
+        signal.SIGTERM, signal.SIG_IGN
+    )  # torchrun ends the others when one has died; they have to tell
     torch.manual_seed(int(os.environ["RANK"]))
     dist.init_process_group("gloo", timeout=LIMIT)
     backward = os.environ["XHAT_BACKWARD"] == "1"

@@ -79,10 +79,6 @@ def compare(
         close(whole, b, 1e-6 if "running" in name else 1e-11, (what, name))
 
 
-with warnings.catch_warnings(action="ignore"):  # of its own
-    import torch._inductor.compile_fx
-
-
 @claim
 def ddp_gives_the_losses_and_weights_of_one_process() -> None:
     for broadcast, unused, forwards in itertools.product((True, False), (True, False), (1, 2)):
@@ -203,4 +199,6 @@ def a_state_goes_to_torch_s_layer_and_back() -> None:
 
 if __name__ == "__main__":
     os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
+    with warnings.catch_warnings(action="ignore"):  # of its own
+        import torch._inductor.compile_fx
     claim.run()

@@ -1,0 +1,279 @@
+"""Running statistics made anew: each layer's moments over many batches, merged. Nothing is estimated, nothing decays.
+
+While the batches run, a layer normalizes each by its own statistics, as in training, and these are what is merged;
+how a layer is watched and put back as it was is here, how moments merge is in `merging`.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager, nullcontext
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from xhat import equations
+from xhat.errors import ArgumentError
+from xhat.torch import composed, exchange, parts
+from xhat.torch.exchange import Subject
+from xhat.torch.functional import normalized
+from xhat.torch.internals import plain
+from xhat.torch.layers import BatchNorm
+from xhat.torch.merging import Moments, merge, merged
+from xhat.torch.options import Batch, options_of
+from xhat.torch.progress import watched
+from xhat.torch.statistics import Running
+from xhat.torch.sync import SyncBatchNorm
+
+__all__ = ["Recalibrated", "recalibrate"]
+
+
+class Recalibrated(NamedTuple):
+    """How far a layer's running statistics were from the population's.
+
+    m, batches: the values per channel that were seen, and in how many calls of the layer (0: it was not called, and was
+    left as it was). shift: the largest |running_mean - mean| / sqrt(var + eps) of a channel. ratio: of the channels'
+    (running_var + eps) / (var + eps), the one farthest from 1.
+    """
+
+    layer: str
+    m: float
+    batches: int
+    shift: float
+    ratio: float
+
+    def __str__(self) -> str:
+        if not self.batches:
+            return f"{self.layer}: not called"
+        off = f"the mean was off by up to {self.shift:.3g} deviations, the variance by a factor of {self.ratio:.3g}"
+        return f"{self.layer}: {off} ({self.m:g} values in {self.batches} batches)"
+
+
+def recalibrate(
+    model: nn.Module, batches: Iterable[Any], *, forward: Callable[[nn.Module, Any], Any] | None = None,
+    process_group: Any = None, progress: bool = True, dry_run: bool = False,
+) -> list[Recalibrated]:  # fmt: skip
+    """Gives every batch norm of the model, torch's or ours, the exact moments of these batches together.
+
+        m = sum of w     running_mean = sum of w x / m     running_var = sum of w (x - mean)^2 / (m - correction)
+
+    over all values x that reach the layer, in all calls and on all ranks of the process group; num_batches_tracked
+    becomes the number of calls. Batches may be of any sizes. While they run, layers normalize each batch by its own
+    statistics; everything else runs in the mode it is in, so call model.eval() first, or dropout stays active. A layer
+    with frozen statistics, and one that is in evaluation while the model is in training, stays as it is.
+
+    forward: how the model is called, forward(model, batch); by default with the batch, with its first element if it is
+    a list or tuple, or with its items as keywords if it is a dict. progress: show a bar (with rich, else lines).
+    dry_run: only report. A model with `SyncBatchNorm` needs the same number of batches on all ranks.
+
+    Returns what was wrong with each layer, `Recalibrated`. Whatever is raised, also by batches or the model, leaves
+    every layer as it was. Raises ArgumentError where there is nothing to do, or a layer met NaN or infinity and has
+    nonfinite="raise" ("skip" leaves such batches out of the channel); ExchangeError on all ranks if one fails.
+    """
+    model = _unwrapped(model)
+    layers = {path: m for path, m in model.named_modules() if _follows(m, model)}
+    if not layers:
+        raise ArgumentError("recalibrate: the model has no batch norm whose running statistics may move.")
+    group = exchange.group_name(process_group)
+    watches = [Watch(path, layer) for path, layer in layers.items()]
+    subject = Subject("population moments", f"{len(layers)} layers", sum(w.channels for w in watches))
+    shared = any(isinstance(m, SyncBatchNorm) and exchange.world(m._group) > 1 for m in layers.values())
+    many = exchange.world(group) > 1
+    with exchange.joining(subject, group) if many else nullcontext(), torch.no_grad(), ExitStack() as stack:
+        for watch in watches:
+            stack.enter_context(watch.watching())
+        shown = watched(batches, progress and (not many or exchange.rank(group) == 0))
+        for batch in _in_step(shown, group) if shared and many else shown:
+            (forward or _call)(model, batch)
+    found = _together(watches, subject, group) if many else [w.moments for w in watches]
+    if not any(bool(m.any()) for m, _, _ in found):
+        raise ArgumentError("recalibrate: there were no batches, or none that reached a layer.")
+    report = [watch.report(moments) for watch, moments in zip(watches, found, strict=True)]
+    if not dry_run:
+        for watch, moments in zip(watches, found, strict=True):
+            watch.write(moments)
+    return report
+
+
+# --------------------------------------------------------------------------------------------------- the model
+
+
+def _unwrapped(model: nn.Module) -> nn.Module:
+    """The model itself: what wraps it would exchange buffers, or run a graph that nobody can watch."""
+    if not isinstance(model, nn.Module):
+        raise ArgumentError(f"recalibrate: model is {type(model).__name__}, expected a torch.nn.Module.")
+    while True:
+        inner = vars(model).get("_modules", {}).get("_orig_mod")
+        if isinstance(model, nn.parallel.DistributedDataParallel):
+            inner = model.module
+        if inner is None:
+            return model
+        model = inner
+
+
+def _follows(m: nn.Module, model: nn.Module) -> bool:
+    """Whether this is a layer whose running statistics may move."""
+    if not isinstance(m, _BatchNorm) or m.running_mean is None or m.running_var is None:
+        return False
+    return not getattr(m, "frozen_statistics", False) and (m.training or not model.training)
+
+
+def _call(model: nn.Module, batch: Any) -> Any:
+    if isinstance(batch, dict):
+        return model(**batch)
+    if isinstance(batch, (list, tuple)):
+        batch = batch[0] if batch else None
+    if not isinstance(batch, Tensor):
+        raise ArgumentError(
+            f"recalibrate: a batch is {type(batch).__name__}, expected a tensor, or a list, tuple or dict that holds "
+            "the input. Say how the model is called: forward=lambda model, batch: ..."
+        )
+    return model(batch)
+
+
+def _in_step(batches: Iterable[Any], group: str) -> Iterator[Any]:
+    """The batches, while all ranks have one: a layer that exchanges its statistics would wait for ever."""
+    iterator, none = iter(batches), object()
+    while True:
+        batch = next(iterator, none)
+        more = torch.tensor([float(batch is not none)], dtype=torch.float64)
+        have = exchange.gather(more, Subject("population moments", "the next batch", 0), group).flatten()
+        if not have.any():
+            return
+        if not have.all():
+            raise ArgumentError(
+                f"recalibrate: the batches of ranks {torch.nonzero(have == 0).flatten().tolist()} ended before the "
+                "others', and the model has layers whose statistics are those of all ranks. Give each rank as many "
+                "batches; they may be of different sizes."
+            )
+        yield batch
+
+
+# ------------------------------------------------------------------------------------------------- one layer
+
+
+class Watch:
+    """A layer whose batches are merged as they come."""
+
+    def __init__(self, path: str, layer: Any) -> None:
+        self.path, self.layer = path, layer
+        self.channels = len(layer.running_mean)
+        nothing = torch.zeros((3, self.channels), dtype=torch.float64, device=layer.running_mean.device)
+        self.moments: Moments = (nothing[0], nothing[1], nothing[2])
+        self.calls = 0
+
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        """The layer in training, which leaves its batches here and moves nothing; afterwards it is as it was."""
+        layer, kept = self.layer, dict(vars(self.layer))
+        buffers = {name: b.clone() for name, b in layer._buffers.items() if b is not None}
+        hook = None
+        try:
+            if isinstance(layer, BatchNorm):
+                vars(layer)["_follow"] = self.follow
+            elif type(layer).forward in _TORCHS and "forward" not in vars(layer):
+                vars(layer)["forward"] = self.forward
+            else:  # of somebody's own making: its input is all that is known of it
+                hook = layer.register_forward_pre_hook(self.look)
+            layer.training = True
+            yield
+        finally:
+            for name in ("_follow", "forward"):
+                vars(layer).pop(name, None)
+                vars(layer).update({name: kept[name]} if name in kept else {})
+            layer.training = kept["training"]
+            if hook is not None:
+                hook.remove()
+                for name, value in buffers.items():
+                    layer._buffers[name].copy_(value)
+
+    def follow(self, running: Running, batch: Batch) -> None:
+        """In place of moving the running statistics."""
+        m, c = float(batch.count), self.layer.correction
+        shares = exchange.world(self.layer._group) if isinstance(self.layer, SyncBatchNorm) else 1
+        mean, var = batch.statistics.unbind(0)
+        self.add(m / shares, mean, var * ((m - c) / shares))  # all who share a batch bring it: each its share
+
+    def forward(self, x: Tensor) -> Tensor:
+        """In place of the forward of torch's layer."""
+        layer = self.layer
+        layer._check_input_dim(x)
+        y, batch = normalized(
+            x, layer.weight, layer.bias, None, None, None, None, options_of(layer.eps, 0, None)
+        )
+        if batch is not None:
+            self.add(float(batch.count), batch.statistics[0], batch.statistics[1] * float(batch.count))
+        return y
+
+    def look(self, layer: nn.Module, inputs: tuple[Any, ...]) -> None:
+        """Before the forward of a layer of another class."""
+        m, _, moments = (parts if plain(inputs[0]) else composed).moments(inputs[0], None)
+        if m:
+            self.add(m, moments[0], moments[1])
+
+    def add(self, m: float, mean: Tensor, m2: Tensor) -> None:
+        """Merges one batch. Raises ArgumentError for NaN and infinity, if the layer does not take them."""
+        count = torch.full_like(self.moments[0], m)
+        policy = getattr(self.layer, "nonfinite", "propagate")
+        finite = mean.isfinite() & m2.isfinite() if policy != "propagate" else None
+        if finite is not None and policy == "raise" and not finite.all():
+            raise ArgumentError(
+                f"recalibrate: layer {self.path!r} met NaN or infinity in channels "
+                f'{torch.nonzero(~finite).flatten().tolist()[:8]}, and has nonfinite="raise".'
+            )
+        if finite is not None:
+            count = count * finite
+        self.moments = merge(self.moments, (count, mean.to(count), m2.to(count)))
+        self.calls += 1
+
+    def _var(self, moments: Moments) -> Tensor:
+        m, _, m2 = moments
+        var: Tensor = equations.variance(m2, m, getattr(self.layer, "correction", 0))
+        return var
+
+    def report(self, moments: Moments) -> Recalibrated:
+        """How far the running statistics are from these moments."""
+        layer, seen = self.layer, moments[0] > 0
+        if not seen.any():
+            return Recalibrated(self.path, 0.0, 0, 0.0, 1.0)
+        mean, var = moments[1][seen], self._var(moments)[seen] + layer.eps
+        ratio = (layer.running_var[seen].double() + layer.eps) / var
+        shift = (layer.running_mean[seen].double() - mean).abs() * equations.reciprocal_std(
+            var, 0, torch.sqrt
+        )
+        farthest = ratio[ratio.log().abs().nan_to_num(math.inf).argmax()]
+        return Recalibrated(
+            self.path, float(moments[0].max()), self.calls, float(shift.max()), float(farthest)
+        )
+
+    def write(self, moments: Moments) -> None:
+        """Makes them the running statistics, in the channels that have seen something."""
+        layer, seen = self.layer, moments[0] > 0
+        if not seen.any():
+            return
+        with torch.no_grad():
+            for running, new in ((layer.running_mean, moments[1]), (layer.running_var, self._var(moments))):
+                running.copy_(torch.where(seen, new, running.double()))
+            if layer.num_batches_tracked is not None:
+                layer.num_batches_tracked.fill_(self.calls)
+
+
+# Whose meaning is torch's: `Watch.forward` has the same.
+_TORCHS = (_BatchNorm.forward, nn.SyncBatchNorm.forward)
+
+
+def _together(watches: list[Watch], subject: Subject, group: str) -> list[Moments]:
+    """Every layer's moments on all ranks, in one exchange."""
+    mine = [t for w in watches for t in (torch.tensor([float(w.calls)]), *w.moments)]
+    ranks = exchange.gather(
+        torch.cat([t.flatten().double().to(mine[1].device) for t in mine]), subject, group
+    )
+    found, at = [], 0
+    for watch in watches:
+        c = watch.channels
+        calls, m, mean, m2 = ranks[:, at : at + 3 * c + 1].split([1, c, c, c], dim=1)
+        at += 3 * c + 1
+        watch.calls = int(calls.sum())
+        found.append(merged(m, mean, m2))
+    return found
