@@ -4,7 +4,16 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 
-__all__ = ["batched", "differentiating_forward", "hooked", "plain", "recomputing", "tracing", "transforming"]
+__all__ = [
+    "batched",
+    "differentiating_forward",
+    "hooked",
+    "plain",
+    "recomputing",
+    "tangents",
+    "tracing",
+    "transforming",
+]
 
 _transforms_active = torch._C._are_functorch_transforms_active
 _modes = torch._C._len_torch_dispatch_stack
@@ -25,6 +34,13 @@ def transforming() -> bool:
 def differentiating_forward() -> bool:
     """Whether a forward-mode level is open: tensors may carry tangents, which a kernel would drop in silence."""
     return forward_ad._current_level >= 0
+
+
+def tangents(*tensors: Tensor | None) -> bool:
+    """Whether one of these carries a tangent of the forward mode."""
+    return differentiating_forward() and any(
+        t is not None and forward_ad.unpack_dual(t).tangent is not None for t in tensors
+    )
 
 
 def tracing() -> bool:

@@ -16,7 +16,8 @@ from torch.nn import functional as F
 
 from xhat.torch import composed, cpu
 from xhat.torch.cpu import Pass
-from xhat.torch.internals import plain, recomputing
+from xhat.torch.errors import TensorArgumentError
+from xhat.torch.internals import plain, recomputing, tangents
 from xhat.torch.options import Batch, Options
 from xhat.torch.statistics import Running, move
 
@@ -71,28 +72,51 @@ def _evaluated(
 def _forward(
     x: Tensor, weight: Maybe, bias: Maybe, residual: Maybe, mask: Maybe, *options: Any
 ) -> tuple[Tensor, Tensor, Tensor]:
-    o = Options(*options)
-    if plain(x, weight, bias, residual, mask):
-        p = Pass(x, o, None, residual is not None, mask)
-        y, statistics, count = cpu.normalize(x, weight, bias, residual, p), p.statistics, p.count
-    else:
-        y, (statistics, count) = composed.batch_norm(x, weight, bias, residual, mask, None, None, o)
-    return y, statistics, torch.as_tensor(count, dtype=torch.float64, device=x.device)
+    refuse_tangents(x, weight, bias, residual, mask)
+    if not plain(x, weight, bias, residual, mask):
+        return _forward_composed(x, weight, bias, residual, mask, *options)
+    p = Pass(x, Options(*options), None, residual is not None, mask)
+    y = cpu.normalize(x, weight, bias, residual, p)
+    return y, p.statistics, torch.as_tensor(p.count, dtype=torch.float64)
+
+
+def _forward_composed(
+    x: Tensor, weight: Maybe, bias: Maybe, residual: Maybe, mask: Maybe, *options: Any
+) -> tuple[Tensor, Tensor, Tensor]:
+    y, batch = composed.batch_norm(x, weight, bias, residual, mask, None, None, Options(*options))
+    return y, batch.statistics, torch.as_tensor(batch.count, dtype=torch.float64, device=x.device)
 
 
 def _backward(
     dy: Tensor, x: Tensor, weight: Maybe, bias: Maybe, extra: Maybe, mask: Maybe, statistics: Tensor,
     residual: bool, *options: Any,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    refuse_tangents(dy, x, weight, bias, extra, mask)
+    if not plain(dy, x, weight, bias, extra, mask):
+        return _backward_composed(dy, x, weight, bias, extra, mask, statistics, residual, *options)
     o = Options(*options)
-    if plain(dy, x, weight, bias, extra, mask):
-        p = Pass(x, o, None, residual, mask)
-        p.statistics = statistics
-        needs = (True, weight is not None, bias is not None, separate(residual, o))
-        found = cpu.gradients(dy, x, weight, bias, extra, p, needs)
-    else:
-        found = composed.gradients(dy, x, weight, bias, extra, mask, None, residual, o)
+    p = Pass(x, o, None, residual, mask)
+    p.statistics = statistics
+    needs = (True, weight is not None, bias is not None, separate(residual, o))
+    return returned(cpu.gradients(dy, x, weight, bias, extra, p, needs), x, weight, bias, residual, o)
+
+
+def _backward_composed(
+    dy: Tensor, x: Tensor, weight: Maybe, bias: Maybe, extra: Maybe, mask: Maybe, statistics: Tensor,
+    residual: bool, *options: Any,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    o = Options(*options)
+    found = composed.gradients(dy, x, weight, bias, extra, mask, None, residual, o)
     return returned(found, x, weight, bias, residual, o)
+
+
+def refuse_tangents(*tensors: Maybe) -> None:
+    """Raises TensorArgumentError for a tangent, which torch would drop in silence."""
+    if tangents(*tensors):
+        raise TensorArgumentError(
+            "batch_norm: a recorded graph (compiled, exported or traced) has no forward-mode derivative. Differentiate "
+            "the layer itself, or use torch.func.jvp, which this operator can follow."
+        )
 
 
 def separate(residual: bool, o: Options) -> bool:
@@ -140,12 +164,14 @@ def _track_fake(*_: Any) -> None:
     return None
 
 
-for _name, _run, _fake in (
-    ("batch_norm", _forward, _forward_fake),
-    ("batch_norm_backward", _backward, _backward_fake),
-    ("track", _track, _track_fake),
+# In a graph that runs inside of torch.func (grad, jvp, vmap, ...), the operators are torch's own operations.
+for _name, _run, _transformed, _fake in (
+    ("batch_norm", _forward, _forward_composed, _forward_fake),
+    ("batch_norm_backward", _backward, _backward_composed, _backward_fake),
+    ("track", _track, _track, _track_fake),
 ):
     _library.impl(_name, _run, "CompositeExplicitAutograd")
+    _library.impl(_name, _transformed, "FuncTorchDynamicLayerFrontMode")
     torch.library.register_fake(f"xhat::{_name}", _fake, lib=_library)
 
 
@@ -155,6 +181,11 @@ for _name, _run, _fake in (
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     x, weight, bias, residual, mask, *options = inputs
     y, statistics, _ = output
+    if mask is not None and mask.requires_grad:
+        raise TensorArgumentError(
+            "batch_norm: a recorded graph has no gradient with respect to its mask. Detach it."
+        )
+    ctx.mark_non_differentiable(*output[1:])
     ctx.options, ctx.residual = Options(*options), residual is not None
     ctx.save_for_backward(x, weight, bias, cpu.kept(residual, y, ctx.options), mask, statistics)
 
