@@ -50,7 +50,7 @@ MAY_LOAD: dict[str, set[str]] = {
     "ops": {"numpy"},
     "numpy": {"numpy"},
     "jax": {"numpy", "jax"},
-    "torch": {"numpy", "torch"},
+    "torch": {"numpy", "rich", "torch"},
     "lens": {"numpy", "sympy", "mpmath", "rich", "latex2mathml", "torch", "jax"},
     "demo": {"numpy", "sklearn", "matplotlib", "rich", "threadpoolctl"},
     "cli": set(),
