@@ -8,14 +8,10 @@ from typing import Any
 import pytest
 import torch
 from definition import Problem, definition, generator
-from launching import RANKS, failures, world
 from torch import Tensor, nn
 
 import xhat.torch as xt
 from xhat.errors import ArgumentError
-
-sys.path.insert(0, str(RANKS))
-import populations  # its claims, which the ranks check
 
 
 class Doubled(nn.BatchNorm2d):
@@ -292,19 +288,3 @@ def test_a_model_in_a_wrapper_is_recalibrated() -> None:
     xt.recalibrate(expected, data, progress=False)
     xt.recalibrate(torch.compile(model, backend="eager"), data, progress=False)
     assert torch.equal(model[3].running_var, expected[3].running_var)
-
-
-def test_merging_in_one_process_changes_nothing() -> None:
-    layer = nn.BatchNorm2d(2)
-    layer(batches(4)[0])
-    before = copy.deepcopy(layer.state_dict())
-    assert xt.merge_running_statistics(layer) is layer
-    assert all(torch.equal(v, before[k]) for k, v in layer.state_dict().items())
-    with pytest.raises(ArgumentError, match=r"model is int"):
-        xt.merge_running_statistics(3)  # type: ignore[type-var]
-
-
-@pytest.mark.parametrize("ranks", [2, 3])
-@pytest.mark.parametrize("claim", populations.claim.names)
-def test_on_many_ranks(claim: str, ranks: int) -> None:
-    assert not failures(world("populations.py", ranks), claim)
