@@ -52,7 +52,7 @@ MAY_LOAD: dict[str, set[str]] = {
     "jax": {"numpy", "jax"},
     "torch": {"numpy", "rich", "torch"},
     "lens": {"numpy", "sympy", "mpmath", "rich", "latex2mathml", "torch", "jax"},
-    "demo": {"numpy", "sklearn", "matplotlib", "rich", "threadpoolctl"},
+    "demo": {"numpy", "sklearn", "matplotlib", "rich", "threadpoolctl", "torch"},
     "cli": set(),
 }
 

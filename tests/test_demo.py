@@ -151,6 +151,15 @@ def test_the_demo_fits_a_terminal_of_80_columns_and_writes_a_picture(tmp_path, c
     assert all(np.mean(quarter[..., :3] < 0.9) > 0.005 for quarter in quarters)  # no panel is empty
 
 
+def test_without_torch_one_line_says_what_is_left_out(tmp_path, monkeypatch):
+    monkeypatch.setattr(show, "find_spec", lambda name: None)
+    shown, status = demo(tmp_path, steps=1)
+    assert status == 0
+    (line,) = (line for line in shown.splitlines() if "PyTorch" in line)
+    assert line == "A second part, a residual network in PyTorch, needs torch, which is missing."
+    assert not (tmp_path / "out" / "residual.png").exists()
+
+
 def test_what_a_training_came_to_is_a_word_or_a_number():
     run = training.Run(Network([2, 3, 2], batch_norm=False, seed=0), rate=1.0, losses=[2.0, np.nan])
     assert show._steps(run) == "diverged"

@@ -3,6 +3,8 @@
 Only what is drawn is computed here.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,7 +19,7 @@ from xhat import equations
 from xhat.demo.network import Array
 from xhat.demo.training import TARGET, Digits, Run, last_batch_norm
 
-__all__ = ["LayerPaths", "draw", "paths_of"]
+__all__ = ["INK", "NORMALIZED", "PLAIN", "LayerPaths", "draw", "page", "paths_of"]
 
 INK, QUIET, RULE = "#22262b", "#6b7280", "#e3e6ea"
 PLAIN, NORMALIZED = "#98a1b0", "#0b6e99"  # without and with batch normalization
@@ -58,22 +60,29 @@ def paths_of(context: xhat.Context, dy: Array) -> LayerPaths:
     return LayerPaths(xhat_, *xhat.gradient_paths(dy, context))
 
 
-def draw(path: Path, without: Run, with_bn: Run, digits: Digits) -> None:
-    """Write the picture as a PNG; drawn without a display, whatever the user's matplotlib settings are."""
-    paths = paths_of(*last_batch_norm(with_bn.network, digits))
+@contextmanager
+def page(path: Path, title: str, size: tuple[float, float]) -> Iterator[Figure]:
+    """A figure to draw on, then written as a PNG; without a display, whatever the user's matplotlib settings are."""
     with mpl.rc_context():
         mpl.rcdefaults()
         mpl.rcParams.update(STYLE)
         layout = ConstrainedLayoutEngine(w_pad=0.2, h_pad=0.2, wspace=0.04, hspace=0.04)
-        figure = Figure(figsize=(12, 9.4), layout=layout, facecolor="white")
+        figure = Figure(figsize=size, layout=layout, facecolor="white")
         FigureCanvasAgg(figure)
-        figure.suptitle(TITLE, x=0.03, ha="left", fontsize=17, weight="bold")
+        figure.suptitle(title, x=0.03, ha="left", fontsize=17, weight="bold")
+        yield figure
+        figure.savefig(path, dpi=150)
+
+
+def draw(path: Path, without: Run, with_bn: Run, digits: Digits) -> None:
+    """Write the picture of the two trainings and the paths of the last layer."""
+    paths = paths_of(*last_batch_norm(with_bn.network, digits))
+    with page(path, TITLE, (12, 9.4)) as figure:
         panels = figure.subplots(2, 2)
         _losses(panels[0, 0], without, with_bn)
         _accuracies(panels[0, 1], without, with_bn)
         channel = _removed(panels[1, 1], paths)
         _one_channel(panels[1, 0], paths, channel)
-        figure.savefig(path, dpi=150)
 
 
 def _curves(without: Run, with_bn: Run) -> tuple[tuple[Run, str, str], ...]:

@@ -1,8 +1,10 @@
 """The demo from its first line to its last: what is run, in which order, and how it is shown in a terminal."""
 
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from time import perf_counter
+from typing import TYPE_CHECKING
 
 import numpy as np
 from rich.box import SIMPLE_HEAD
@@ -28,6 +30,9 @@ from xhat.demo.training import (
 )
 from xhat.lens.report_page import report
 
+if TYPE_CHECKING:
+    from xhat.demo.residual import Twin
+
 __all__ = ["run"]
 
 RATE = 0.1  # of the comparison
@@ -39,7 +44,10 @@ Pair = tuple[Run, Run]  # without and with batch normalization
 
 
 def run(out: Path, *, seed: int = 0, steps: int = 600, console: Console | None = None) -> int:
-    """Check, train, compare, draw into `out`; the exit status: 0, or 1 when a gradient is wrong."""
+    """Check, train, compare, draw into `out`; the exit status: 0, or 1 when a gradient is wrong.
+
+    The second part, the same in PyTorch, runs where torch is installed, for a sixth of the steps.
+    """
     start = perf_counter()
     console = console or Console(highlight=False)
     out.mkdir(parents=True, exist_ok=True)
@@ -56,8 +64,12 @@ def run(out: Path, *, seed: int = 0, steps: int = 600, console: Console | None =
     draw(picture, *chosen, digits)
     page = report_of(chosen[1], digits, out / "layer.html")
     console.print(
-        f"Picture: [bold]{picture}[/]\nThe last batch norm, to look into: [bold]{page}[/]", soft_wrap=True
+        f"Picture: [bold]{picture}[/]\nThe last batch norm, to look into: [bold]{page}[/]\n", soft_wrap=True
     )
+    if find_spec("torch"):
+        _residual_network(console, digits, out, max(1, steps // 6), seed)
+    else:
+        console.print("A second part, a residual network in PyTorch, needs torch, which is missing.")
     console.print(f"[dim]{perf_counter() - start:.0f} s in all.[/]")
     return 0
 
@@ -156,3 +168,40 @@ def _by_rate(console: Console, pairs: list[Pair]) -> None:
         least = min(reached, default=None)
         best.append(f"{name} never" if least is None else f"{name} [bold]{least}[/] ({reached[least]:g})")
     console.print(f"Each at its own best rate: {', '.join(best)}.\n")
+
+
+def _residual_network(console: Console, digits: Digits, out: Path, steps: int, seed: int) -> None:
+    """A network in PyTorch trained twice in turns, with torch's layers and with ours."""
+    from xhat.demo import residual, residual_picture
+
+    console.print(f"[bold]5. A residual network in PyTorch, {steps} steps, twice from the same seed[/]\n")
+    columns = TextColumn("{task.description:<18}"), BarColumn(28), MofNCompleteColumn(), TimeElapsedColumn()
+    with Progress(*columns, console=console) as progress:
+        bar = progress.add_task("both, in turns", total=steps)
+        *pair, changes = residual.train_twins(
+            digits, steps=steps, seed=seed, advance=partial(progress.advance, bar)
+        )
+    console.print()
+    table = _section(console, "What xt.convert changed", "", "what it is now", "with")
+    for change in changes:
+        table.add_row(change.path, change.after.removeprefix("xhat.torch."), change.fused or "")
+    console.print(table)
+    _twins(console, (pair[0], pair[1]))
+    picture = out / "residual.png"
+    residual_picture.draw(picture, (pair[0], pair[1]))
+    console.print(f"Picture: [bold]{picture}[/]", soft_wrap=True)
+
+
+def _twins(console: Console, pair: "tuple[Twin, Twin]") -> None:
+    """Losses, times and memory of both, and how far they are apart."""
+    from xhat.demo.residual import BATCH, PIXELS, disagreement
+
+    title = f"6. The same weights and batches, {BATCH} digits of {PIXELS} x {PIXELS}"
+    table = _section(console, title, "", *(twin.name for twin in pair))
+    table.add_row("training loss at the end", *(f"{twin.losses[-1]:.6f}" for twin in pair))
+    table.add_row("held-out digits read right at the end", *(f"{twin.accuracy:.1%}" for twin in pair))
+    table.add_row("time of a step, median", *(f"{twin.step_time:.1f} ms" for twin in pair))
+    table.add_row("kept by autograd for the backward", *(f"{twin.kept:.1f} MB" for twin in pair))
+    console.print(table)
+    apart = disagreement(pair)
+    console.print(f"The losses of all steps agree to {apart.max():.0e} of their value.\n")

@@ -20,6 +20,7 @@ __all__ = [
     "TARGET",
     "Digits",
     "Run",
+    "batches",
     "check_gradients",
     "last_batch_norm",
     "load",
@@ -66,13 +67,13 @@ def load(seed: int, dtype: type = np.float32) -> Digits:
     return Digits(x[held:], labels[held:], x[:held], labels[:held])
 
 
-def _batches(n: int, seed: int) -> Iterator[Array]:
+def batches(n: int, seed: int, size: int = BATCH) -> Iterator[Array]:
     """Indices of batches, each digit once before any comes again; the same for the same seed."""
     rng = np.random.default_rng(seed)
     while True:
         order = rng.permutation(n)
-        for start in range(0, n - BATCH + 1, BATCH):
-            yield order[start : start + BATCH]
+        for start in range(0, n - size + 1, size):
+            yield order[start : start + size]
 
 
 def train(
@@ -82,7 +83,7 @@ def train(
     run = Run(Network(SIZES, batch_norm=batch_norm, seed=seed), rate)
     network = run.network
     with np.errstate(over="ignore", invalid="ignore"):  # too large a rate ends in NaN, and is shown as that
-        for step, rows in zip(range(1, steps + 1), _batches(len(digits.x), seed), strict=False):
+        for step, rows in zip(range(1, steps + 1), batches(len(digits.x), seed), strict=False):
             start = perf_counter()
             loss, dlogits = cross_entropy(network.forward(digits.x[rows]), digits.labels[rows])
             network.backward(dlogits)
