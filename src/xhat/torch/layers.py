@@ -97,7 +97,10 @@ class BatchNorm(nn.modules.batchnorm._BatchNorm):
 
     def _forward(self, x: Tensor, residual: Tensor | None, mask: Tensor | None, activation: Any) -> Tensor:
         buffers = self._buffers  # asking the module for each costs more than a small kernel
-        mean, var = buffers["running_mean"], buffers["running_var"]
+        try:
+            mean, var = buffers["running_mean"], buffers["running_var"]
+        except KeyError:  # made parameters, to be learned
+            mean, var = self.running_mean, self.running_var
         learning = self.training and not self.frozen_statistics
         by_batch = learning or mean is None or var is None
         weight: Tensor | None = self.weight
