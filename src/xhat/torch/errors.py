@@ -40,7 +40,10 @@ class ExchangeError(XhatError, RuntimeError):
 
 def named(layer: nn.Module) -> str:
     """How a message calls this layer: by its path in the model whose forward is running, if there is one."""
-    kind, found = type(layer).__name__, path_of(layer)
+    kind = type(layer).__name__
+    if is_compiling():  # there is no stack; without fullgraph the call is repeated outside of the graph
+        return kind
+    found = path_of(layer)
     return f"{kind} {found!r}" if found else kind
 
 
@@ -51,8 +54,6 @@ def path_of(layer: nn.Module) -> str:
     modules that called the layer are on the stack, and the outermost that holds it knows its path.
     """
     found = ""
-    if is_compiling():  # there is no stack; without fullgraph the call is repeated outside of the graph
-        return found
     frame = sys._getframe(1)
     while frame is not None:
         owner = frame.f_locals.get("self")
