@@ -137,12 +137,14 @@ class BatchNorm(nn.modules.batchnorm._BatchNorm):
         return shown + (f", frozen={'+'.join(frozen)}" if frozen else "")
 
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
-        """Casts parameters as torch does, and leaves the running statistics wide: in 16 bits they stop moving."""
-        before = {name: getattr(self, name) for name in ("running_mean", "running_var")}
+        """Casts parameters as torch does, leaves statistics wide and counters whole: in 16 bits they stop moving."""
+        names = "running_mean", "running_var", "num_batches_tracked", "skipped"
+        before = {name: self._buffers.get(name) for name in names}
         result = super()._apply(fn, recurse)
         for name, old in before.items():
-            new = getattr(self, name)
-            if new is not None and new.dtype.itemsize < 4:
+            new = self._buffers.get(name)
+            counter = old is not None and old.dtype == torch.int64
+            if old is not None and new is not None and new.dtype.itemsize < (8 if counter else 4):
                 setattr(self, name, old.to(device=new.device))
         return result
 
