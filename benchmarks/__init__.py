@@ -1,4 +1,5 @@
-"""Measurements of xhat: `python -m benchmarks.bench` for speed, `python -m benchmarks.exactness` for errors.
+"""Measurements of xhat: `python -m benchmarks.bench` for speed, `python -m benchmarks.exactness` for errors,
+`python -m benchmarks.torch_bench` for the speed and memory of xhat.torch beside torch.
 
 Nothing here is imported by the library, and nothing is timed that has not been verified in the same run.
 
@@ -12,4 +13,5 @@ Nothing here is imported by the library, and nothing is timed that has not been 
     targets.py       what is to be reached
     results.py       the results file, and the machine
     report.py        tables for the terminal, the README and Markdown
+    torch_*.py       the same for xhat.torch: cases, layers, nets and whole steps, targets, report, bench
 """
