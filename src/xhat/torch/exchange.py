@@ -18,6 +18,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from xhat.torch.errors import ExchangeError
+from xhat.torch.internals import timeout_of
 
 __all__ = ["KINDS", "Subject", "gather", "group_name", "group_of", "joining", "rank", "world"]
 
@@ -48,7 +49,7 @@ _lines: "weakref.WeakKeyDictionary[Any, Line]" = weakref.WeakKeyDictionary()
 
 def group_name(group: Any) -> str:
     """What stands for a process group in a layer's state and in a graph: the default group is ''."""
-    if group is None:
+    if group is None or group is dist.group.WORLD:
         return ""
     if group is dist.GroupMember.NON_GROUP_MEMBER:
         return "another's"
@@ -106,8 +107,17 @@ def joining(subject: Subject, group: str) -> Iterator[None]:
 def _line(group: str) -> "Line":
     found = group_of(group)
     if found not in _lines:
-        _lines[found] = Line(found)
+        _lines[found] = Line(_twin(found) if group == "" else found)
     return _lines[found]
+
+
+def _twin(group: Any) -> Any:
+    """The same processes in a group of our own, in which no other collective comes between two ranks' exchanges.
+
+    Whoever else uses the default group does so when its own work is ready: DistributedDataParallel's buckets, where
+    ranks leave out different parameters, are so at different times.
+    """
+    return dist.new_group(timeout=timeout_of(group))
 
 
 class Line:

@@ -1,5 +1,8 @@
 """What only torch's private names can tell: which transform, tracer or pass is running. The one file that uses them."""
 
+from datetime import timedelta
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
@@ -11,6 +14,7 @@ __all__ = [
     "plain",
     "recomputing",
     "tangents",
+    "timeout_of",
     "tracing",
     "transforming",
 ]
@@ -80,3 +84,12 @@ def hooked(module: nn.Module) -> bool:
         or "forward" in module.__dict__
         or _any_global_hook()
     )
+
+
+def timeout_of(group: Any) -> timedelta | None:
+    """How long a collective of this process group may take; None where it does not say."""
+    try:
+        limit = group._get_backend(torch.device("cpu")).options._timeout
+    except (AttributeError, RuntimeError):
+        return None
+    return limit if isinstance(limit, timedelta) else None

@@ -34,7 +34,8 @@ class SyncBatchNorm(BatchNorm):
     The arguments are torch.nn.SyncBatchNorm's, then `BatchNorm`'s; input is (N, C, ...), of 2 dimensions or more. N may
     differ between ranks, and be 0 on some. mask weighs the values of all ranks together. Every rank has to call
     the layer, and to take the same part in the backward pass, in the same order as the others. Evaluation, frozen
-    statistics and a single rank exchange nothing.
+    statistics and a single rank exchange nothing. process_group: the processes that share a batch, in a group that
+    nobody else uses at the same time; None: all processes, in a group that is made for these exchanges.
 
     Gradients are those of the sum of all ranks' losses, as torch has them: dx exactly, dweight and dbias this rank's
     share, which DistributedDataParallel averages. So for the mean loss over a batch of n values in all, a rank that

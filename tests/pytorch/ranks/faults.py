@@ -160,13 +160,14 @@ def messages_are_the_same_kind_of_sentence_on_every_rank() -> None:
 
 @claim
 def another_collective_in_between() -> None:
-    """Where it has the frame's size, its numbers are not believed."""
-    layer, x = xt.SyncBatchNorm(5), torch.randn(4, 5)
+    """In a group that the layer was given, and somebody else uses: where it has the frame's size, it is not believed."""
+    group = dist.new_group()
+    layer, x = xt.SyncBatchNorm(5, process_group=group), torch.randn(4, 5)
     for _ in range(3):
         layer(x)
     if dist.get_rank() == 0:
         frame = torch.zeros(16 + 13, dtype=torch.float64)
-        exchange._all_gather(torch.empty(3 * len(frame), dtype=torch.float64), frame)
+        exchange._all_gather(torch.empty(3 * len(frame), dtype=torch.float64), frame, group=group)
     else:
         disagreed(lambda: layer(x), "another collective came between, on rank 0", layer=layer)
 

@@ -114,6 +114,32 @@ def parameters_that_a_step_leaves_out_are_found() -> None:
 
 
 @claim
+def ranks_may_leave_out_different_parameters() -> None:
+    """Then DDP's buckets come at different times between the exchanges, which gloo takes for one another."""
+
+    class Extra(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.bn, self.extra, self.c = (
+                nn.Linear(4, 5),
+                nn.BatchNorm1d(5),
+                nn.Linear(5, 5),
+                nn.Linear(5, 1),
+            )
+
+        def forward(self, x: Tensor) -> Tensor:
+            h = self.a(x)
+            return self.c(self.bn(h + self.extra(h) if dist.get_rank() == 0 else h))
+
+    net = xt.convert_sync(Extra())
+    ddp = DistributedDataParallel(net, find_unused_parameters=True, bucket_cap_mb=1e-5)
+    for _ in range(3):
+        ddp(torch.randn(6, 4)).square().sum().backward()
+    grads = [p.grad.tolist() for p in net.parameters()]
+    assert all(other == grads for other in on_all_ranks(grads))
+
+
+@claim
 def fsdp_shards_the_parameters() -> None:
     reference = net()
     expected = train(reference, lambda t: t)
