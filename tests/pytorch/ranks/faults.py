@@ -160,7 +160,7 @@ def messages_are_the_same_kind_of_sentence_on_every_rank() -> None:
 
 @claim
 def another_collective_in_between() -> None:
-    """In a group that the layer was given, and somebody else uses: where it has the frame's size, it is not believed."""
+    """In a group that somebody else uses too: where it has the size of a frame, it is not believed."""
     group = dist.new_group()
     layer, x = xt.SyncBatchNorm(5, process_group=group), torch.randn(4, 5)
     for _ in range(3):
