@@ -2,11 +2,15 @@
 
 from typing import Any
 
+import pytest
 import torch
 from definition import generator
 from torch import Tensor, nn
 
 import xhat.torch as xt
+
+# torch's own forward mode is made with torch.jit.script.
+WARNS = pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")
 
 CHANNELS = 3
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from beside import WARNS
 from conftest import EPSILON
 from definition import (
     ACTIVATIONS,
@@ -25,8 +26,7 @@ from torch.autograd import gradcheck, gradgradcheck
 
 import xhat.torch as xt
 
-# torch's own forward mode is made with torch.jit.script.
-pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")
+pytestmark = WARNS
 
 EPS = 1e-2
 

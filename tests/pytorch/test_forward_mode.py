@@ -2,12 +2,11 @@
 
 import pytest
 import torch
-from beside import TANGENT, X, layers, same
+from beside import TANGENT, WARNS, X, layers, same
 from torch.autograd import forward_ad
 from torch.func import functional_call
 
-# torch's own forward mode is made with torch.jit.script.
-pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")
+pytestmark = WARNS
 
 
 @pytest.mark.parametrize("training", [True, False], ids=["training", "evaluation"])

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from beside import CHANNELS, TANGENT, X, layers, same
+from beside import CHANNELS, TANGENT, WARNS, X, layers, same
 from definition import Problem, definition, problem
 from torch import Tensor, nn
 from torch.func import (
@@ -27,10 +27,8 @@ from torch.func import (
 import xhat.torch as xt
 
 pytestmark = [
-    # torch's own forward mode is made with torch.jit.script.
-    pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning"),
-    # And its linearize with torch.fx.
-    pytest.mark.filterwarnings("ignore:Attempted to insert a get_attr Node:UserWarning"),
+    WARNS,
+    pytest.mark.filterwarnings("ignore:Attempted to insert a get_attr Node:UserWarning"),  # torch's linearize
 ]
 
 Loss = Callable[..., Tensor]
