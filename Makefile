@@ -84,10 +84,9 @@ WITHOUT_TORCH := pip is offered no $(TORCH) here, so what needs PyTorch is left 
 $(MADE)/torch: constraints.txt | $(MADE)/engine
 	@if $(BIN)/python -c 'import torch' 2>/dev/null || $(PIP) $(INSTALL) '$(TORCH)' 2>$@.said; then \
 	    touch $@; \
-	elif grep -q 'ERROR: .*$(TORCH)' $@.said && test -z "$(CI)"; then \
-	    echo "$(WITHOUT_TORCH)"; \
 	else \
-	    cat $@.said; echo "$(WITHOUT_TORCH)"; exit 1; \
+	    { grep -q 'ERROR: .*$(TORCH)' $@.said && echo "$(WITHOUT_TORCH)" && test -z "$(CI)"; } \
+	        || { cat $@.said; exit 1; }; \
 	fi
 
 # Published networks for the tests of xhat.torch. They depend on torchvision, and that on a CUDA build of torch, so
