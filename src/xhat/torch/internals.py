@@ -1,7 +1,8 @@
 """What only torch's private names can tell: which transform, tracer or pass is running. The one file that uses them."""
 
+from collections.abc import Callable
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -17,13 +18,17 @@ __all__ = [
     "timeout_of",
     "tracing",
     "transforming",
+    "unrecorded",
 ]
+
+T = TypeVar("T")
 
 _transforms_active = torch._C._are_functorch_transforms_active
 _modes = torch._C._len_torch_dispatch_stack
 _task = torch._C._current_graph_task_id
 _legacy_batched = torch._C._functorch.is_legacy_batchedtensor
 _tracing_state = torch._C._get_tracing_state
+_set_tracing_state = torch._C._set_tracing_state  # type: ignore[attr-defined]
 _is_compiling = torch.compiler.is_compiling
 _any_global_hook = torch.nn.modules.module._has_any_global_hook
 
@@ -38,6 +43,18 @@ def transforming() -> bool:
 def differentiating_forward() -> bool:
     """Whether a forward-mode level is open: tensors may carry tangents, which a kernel would drop in silence."""
     return forward_ad._current_level >= 0
+
+
+def unrecorded(function: Callable[..., T], *arguments: Any) -> T:
+    """The function's value, out of sight of torch.jit.trace, for which sizes are tensors, and a comparison a warning."""
+    state = None if _is_compiling() else _tracing_state()
+    if state is None:
+        return function(*arguments)
+    _set_tracing_state(None)
+    try:
+        return function(*arguments)
+    finally:
+        _set_tracing_state(state)
 
 
 def tangents(*tensors: Tensor | None) -> bool:

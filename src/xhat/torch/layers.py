@@ -8,9 +8,10 @@ from torch import Tensor, fx, nn
 from xhat.checks import shown
 from xhat.errors import ShapeError, XhatError
 from xhat.torch.errors import named
-from xhat.torch.functional import check_tensor, normalized
+from xhat.torch.functional import normalized
 from xhat.torch.options import Batch, check_nonfinite, options_of
 from xhat.torch.statistics import Running, follow
+from xhat.torch.tensors import check_tensor
 from xhat.torch.tracing import one_call
 
 __all__ = [

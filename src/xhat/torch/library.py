@@ -17,9 +17,10 @@ from torch.nn import functional as F
 from xhat.torch import composed, cpu
 from xhat.torch.cpu import Pass
 from xhat.torch.errors import TensorArgumentError
-from xhat.torch.internals import plain, recomputing, tangents
+from xhat.torch.internals import plain, recomputing, tangents, transforming
 from xhat.torch.options import Batch, Options
 from xhat.torch.statistics import Running, move
+from xhat.torch.tensors import nothing_to_average
 
 __all__ = ["batch_norm", "returned", "separate"]
 
@@ -73,6 +74,9 @@ def _forward(
     x: Tensor, weight: Maybe, bias: Maybe, residual: Maybe, mask: Maybe, *options: Any
 ) -> tuple[Tensor, Tensor, Tensor]:
     refuse_tangents(x, weight, bias, residual, mask)
+    if nothing_to_average(x, weight, bias, residual, mask, None, None):
+        nothing = x.new_zeros((2, x.shape[1]), dtype=torch.float64)
+        return torch.empty_like(x), nothing, nothing.new_zeros(())
     if not plain(x, weight, bias, residual, mask):
         return _forward_composed(x, weight, bias, residual, mask, *options)
     p = Pass(x, Options(*options), None, residual is not None, mask)
@@ -92,6 +96,8 @@ def _backward(
     residual: bool, *options: Any,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     refuse_tangents(dy, x, weight, bias, extra, mask)
+    if nothing_to_average(x, weight, bias, extra, mask, None, None):
+        mask = None  # which has nothing to weigh
     if not plain(dy, x, weight, bias, extra, mask):
         return _backward_composed(dy, x, weight, bias, extra, mask, statistics, residual, *options)
     o = Options(*options)
@@ -139,7 +145,7 @@ def _track(
     running_mean: Tensor, running_var: Tensor, batches: Maybe, skipped: Maybe, statistics: Tensor, count: Tensor,
     momentum: float | None, correction: int, running_correction: int, nonfinite: str,
 ) -> None:  # fmt: skip
-    if not recomputing():
+    if not recomputing() and (transforming() or count != 0):  # an empty batch moves nothing
         running = Running(running_mean, running_var, batches, skipped)
         move(running, Batch(statistics, count), momentum, correction, running_correction, nonfinite)
 

@@ -24,11 +24,11 @@ from xhat.errors import ArgumentError
 from xhat.torch import composed, cpu, exchange, parts
 from xhat.torch.cpu import Pass
 from xhat.torch.exchange import Subject
-from xhat.torch.functional import check, check_mask
 from xhat.torch.internals import differentiating_forward, plain, tracing, transforming
 from xhat.torch.library import returned, separate
 from xhat.torch.merging import added, merged
 from xhat.torch.options import Batch, Options
+from xhat.torch.tensors import check, check_mask
 
 __all__ = ["normalized"]
 
