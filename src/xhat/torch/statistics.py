@@ -73,7 +73,7 @@ def move(
     _check(running, batch, visible)
     if type(momentum) is not float:
         momentum = _number(momentum)
-    if batch.statistics.is_meta:  # there are no numbers
+    if batch.statistics.is_meta and running.mean.is_meta:  # there are no numbers
         return
     # Weights that sum to 1 do so up to a rounding, which nothing should be divided by.
     if visible and not batch.count - running_correction > 1e-6 * batch.count:
