@@ -46,7 +46,7 @@ def differentiating_forward() -> bool:
 
 
 def unrecorded(function: Callable[..., T], *arguments: Any) -> T:
-    """The function's value, out of sight of torch.jit.trace, for which sizes are tensors, and a comparison a warning."""
+    """The function's value, out of sight of torch.jit.trace, which takes sizes for tensors and warns of comparisons."""
     state = None if _is_compiling() else _tracing_state()
     if state is None:
         return function(*arguments)
