@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 import xhat.torch as xt
 
-# torch's own forward mode is made with torch.jit.script.
-WARNS = pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")
+# torch's own forward mode and compiler are made with torch.jit.script.
+WARNS = pytest.mark.filterwarnings("ignore:`torch.jit.script(_method)?` is deprecated:DeprecationWarning")
 
 CHANNELS = 3
 
