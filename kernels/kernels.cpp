@@ -57,6 +57,7 @@ template <int side, class A> inline A before_activation(A d, A scale, A beta, A 
     if (side == SILU_FROM_RESIDUAL) return d * scale + beta + extra;
     return d * scale + beta;
 }
+constexpr bool through_silu(int side) { return side == SILU_FROM_X || side == SILU_FROM_RESIDUAL; }
 constexpr bool reads_extra(int side) { return side == LEAKY_FROM_Y || side == SILU_FROM_RESIDUAL; }
 
 // The terms at one place: with step 0 the channel's, with step 1 the column's.
@@ -95,18 +96,29 @@ template <class T, bool columns, bool weighted> void moments(const Tile& t) {
     });
 }
 
-template <class T, class G, bool columns, bool weighted> struct EachGradient {
+// G is T where g is made from dy on the way, and the arithmetic type where a buffer holds it already.
+template <class T, class G, bool columns, int side, bool weighted> struct EachGradient {
     const T* RESTRICT x;
-    const G* RESTRICT g;
+    const G* RESTRICT dy;
+    const T* RESTRICT e;
     const double* RESTRICT w;
     const double* RESTRICT mu;
+    TermsAt<A<T>, columns> at;
+    Slope<A<T>> slope;
     ALWAYS_INLINE void prefetch_from(size_t i) const {
         prefetch_numbers(x + i, 4 * LANES);
-        prefetch_numbers(g + i, 4 * LANES);
+        prefetch_numbers(dy + i, 4 * LANES);
+    }
+    inline A<T> gradient(size_t i, size_t k) const {
+        if (side == NO_ACTIVATION) return load(dy[i]);
+        const A<T> d = centred<A<T>>(load(x[i]), at.hi[k], at.lo[k]);
+        const A<T> ei = reads_extra(side) ? A<T>(load(e[i])) : A<T>(0);
+        return through_activation<side, A<T>>(load(dy[i]), before_activation<side>(d, at.scale[k], at.beta[k], ei), slope);
     }
     inline void operator()(size_t i, size_t l, double& u, double& v) const {
-        u = double(load(g[i]));
-        v = u * (double(load(x[i])) - (columns ? mu[l] : mu[0]));
+        const size_t k = at.i(l);
+        u = double(gradient(i, k));
+        v = u * (double(load(x[i])) - mu[k]);
         if (weighted) {  // a padded NaN that the loss does not look at
             const double wi = columns ? w[0] : w[i];
             v = (wi == 0) & (u == 0) ? 0.0 : v;
@@ -114,26 +126,20 @@ template <class T, class G, bool columns, bool weighted> struct EachGradient {
     }
 };
 
-// g of `n` numbers from column `first` on.
-template <class T, bool columns, int side>
-inline void activation_gradient(const Tile& t, size_t r, size_t c, size_t first, size_t n, A<T>* RESTRICT g) {
-    const Slope<A<T>> slope(t.slope);
-    const T* RESTRICT x = from<T>(t.x, r, c) + first;
-    const T* RESTRICT dy = from<T>(t.dy, r, c) + first;
-    const T* RESTRICT e = reads_extra(side) ? from<T>(t.extra, r, c) + first : nullptr;
-    const TermsAt<A<T>, columns> at(t.terms, columns ? first : c);
-    for (size_t i = 0; i < n; i++) {
-        const size_t k = at.i(i);
-        const A<T> d = centred<A<T>>(load(x[i]), at.hi[k], at.lo[k]);
-        const A<T> ei = reads_extra(side) ? A<T>(load(e[i])) : A<T>(0);
-        g[i] = through_activation<side, A<T>>(
-            load(dy[i]), before_activation<side>(d, at.scale[k], at.beta[k], ei), slope);
-    }
+// The Each of row r from number `first` on, in channel c.
+template <class T, bool columns, int side, bool weighted>
+inline EachGradient<T, T, columns, side, weighted> gradient_at(const Tile& t, size_t r, size_t c, size_t first) {
+    return {from<T>(t.x, r, c) + first,
+            from<T>(t.dy, r, c) + first,
+            reads_extra(side) ? from<T>(t.extra, r, c) + first : nullptr,
+            weighted ? weights(t, r) + (columns ? 0 : first) : nullptr,
+            t.origin + (columns ? first : c),
+            {t.terms, columns ? first : c},
+            Slope<A<T>>(t.slope)};
 }
 
-// Behind an activation, g goes through a buffer: then both loops are simple enough to become vector code.
-template <class T, bool columns, int side, bool weighted> void gradient_sums_activated(const Tile& t) {
-    using Each = EachGradient<T, A<T>, columns, weighted>;
+// Behind silu, g goes through a buffer: then both loops are simple enough to become vector code.
+template <class T, bool columns, int side, bool weighted> void gradient_sums_buffered(const Tile& t) {
     constexpr size_t rows = columns ? 4 : 1, width = CHUNK / rows;
     const size_t ahead = columns ? rows_ahead<T>(t) : 0;
     A<T> g[rows][width];
@@ -145,28 +151,35 @@ template <class T, bool columns, int side, bool weighted> void gradient_sums_act
                 if (columns) {
                     prefetch_rows<T>(t, t.x, r + ahead, i, n);
                     prefetch_rows<T>(t, t.dy, r + ahead, i, n);
+                } else {
+                    prefetch_next<T, columns>(t, t.x, ahead, r, c, i, n);
+                    prefetch_next<T, columns>(t, t.dy, ahead, r, c, i, n);
                 }
-                for (size_t k = 0; k < four; k++) activation_gradient<T, columns, side>(t, r + k, c, i, n, g[k]);
                 const auto each = [&](size_t k) {
-                    return Each{from<T>(t.x, r + k, c) + i, g[k],
-                                weighted ? weights(t, r + k) + (columns ? 0 : i) : nullptr, t.origin + (columns ? i : c)};
+                    const auto made = gradient_at<T, columns, side, weighted>(t, r + k, c, i);
+                    for (size_t l = 0; l < n; l++) g[k][l] = made.gradient(l, made.at.i(l));
+                    return EachGradient<T, A<T>, columns, NO_ACTIVATION, weighted>{made.x, g[k], nullptr, made.w,
+                                                                                   made.mu, made.at, made.slope};
                 };
                 double* sum = t.sum + (columns ? i : c * LANES);
                 double* product = t.sum_product + (columns ? i : c * LANES);
-                if (!columns) sum_lanes(each(0), each(0), n, sum, product);
-                else if (four == 4) sum_four_rows(each(0), each(1), each(2), each(3), n, sum, product);
-                else sum_row(each(0), n, sum, product);
+                const auto first = each(0);
+                if (!columns) sum_lanes(first, first, n, sum, product);
+                else if (four == 4) sum_four_rows(first, each(1), each(2), each(3), n, sum, product);
+                else sum_row(first, n, sum, product);
             }
         r += four;
     }
 }
 
 template <class T, bool columns, int side, bool weighted> void gradient_sums(const Tile& t) {
-    if (side != NO_ACTIVATION) return gradient_sums_activated<T, columns, side, weighted>(t);
-    reduce<T, columns>(t, [&t](size_t r, size_t k) {
-        return EachGradient<T, T, columns, weighted>{place<T, columns>(t.x, r, k), place<T, columns>(t.dy, r, k),
-                                                     weighted ? weights(t, r) : nullptr, t.origin + k};
-    });
+    if constexpr (through_silu(side)) {
+        gradient_sums_buffered<T, columns, side, weighted>(t);
+    } else {
+        reduce<T, columns>(t, [&t](size_t r, size_t k) {
+            return gradient_at<T, columns, side, weighted>(t, r, columns ? 0 : k, columns ? k : 0);
+        });
+    }
 }
 
 // ------------------------------------------------------------------------------------------------- maps
@@ -194,7 +207,7 @@ template <class T, bool columns, int activation, bool residual> void normalize(c
 }
 
 template <class T, bool columns, int side, bool weighted> struct EachInputGradient {
-    static constexpr bool simple = side != SILU_FROM_X && side != SILU_FROM_RESIDUAL;
+    static constexpr bool simple = !through_silu(side);  // four rows of it become vector code
     const T* RESTRICT x;
     const T* RESTRICT dy;
     const T* RESTRICT e;

@@ -188,6 +188,9 @@ inline void map_four_rows(const Each& a, const Each& b, const Each& c, const Eac
     }
 }
 
+// A result that is to be cached has its lines brought there first: asked for as early as the numbers it is made from.
+inline Source as_source(const Target& t) { return {t.at, t.row, t.channel}; }
+
 // Asks for the same part of the run after this one, or of a row `ahead`.
 template <class T, bool columns>
 ALWAYS_INLINE void prefetch_next(const Tile& t, const Source& s, size_t ahead, size_t r, size_t c, size_t first, size_t n) {
@@ -203,10 +206,11 @@ inline void map_run(const Tile& t, const At& at, size_t ahead, size_t r, size_t 
     T* place = to<T>(t.out, r, c);
     T* place2 = second ? to<T>(t.dresidual, r, c) : nullptr;
     for (size_t i = 0, n; i < t.width; i += n) {
-        n = CHUNK - beyond_line(place + i, 64) / sizeof(T);  // the next chunk begins a cache line
+        n = CHUNK - (t.stream ? beyond_line(place + i, 64) / sizeof(T) : 0);  // the next chunk begins a cache line
         n = n < t.width - i ? n : t.width - i;
         prefetch_next<T, columns>(t, t.x, ahead, r, c, i, n);
         prefetch_next<T, columns>(t, t.dy, ahead, r, c, i, n);
+        if (!t.staged) prefetch_next<T, columns>(t, as_source(t.out), ahead, r, c, i, n);
         A<T>* const values = out.of(place + i, 0);
         A<T>* const values2 = second ? also.of(place2 + i, 0) : nullptr;
         map_row<A<T>, second>(at(r, c, i), n, values, values2);
@@ -220,10 +224,11 @@ template <class T, bool second, class At> inline void map_columns(const Tile& t,
     const bool joined = t.width <= PACE && t.out.row == ptrdiff_t(t.width) &&
                         (!second || t.dresidual.row == ptrdiff_t(t.width));
     for (size_t i = 0, n; i < t.width; i += n) {
-        n = joined ? t.width : PACE - beyond_line(to<T>(t.out, r, 0) + i, 64) / sizeof(T);
+        n = joined ? t.width : PACE - (t.stream ? beyond_line(to<T>(t.out, r, 0) + i, 64) / sizeof(T) : 0);
         n = n < t.width - i ? n : t.width - i;
         prefetch_rows<T>(t, t.x, r + ahead, i, n);
         prefetch_rows<T>(t, t.dy, r + ahead, i, n);
+        if (!t.staged) prefetch_rows<T>(t, as_source(t.out), r + ahead, i, n);
         A<T> *values[4], *values2[4] = {};
         for (size_t k = 0; k < 4; k++) {
             values[k] = out.of(to<T>(t.out, r + k, 0) + i, k * n);
