@@ -13,12 +13,13 @@ from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 import torch.distributed as dist
-from torch import Tensor
 
 from xhat.torch.errors import ExchangeError
-from xhat.torch.internals import timeout_of
+from xhat.torch.internals import device_of, timeout_of
+from xhat.torch.merging import Array
 
 __all__ = ["KINDS", "Subject", "gather", "group_name", "group_of", "joining", "rank", "world"]
 
@@ -84,8 +85,8 @@ def rank(name: str) -> int:
 # ------------------------------------------------------------------------------------------------------ exchange
 
 
-def gather(numbers: Tensor, subject: Subject, group: str) -> Tensor:
-    """Every rank's numbers (k,) in float64, as (ranks, k), the same on all ranks.
+def gather(numbers: Array, subject: Subject, group: str) -> Array:
+    """Every rank's numbers (k,), float64, as (ranks, k), the same on all ranks.
 
     Raises ExchangeError on every rank where they disagree about the subject, and where the collective fails.
     """
@@ -126,10 +127,11 @@ class Line:
     def __init__(self, group: Any) -> None:
         self.group = weakref.ref(group)
         self.rank, self.ranks = dist.get_rank(group), dist.get_world_size(group)
+        self.device = device_of(group)
         self.last: Subject | None = None
         self.room_after: dict[Subject | None, int] = {}
 
-    def gather(self, numbers: Tensor, subject: Subject) -> Tensor:
+    def gather(self, numbers: Array, subject: Subject) -> Array:
         """See `gather`."""
         room, length = self.room_after.get(self.last, 0), len(numbers)
         frames = self._exchange(numbers, subject, room)
@@ -141,30 +143,29 @@ class Line:
 
     def leave(self, subject: Subject) -> None:
         """Takes part without numbers: everybody is refused them."""
-        nothing = torch.zeros(0, dtype=torch.float64)
         try:
-            self._exchange(nothing, subject._replace(kind="nothing"), self.room_after.get(self.last, 0))
+            self._exchange(np.zeros(0), subject._replace(kind="nothing"), self.room_after.get(self.last, 0))
         except ExchangeError:
             return  # what this rank raises itself says more
 
-    def _exchange(self, numbers: Tensor, subject: Subject, room: int) -> Tensor:
+    def _exchange(self, numbers: Array, subject: Subject, room: int) -> Array:
         """One collective, of frames with room for so many numbers; they are in it if they fit."""
-        frame = numbers.new_zeros(WORDS + room)
-        header = _header(subject, len(numbers))
-        frame[:WORDS] = header.view(torch.float64)
+        header, frame = _header(subject, len(numbers)), np.zeros(WORDS + room)
+        frame[:WORDS] = header.view(np.float64)
         if len(numbers) <= room:
             frame[WORDS : WORDS + len(numbers)] = numbers
-        frames = frame.new_empty(self.ranks * len(frame))
+        mine = torch.from_numpy(frame).to(self.device)
+        everybodys = mine.new_empty(self.ranks * len(frame))
         try:
-            _all_gather(frames, frame, group=self.group())
+            _all_gather(everybodys, mine, group=self.group())
         except RuntimeError as error:
             raise ExchangeError(
                 f"batch_norm: the exchange of {_called(subject)} failed on rank {self.rank} of {self.ranks}: a rank "
                 f"has ended or did not come in time. No state was changed. ({_first_line(error)})"
             ) from error
-        frames = frames.view(self.ranks, -1)
-        headers = frames[:, :WORDS].contiguous().view(torch.int64).cpu()
-        if not torch.equal(headers, header.expand_as(headers)):
+        frames: Array = everybodys.cpu().numpy().reshape(self.ranks, -1)
+        headers = frames[:, :WORDS].view(np.int64)
+        if not (headers == header).all():
             raise ExchangeError(_disagreement([_read(h) for h in headers], subject, self.rank))
         return frames
 
@@ -173,23 +174,20 @@ class Line:
 
 
 @lru_cache(maxsize=4096)
-def _header(subject: Subject, length: int) -> Tensor:
+def _header(subject: Subject, length: int) -> Array:
     """The subject as 64-bit words."""
     letters = subject.layer.encode()[-LETTERS:].ljust(LETTERS, b"\0")
-    name = torch.frombuffer(bytearray(letters), dtype=torch.int64)
-    numbers = torch.tensor(
-        [MARK, length, KINDS.index(subject.kind), subject.channels, DTYPES.index(subject.dtype),
-         subject.differentiated]
-    )  # fmt: skip
-    return torch.cat((numbers, name))
+    fields = [MARK, length, KINDS.index(subject.kind), subject.channels, DTYPES.index(subject.dtype),
+              subject.differentiated]  # fmt: skip
+    return np.concatenate((np.array(fields, np.int64), np.frombuffer(letters, np.int64)))
 
 
-def _read(header: Tensor) -> Subject | None:
+def _read(header: Array) -> Subject | None:
     """The subject of a header; None where it is none."""
     mark, _, kind, channels, dtype, differentiated = header[: WORDS - LETTERS // 8].tolist()
     if mark != MARK:
         return None
-    layer = bytes(header[WORDS - LETTERS // 8 :].numpy()).rstrip(b"\0").decode(errors="replace")
+    layer = header[WORDS - LETTERS // 8 :].tobytes().rstrip(b"\0").decode(errors="replace")
     return Subject(KINDS[kind], layer, channels, DTYPES[dtype], bool(differentiated))
 
 

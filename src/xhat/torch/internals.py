@@ -10,6 +10,7 @@ from torch.autograd import forward_ad
 
 __all__ = [
     "batched",
+    "device_of",
     "differentiating_forward",
     "hooked",
     "plain",
@@ -110,3 +111,12 @@ def timeout_of(group: Any) -> timedelta | None:
     except (AttributeError, RuntimeError):
         return None
     return limit if isinstance(limit, timedelta) else None
+
+
+def device_of(group: Any) -> torch.device:
+    """Where a collective of this process group takes small tensors from: the CPU wherever it can."""
+    try:
+        kinds = [device.type for device in group._device_types]
+    except (AttributeError, RuntimeError):
+        kinds = []
+    return torch.device("cpu" if not kinds or "cpu" in kinds else kinds[0])

@@ -4,11 +4,11 @@ While the batches run, a layer normalizes each by its own statistics, as in trai
 how a layer is watched and put back as it was is here, how moments merge is in `merging`.
 """
 
-import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -20,7 +20,7 @@ from xhat.torch.exchange import Subject
 from xhat.torch.functional import normalized
 from xhat.torch.internals import plain
 from xhat.torch.layers import BatchNorm
-from xhat.torch.merging import Moments, merge, merged
+from xhat.torch.merging import Array, Moments, merge, merged
 from xhat.torch.options import Batch, options_of
 from xhat.torch.progress import watched
 from xhat.torch.statistics import Running
@@ -137,13 +137,13 @@ def _in_step(batches: Iterable[Any], group: str) -> Iterator[Any]:
     iterator, none = iter(batches), object()
     while True:
         batch = next(iterator, none)
-        more = torch.tensor([float(batch is not none)], dtype=torch.float64)
-        have = exchange.gather(more, Subject("population moments", "the next batch", 0), group).flatten()
+        more = np.array([float(batch is not none)])
+        have = exchange.gather(more, Subject("population moments", "the next batch", 0), group).ravel()
         if not have.any():
             return
         if not have.all():
             raise ArgumentError(
-                f"recalibrate: the batches of ranks {torch.nonzero(have == 0).flatten().tolist()} ended before the "
+                f"recalibrate: the batches of ranks {np.flatnonzero(have == 0).tolist()} ended before the "
                 "others', and the model has layers whose statistics are those of all ranks. Give each rank as many "
                 "batches; they may be of different sizes."
             )
@@ -159,8 +159,7 @@ class Watch:
     def __init__(self, path: str, layer: Any) -> None:
         self.path, self.layer = path, layer
         self.channels = len(layer.running_mean)
-        nothing = torch.zeros((3, self.channels), dtype=torch.float64, device=layer.running_mean.device)
-        self.moments: Moments = (nothing[0], nothing[1], nothing[2])
+        self.moments: Moments = (np.zeros(self.channels), np.zeros(self.channels), np.zeros(self.channels))
         self.calls = 0
 
     @contextmanager
@@ -214,49 +213,49 @@ class Watch:
 
     def add(self, m: float, mean: Tensor, m2: Tensor) -> None:
         """Merges one batch. Raises ArgumentError for NaN and infinity, if the layer does not take them."""
-        count = torch.full_like(self.moments[0], m)
+        count, found = np.full(self.channels, m), (mean.cpu().numpy(), m2.cpu().numpy())
         policy = getattr(self.layer, "nonfinite", "propagate")
-        finite = mean.isfinite() & m2.isfinite() if policy != "propagate" else None
-        if finite is not None and policy == "raise" and not finite.all():
-            raise ArgumentError(
-                f"recalibrate: layer {self.path!r} met NaN or infinity in channels "
-                f'{torch.nonzero(~finite).flatten().tolist()[:8]}, and has nonfinite="raise".'
-            )
-        if finite is not None:
-            count = count * finite
-        self.moments = merge(self.moments, (count, mean.to(count), m2.to(count)))
+        if policy != "propagate":
+            finite = np.isfinite(found).all(0)
+            if policy == "raise" and not finite.all():
+                raise ArgumentError(
+                    f"recalibrate: layer {self.path!r} met NaN or infinity in channels "
+                    f'{np.flatnonzero(~finite).tolist()[:8]}, and has nonfinite="raise".'
+                )
+            count *= finite
+        self.moments = merge(self.moments, (count, *found))
         self.calls += 1
 
-    def _var(self, moments: Moments) -> Tensor:
-        m, _, m2 = moments
-        var: Tensor = equations.variance(m2, m, getattr(self.layer, "correction", 0))
-        return var
+    def _statistics(self, moments: Moments) -> tuple[Array, Array, Array]:
+        """Which channels have seen something, and their mean and variance."""
+        m, mean, m2 = moments
+        seen = m > 0
+        return seen, mean[seen], equations.variance(m2[seen], m[seen], getattr(self.layer, "correction", 0))
 
     def report(self, moments: Moments) -> Recalibrated:
         """How far the running statistics are from these moments."""
-        layer, seen = self.layer, moments[0] > 0
+        layer = self.layer
+        seen, mean, var = self._statistics(moments)
         if not seen.any():
             return Recalibrated(self.path, 0.0, 0, 0.0, 1.0)
-        mean, var = moments[1][seen], self._var(moments)[seen] + layer.eps
-        ratio = (layer.running_var[seen].double() + layer.eps) / var
-        shift = (layer.running_mean[seen].double() - mean).abs() * equations.reciprocal_std(
-            var, 0, torch.sqrt
-        )
-        farthest = ratio[ratio.log().abs().nan_to_num(math.inf).argmax()]
+        before = [t.detach().double().cpu().numpy()[seen] for t in (layer.running_mean, layer.running_var)]
+        shift = np.abs(before[0] - mean) * equations.reciprocal_std(var, layer.eps, np.sqrt)
+        ratio = (before[1] + layer.eps) / (var + layer.eps)
+        farthest = ratio[np.abs(np.log(ratio)).argmax()]  # a NaN is the farthest
         return Recalibrated(
             self.path, float(moments[0].max()), self.calls, float(shift.max()), float(farthest)
         )
 
     def write(self, moments: Moments) -> None:
         """Makes them the running statistics, in the channels that have seen something."""
-        layer, seen = self.layer, moments[0] > 0
+        layer = self.layer
+        seen, mean, var = self._statistics(moments)
         if not seen.any():
             return
-        with torch.no_grad():
-            for running, new in ((layer.running_mean, moments[1]), (layer.running_var, self._var(moments))):
-                running.copy_(torch.where(seen, new, running.double()))
-            if layer.num_batches_tracked is not None:
-                layer.num_batches_tracked.fill_(self.calls)
+        for running, new in ((layer.running_mean, mean), (layer.running_var, var)):
+            running.data[torch.from_numpy(seen).to(running.device)] = torch.from_numpy(new).to(running)
+        if layer.num_batches_tracked is not None:
+            layer.num_batches_tracked.fill_(self.calls)
 
 
 # Whose meaning is torch's: `Watch.forward` has the same.
@@ -265,15 +264,12 @@ _TORCHS = (_BatchNorm.forward, nn.SyncBatchNorm.forward)
 
 def _together(watches: list[Watch], subject: Subject, group: str) -> list[Moments]:
     """Every layer's moments on all ranks, in one exchange."""
-    mine = [t for w in watches for t in (torch.tensor([float(w.calls)]), *w.moments)]
-    ranks = exchange.gather(
-        torch.cat([t.flatten().double().to(mine[1].device) for t in mine]), subject, group
-    )
-    found, at = [], 0
+    mine = np.concatenate([n for w in watches for n in ([w.calls], *w.moments)])
+    ranks, found, at = exchange.gather(mine, subject, group), [], 0
     for watch in watches:
         c = watch.channels
-        calls, m, mean, m2 = ranks[:, at : at + 3 * c + 1].split([1, c, c, c], dim=1)
+        calls, *moments = np.split(ranks[:, at : at + 3 * c + 1], [1, 1 + c, 1 + 2 * c], axis=1)
         at += 3 * c + 1
         watch.calls = int(calls.sum())
-        found.append(merged(m, mean, m2))
+        found.append(merged(*moments))
     return found

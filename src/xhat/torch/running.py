@@ -3,6 +3,7 @@
 import zlib
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -45,19 +46,19 @@ def merge_running_statistics(model: M, process_group: Any = None) -> M:
     }
     if not layers or exchange.world(group) == 1:
         return model
-    numbers = torch.cat([t for layer in layers.values() for t in _numbers(layer)])
+    numbers = torch.cat([t.cpu() for layer in layers.values() for t in _numbers(layer)]).numpy()
     widths = {path: len(layer.running_mean) for path, layer in layers.items()}
     mark = zlib.crc32(repr(widths).encode())
     subject = Subject("running statistics", f"{len(layers)} layers, {mark:08x}", sum(widths.values()))
     ranks, at = exchange.gather(numbers, subject, group), 0
     for layer in layers.values():
         c = len(layer.running_mean)
-        n, mean, var = ranks[:, at : at + 1 + 2 * c].split([1, c, c], dim=1)
+        n, mean, var = np.split(ranks[:, at : at + 1 + 2 * c], [1, 1 + c], axis=1)
         at += 1 + 2 * c
         if n.any():
             together, mu, m2 = merged(n, mean, n * var)
-            layer.running_mean.copy_(mu)
-            layer.running_var.copy_(equations.variance(m2, together))
+            layer.running_mean.copy_(torch.from_numpy(mu))
+            layer.running_var.copy_(torch.from_numpy(equations.variance(m2, together)))
         if layer.num_batches_tracked is not None:
             layer.num_batches_tracked.fill_(int(n.max()))
     return model

@@ -15,6 +15,7 @@ The kernels' work is in `parts`, the formulas are in `xhat.equations`.
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -26,7 +27,7 @@ from xhat.torch.cpu import Pass
 from xhat.torch.exchange import Subject
 from xhat.torch.internals import differentiating_forward, plain, tracing, transforming
 from xhat.torch.library import returned, separate
-from xhat.torch.merging import added, merged
+from xhat.torch.merging import Array, added, merged
 from xhat.torch.options import Batch, Options
 from xhat.torch.tensors import check, check_mask
 
@@ -54,26 +55,29 @@ def normalized(
     x: Tensor, weight: Maybe, bias: Maybe, residual: Maybe, mask: Maybe, o: Options, group: str, layer: str
 ) -> tuple[Tensor, Batch | None]:
     """y by the statistics of the batch of all ranks, which come with it (unless it is empty)."""
+    if transforming() or differentiating_forward():
+        raise ArgumentError(
+            "batch_norm: torch.func and forward-mode gradients do not reach other processes. Use backward(), "
+            "or a layer without a process group."
+        )
     differentiated = torch.is_grad_enabled() and x.requires_grad
     if tracing():
         _check(x, weight, bias, residual, mask)
     else:
         with exchange.joining(Subject("statistics", layer, 0), group):
             _check(x, weight, bias, residual, mask)
-    y, statistics, count = _operators.synchronized(
-        x, weight, bias, residual, mask, differentiated, group, layer, *o
+    run = (
+        _operators.synchronized if tracing() else Synchronized.apply if torch.is_grad_enabled() else _forward
     )
-    batch = Batch(statistics.detach(), count.detach())
-    return y, batch if tracing() or batch.count > 0 else None
+    y, statistics, count = run(x, weight, bias, residual, mask, differentiated, group, layer, *o)
+    if tracing():
+        return y, Batch(statistics.detach(), count.detach())
+    m = float(count)
+    return y, Batch(statistics.detach(), m) if m else None
 
 
 def _check(x: Tensor, weight: Maybe, bias: Maybe, residual: Maybe, mask: Maybe) -> None:
     check(x, weight, bias, residual, None, None)
-    if transforming() or differentiating_forward():
-        raise ArgumentError(
-            "batch_norm: torch.func and forward-mode gradients do not reach other processes. Use backward(), "
-            "or a layer without a process group."
-        )
     if mask is not None:
         check_mask(x, mask)
         if mask.requires_grad and torch.is_grad_enabled():
@@ -85,13 +89,10 @@ def _check(x: Tensor, weight: Maybe, bias: Maybe, residual: Maybe, mask: Maybe) 
 # ------------------------------------------------------------------------------------------------------- forward
 
 
-def _moments(x: Tensor, mask: Maybe) -> tuple[Tensor, Tensor]:
-    """Of this rank: m, how many values have a weight, how many there are at all; and mean and m2 (2, C)."""
-    if plain(x, mask):
-        count, values, moments = parts.moments(x, mask)
-    else:
-        count, values, moments = composed.moments(x, mask)
-    return moments.new_tensor([count, values, x.numel() // x.shape[1]]), moments
+def _moments(x: Tensor, mask: Maybe) -> Array:
+    """Of this rank: m, how many values have a weight, how many there are at all; then means and m2."""
+    count, values, moments = (parts if plain(x, mask) else composed).moments(x, mask)
+    return np.concatenate(((count, values, x.numel() // x.shape[1]), moments.flatten().cpu().numpy()))
 
 
 def _forward(
@@ -102,20 +103,22 @@ def _forward(
     channels = x.shape[1]
     subject = Subject("statistics", layer, channels, x.dtype, differentiated)
     with exchange.joining(subject, group):
-        counts, moments = _moments(x, mask)
-    ranks = exchange.gather(torch.cat((counts, moments.flatten())), subject, group)
-    m, mean, m2 = merged(ranks[:, :1], ranks[:, 3 : 3 + channels], ranks[:, 3 + channels :])
-    count, (values, everything) = float(m), added(ranks[:, 1:3]).tolist()
-    if not everything:  # nothing to average: any statistics will do
-        return torch.empty_like(x), torch.stack((mean, m2 + 1)), m.reshape(()).clone()
-    shape = (int(everything), channels)
-    check_count(count, int(values), o.correction, "batch_norm", shape)
-    statistics = torch.stack((mean, equations.variance(m2, count, o.correction)))
+        mine = _moments(x, mask)
+    ranks = exchange.gather(mine, subject, group)
+    (m,), mean, m2 = merged(ranks[:, :1], ranks[:, 3 : 3 + channels], ranks[:, 3 + channels :])
+    values, everything = added(ranks[:, 1:3]).astype(int)
+    if everything:
+        check_count(m, values, o.correction, "batch_norm", (everything, channels))
+        var = equations.variance(m2, m, o.correction)
+    else:  # nothing to average: any statistics will do
+        var = m2 + 1
+    statistics = torch.from_numpy(np.stack((mean, var))).to(x.device)
+    count = torch.full((), m, dtype=torch.float64, device=x.device)
     if plain(x, weight, bias, residual):
         y = cpu.normalize(x, weight, bias, residual, Pass(x, o, statistics, residual is not None))
     else:
         y, _ = composed.batch_norm(x, weight, bias, residual, None, statistics[0], statistics[1], o)
-    return y, statistics, m.reshape(()).clone()
+    return y, statistics, count
 
 
 # ------------------------------------------------------------------------------------------------------ backward
@@ -123,7 +126,8 @@ def _forward(
 
 def _sum(sums: Tensor, subject: Subject, group: str) -> Tensor:
     """The sum over all ranks, in this shape."""
-    return added(exchange.gather(sums.flatten(), subject, group)).reshape(sums.shape)
+    ranks = exchange.gather(sums.detach().flatten().cpu().numpy(), subject, group)
+    return torch.from_numpy(added(ranks)).to(sums.device).reshape(sums.shape)
 
 
 def _backward(
@@ -196,7 +200,8 @@ def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None
 def _differentiate(ctx: Any, dy: Tensor, *_: Any) -> tuple[Any, ...]:
     x, weight, bias, extra, mask, statistics, count = ctx.saved_tensors
     o: Options = ctx.options
-    dx, dweight, dbias, dresidual = _operators.synchronized_backward(
+    run = _operators.synchronized_backward if tracing() or torch.is_grad_enabled() else _backward
+    dx, dweight, dbias, dresidual = run(
         dy, x, weight, bias, extra, mask, statistics, count, ctx.residual, ctx.differentiated, ctx.group, ctx.layer, *o
     )  # fmt: skip
     if ctx.residual and not separate(ctx.residual, o):
@@ -231,6 +236,23 @@ def _differentiate_sum(ctx: Any, dsum: Tensor) -> tuple[Tensor, None, None]:
 
 def _keep_where(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     _, ctx.group, ctx.layer = inputs
+
+
+class Synchronized(torch.autograd.Function):
+    """The operator for eager calls, which it takes less time to reach; its second derivative is the operators'."""
+
+    @staticmethod
+    def forward(ctx: Any, *inputs: Any) -> tuple[Tensor, Tensor, Tensor]:
+        """As `_forward`."""
+        output = _forward(*inputs)
+        _keep(ctx, inputs, output)
+        ctx.mark_non_differentiable(*output[1:])
+        return output
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Any, ...]:
+        """As `_differentiate`."""
+        return _differentiate(ctx, *gradients)
 
 
 for _name, _gradient, _setup in (
