@@ -73,7 +73,7 @@ class Pass:
             self.statistics, self.count = statistics, math.inf
             return
         outer, channels, inner = self.walk.view.shape
-        self.statistics = torch.empty((2, channels), dtype=torch.float64)
+        self.statistics = torch.empty((2, channels), dtype=torch.float64, device="cpu")
         self.count = float(outer * inner)
         if mask is not None:
             self.weights = weights_in_order(mask, x, self.walk.view)
@@ -128,7 +128,7 @@ def _new(x: Tensor, walk: Walk) -> tuple[Tensor, Operand]:
         view = walk.view
         named = view.outer + view.channel + view.inner
         order = tuple(a for a in range(x.dim()) if a not in named) + named
-        new = torch.empty_permuted(x.shape, order, dtype=x.dtype)
+        new = torch.empty_permuted(x.shape, order, dtype=x.dtype, device="cpu")
         steps = strides_on(view, new.shape, new.stride()) if new.numel() else (0, 0, 0)
         assert steps is not None
     return new, (new.data_ptr(), steps)
@@ -240,8 +240,8 @@ def _backward(
 def _sum_for(parameter: Tensor | None, needed: bool, channels: int) -> Tensor:
     """Where a parameter's gradient goes; in float64, and for the map alone, where nobody asks for it."""
     if parameter is not None and needed:
-        return torch.empty(channels, dtype=parameter.dtype)
-    return torch.zeros(channels, dtype=torch.float64)
+        return torch.empty(channels, dtype=parameter.dtype, device="cpu")
+    return torch.zeros(channels, dtype=torch.float64, device="cpu")
 
 
 def gradients(
@@ -268,7 +268,7 @@ def gradients(
 
 def gradient_sums(dy: Tensor, x: Tensor, p: Pass) -> tuple[Tensor, Tensor]:
     """sum(dy) and sum(dy xhat) in float64, without weights."""
-    sum_dy, sum_dy_xhat = torch.empty((2, x.shape[1]), dtype=torch.float64)
+    sum_dy, sum_dy_xhat = torch.empty((2, x.shape[1]), dtype=torch.float64, device="cpu")
     _backward(dy, x, p, sum_dy, sum_dy_xhat, reduce=True, weighted=False)
     return sum_dy, sum_dy_xhat
 

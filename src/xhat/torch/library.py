@@ -81,7 +81,7 @@ def _forward(
         return _forward_composed(x, weight, bias, residual, mask, *options)
     p = Pass(x, Options(*options), None, residual is not None, mask)
     y = cpu.normalize(x, weight, bias, residual, p)
-    return y, p.statistics, torch.as_tensor(p.count, dtype=torch.float64)
+    return y, p.statistics, torch.as_tensor(p.count, dtype=torch.float64, device="cpu")
 
 
 def _forward_composed(

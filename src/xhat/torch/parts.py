@@ -21,7 +21,7 @@ Maybe = Tensor | None
 def moments(x: Tensor, mask: Maybe) -> tuple[float, int, Tensor]:
     """m, the number of values that have a weight, and mean and m2 (2, C) in float64; zeros where there are none."""
     walk = cpu.walk_of(x.shape, x.stride())
-    found = torch.zeros((2, x.shape[1]), dtype=torch.float64)
+    found = torch.zeros((2, x.shape[1]), dtype=torch.float64, device="cpu")
     values = x.numel() // x.shape[1]
     count, weights = float(values), None
     if mask is not None:
@@ -47,7 +47,7 @@ def gradients(
     p.count = count
     if mask is not None:
         p.weights = cpu.weights_in_order(mask, x, p.walk.view)
-    sums = torch.zeros((2, x.shape[1]), dtype=torch.float64)
+    sums = torch.zeros((2, x.shape[1]), dtype=torch.float64, device="cpu")
     if x.numel():
         cpu._backward(dy, x, p, *sums, reduce=True, gamma=weight, beta=bias, extra=extra)
     totals = total(sums)
