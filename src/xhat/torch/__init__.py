@@ -12,6 +12,7 @@ from xhat.torch.layers import BatchNorm3d as BatchNorm3d
 from xhat.torch.layers import LazyBatchNorm1d as LazyBatchNorm1d
 from xhat.torch.layers import LazyBatchNorm2d as LazyBatchNorm2d
 from xhat.torch.layers import LazyBatchNorm3d as LazyBatchNorm3d
+from xhat.torch.memory import reuse_memory as reuse_memory
 from xhat.torch.recalibrate import Recalibrated as Recalibrated
 from xhat.torch.recalibrate import recalibrate as recalibrate
 from xhat.torch.running import merge_running_statistics as merge_running_statistics
@@ -34,6 +35,7 @@ __all__ = [
     "freeze",
     "merge_running_statistics",
     "recalibrate",
+    "reuse_memory",
     "revert",
     "unfreeze",
 ]

@@ -67,7 +67,6 @@ class BatchNormAct2d(layers.BatchNorm2d):
         input: Tensor,
         residual: Tensor | None = None,
         mask: Tensor | None = None,
-        *,
         activation: Any = None,
     ) -> Tensor:
         """y; activation: for this call, in place of drop and act."""

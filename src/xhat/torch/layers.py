@@ -71,7 +71,6 @@ class BatchNorm(nn.modules.batchnorm._BatchNorm):
         input: Tensor,
         residual: Tensor | None = None,
         mask: Tensor | None = None,
-        *,
         activation: Any = None,
     ) -> Tensor:
         """y, in input's dtype and memory format.
