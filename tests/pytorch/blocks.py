@@ -1,7 +1,5 @@
-"""Small models, each with one thing that a converter can get wrong."""
+"""Small models whose calls can be fused, each in another way of writing them."""
 
-import operator
-import random
 from collections.abc import Callable
 from typing import Any
 
@@ -125,40 +123,6 @@ class ByMode(Block):
         return x
 
 
-class Aliased(Block):
-    """A sum in place that another name sees."""
-
-    def forward(self, x):
-        y = self.bn1(self.conv1(x))
-        z = y
-        y += x
-        return F.relu(z)
-
-
-class UsedTwice(Block):
-    def forward(self, x):
-        y = self.bn1(self.conv1(x))
-        return F.relu(y) + y
-
-
-class Inside(Block):
-    """The normalized values leave the module beside the activation."""
-
-    def forward(self, x):
-        y = self.bn1(self.conv1(x))
-        return {"pre": y, "post": F.relu(y)}
-
-
-class InputChanges(Block):
-    """The layer's input is overwritten between the layer and the sum."""
-
-    def forward(self, x):
-        x = x * 1.0
-        y = self.bn1(x)
-        r = self.relu(x)
-        return F.relu(y + r)
-
-
 class CalledTwice(Block):
     """Both terms come from the same layer: the second call can take the first one's result along."""
 
@@ -166,30 +130,6 @@ class CalledTwice(Block):
         y = self.bn1(self.conv1(x))
         r = self.bn1(self.conv2(x))
         return F.relu(y + r)
-
-
-class CalledBetween(Block):
-    """The same layer runs once more before the sum: the order of its two updates matters."""
-
-    def forward(self, x):
-        y = self.bn1(self.conv1(x))
-        r = self.conv2(self.bn1(x))
-        return F.relu(y + r)
-
-
-class IntoShortcut(Block):
-    """A sum in place, but into the other term, which has another name."""
-
-    def forward(self, x):
-        s = self.conv2(x)
-        t = s
-        s += self.bn1(self.conv1(x))
-        return F.relu(s) + t
-
-
-class Weighted(Block):
-    def forward(self, x):
-        return F.relu(torch.add(self.bn1(self.conv1(x)), x, alpha=2))
 
 
 class Broadcast(Block):
@@ -208,74 +148,6 @@ class Promoted(Block):
         return F.relu(y + x.double())
 
 
-class ByShape(Block):
-    def forward(self, x):
-        y = self.bn1(self.conv1(x))
-        return F.relu(y) if x.shape[0] > 1 else y
-
-
-class ByArgument(Block):
-    def forward(self, x, plain=False):
-        y = self.bn1(self.conv1(x))
-        return y if plain else F.relu(y)
-
-
-class ByInstance(Block):
-    def forward(self, x):
-        y = self.bn1(self.conv1(x))
-        return F.relu(y) if isinstance(x, Tensor) else y
-
-
-class ByChance(Block):
-    def forward(self, x):
-        y = self.bn1(self.conv1(x))
-        if random.random() < 2:
-            y = F.relu(y)
-        return y
-
-
-class ByLoop(Block):
-    def forward(self, x):
-        for _ in range(2):
-            x = F.relu(self.bn1(self.conv1(x)))
-        return x
-
-
-class SideEffect(Block):
-    def forward(self, x):
-        y = self.bn1(self.conv1(x))
-        self.log.append(y.shape)
-        return F.relu(y)
-
-
-class Remembers(Block):
-    def forward(self, x):
-        self.last = x
-        return F.relu(self.bn1(self.conv1(x)))
-
-
-class Noise(Block):
-    def forward(self, x):
-        return F.relu(self.bn1(self.conv1(x))) + torch.rand(C, 1, 1)
-
-
-class Swapped(Block):
-    """Reads a tensor that nobody can find by name."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.log = [torch.tensor(2.0)]
-
-    def forward(self, x):
-        return F.relu(self.bn1(self.conv1(x))) * self.log[0]
-
-
-class WithoutGrad(Block):
-    @torch.no_grad()
-    def forward(self, x):
-        return F.relu(self.bn1(self.conv1(x)))
-
-
 class Scaled(Block):
     """Freezes a number, reads a parameter and a buffer."""
 
@@ -288,11 +160,6 @@ class Scaled(Block):
         return F.relu(self.bn1(self.conv1(x))) * self.scale * self.gain + self.shift
 
 
-class OtherActivation(Block):
-    def forward(self, x):
-        return F.gelu(self.bn1(self.conv1(x)))
-
-
 class Own(Block):
     """An activation kept as a function."""
 
@@ -302,13 +169,6 @@ class Own(Block):
 
     def forward(self, x):
         return self.act(self.bn1(self.conv1(x)))
-
-
-class Overloaded(Block):
-    """A sum by another function."""
-
-    def forward(self, x):
-        return F.relu(operator.add(self.bn1(self.conv1(x)), x))
 
 
 def sequence(*extra: nn.Module) -> nn.Sequential:

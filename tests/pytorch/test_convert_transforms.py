@@ -6,7 +6,7 @@ from typing import Any
 import blocks
 import pytest
 import torch
-from test_fusion import data, made, results, same
+from comparing import data, made, results, same
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 

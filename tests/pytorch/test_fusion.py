@@ -7,6 +7,8 @@ from typing import Any
 import blocks
 import pytest
 import torch
+import unfusable
+from comparing import data, made, same
 from torch import nn
 
 import xhat.torch as xt
@@ -31,74 +33,25 @@ FUSED = {
     blocks.Own: ["relu"],
 }
 LEFT = {
-    blocks.Aliased: "used more than once",
-    blocks.UsedTwice: "used more than once",
-    blocks.Inside: "used more than once",
-    blocks.CalledBetween: "could change before the sum",
-    blocks.IntoShortcut: "",
-    blocks.Weighted: "",
-    blocks.ByShape: "line 3 of ByShape.forward decides by `x.shape[0] > 1`",
-    blocks.ByArgument: "decides by `plain`",
-    blocks.ByInstance: "decides by `isinstance(x, Tensor)`",
-    blocks.ByChance: "decides by `random.random() < 2`",
-    blocks.ByLoop: "for _ in range(2):",
-    blocks.SideEffect: "self.log.append(y.shape)",
-    blocks.Remembers: "changes `self.last`",
-    blocks.Noise: "calls `torch.rand`",
-    blocks.Swapped: "tensors that are no parameters",
-    blocks.WithoutGrad: "wrapped or replaced",
-    blocks.OtherActivation: "",
-    blocks.Overloaded: "calls `operator.add`",
+    unfusable.Aliased: "used more than once",
+    unfusable.UsedTwice: "used more than once",
+    unfusable.Inside: "used more than once",
+    unfusable.CalledBetween: "could change before the sum",
+    unfusable.IntoShortcut: "",
+    unfusable.Weighted: "",
+    unfusable.ByShape: "line 3 of ByShape.forward decides by `x.shape[0] > 1`",
+    unfusable.ByArgument: "decides by `plain`",
+    unfusable.ByInstance: "decides by `isinstance(x, Tensor)`",
+    unfusable.ByChance: "decides by `random.random() < 2`",
+    unfusable.ByLoop: "for _ in range(2):",
+    unfusable.SideEffect: "self.log.append(y.shape)",
+    unfusable.Remembers: "changes `self.last`",
+    unfusable.Noise: "calls `torch.rand`",
+    unfusable.Swapped: "tensors that are no parameters",
+    unfusable.WithoutGrad: "wrapped or replaced",
+    unfusable.OtherActivation: "",
+    unfusable.Overloaded: "calls `operator.add`",
 }
-
-
-def made(kind: type[nn.Module], seed: int = 0) -> nn.Module:
-    """A model in float64 with parameters that are no special values."""
-    torch.manual_seed(seed)
-    model = kind().double()
-    for p in model.parameters():
-        nn.init.normal_(p, 0.4, 0.6)
-    return model
-
-
-def data(*shape: int, seed: int = 3) -> torch.Tensor:
-    return torch.randn(
-        *(shape or (4, blocks.C, 5, 6)), generator=torch.Generator().manual_seed(seed)
-    ).double()
-
-
-def tensors(value: Any) -> list[torch.Tensor]:
-    if isinstance(value, dict):
-        value = list(value.values())
-    return list(value) if isinstance(value, list | tuple) else [value]
-
-
-def results(model: nn.Module, x: torch.Tensor) -> list[torch.Tensor]:
-    """Outputs, gradients and buffers after two steps of training, and the outputs of evaluation."""
-    torch.manual_seed(11)
-    model.zero_grad(set_to_none=True)
-    found = []
-    for _ in range(2):
-        x = x.detach().clone().requires_grad_()
-        out = tensors(model(x))
-        if any(y.requires_grad for y in out):
-            sum((y * (i + y.detach().cos())).sum() for i, y in enumerate(out)).backward()
-            found += [x.grad]
-        found += [y.detach() for y in out]
-    found += [p.grad for p in model.parameters() if p.grad is not None]
-    found += [b.clone() for b in model.buffers()]
-    mode = model.training
-    model.eval()
-    with torch.no_grad():
-        found += [y.clone() for y in tensors(model(x.detach()))]
-    model.train(mode)
-    return found
-
-
-def same(ours: nn.Module, theirs: nn.Module, x: torch.Tensor | None = None) -> None:
-    x = data() if x is None else x
-    for a, b in zip(results(ours, x), results(theirs, x), strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-11)
 
 
 def fused(changes: list[xt.Change]) -> list[str]:
@@ -193,7 +146,7 @@ def test_a_module_that_was_changed_later_runs_its_own_forward(
 
 
 def test_a_layer_whose_input_changes_before_the_sum_is_not_moved_there() -> None:
-    theirs = made(blocks.InputChanges).eval()  # in training autograd would refuse the change
+    theirs = made(unfusable.InputChanges).eval()  # in training autograd would refuse the change
     ours, changes = xt.convert(copy.deepcopy(theirs))
     assert changes[0].fused is None and "could change before the sum" in str(changes[0].reason)
     with torch.no_grad():
@@ -299,3 +252,32 @@ def test_an_inner_activation_of_a_sum_is_seen_through_identities() -> None:
     for model in (ours, theirs):
         model.drop = nn.Hardtanh(-0.5, 0.5)
     same(ours, theirs)
+
+
+def test_names_from_a_function_around_are_no_globals() -> None:
+    torch = nn.functional  # another thing than what the module calls by this name
+
+    class Inner(blocks.Block):
+        def forward(self, x):
+            return torch.relu(self.bn1(self.conv1(x)))
+
+    changes = xt.convert(Inner())[1]
+    assert changes[0].fused is None and "names from a function around" in str(changes[0].reason)
+
+
+def test_a_method_that_gives_self_another_meaning_is_not_fused() -> None:
+    class Renames(blocks.Block):
+        def forward(self, x):
+            y = nn.functional.relu(self.bn1(self.conv1(x)))
+            self = y
+            return self.square()
+
+    changes = xt.convert(Renames())[1]
+    assert changes[0].fused is None and "changes `self`" in str(changes[0].reason)
+
+
+def test_a_mode_that_was_looked_at_is_given_back() -> None:
+    for training in (True, False):
+        model = made(unfusable.ByShape).train(training)
+        xt.convert(model)
+        assert [m.training for m in model.modules()] == [training] * len(list(model.modules()))

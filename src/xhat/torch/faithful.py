@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-__all__ = ["UnfaithfulError", "conditions", "first_line", "mentioned"]
+__all__ = ["UnfaithfulError", "conditions", "first_line"]
 
 
 class UnfaithfulError(Exception):
@@ -30,24 +30,9 @@ def conditions(module: nn.Module, method: str) -> tuple[str, ...]:
     return tuple(_Reader(module, _function(module, method)).read())
 
 
-def mentioned(module: nn.Module, method: str) -> set[str]:
-    """Names of the attributes of self that the method's source mentions; of all children if it has no source."""
-    try:
-        function = _parsed(_function(module, method))
-    except UnfaithfulError:
-        return set(module._modules)
-    me = function.args.args[0].arg if function.args.args else ""
-    return {
-        node.attr
-        for node in ast.walk(function)
-        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == me
-    }
-
-
 def first_line(error: Exception) -> str:
     """What an error says, in short."""
-    lines = str(error).strip().splitlines()
-    return lines[0].rstrip(".") if lines else type(error).__name__
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
 
 
 _PLAIN = (bool, int, float, str, torch.dtype, torch.device, torch.memory_format, torch.Size)
@@ -91,8 +76,11 @@ class _Reader:
         a = self.tree.args
         if self.tree.decorator_list or a.vararg or a.kwarg or a.kwonlyargs or a.posonlyargs or not a.args:
             raise UnfaithfulError("it is decorated, or has other than plain arguments")
-        if not all(map(_is_plain, function.__defaults__ or ())):
-            raise UnfaithfulError("an argument's default is no plain value")
+        outer = set(function.__code__.co_freevars) - {"__class__"}
+        if outer or not all(map(_is_plain, function.__defaults__ or ())):
+            raise UnfaithfulError(
+                "it has names from a function around it, or defaults that are no plain values"
+            )
         self.me = a.args[0].arg
         if self.me != "self":
             raise UnfaithfulError("its first argument is not called self")
@@ -105,8 +93,8 @@ class _Reader:
         return list(self.conditions)
 
     def refuse(self, node: ast.AST, what: str) -> UnfaithfulError:
-        line = getattr(node, "lineno", 1)
-        return UnfaithfulError(f"line {line} of {type(self.module).__name__}.{self.tree.name} {what}")
+        method = f"{type(self.module).__name__}.{self.tree.name}"
+        return UnfaithfulError(f"line {getattr(node, 'lineno', 1)} of {method} {what}")
 
     def block(self, statements: list[ast.stmt]) -> bool:
         """Reads statements; True when one of them returned."""
@@ -145,7 +133,7 @@ class _Reader:
 
     def target(self, t: ast.expr) -> None:
         match t:
-            case ast.Name(id=name):
+            case ast.Name(id=name) if name != self.me:
                 self.inside.add(name)
                 self.lists.discard(name)
             case ast.Tuple(elts=parts):

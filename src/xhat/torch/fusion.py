@@ -16,9 +16,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from xhat.torch.faithful import UnfaithfulError, mentioned
+from xhat.torch.faithful import UnfaithfulError
 from xhat.torch.patterns import Fusion, add_then_activate, fuse_calls, kind_of, passes, ready
-from xhat.torch.tracing import called_methods, trace
+from xhat.torch.tracing import called_methods, mentioned, trace
 
 __all__ = ["Fused", "fuse", "unfuse"]
 
@@ -93,7 +93,8 @@ def _rewritten(module: nn.Module, method: str) -> tuple[list[Fusion], dict[str, 
     sources: dict[str, None] = {}
     refused: list[UnfaithfulError] = []
     before = module.training
-    for module.training in (True, False):  # of this module alone: its children are not looked into
+    for mode in (True, False):
+        module.training = mode  # of this module alone: its children are not looked into
         try:
             fused, why, source = _variant(module, method)
         except UnfaithfulError as error:
@@ -102,7 +103,8 @@ def _rewritten(module: nn.Module, method: str) -> tuple[list[Fusion], dict[str, 
             found |= dict.fromkeys(fused)
             missed |= why
             sources |= {source: None} if fused else {}
-    module.training = before
+        finally:
+            module.training = before
     if len(refused) == 2:
         raise refused[0]
     return list(found), missed, tuple(sources)

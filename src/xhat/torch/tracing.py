@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, fx, nn
 
-from xhat.torch.faithful import UnfaithfulError, conditions, first_line, mentioned
+from xhat.torch.faithful import UnfaithfulError, conditions, first_line
 
-__all__ = ["Trace", "called_methods", "is_chain", "one_call", "trace"]
+__all__ = ["Trace", "called_methods", "is_chain", "mentioned", "one_call", "trace"]
 
 
 class Trace(NamedTuple):
@@ -41,10 +41,14 @@ def is_chain(module: nn.Module, method: str = "forward") -> bool:
     return getattr(type(module), method) is nn.Sequential.forward
 
 
+def mentioned(module: nn.Module, method: str) -> set[str]:
+    """Names of the attributes that this method mentions, of self or of others; of all children if it does not say."""
+    code = getattr(inspect.unwrap(getattr(type(module), method)), "__code__", None)
+    return set(module._modules) if code is None or is_chain(module, method) else set(code.co_names)
+
+
 def called_methods(module: nn.Module, method: str) -> set[str]:
     """Names of the module's own methods that this one mentions: it can leave its work to them."""
-    if is_chain(module, method):
-        return set()
     found = {n: inspect.getattr_static(type(module), n, None) for n in mentioned(module, method)}
     return {name for name, value in found.items() if isinstance(value, FunctionType)}
 
