@@ -143,8 +143,10 @@ class BatchNorm(nn.modules.batchnorm._BatchNorm):
         result = super()._apply(fn, recurse)
         for name, old in before.items():
             new = self._buffers.get(name)
-            counter = old is not None and old.dtype == torch.int64
-            if old is not None and new is not None and new.dtype.itemsize < (8 if counter else 4):
+            if old is None or new is None:
+                continue
+            counter = old.dtype == torch.int64
+            if (counter and new.dtype != old.dtype) or new.dtype.itemsize < 4:
                 setattr(self, name, old.to(device=new.device))
         return result
 
