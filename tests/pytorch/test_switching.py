@@ -40,6 +40,19 @@ def test_the_code_prints_what_the_page_shows(printed: list[str]) -> None:
     assert sum(bool(shown) for _, shown in BLOCKS) == 2
 
 
+def test_the_code_of_the_readme() -> None:
+    """The layer ignores the padding, and what the code says of the model holds."""
+    readme = (ROOT / "README.md").read_text("utf-8")
+    (code,) = (
+        c for c in re.findall(r"^```python\n(.*?)^```", readme, re.DOTALL | re.MULTILINE) if "xhat.torch" in c
+    )
+    names: dict[str, Any] = {}
+    exec(compile(code, "README.md", "exec"), names)
+    assert [change.fused for change in names["changes"]] == ["relu"]
+    assert "frozen=statistics+affine" in repr(names["model"].train())
+    assert names["layer"].skipped.tolist() == [0] * 16 and names["y"].shape == (8, 16, 28, 28)
+
+
 def test_links_lead_somewhere() -> None:
     assert len(LINKS) > 15
     assert [link for link in LINKS if not (ROOT / "docs" / link).resolve().exists()] == []
