@@ -21,6 +21,12 @@ from benchmarks.sync_ranks import SyncRow
 __all__ = ["fit", "main", "predicted"]
 
 WORLDS = (1, 2, 4)
+FUTURE, GROUP = (8, 256, 4096), 8
+DEPTH, CHANNELS, WIDEST = (
+    53,
+    501,
+    2048,
+)  # ResNet-50: batch norms, their mean number of channels, their largest
 LIMIT = 600  # seconds for a world
 
 
@@ -120,7 +126,7 @@ def predicted(
 
 def tables(rows: list[SyncRow]) -> dict[str, str]:
     """The tables of docs/scaling.md by their markers."""
-    made = {"layers": _layers, "collectives": _collectives, "recalibrate": _recalibrate}
+    made = {"layers": _layers, "collectives": _collectives, "model": _model, "recalibrate": _recalibrate}
     return {f"sync-{name}": table(rows) for name, table in made.items()}
 
 
@@ -133,7 +139,7 @@ def _layers(rows: list[SyncRow]) -> str:
              "| --- | ---: | ---: | ---: | ---: | ---: | ---: |"]  # fmt: skip
     for many in (r for r in rows if r.what in ("layer", "stack") and r.contestant == "synchronized"):
         local = _find(rows, many.ranks, many.what, many.case, "local")
-        figures = f"{local.median:.0f} us | {many.median:.0f} us | {many.median - local.median:+.0f} us"
+        figures = f"{local.p20:.0f} us | {many.p20:.0f} us | {many.p20 - local.p20:+.0f} us"
         lines.append(f"| {many.case} | {many.ranks} | {figures} | {many.collectives} | {many.nbytes} |")
     return "\n".join(lines)
 
@@ -144,10 +150,29 @@ def _collectives(rows: list[SyncRow]) -> str:
         "| --- | ---: | ---: | ---: | ---: |",
     ]
     for r in (r for r in rows if r.what == "collective" and r.contestant == "exchange"):
-        others = (_find(rows, r.ranks, r.what, r.case, name).median for name in ("all-gather", "all-reduce"))
+        others = (_find(rows, r.ranks, r.what, r.case, name).p20 for name in ("all-gather", "all-reduce"))
         lines.append(
-            f"| {r.case} | {r.ranks} | {r.median:.0f} us | {' | '.join(f'{t:.0f} us' for t in others)} |"
+            f"| {r.case} | {r.ranks} | {r.p20:.0f} us | {' | '.join(f'{t:.0f} us' for t in others)} |"
         )
+    return "\n".join(lines)
+
+
+def _model(rows: list[SyncRow]) -> str:
+    ours, other = fit(rows, "exchange"), fit(rows, "all-reduce")
+    (latency, kilobyte, misfit), (latency_, kilobyte_, misfit_) = ours, other
+    lines = [f"Fitted: {latency:.0f} us a step and {kilobyte:.2f} us a kB for the exchange (all points within a factor "
+             f"of {misfit:.2f}), {latency_:.0f} us and {kilobyte_:.2f} us for gloo's all-reduce ({misfit_:.2f}).",
+             "",
+             f"| ranks | one group | of it latency | sub-groups of {GROUP} | by all-reduce instead | "
+             "gathered for the widest layer |",
+             "| ---: | ---: | ---: | ---: | ---: | ---: |"]  # fmt: skip
+    for ranks in FUTURE:
+        whole = predicted(latency, kilobyte, "exchange", ranks, CHANNELS, DEPTH)
+        waiting = predicted(latency, 0, "exchange", ranks, CHANNELS, DEPTH)
+        parts = predicted(latency, kilobyte, "exchange", min(ranks, GROUP), CHANNELS, DEPTH)
+        reduced = predicted(latency_, kilobyte_, "all-reduce", ranks, CHANNELS, DEPTH)
+        times = " | ".join(f"{t / 1e6:.3g} s" for t in (whole, waiting, parts, reduced))
+        lines.append(f"| {ranks} | {times} | {ranks * (128 + 8 * (3 + 2 * WIDEST)) / 1e6:.3g} MB |")
     return "\n".join(lines)
 
 

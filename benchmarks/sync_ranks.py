@@ -135,12 +135,19 @@ def collectives(rounds: int) -> list[SyncRow]:
     return rows
 
 
+def _let_gloo_first() -> None:
+    """In real time (chrt) nobody preempts his like, and gloo's threads, which exist by now, are to preempt this one."""
+    if hasattr(os, "sched_getparam") and (priority := os.sched_getparam(0).sched_priority) > 1:
+        os.sched_setparam(0, os.sched_param(priority - 1))
+
+
 def main() -> None:
     """All of it."""
     rounds = int(sys.argv[1])
     dist.init_process_group("gloo")
     torch.set_num_threads(1)
-    exchange._line("").last = None
+    exchange._line("")
+    _let_gloo_first()
     rows = collectives(rounds) if dist.get_world_size() > 1 else []
     rows += layers(rounds) + stack(rounds)
     if dist.get_rank() == 0:
