@@ -38,11 +38,11 @@ class BatchNorm(nn.modules.batchnorm._BatchNorm):
     correction          0 (torch's convention) or 1: what the batch's variance divides by is m - correction.
     running_correction  1 (torch's convention) or 0, for running_var.
     activation          None, "relu", ("leaky_relu", slope) or "silu", applied last and kept out of memory.
-    nonfinite           What a batch with NaN or infinity does to the running statistics: "propagate" (torch's way),
-                        "skip" (such channels stay as they are; `skipped` counts them) or "raise".
+    nonfinite           What a batch with NaN, infinity or a variance that overflows does to the running statistics:
+                        "propagate" (torch's way), "skip" (such channels stay; `skipped` counts them) or "raise".
 
-    Running statistics are float32 or wider whatever the layer is cast to. A forward pass that activation
-    checkpointing repeats does not move them again, and an empty batch does not move them at all.
+    Running statistics are float32 or wider whatever the layer is cast to. A forward pass within a backward pass, where
+    activation checkpointing repeats one, does not move them, and neither does an empty batch.
     Raises classes of xhat.errors that name the layer by its path in the running model.
     """
 
@@ -76,7 +76,8 @@ class BatchNorm(nn.modules.batchnorm._BatchNorm):
         """y, in input's dtype and memory format.
 
         residual: as input, added before the activation. mask: bool or weights >= 0 that broadcast to input with size 1
-        along the channels: they weigh the batch's statistics. activation: for this call, in place of the layer's own.
+        along the channels: they weigh the batch's statistics, and nothing in evaluation; what has no weight may be NaN.
+        activation: for this call, in place of the layer's own.
         """
         if isinstance(input, fx.Proxy):  # torch.fx records a layer of torch's as one call, and so one of ours
             return one_call(self, input, residual=residual, mask=mask, activation=activation)
