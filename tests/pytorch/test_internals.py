@@ -149,7 +149,7 @@ def test_plain() -> None:
     """Only what has its numbers at its address, and only if it is nothing more."""
     ordinary = [
         X,
-        X.T,
+        X.mT,
         X.clone().requires_grad_(),
         nn.Parameter(X),
         X[:, ::2],
