@@ -43,10 +43,12 @@ def test_the_code_prints_what_the_page_shows(printed: list[str]) -> None:
 def test_the_code_of_the_readme() -> None:
     """The layer ignores the padding, and what the code says of the model holds."""
     readme = (ROOT / "README.md").read_text("utf-8")
-    (code,) = (
+    code, many = (
         c for c in re.findall(r"^```python\n(.*?)^```", readme, re.DOTALL | re.MULTILINE) if "xhat.torch" in c
     )
     names: dict[str, Any] = {}
+    exec(compile(many, "README.md", "exec"), names)
+    assert names["report"][0].batches == 10 and names["model"][1].num_batches_tracked == 10
     exec(compile(code, "README.md", "exec"), names)
     assert [change.fused for change in names["changes"]] == ["relu"]
     assert "frozen=statistics+affine" in repr(names["model"].train())
