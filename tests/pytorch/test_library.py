@@ -167,3 +167,39 @@ def test_an_empty_batch_in_a_graph() -> None:
     y.sum().backward()
     assert y.shape == (0, 3, 2) and count == 0
     same([p.weight.grad, p.bias.grad], [torch.zeros(3), torch.zeros(3)])  # type: ignore[union-attr]
+
+
+def test_operators_check_what_they_are_given() -> None:
+    """They read memory by address, and anybody may call them."""
+    p, rest = asked(X.float(), OPTIONS[0])
+    arguments = gradient_arguments(p, rest, TANGENT.float())
+    forward_of, backward_of, track = (
+        getattr(torch.ops.xhat, name) for name in ("batch_norm", "batch_norm_backward", "track")
+    )
+    one = torch.ones(2)
+    wrong: list[tuple[Any, tuple[Any, ...], str]] = [
+        (forward_of, (p.x, one, None, None, None, *rest), r"weight has shape \(2,\)"),
+        (forward_of, (p.x, None, None, p.x[:1], None, *rest), "residual has shape"),
+        (forward_of, (p.x[:1, :, :1, :1], None, None, None, None, *rest), "more than 1 value per channel"),
+        (forward_of, (p.x, None, None, None, None, 1e-5, 0, "gelu", 0.0), "activation is 'gelu'"),
+        (forward_of, (p.x, None, None, None, None, 0.0, 0, None, 0.0), "eps is 0.0"),
+        (backward_of, (arguments[0][:1], *arguments[1:]), "dy has shape"),
+        (backward_of, (arguments[0].double(), *arguments[1:]), r"dy has shape .* dtype torch.float64"),
+        (
+            backward_of,
+            (*arguments[:6], torch.ones(2, 2, dtype=torch.float64), *arguments[7:]),
+            "statistics have shape",
+        ),
+        (
+            backward_of,
+            (*arguments[:6], torch.ones(2, 3), *arguments[7:]),
+            r"have shape .* dtype torch.float32",
+        ),
+        (backward_of, (*arguments[:7], True, 1e-5, 0, "silu", 0.0), "extra is missing"),
+        (track, (torch.ones(3), *tracked()[1:]), "statistics have shape"),
+    ]
+    for operator, given, said in wrong:
+        with pytest.raises(ValueError, match=said):
+            operator(*given)
+    strided = arguments[6].T.contiguous().T
+    same(backward_of(*arguments[:6], strided, *arguments[7:])[0], backward_of(*arguments)[0])

@@ -18,9 +18,9 @@ from xhat.torch import composed, cpu
 from xhat.torch.cpu import Pass
 from xhat.torch.errors import TensorArgumentError
 from xhat.torch.internals import plain, recomputing, tangents, transforming
-from xhat.torch.options import Batch, Options
+from xhat.torch.options import Batch, Options, options_of
 from xhat.torch.statistics import Running, move
-from xhat.torch.tensors import nothing_to_average
+from xhat.torch.tensors import check_gradient, check_statistics, nothing_to_average
 
 __all__ = ["batch_norm", "returned", "separate"]
 
@@ -79,7 +79,7 @@ def _forward(
         return torch.empty_like(x), nothing, nothing.new_zeros(())
     if not plain(x, weight, bias, residual, mask):
         return _forward_composed(x, weight, bias, residual, mask, *options)
-    p = Pass(x, Options(*options), None, residual is not None, mask)
+    p = Pass(x, _checked(*options), None, residual is not None, mask)
     y = cpu.normalize(x, weight, bias, residual, p)
     return y, p.statistics, torch.as_tensor(p.count, dtype=torch.float64, device="cpu")
 
@@ -100,9 +100,10 @@ def _backward(
         mask = None  # which has nothing to weigh
     if not plain(dy, x, weight, bias, extra, mask):
         return _backward_composed(dy, x, weight, bias, extra, mask, statistics, residual, *options)
-    o = Options(*options)
+    o = _checked(*options)
+    check_gradient(dy, x, extra, statistics, separate(residual, o))
     p = Pass(x, o, None, residual, mask)
-    p.statistics = statistics
+    p.statistics = statistics.contiguous()
     needs = (True, weight is not None, bias is not None, separate(residual, o))
     return returned(cpu.gradients(dy, x, weight, bias, extra, p, needs), x, weight, bias, residual, o)
 
@@ -114,6 +115,10 @@ def _backward_composed(
     o = Options(*options)
     found = composed.gradients(dy, x, weight, bias, extra, mask, None, residual, o)
     return returned(found, x, weight, bias, residual, o)
+
+
+def _checked(eps: float, correction: int, activation: str | None, slope: float) -> Options:
+    return options_of(eps, correction, ("leaky_relu", slope) if activation == "leaky_relu" else activation)
 
 
 def refuse_tangents(*tensors: Maybe) -> None:
@@ -145,7 +150,9 @@ def _track(
     running_mean: Tensor, running_var: Tensor, batches: Maybe, skipped: Maybe, statistics: Tensor, count: Tensor,
     momentum: float | None, correction: int, running_correction: int, nonfinite: str,
 ) -> None:  # fmt: skip
+    check_statistics(statistics, len(running_mean))
     if not recomputing() and (transforming() or count != 0):  # an empty batch moves nothing
+        statistics = statistics.contiguous()
         running = Running(running_mean, running_var, batches, skipped)
         move(running, Batch(statistics, count), momentum, correction, running_correction, nonfinite)
 

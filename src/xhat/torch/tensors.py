@@ -8,10 +8,19 @@ from torch import Tensor
 from xhat.checks import check_count, shown
 from xhat.errors import DegenerateBatchError
 from xhat.torch import cpu
-from xhat.torch.errors import TensorDtypeError, TensorShapeError, TensorTypeError
+from xhat.torch.errors import TensorArgumentError, TensorDtypeError, TensorShapeError, TensorTypeError
 from xhat.torch.options import Options
 
-__all__ = ["check", "check_batch", "check_mask", "check_tensor", "check_weights", "nothing_to_average"]
+__all__ = [
+    "check",
+    "check_batch",
+    "check_gradient",
+    "check_mask",
+    "check_statistics",
+    "check_tensor",
+    "check_weights",
+    "nothing_to_average",
+]
 
 Maybe = Tensor | None
 
@@ -121,3 +130,27 @@ def check_tensor(name: str, value: Any) -> None:
     """Raises TensorTypeError for what is neither a tensor nor None."""
     if value is not None and not isinstance(value, Tensor):
         raise TensorTypeError(f"batch_norm: {name} is {type(value).__name__}, expected a tensor.")
+
+
+def check_gradient(dy: Tensor, x: Tensor, extra: Maybe, statistics: Tensor, needs_extra: bool) -> None:
+    """What a graph's backward pass is given: memory is read by these shapes and dtypes."""
+    if dy.shape != x.shape or dy.dtype != x.dtype:
+        raise TensorShapeError(
+            f"batch_norm_backward: dy has shape {shown(dy.shape)} and dtype {dy.dtype}, expected {shown(x.shape)} and "
+            f"{x.dtype}, those of input."
+        )
+    if needs_extra != (extra is not None):
+        raise TensorArgumentError(
+            f"batch_norm_backward: extra is {'missing' if needs_extra else 'given'}, expected the reverse: an "
+            "activation after a residual is differentiated with it."
+        )
+    check_statistics(statistics, x.shape[1])
+
+
+def check_statistics(statistics: Tensor, channels: int) -> None:
+    """Raises TensorShapeError unless these are means and variances in float64."""
+    if statistics.shape != (2, channels) or statistics.dtype != torch.float64:
+        raise TensorShapeError(
+            f"batch_norm: statistics have shape {shown(statistics.shape)} and dtype {statistics.dtype}, expected "
+            f"{shown((2, channels))} and torch.float64."
+        )
