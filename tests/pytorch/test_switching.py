@@ -119,6 +119,12 @@ def test_float64_with_float32_parameters() -> None:
     torch.testing.assert_close(xt.BatchNorm2d(3)(X.double()), nn.BatchNorm2d(3).double()(X.double()))
 
 
+def test_torchs_layer_for_many_processes_refuses_the_cpu() -> None:
+    with pytest.raises(ValueError, match="expected input tensor to be on GPU"):
+        nn.SyncBatchNorm(3)(X)
+    assert xt.SyncBatchNorm(3)(X).shape == X.shape
+
+
 def test_torchs_sync_conversion_drops_what_ours_has() -> None:
     """And xt.convert_sync does not."""
     theirs = nn.SyncBatchNorm.convert_sync_batchnorm(xt.BatchNorm2d(3, activation="relu"))
