@@ -29,7 +29,7 @@ MARK = 0x7861_7421  # no other collective's numbers begin like this
 WORDS, LETTERS = 16, 80  # a header's 64-bit words; the bytes of them that hold the layer's name
 
 # The newer name; the older one warns where there is the newer.
-_all_gather: Any = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
+_all_gather: Any = getattr(dist, "all_gather_single", getattr(dist, "all_gather_into_tensor", None))
 
 
 class Subject(NamedTuple):

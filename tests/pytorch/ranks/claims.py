@@ -19,7 +19,7 @@ from torch import Tensor
 
 sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[2])]
 
-LIMIT = 30  # seconds that a collective may take
+LIMIT = 60  # seconds that a collective may take
 
 
 class Claims:

@@ -45,9 +45,10 @@ def absent() -> dict[str, Any]:
 
 def killed(backward: bool) -> dict[str, Any]:
     """The victim is killed in its last step, before the forward pass or before the backward pass."""
-    net = xt.convert_sync(nn.Sequential(nn.Linear(6, 5), nn.BatchNorm1d(5), nn.Linear(5, 1)))
+    group = dist.new_group(timeout=LIMIT)
+    net = xt.convert_sync(nn.Sequential(nn.Linear(6, 5), nn.BatchNorm1d(5), nn.Linear(5, 1)), group)
     with warnings.catch_warnings(category=FutureWarning, action="ignore"):
-        ddp = DistributedDataParallel(net, broadcast_buffers=False)
+        ddp = DistributedDataParallel(net, process_group=group, broadcast_buffers=False)
     optimizer = torch.optim.SGD(ddp.parameters(), lr=0.1)
 
     def step(last: bool) -> None:
@@ -72,12 +73,12 @@ if __name__ == "__main__":
         signal.SIGTERM, signal.SIG_IGN
     )  # torchrun ends the others when one has died; they have to tell
     torch.manual_seed(int(os.environ["RANK"]))
-    dist.init_process_group("gloo", timeout=LIMIT)
+    dist.init_process_group("gloo", timeout=20 * LIMIT)
     backward = os.environ["XHAT_BACKWARD"] == "1"
     found: dict[str, Any] = {}
     if not backward:
         found["absent"] = absent()
-        dist.monitored_barrier(timeout=5 * LIMIT)
+        dist.monitored_barrier()
     say(found)
     found["killed"] = killed(backward)
     say(found)

@@ -2,17 +2,19 @@
 
 import copy
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from claims import Claims, close, on_all_ranks, refused
+from claims import LIMIT, Claims, close, on_all_ranks, refused
 from torch import Tensor, nn
 
 import xhat.torch as xt
 from xhat.errors import ArgumentError
 from xhat.torch import exchange
 from xhat.torch.errors import ExchangeError, TensorShapeError
+from xhat.torch.internals import timeout_of
 
 claim = Claims()
 
@@ -156,6 +158,13 @@ def messages_are_the_same_kind_of_sentence_on_every_rank() -> None:
     )
     assert set(messages) == {messages[0]}
     assert "5 on rank 0; 6 on rank 1; 7 on rank 2. No state was changed." in messages[0]
+
+
+@claim
+def exchanges_of_all_ranks_may_take_as_long_as_others() -> None:
+    goes_on()
+    group = exchange._line("").group()
+    assert group is not dist.group.WORLD and timeout_of(group) == timedelta(seconds=LIMIT)
 
 
 @claim
