@@ -90,7 +90,7 @@ template <class T, bool columns, bool weighted> struct EachMoment {
 };
 
 template <class T, bool columns, bool weighted> void moments(const Tile& t) {
-    reduce<T, columns>(t, [&t](size_t r, size_t k) {
+    reduce<T, columns, false>(t, [&t](size_t r, size_t k) {
         return EachMoment<T, columns, weighted>{place<T, columns>(t.x, r, k), weighted ? weights(t, r) : nullptr,
                                                 t.origin + k};
     });
@@ -108,6 +108,7 @@ template <class T, class G, bool columns, int side, bool weighted> struct EachGr
     ALWAYS_INLINE void prefetch_from(size_t i) const {
         prefetch_numbers(x + i, 4 * LANES);
         prefetch_numbers(dy + i, 4 * LANES);
+        if (reads_extra(side)) prefetch_numbers(e + i, 4 * LANES);
     }
     inline A<T> gradient(size_t i, size_t k) const {
         if (side == NO_ACTIVATION) return load(dy[i]);
@@ -176,7 +177,7 @@ template <class T, bool columns, int side, bool weighted> void gradient_sums(con
     if constexpr (through_silu(side)) {
         gradient_sums_buffered<T, columns, side, weighted>(t);
     } else {
-        reduce<T, columns>(t, [&t](size_t r, size_t k) {
+        reduce<T, columns, reads_extra(side)>(t, [&t](size_t r, size_t k) {
             return gradient_at<T, columns, side, weighted>(t, r, columns ? 0 : k, columns ? k : 0);
         });
     }

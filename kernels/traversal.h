@@ -107,7 +107,7 @@ template <class T> ALWAYS_INLINE void prefetch_rows(const Tile& t, const Source&
 }
 
 // Walks the tile: lanes go run by run, columns four rows at a time. `at(row, k)` is the Each of channel or column k on.
-template <class T, bool columns, class At> inline void reduce(const Tile& t, const At& at) {
+template <class T, bool columns, bool extra, class At> inline void reduce(const Tile& t, const At& at) {
     if (columns) {
         const size_t ahead = rows_ahead<T>(t);
         size_t r = 0;
@@ -116,6 +116,7 @@ template <class T, bool columns, class At> inline void reduce(const Tile& t, con
                 const size_t n = t.width - i < PACE ? t.width - i : PACE;
                 prefetch_rows<T>(t, t.x, r + ahead, i, n);
                 prefetch_rows<T>(t, t.dy, r + ahead, i, n);
+                if (extra) prefetch_rows<T>(t, t.extra, r + ahead, i, n);
                 sum_four_rows(at(r, i), at(r + 1, i), at(r + 2, i), at(r + 3, i), n, t.sum + i, t.sum_product + i);
             }
         for (; r < t.rows; r++) sum_row(at(r, 0), t.width, t.sum, t.sum_product);
@@ -210,6 +211,7 @@ inline void map_run(const Tile& t, const At& at, size_t ahead, size_t r, size_t 
         n = n < t.width - i ? n : t.width - i;
         prefetch_next<T, columns>(t, t.x, ahead, r, c, i, n);
         prefetch_next<T, columns>(t, t.dy, ahead, r, c, i, n);
+        prefetch_next<T, columns>(t, t.extra, ahead, r, c, i, n);
         if (!t.staged) prefetch_next<T, columns>(t, as_source(t.out), ahead, r, c, i, n);
         A<T>* const values = out.of(place + i, 0);
         A<T>* const values2 = second ? also.of(place2 + i, 0) : nullptr;
@@ -228,13 +230,17 @@ template <class T, bool second, class At> inline void map_columns(const Tile& t,
         n = n < t.width - i ? n : t.width - i;
         prefetch_rows<T>(t, t.x, r + ahead, i, n);
         prefetch_rows<T>(t, t.dy, r + ahead, i, n);
+        prefetch_rows<T>(t, t.extra, r + ahead, i, n);
         if (!t.staged) prefetch_rows<T>(t, as_source(t.out), r + ahead, i, n);
         A<T> *values[4], *values2[4] = {};
         for (size_t k = 0; k < 4; k++) {
             values[k] = out.of(to<T>(t.out, r + k, 0) + i, k * n);
             if (second) values2[k] = also.of(to<T>(t.dresidual, r + k, 0) + i, k * n);
         }
-        map_four_rows<A<T>, second>(at(r, 0, i), at(r + 1, 0, i), at(r + 2, 0, i), at(r + 3, 0, i), n, values, values2);
+        if constexpr (decltype(at(r, 0, i))::simple)
+            map_four_rows<A<T>, second>(at(r, 0, i), at(r + 1, 0, i), at(r + 2, 0, i), at(r + 3, 0, i), n, values, values2);
+        else
+            for (size_t k = 0; k < 4; k++) map_row<A<T>, second>(at(r + k, 0, i), n, values[k], values2[k]);
         for (size_t k = 0; k < 4; k += joined ? 4 : 1) {
             out.finish(values[k], to<T>(t.out, r + k, 0) + i, joined ? 4 * n : n);
             if (second) also.finish(values2[k], to<T>(t.dresidual, r + k, 0) + i, joined ? 4 * n : n);
@@ -246,8 +252,9 @@ template <class T, bool second, class At> inline void map_columns(const Tile& t,
 template <class T, bool columns, bool second, class At> inline void map(const Tile& t, const At& at) {
     const size_t ahead = columns ? rows_ahead<T>(t) : 0;
     size_t r = 0;
-    if constexpr (columns && decltype(at(0, 0, 0))::simple)
-        for (; r + 4 <= t.rows; r += 4) map_columns<T, second>(t, at, ahead, r);
+    if constexpr (columns)  // wide rows that are no vector code four at a time are quicker one by one
+        if (decltype(at(0, 0, 0))::simple || t.width <= PACE)
+            for (; r + 4 <= t.rows; r += 4) map_columns<T, second>(t, at, ahead, r);
     for (; r < t.rows; r++)
         for (size_t c = 0; c < t.channels; c++) map_run<T, columns, second>(t, at, ahead, r, c);
 }
