@@ -169,5 +169,6 @@ def numbers(t: Tensor | None) -> Any:
 def relative(got: Tensor, expected: Tensor) -> float:
     """|got - expected| / |expected|, in the Euclidean norm."""
     assert got.shape == expected.shape
-    size = expected.double().norm()
-    return float((got.double() - expected.double()).norm() / (size if size else 1))
+    got, expected = got.detach().double(), expected.detach().double()
+    size = expected.norm()
+    return float((got - expected).norm() / (size if size else 1))

@@ -11,6 +11,7 @@ from torch.autograd import forward_ad, gradcheck, gradgradcheck
 from torch.func import grad, hessian, jvp, vmap
 
 import xhat.torch as xt
+from xhat.errors import XhatError
 
 pytestmark = WARNS
 
@@ -161,12 +162,27 @@ def test_statistics_are_no_way_for_a_gradient() -> None:
 
 
 def test_an_empty_batch_in_a_graph() -> None:
-    """A graph with sizes that are symbols may meet one."""
+    """A graph with sizes that are symbols may meet one: it has gradients of 0, and moves nothing."""
     p, rest = asked(torch.empty(0, 3, 2), OPTIONS[0])
-    y, _, count = forward(p, rest)
+    y, statistics, count = forward(p, rest)
     y.sum().backward()
     assert y.shape == (0, 3, 2) and count == 0
     same([p.weight.grad, p.bias.grad], [torch.zeros(3), torch.zeros(3)])  # type: ignore[union-attr]
+    mean, var, batches = torch.ones(3), torch.ones(3), torch.tensor(3)
+    torch.ops.xhat.track(mean, var, batches, None, statistics, count, None, 0, 1, "propagate")
+    same([mean, var, batches], [torch.ones(3), torch.ones(3), torch.tensor(3)])
+
+
+@pytest.mark.parametrize("momentum", [0.1, None])
+def test_statistics_in_float32(momentum: float | None) -> None:
+    """As other devices have them."""
+    found = []
+    for dtype in (torch.float32, torch.float64):
+        mean, var, batches, skipped, statistics, count, *rest = tracked("skip", momentum)
+        statistics = statistics * 0 + torch.linspace(-1, 3, 10).reshape(2, 5)
+        torch.ops.xhat.track(mean, var, batches, skipped, statistics.to(dtype), count.to(dtype), *rest)
+        found.append((mean, var, batches, skipped))
+    torch.testing.assert_close(found[0], found[1])
 
 
 def test_operators_check_what_they_are_given() -> None:
@@ -193,13 +209,13 @@ def test_operators_check_what_they_are_given() -> None:
         (
             backward_of,
             (*arguments[:6], torch.ones(2, 3), *arguments[7:]),
-            r"have shape .* dtype torch.float32",
+            "statistics have dtype torch.float32",
         ),
         (backward_of, (*arguments[:7], True, 1e-5, 0, "silu", 0.0), "extra is missing"),
         (track, (torch.ones(3), *tracked()[1:]), "statistics have shape"),
     ]
     for operator, given, said in wrong:
-        with pytest.raises(ValueError, match=said):
+        with pytest.raises(XhatError, match=said):
             operator(*given)
     strided = arguments[6].T.contiguous().T
     same(backward_of(*arguments[:6], strided, *arguments[7:])[0], backward_of(*arguments)[0])

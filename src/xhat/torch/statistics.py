@@ -57,7 +57,7 @@ def _scalar(batch: Batch) -> Tensor:
     """m as a tensor, which a graph can hold."""
     if isinstance(batch.count, Tensor):
         return batch.count
-    return torch.full((), batch.count, dtype=torch.float64, device=batch.statistics.device)
+    return torch.full((), batch.count, dtype=batch.statistics.dtype, device=batch.statistics.device)
 
 
 def move(
@@ -134,7 +134,8 @@ def _kernels_can(running: Running, batch: Batch) -> bool:
     mean, var, batches, _ = running
     contiguous = mean.stride() == var.stride() == (1,) and mean.dtype in CODES and var.dtype in CODES
     counted = batches is None or batches.dtype == torch.int64
-    return contiguous and counted and plain(mean, var, batches, batch.statistics)
+    found = batch.statistics
+    return contiguous and counted and found.dtype == torch.float64 and plain(mean, var, batches, found)
 
 
 def _move_by_kernel(running: Running, batch: Batch, momentum: float | None, factor: float) -> None:
@@ -182,7 +183,7 @@ def _move_composed(
     weight: Any = momentum
     if momentum is None:
         counted = _cumulative(seen) if left_out is None else _cumulative(seen) - left_out
-        weight = 1 / counted.double().clamp(min=1)
+        weight = 1 / counted.to(batch.statistics.dtype).clamp(min=1)  # some devices have no float64
     moved: list[tuple[Tensor | None, Any]] = []
     for statistic, found in ((mean, batch.statistics[0]), (var, factor * batch.statistics[1])):
         old = statistic.to(found.dtype)

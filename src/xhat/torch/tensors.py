@@ -122,7 +122,8 @@ def check_weights(x: Tensor, mask: Tensor, o: Options) -> None:
     """The values of a mask, which the kernels' way checks itself."""
     cpu.check_weights(mask)
     repeats = x.numel() // x.shape[1] // mask.numel()
-    count, values = repeats * float(mask.sum(dtype=torch.float64)), repeats * int(torch.count_nonzero(mask))
+    wide = torch.float32 if mask.is_mps else torch.float64  # which that device has not
+    count, values = repeats * float(mask.sum(dtype=wide)), repeats * int(torch.count_nonzero(mask))
     check_count(count, values, o.correction, "batch_norm", x.shape)
 
 
@@ -145,12 +146,15 @@ def check_gradient(dy: Tensor, x: Tensor, extra: Maybe, statistics: Tensor, need
             "activation after a residual is differentiated with it."
         )
     check_statistics(statistics, x.shape[1])
+    if statistics.dtype != torch.float64:
+        raise TensorDtypeError(
+            f"batch_norm: statistics have dtype {statistics.dtype}, expected torch.float64."
+        )
 
 
 def check_statistics(statistics: Tensor, channels: int) -> None:
-    """Raises TensorShapeError unless these are means and variances in float64."""
-    if statistics.shape != (2, channels) or statistics.dtype != torch.float64:
+    """Raises TensorShapeError unless these are means and variances of so many channels."""
+    if statistics.shape != (2, channels):
         raise TensorShapeError(
-            f"batch_norm: statistics have shape {shown(statistics.shape)} and dtype {statistics.dtype}, expected "
-            f"{shown((2, channels))} and torch.float64."
+            f"batch_norm: statistics have shape {shown(statistics.shape)}, expected {shown((2, channels))}."
         )
