@@ -173,12 +173,13 @@ def test_an_empty_batch_in_a_graph() -> None:
     same([mean, var, batches], [torch.ones(3), torch.ones(3), torch.tensor(3)])
 
 
+@pytest.mark.parametrize("nonfinite", ["propagate", "skip"])
 @pytest.mark.parametrize("momentum", [0.1, None])
-def test_statistics_in_float32(momentum: float | None) -> None:
+def test_statistics_in_float32(momentum: float | None, nonfinite: str) -> None:
     """As other devices have them."""
     found = []
     for dtype in (torch.float32, torch.float64):
-        mean, var, batches, skipped, statistics, count, *rest = tracked("skip", momentum)
+        mean, var, batches, skipped, statistics, count, *rest = tracked(nonfinite, momentum)
         statistics = statistics * 0 + torch.linspace(-1, 3, 10).reshape(2, 5)
         torch.ops.xhat.track(mean, var, batches, skipped, statistics.to(dtype), count.to(dtype), *rest)
         found.append((mean, var, batches, skipped))
