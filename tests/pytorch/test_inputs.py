@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from beside import CHANNELS, TANGENT, X, layers, same
-from definition import Problem, definition, problem
+from definition import Problem, definition, problem, relative
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.testing._internal.two_tensor import TwoTensor
@@ -152,6 +152,26 @@ def test_a_change_of_what_the_gradient_needs_is_refused(
             CHANGES[what](layer, x, y)
         with pytest.raises(RuntimeError, match="has been modified by an inplace operation"):
             y.sum().backward()
+
+
+@pytest.mark.parametrize("activation", [None, "relu", "silu"])
+def test_hooks_on_what_is_kept(activation: str | None) -> None:
+    """Kept elsewhere, in other strides, or with fewer digits: the gradient is that of what comes back."""
+    ways: list[tuple[Callable[[Tensor], Any], Callable[[Any], Tensor], float]] = [
+        (lambda t: t.numpy(force=True).copy(), torch.from_numpy, 1e-9),
+        (lambda t: t.mT.contiguous().mT if t.dim() > 2 else t.clone(), lambda t: t, 1e-9),
+        (lambda t: t.float(), lambda t: t, 1e-4),
+        (lambda t: t.bfloat16(), lambda t: t.double(), 0.1),
+    ]
+    p = problem(X, residual=True).leaves()
+    options = dict(residual=p.residual, activation=activation)
+    expected = torch.autograd.grad(definition(p, activation=activation).y, p.asked, TANGENT)
+    for pack, unpack, tolerance in ways:
+        with torch.autograd.graph.saved_tensors_hooks(pack, unpack):
+            y = xt.batch_norm(p.x, None, None, p.weight, p.bias, True, **options)
+        found = torch.autograd.grad(y, p.asked, TANGENT)
+        assert all(relative(a, b) < tolerance for a, b in zip(found, expected, strict=True))
+        assert all(a.dtype == t.dtype for a, t in zip(found, p.asked, strict=True))
 
 
 def test_a_change_of_a_result_that_the_gradient_needs_is_refused() -> None:

@@ -121,7 +121,7 @@ def weights_in_order(mask: Tensor, x: Tensor, view: View) -> Tensor:
 def _new(x: Tensor, walk: Walk) -> tuple[Tensor, Operand]:
     """A result of x's shape and dtype, like x in memory where that can be walked."""
     new = torch.empty_like(x)
-    if walk.dense and walk.steps is not None:
+    if walk.dense and walk.steps is not None and x.stride() == walk.stride:
         return new, (new.data_ptr(), walk.steps)
     steps = strides_on(walk.view, new.shape, new.stride())
     if steps is None:
@@ -143,7 +143,7 @@ def _read(t: Tensor, walk: Walk) -> tuple[Tensor, Operand]:
     address = t.data_ptr()
     if steps is not None and address:  # a tensor that is known to be zero has none
         return t, (address, steps)
-    copy, operand = _new(t, walk._replace(dense=False))  # which was said of x, not of t
+    copy, operand = _new(t, walk)
     return copy.copy_(t), operand
 
 
