@@ -154,6 +154,13 @@ def in_a_process(code: str, *arguments: str, timeout: float = 120, **environment
     return done.stdout
 
 
+@pytest.fixture(autouse=True)
+def forget_compiled() -> None:
+    """Lets torch.compile begin anew: it gives up on code that it has compiled too often, such as nn.Sequential's."""
+    if "torch._dynamo" in sys.modules:
+        sys.modules["torch"].compiler.reset()
+
+
 @pytest.fixture(params=LAYOUTS)
 def layout(request: pytest.FixtureRequest) -> Layout:
     """Every layout."""

@@ -1,5 +1,6 @@
 """How PyTorch comes into an environment: as a build for the CPU, or not at all, and never along with something else."""
 
+import os
 import re
 import shutil
 import subprocess
@@ -41,7 +42,13 @@ def made(tmp_path: Path) -> Made:
         python.chmod(0o755)
         command = ["make", f"VENV={tmp_path}", f"PYTHON={sys.executable}", f"CI={ci}"]
         command += ["-o", f"{stamps}/engine", f"{stamps}/torch"]
-        ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+        # Of its own: a make that runs the tests would tell this one to report to it.
+        outer = {
+            name: value
+            for name, value in os.environ.items()
+            if name not in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS")
+        }
+        ended = subprocess.run(command, cwd=ROOT, env=outer, capture_output=True, text=True, check=False)
         return ended, (stamps / "torch").exists(), asked.read_text() if asked.exists() else ""
 
     return run

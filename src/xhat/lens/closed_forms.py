@@ -1,4 +1,4 @@
-"""The closed forms of `equations.py`, proved: with weights, for every n and every correction.
+"""The closed forms of `equations.py`, proved: with weights, for every n (or as `method` says) and every correction.
 
 Each theorem has a formula in LaTeX and the function of `equations` that computes it. Both are compared with
 the derivative itself (or the definition) in the same worlds that judge the source.
@@ -17,6 +17,7 @@ from xhat.lens.expressions import free_indices
 from xhat.lens.meaning import Meaning
 from xhat.lens.proof import PROVED, Side, decide, judge, left_side
 from xhat.lens.reading import read
+from xhat.lens.second import AVERAGED, SECOND, averages, second_gradient_holds
 
 __all__ = ["ANY_CORRECTION", "Theorem", "theorems"]
 
@@ -159,6 +160,19 @@ _MERGE = _Form(
     r" M_2 = M_{2,a} + M_{2,b} + \delta^2 \frac{m_a m_b}{m}, \quad \delta = \mu_b - \mu_a",
     "merge(ma, mu_a, m2_a, mb, mu_b, m2_b)",
 )
+_SECOND = _Form(
+    "the gradient of the gradient, for cotangents v of dx and a of dgamma: q is that of gamma over rstd, and h is what"
+    " that of x is the input gradient of (r is rstd; s the two sums of dy, t those of w v)",
+    r"h_i = A \frac{\partial L}{\partial y_i} + B w_i v_i, \quad"
+    r" A = r \left(a - \gamma r \frac{t_1}{m - c}\right), \quad B = -\gamma r^2 \frac{s_1}{m - c}, \quad"
+    r" q = \sum_{i=1}^N v_i \frac{\partial L}{\partial y_i} - \frac{s_0 t_0}{m} - \frac{s_1 t_1}{m - c}",
+    "second_gradient_sums(sums, cosums, product, dgamma, ...)",
+)
+_TRACK = _Form(
+    "a running statistic, which with k = 1 / batches is the average of all batches",
+    r"r \leftarrow r + k (b - r)",
+    "track(running, batch, weight)",
+)
 
 
 @cache
@@ -167,7 +181,14 @@ def theorems() -> tuple[Theorem, ...]:
     proved = [_prove(name, form) for name, form in _FORMS.items()]
     verdict = "holds" if merge_holds(equations.merge) else "wrong"
     merge = Theorem("merge", _MERGE.claim, _MERGE.latex, _MERGE.code, verdict, PROVED)
-    return (*proved, merge)
+    second = "holds" if second_gradient_holds(equations.second_gradient_sums) else "wrong"
+    average = "holds" if averages(equations.track) else "wrong"
+    return (
+        *proved,
+        merge,
+        Theorem("second", _SECOND.claim, _SECOND.latex, _SECOND.code, second, SECOND),
+        Theorem("track", _TRACK.claim, _TRACK.latex, _TRACK.code, average, AVERAGED),
+    )
 
 
 def _prove(name: str, form: _Form) -> Theorem:

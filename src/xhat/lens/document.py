@@ -11,7 +11,7 @@ from typing import Any, Union
 
 from xhat.lens.claims import REMARKS
 from xhat.lens.closed_forms import Theorem
-from xhat.lens.proof import Record, Step
+from xhat.lens.proof import PROVED, Record, Step
 
 __all__ = [
     "TITLE",
@@ -124,7 +124,8 @@ _RULES = (
 )
 _CODE = (
     "The closed forms of `xhat/equations.py`, with weights $w_i$ (all 1 without a mask; $m$ is their sum), for every "
-    "$N$ and every correction $c$. Formula and function are both proved equal to the derivative they stand for.",
+    "$N$, unless a line says otherwise, and every correction $c$. "
+    "Formula and function are both proved equal to the derivative they stand for.",
 )
 
 
@@ -199,4 +200,6 @@ def _rounded(digits: str) -> str:
 def _theorem(theorem: Theorem) -> Iterator[Block]:
     yield Heading(3, theorem.claim[0].upper() + theorem.claim[1:])
     yield Equation(theorem.latex)
-    yield Text(f"**{theorem.verdict}**" + (f"; computed by `{theorem.code}`." if theorem.code else "."))
+    computed = f"; computed by `{theorem.code}`" if theorem.code else ""
+    proved = "" if theorem.method == PROVED else f"; {theorem.method}"
+    yield Text(f"**{theorem.verdict}**{computed}{proved}.")
