@@ -55,11 +55,7 @@ def normalized(
     x: Tensor, weight: Maybe, bias: Maybe, residual: Maybe, mask: Maybe, o: Options, group: str, layer: str
 ) -> tuple[Tensor, Batch | None]:
     """y by the statistics of the batch of all ranks, which come with it (unless it is empty)."""
-    if transforming() or differentiating_forward():
-        raise ArgumentError(
-            "batch_norm: torch.func and forward-mode gradients do not reach other processes. Use backward(), "
-            "or a layer without a process group."
-        )
+    _refuse_transforms()
     differentiated = torch.is_grad_enabled() and x.requires_grad
     if tracing():
         _check(x, weight, bias, residual, mask)
@@ -84,6 +80,14 @@ def _check(x: Tensor, weight: Maybe, bias: Maybe, residual: Maybe, mask: Maybe) 
             raise ArgumentError(
                 "batch_norm: mask requires a gradient, which a batch on many processes has none for. Detach it."
             )
+
+
+def _refuse_transforms() -> None:
+    if transforming() or differentiating_forward():
+        raise ArgumentError(
+            "batch_norm: torch.func and forward-mode gradients do not reach other processes. Use backward(), "
+            "or a layer without a process group."
+        )
 
 
 # ------------------------------------------------------------------------------------------------------- forward
@@ -198,6 +202,7 @@ def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None
 
 
 def _differentiate(ctx: Any, dy: Tensor, *_: Any) -> tuple[Any, ...]:
+    _refuse_transforms()
     x, weight, bias, extra, mask, statistics, count = ctx.saved_tensors
     o: Options = ctx.options
     run = _operators.synchronized_backward if tracing() or torch.is_grad_enabled() else _backward
