@@ -90,11 +90,11 @@ $(MADE)/torch: constraints.txt | $(MADE)/engine
 	fi
 
 # Published networks for the tests of xhat.torch. They depend on torchvision, and that on a CUDA build of torch, so
-# they come without what they ask for; what they need of it is the extra `architectures`.
+# they come without what they ask for; what they need of it is the extra `architectures`. And what exports to ONNX.
 $(MADE)/architectures: constraints.txt pyproject.toml | $(MADE)/torch
 	@test ! -e $(MADE)/torch || { \
 	    $(PIP) $(INSTALL) --no-deps timm torchvision segmentation-models-pytorch && \
-	    $(PIP) $(INSTALL) 'xhat[architectures]' && touch $@; }
+	    $(PIP) $(INSTALL) 'xhat[architectures,onnx]' && touch $@; }
 
 # ----------------------------------------------------------------------------------------------- sanitizers
 # The package once more, compiled with AddressSanitizer and UBSan, in an environment that holds nothing else and
