@@ -66,6 +66,7 @@ def test_with_results_given_nothing_of_the_size_of_x_is_allocated() -> None:
     shape, axis = SHAPES["NCHW"]
     x = np.random.default_rng(0).normal(size=shape).astype(np.float32)
     y, dx, dy = np.empty_like(x), np.empty_like(x), x[::-1].copy()
+    xhat.batch_norm(x[:2], axis=axis, out=y[:2])  # what is imported late
     (_, context), peak, _ = traced(lambda: xhat.batch_norm(x, axis=axis, out=y))
     assert peak <= x.nbytes // 20
     _, peak, _ = traced(lambda: xhat.batch_norm_backward(dy, context, out=dx))
@@ -84,8 +85,8 @@ shape, axis = eval(sys.argv[1])
 x = np.ones(shape, np.float32)
 x.reshape(-1)[::2] = 3
 dy, y, dx = x.copy(), np.zeros_like(x), np.zeros_like(x)
-small = np.ones((4, 3, 50), np.float32)
-xhat.batch_norm_backward(small, xhat.batch_norm(small)[1])  # the pool of threads, and what is imported late
+small = x[:2].copy()  # takes the pool of threads, what is imported late, and the pages of the kernels' code
+xhat.batch_norm_backward(small, xhat.batch_norm(small, axis=axis, activation="silu")[1])
 peak = lambda: int(re.search(r"VmHWM:\\s*(\\d+) kB", open("/proc/self/status").read())[1])
 before = peak()
 _, context = xhat.batch_norm(x, axis=axis, out=y, activation="silu")
