@@ -1,6 +1,6 @@
 """Batch normalization that can be trusted. The public names; no code.
 
-The layers of the frameworks live in `xhat.numpy` and, later, `xhat.torch`; the lens in `xhat.lens`.
+The layers of the frameworks live in `xhat.numpy` and `xhat.torch`; the lens in `xhat.lens`.
 """
 
 from xhat.equations import Paths as Paths

@@ -26,6 +26,7 @@ __all__ = [
     "paths",
     "reciprocal_std",
     "second_gradient_sums",
+    "silu_slope",
     "standardize",
     "track",
     "variance",
@@ -131,7 +132,11 @@ def activation_slope(pre: Value, activation: str | None, slope: float, xp: Any) 
         return xp.ones_like(pre)
     if activation == "leaky_relu":
         return xp.where(pre > 0, xp.ones_like(pre), slope * xp.ones_like(pre))
-    sigma = 1 / (1 + xp.exp(-pre))
+    return silu_slope(pre, 1 / (1 + xp.exp(-pre)))
+
+
+def silu_slope(pre: Value, sigma: Value) -> Value:
+    """silu'(pre) = sigma (1 + pre (1 - sigma)), with the sigmoid of pre, however that is computed."""
     return sigma * (1 + pre * (1 - sigma))
 
 

@@ -16,7 +16,15 @@ from torch.nn import functional as F
 from xhat import equations
 from xhat.torch.options import Batch, Options
 
-__all__ = ["activate", "activation_gradient", "batch_norm", "gradients"]
+__all__ = [
+    "Others",
+    "activate",
+    "activation_gradient",
+    "batch_norm",
+    "gradients",
+    "moments",
+    "second_gradients",
+]
 
 
 def _precision(x: Tensor, *others: Tensor | None) -> torch.dtype:
@@ -137,7 +145,8 @@ def activation_gradient(dy: Tensor, pre: Tensor, o: Options) -> Tensor:
         return dy
     if o.activation == "silu":
         sigma = torch.sigmoid(pre)  # torch's own silu_backward has no derivative
-        return dy * (sigma * (1 + pre * (1 - sigma)))
+        slope: Tensor = equations.silu_slope(pre, sigma)
+        return dy * slope
     return torch.where(pre > 0, dy, dy * o.slope)
 
 

@@ -15,7 +15,7 @@ from xhat.torch.fusion import fuse, unfuse
 from xhat.torch.options import options_of
 from xhat.torch.patterns import kind_of, named_kind, passes
 
-__all__ = ["BatchNormAct2d", "Change", "convert", "revert"]
+__all__ = ["OURS", "BatchNormAct2d", "Change", "adopt", "convert", "reason_to_leave", "revert"]
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -75,7 +75,7 @@ class BatchNormAct2d(layers.BatchNorm2d):
         return y if activation is not None else self.act(self.drop(y))
 
 
-_OURS: dict[type[nn.Module], type[layers.BatchNorm]] = {
+OURS: dict[type[nn.Module], type[layers.BatchNorm]] = {
     nn.BatchNorm1d: layers.BatchNorm1d,
     nn.BatchNorm2d: layers.BatchNorm2d,
     nn.BatchNorm3d: layers.BatchNorm3d,
@@ -83,9 +83,8 @@ _OURS: dict[type[nn.Module], type[layers.BatchNorm]] = {
     nn.LazyBatchNorm2d: layers.LazyBatchNorm2d,
     nn.LazyBatchNorm3d: layers.LazyBatchNorm3d,
 }
-_TORCHS = {ours: theirs for theirs, ours in _OURS.items()}
-_DEFAULTS = {"correction": 0, "running_correction": 1, "activation": None, "nonfinite": "propagate"}
-_STATE = (*_DEFAULTS, "skipped", "torch_class", "frozen_statistics", "frozen_affine")
+_TORCHS = {ours: theirs for theirs, ours in OURS.items()}
+_STATE = (*layers.DEFAULTS, "skipped", "torch_class", "frozen_statistics", "frozen_affine")
 
 
 def convert(model: M) -> tuple[M, list[Change]]:
@@ -106,7 +105,7 @@ def convert(model: M) -> tuple[M, list[Change]]:
     before = {path: _name(layer) for path, layer, _ in found}
     for _, layer, reason in found:
         if reason is None:
-            _adopt(layer)
+            adopt(layer)
     fused, missed = _fuse_all(model)
     places: dict[int, list[str]] = {}
     for path, layer in model.named_modules(remove_duplicate=False):
@@ -158,10 +157,10 @@ def _batch_norms(model: nn.Module) -> Iterator[tuple[str, nn.Module, str | None]
             closed[f"{path}." if path else ""] = over = "torch.ao's modules use it in their own way"
         scripted = isinstance(module, torch.jit.ScriptModule) and "BatchNorm" in str(module.original_name)
         if isinstance(module, _BatchNorm) or scripted:
-            yield path, module, over or _reason_to_leave(module)
+            yield path, module, over or reason_to_leave(module)
 
 
-def _reason_to_leave(m: nn.Module) -> str | None:
+def reason_to_leave(m: nn.Module) -> str | None:
     """Why this batch norm can't become ours; None if it can."""
     if isinstance(m, layers.BatchNorm):
         return "it is xhat's already"
@@ -171,7 +170,7 @@ def _reason_to_leave(m: nn.Module) -> str | None:
         return "its parameters are parametrized"
     if "forward" in vars(m):
         return "its forward was replaced on the instance"
-    if type(m) not in _OURS and not _is_timms(m):
+    if type(m) not in OURS and not _is_timms(m):
         own = type(m).forward is not nn.BatchNorm2d.forward
         return f"its class is a subclass of torch's with {'a forward' if own else 'a meaning'} of its own"
     taken = [name for name in _STATE if hasattr(m, name)]
@@ -226,14 +225,14 @@ def _name(module: nn.Module) -> str:
 # ------------------------------------------------------------------------------------------------- changing layers
 
 
-def _adopt(layer: nn.Module) -> None:
+def adopt(layer: nn.Module) -> None:
     """Makes torch's layer ours."""
     for name in ("running_mean", "running_var"):
         value = getattr(layer, name)
         if value is not None and not nn.parameter.is_lazy(value) and value.dtype.itemsize < 4:
             value.data = value.data.float()  # the tensor stays the one that others may hold
-    kind = _OURS.get(type(layer), BatchNormAct2d)
-    state = _DEFAULTS | ({"torch_class": type(layer)} if kind is BatchNormAct2d else {})
+    kind = OURS.get(type(layer), BatchNormAct2d)
+    state = layers.DEFAULTS | ({"torch_class": type(layer)} if kind is BatchNormAct2d else {})
     layer.__class__ = kind
     for name, value in state.items():
         setattr(layer, name, value)
@@ -244,7 +243,7 @@ def _inexpressible(layer: layers.BatchNorm) -> Iterator[str]:
     """What this layer has and torch's layer can't have."""
     if type(layer) not in (*_TORCHS, BatchNormAct2d):
         yield f"the class {type(layer).__qualname__}"
-    for name, default in _DEFAULTS.items():
+    for name, default in layers.DEFAULTS.items():
         if getattr(layer, name) != default:
             yield f"{name}={getattr(layer, name)!r}"
     for what in ("statistics", "affine"):

@@ -16,7 +16,21 @@ from xhat.layout import View, canonical, strides_on, view_of
 from xhat.ops import ACTIVATIONS, SIDES, run_backward, run_forward
 from xhat.torch.options import Options
 
-__all__ = ["CODES", "Pass", "evaluate", "gradient_sums", "gradients", "input_gradient", "kept", "normalize"]
+__all__ = [
+    "CODES",
+    "Pass",
+    "backward",
+    "evaluate",
+    "gradient_sums",
+    "gradients",
+    "input_gradient",
+    "kept",
+    "normalize",
+    "read",
+    "result_like",
+    "walk_of",
+    "weights_in_order",
+]
 
 # As in kernels.h.
 CODES = {torch.float64: 0, torch.float32: 1, torch.float16: 2, torch.bfloat16: 3}
@@ -118,7 +132,7 @@ def weights_in_order(mask: Tensor, x: Tensor, view: View) -> Tensor:
 # ------------------------------------------------------------------------------------------------------ operands
 
 
-def _new(x: Tensor, walk: Walk) -> tuple[Tensor, Operand]:
+def result_like(x: Tensor, walk: Walk) -> tuple[Tensor, Operand]:
     """A result of x's shape and dtype, like x in memory where that can be walked."""
     new = torch.empty_like(x)
     if walk.dense and walk.steps is not None and x.stride() == walk.stride:
@@ -134,7 +148,7 @@ def _new(x: Tensor, walk: Walk) -> tuple[Tensor, Operand]:
     return new, (new.data_ptr(), steps)
 
 
-def _read(t: Tensor, walk: Walk) -> tuple[Tensor, Operand]:
+def read(t: Tensor, walk: Walk) -> tuple[Tensor, Operand]:
     """An input, or a copy where the view can't walk it: who calls keeps it alive."""
     if t.stride() == walk.stride:
         steps = walk.steps
@@ -143,12 +157,12 @@ def _read(t: Tensor, walk: Walk) -> tuple[Tensor, Operand]:
     address = t.data_ptr()
     if steps is not None and address:  # a tensor that is known to be zero has none
         return t, (address, steps)
-    copy, operand = _new(t, walk)
+    copy, operand = result_like(t, walk)
     return copy.copy_(t), operand
 
 
 def _maybe_read(t: Tensor | None, walk: Walk) -> tuple[Tensor | None, Operand | None]:
-    return (None, None) if t is None else _read(t, walk)
+    return (None, None) if t is None else read(t, walk)
 
 
 def _per_channel(vector: Tensor | None) -> tuple[Tensor | None, tuple[int, int] | None]:
@@ -193,8 +207,8 @@ def _forward(
     batch: bool, x: Tensor, weight: Tensor | None, bias: Tensor | None, residual: Tensor | None, walk: Walk,
     weights: int | None, mean: Any, var: Any, divisor: float, o: Options,
 ) -> Tensor:  # fmt: skip
-    y, result = _new(x, walk)
-    x, source = _read(x, walk)
+    y, result = result_like(x, walk)
+    x, source = read(x, walk)
     weight, gamma = _per_channel(weight)
     bias, beta = _per_channel(bias)
     residual, added = _maybe_read(residual, walk)
@@ -213,7 +227,7 @@ def kept(residual: Tensor | None, y: Tensor, options: Options) -> Tensor | None:
 # ------------------------------------------------------------------------------------------------------ backward
 
 
-def _backward(
+def backward(
     dy: Tensor, x: Tensor, p: Pass, sum_dy: Tensor, sum_dy_xhat: Tensor, *, reduce: bool, dx: Operand | None = None,
     gamma: Tensor | None = None, beta: Tensor | None = None, extra: Tensor | None = None,
     dresidual: Operand | None = None, weighted: bool = True,
@@ -224,8 +238,8 @@ def _backward(
         sum_dy.zero_()
         sum_dy_xhat.zero_()
         return
-    x, source = _read(x, walk)
-    dy, gradient = _read(dy, walk)
+    x, source = read(x, walk)
+    dy, gradient = read(dy, walk)
     gamma, scale = _per_channel(gamma)
     beta, shift = _per_channel(beta)
     extra, other = _maybe_read(extra, walk)
@@ -253,12 +267,12 @@ def gradients(
     activated = p.residual and p.options.activation is not None  # dresidual = dy act'(pre) comes with dx
     dx = dresidual = into = into_residual = None
     if need_x or (need_residual and activated):
-        dx, into = _new(x, p.walk)
+        dx, into = result_like(x, p.walk)
         if activated:
-            dresidual, into_residual = _new(x, p.walk)
+            dresidual, into_residual = result_like(x, p.walk)
     channels = x.shape[1]
     dweight, dbias = _sum_for(weight, need_weight, channels), _sum_for(bias, need_bias, channels)
-    _backward(dy, x, p, dbias, dweight, reduce=p.batch or need_weight or need_bias, dx=into, gamma=weight, beta=bias,
+    backward(dy, x, p, dbias, dweight, reduce=p.batch or need_weight or need_bias, dx=into, gamma=weight, beta=bias,
               extra=extra, dresidual=into_residual)  # fmt: skip
     if need_residual and not activated:
         dresidual = dy
@@ -269,7 +283,7 @@ def gradients(
 def gradient_sums(dy: Tensor, x: Tensor, p: Pass) -> tuple[Tensor, Tensor]:
     """sum(dy) and sum(dy xhat) in float64, without weights."""
     sum_dy, sum_dy_xhat = torch.empty((2, x.shape[1]), dtype=torch.float64, device="cpu")
-    _backward(dy, x, p, sum_dy, sum_dy_xhat, reduce=True, weighted=False)
+    backward(dy, x, p, sum_dy, sum_dy_xhat, reduce=True, weighted=False)
     return sum_dy, sum_dy_xhat
 
 
@@ -277,6 +291,6 @@ def input_gradient(
     dy: Tensor, x: Tensor, gamma: Tensor, sum_dy: Tensor, sum_dy_xhat: Tensor, p: Pass, *, weighted: bool
 ) -> Tensor:
     """gamma rstd (dy - w sum_dy / m - w xhat sum_dy_xhat / (m - c)), with these sums."""
-    dx, into = _new(x, p.walk)
-    _backward(dy, x, p, sum_dy, sum_dy_xhat, reduce=False, dx=into, gamma=gamma, weighted=weighted)
+    dx, into = result_like(x, p.walk)
+    backward(dy, x, p, sum_dy, sum_dy_xhat, reduce=False, dx=into, gamma=gamma, weighted=weighted)
     return dx

@@ -15,6 +15,7 @@ from xhat.torch.tensors import check_tensor
 from xhat.torch.tracing import one_call
 
 __all__ = [
+    "DEFAULTS",
     "BatchNorm",
     "BatchNorm1d",
     "BatchNorm2d",
@@ -23,6 +24,9 @@ __all__ = [
     "LazyBatchNorm2d",
     "LazyBatchNorm3d",
 ]
+
+# The options that torch's layers do not have: as they are where nobody asked for anything else.
+DEFAULTS = {"correction": 0, "running_correction": 1, "activation": None, "nonfinite": "propagate"}
 
 
 class BatchNorm(nn.modules.batchnorm._BatchNorm):
@@ -132,8 +136,7 @@ class BatchNorm(nn.modules.batchnorm._BatchNorm):
     def extra_repr(self) -> str:
         """torch's, and what differs from its defaults."""
         shown = str(super().extra_repr())
-        defaults = {"correction": 0, "running_correction": 1, "activation": None, "nonfinite": "propagate"}
-        shown += "".join(f", {k}={getattr(self, k)!r}" for k, v in defaults.items() if getattr(self, k) != v)
+        shown += "".join(f", {k}={getattr(self, k)!r}" for k, v in DEFAULTS.items() if getattr(self, k) != v)
         frozen = [k for k in ("statistics", "affine") if getattr(self, f"frozen_{k}")]
         return shown + (f", frozen={'+'.join(frozen)}" if frozen else "")
 

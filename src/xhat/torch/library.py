@@ -45,13 +45,13 @@ _operators = torch.ops.xhat
 
 def batch_norm(
     x: Tensor, weight: Maybe, bias: Maybe, residual: Maybe, mask: Maybe, mean: Maybe, var: Maybe, o: Options
-) -> tuple[Tensor, Batch]:
+) -> tuple[Tensor, Batch | None]:
     """As `composed.batch_norm`, as the operator where that has a kernel: with the batch's own statistics, on a CPU.
 
     An evaluation is a chain of elementwise operations, which a compiler fuses and every exporter knows.
     """
     if mean is not None and var is not None:
-        return _evaluated(x, weight, bias, residual, mean, var, o), Batch(mean, 0)
+        return _evaluated(x, weight, bias, residual, mean, var, o), None
     if x.device.type != "cpu" or (mask is not None and mask.requires_grad):
         return composed.batch_norm(x, weight, bias, residual, mask, None, None, o)
     y, statistics, count = _operators.batch_norm(x, weight, bias, residual, mask, *o)

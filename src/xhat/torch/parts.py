@@ -28,7 +28,7 @@ def moments(x: Tensor, mask: Maybe) -> tuple[float, int, Tensor]:
         weights = cpu.weights_in_order(mask, x, walk.view)
         count, values = float(weights.sum()), int(torch.count_nonzero(weights))
     if count:
-        x, source = cpu._read(x, walk)
+        x, source = cpu.read(x, walk)
         mean, place = found.data_ptr(), None if weights is None else weights.data_ptr()
         run_forward(True, False, CODES[x.dtype], walk.view.shape, source, place, None, None, None, None, mean,
                     mean + 8 * x.shape[1], 1.0, 1.0, 0, 0.0)  # fmt: skip
@@ -49,13 +49,13 @@ def gradients(
         p.weights = cpu.weights_in_order(mask, x, p.walk.view)
     sums = torch.zeros((2, x.shape[1]), dtype=torch.float64, device="cpu")
     if x.numel():
-        cpu._backward(dy, x, p, *sums, reduce=True, gamma=weight, beta=bias, extra=extra)
+        cpu.backward(dy, x, p, *sums, reduce=True, gamma=weight, beta=bias, extra=extra)
     totals = total(sums)
-    dx, into = cpu._new(x, p.walk)
+    dx, into = cpu.result_like(x, p.walk)
     dresidual = into_residual = None
     if residual and o.activation is not None:
-        dresidual, into_residual = cpu._new(x, p.walk)
+        dresidual, into_residual = cpu.result_like(x, p.walk)
     if x.numel():
-        cpu._backward(dy, x, p, *totals, reduce=False, dx=into, gamma=weight, beta=bias, extra=extra,
+        cpu.backward(dy, x, p, *totals, reduce=False, dx=into, gamma=weight, beta=bias, extra=extra,
                       dresidual=into_residual)  # fmt: skip
     return dx, sums[1], sums[0], dresidual

@@ -11,7 +11,7 @@ from torch.nn.utils.parametrize import is_parametrized
 
 from xhat.errors import ArgumentError, ShapeError
 from xhat.torch import exchange, synchronized
-from xhat.torch.convert import _OURS, _adopt, _reason_to_leave
+from xhat.torch.convert import OURS, adopt, reason_to_leave
 from xhat.torch.errors import path_of
 from xhat.torch.exchange import Subject
 from xhat.torch.functional import normalized
@@ -128,7 +128,7 @@ def convert_sync(model: M, process_group: Any = None) -> M:
 def _why_not(m: nn.Module) -> str | None:
     if isinstance(m, BatchNorm) or (_keeps_forward(m) and not is_parametrized(m)):
         return None
-    return _reason_to_leave(m)
+    return reason_to_leave(m)
 
 
 def _keeps_forward(m: nn.Module) -> bool:
@@ -141,10 +141,10 @@ def _convert(layer: Any, process_group: Any) -> None:
     kind: Any = type(layer)
     if not isinstance(layer, BatchNorm):
         process_group = process_group or vars(layer).pop("process_group", None)
-        own = _keeps_forward(layer) and kind not in _OURS  # a subclass, whose class will stay
+        own = _keeps_forward(layer) and kind not in OURS  # a subclass, whose class will stay
         if own or kind is nn.SyncBatchNorm:
             layer.__class__ = nn.BatchNorm2d
-        _adopt(layer)
+        adopt(layer)
         kind = kind if own and kind is not nn.SyncBatchNorm else type(layer)
     if not isinstance(layer, SyncBatchNorm):
         layer.__class__ = _on_many(kind)
