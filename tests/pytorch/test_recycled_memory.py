@@ -1,4 +1,4 @@
-"""Recycled memory: page faults end, everywhere else nothing happens, and the report says which."""
+"""Page faults: large results ask for huge pages; recycled memory ends them, or says why not."""
 
 import ctypes
 import json
@@ -11,10 +11,12 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
 from conftest import in_a_process
 
+import xhat.torch as xt
 from xhat.torch import memory
-from xhat.torch.memory import SETTINGS, MemoryReuse, reuse_memory
+from xhat.torch.memory import LARGE, SETTINGS, MemoryReuse, ask_for_huge_pages, reuse_memory
 
 FAULTS = """
 import json, resource, sys
@@ -141,3 +143,51 @@ def test_the_settings_are_those_of_the_header() -> None:
         pytest.skip("glibc's header is not at hand")
     known = {name: int(number) for name, number in re.findall(r"#define (M_\w+)\s+(-?\d+)", text)}
     assert {name: number for name, (number, _) in SETTINGS.items()}.items() <= known.items()
+
+
+def flags_of(t: torch.Tensor) -> list[str]:
+    """What Linux notes of the mapping that holds the middle of a tensor."""
+    smaps = Path("/proc/self/smaps")
+    if not Path("/sys/kernel/mm/transparent_hugepage").exists() or not smaps.exists():
+        pytest.skip("this system has no transparent huge pages")
+    middle, inside = t.data_ptr() + t.nbytes // 2, False
+    for line in smaps.read_text().splitlines():
+        if span := re.match(r"([0-9a-f]+)-([0-9a-f]+) ", line):
+            first, last = (int(end, 16) for end in span.groups())
+            inside = first <= middle < last
+        elif inside and line.startswith("VmFlags:"):
+            return line.split()[1:]
+    raise AssertionError("the tensor lies in no mapping")
+
+
+def test_large_results_ask_for_huge_pages() -> None:
+    x = torch.randn(40, 8, 256, 128, requires_grad=True)  # 40 MB: above 32 MB glibc maps every tensor afresh
+    residual = torch.randn_like(x, requires_grad=True)
+    y = xt.batch_norm(x, None, None, training=True, residual=residual, activation="relu")
+    y.backward(torch.ones_like(x))
+    assert x.grad is not None
+    assert residual.grad is not None
+    assert "hg" not in flags_of(x)  # or there would be nothing to ask for
+    for made in (y, x.grad, residual.grad):
+        assert "hg" in flags_of(made)
+
+
+def test_only_whole_pages_of_large_blocks_are_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[int, ...]] = []
+    monkeypatch.setattr(memory, "_madvise", lambda: lambda *arguments: asked.append(arguments))
+    monkeypatch.setattr(memory.mmap, "PAGESIZE", 4096)
+    monkeypatch.setattr(memory.mmap, "MADV_HUGEPAGE", 14, raising=False)
+    ask_for_huge_pages(4096 + 16, LARGE - 1)
+    ask_for_huge_pages(4096 + 16, LARGE)
+    ask_for_huge_pages(8192, LARGE)
+    assert asked == [(8192, LARGE - 4096, 14), (8192, LARGE, 14)]
+
+
+def test_elsewhere_nothing_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory.sys, "platform", "darwin")
+    memory._madvise.cache_clear()
+    try:
+        assert memory._madvise() is None
+        ask_for_huge_pages(0, LARGE)
+    finally:
+        memory._madvise.cache_clear()

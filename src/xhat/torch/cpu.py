@@ -14,6 +14,7 @@ from xhat.checks import check_count
 from xhat.errors import ArgumentError
 from xhat.layout import View, canonical, strides_on, view_of
 from xhat.ops import ACTIVATIONS, SIDES, run_backward, run_forward
+from xhat.torch.memory import ask_for_huge_pages
 from xhat.torch.options import Options
 
 __all__ = [
@@ -135,6 +136,7 @@ def weights_in_order(mask: Tensor, x: Tensor, view: View) -> Tensor:
 def result_like(x: Tensor, walk: Walk) -> tuple[Tensor, Operand]:
     """A result of x's shape and dtype, like x in memory where that can be walked."""
     new = torch.empty_like(x)
+    ask_for_huge_pages(new.data_ptr(), new.nbytes)
     if walk.dense and walk.steps is not None and x.stride() == walk.stride:
         return new, (new.data_ptr(), walk.steps)
     steps = strides_on(walk.view, new.shape, new.stride())
