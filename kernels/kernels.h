@@ -35,6 +35,7 @@ struct Tile {
     double slope;                  // of leaky_relu below zero
     bool staged;                   // write through a buffer: `out` may be `x` or `dy` itself
     bool stream;                   // and past the caches
+    std::size_t following;         // lanes: so many channels on is the block that is reduced next; 0: none
 };
 
 enum Activation { IDENTITY, LEAKY_RELU, SILU, ACTIVATIONS };

@@ -131,7 +131,8 @@ struct Block {
         std::copy_n(pass.backward ? sum_dy_xhat : var, count, (pass.backward ? b.sum_dy_xhat : b.var) + first);
     }
 
-    void map(size_t piece) const {
+    // `more`: this thread reduces another whole block after this one.
+    void map(size_t piece, bool more) const {
         const Batch& b = pass.b;
         double space[6 * MOST_CHANNELS];
         bool wide = false;
@@ -142,6 +143,7 @@ struct Block {
                      Tile t = pass.tile(row, first, place, rows, count, width);
                      t.terms = terms;
                      t.stream = stream;
+                     t.following = stream && more ? plan.block : 0;
                      t.staged = t.staged || stream;
                      pass.run_map(t, wide);
                  });
@@ -180,8 +182,9 @@ void walk(const Pass& pass, const Plan& plan, Team team, std::vector<Sums>& sums
             block.fold();
             if (team.rank == 0) block.publish();
         }
+        const bool more = b.reduce && k + 1 < last_block && first + 2 * plan.block <= b.channels;
         if (b.map)
-            for (size_t p = p0; p < p1; p++) block.map(p);
+            for (size_t p = p0; p < p1; p++) block.map(p, more);
     }
 }
 

@@ -200,6 +200,17 @@ ALWAYS_INLINE void prefetch_next(const Tile& t, const Source& s, size_t ahead, s
     if (s.at && row < t.rows) prefetch_numbers(from<T>(s, row, last ? 0 : c + 1) + first, n);
 }
 
+// The map of a run asks for the next run; but of the array that comes first in a reduction, for the block that will be
+// reduced next: this one's numbers were read a moment ago, and memory has time to read while results are written.
+template <class T, bool columns>
+ALWAYS_INLINE void prefetch_sources(const Tile& t, size_t ahead, size_t r, size_t c, size_t first, size_t n) {
+    const Source& reduced_first = t.dy.at ? t.dy : t.x;
+    if (!columns && t.following) prefetch_numbers(from<T>(reduced_first, r, c + t.following) + first, n);
+    else prefetch_next<T, columns>(t, reduced_first, ahead, r, c, first, n);
+    if (t.dy.at) prefetch_next<T, columns>(t, t.x, ahead, r, c, first, n);
+    prefetch_next<T, columns>(t, t.extra, ahead, r, c, first, n);
+}
+
 // A row of a channel, or of columns, in chunks.
 template <class T, bool columns, bool second, class At>
 inline void map_run(const Tile& t, const At& at, size_t ahead, size_t r, size_t c) {
@@ -209,9 +220,7 @@ inline void map_run(const Tile& t, const At& at, size_t ahead, size_t r, size_t 
     for (size_t i = 0, n; i < t.width; i += n) {
         n = CHUNK - (t.stream ? beyond_line(place + i, 64) / sizeof(T) : 0);  // the next chunk begins a cache line
         n = n < t.width - i ? n : t.width - i;
-        prefetch_next<T, columns>(t, t.x, ahead, r, c, i, n);
-        prefetch_next<T, columns>(t, t.dy, ahead, r, c, i, n);
-        prefetch_next<T, columns>(t, t.extra, ahead, r, c, i, n);
+        prefetch_sources<T, columns>(t, ahead, r, c, i, n);
         if (!t.staged) prefetch_next<T, columns>(t, as_source(t.out), ahead, r, c, i, n);
         A<T>* const values = out.of(place + i, 0);
         A<T>* const values2 = second ? also.of(place2 + i, 0) : nullptr;
