@@ -14,7 +14,6 @@ namespace {
 using std::ptrdiff_t;
 using std::size_t;
 
-constexpr size_t WORTH_A_TEAM = 32768;  // numbers; below, waking threads costs more than they save
 constexpr size_t SHORT_RUN = 256;       // numbers; below, lanes start and stop too often
 constexpr size_t MANY_COLUMNS = 4096;   // whose sums and factors would crowd the numbers out of the cache
 

@@ -32,7 +32,9 @@ struct Plan {
         together = joinable(pass) ? rows_together(b.outer) : 1;
         width = row * together;
         rows = b.outer / together;
-        pieces.resize(std::max<size_t>(1, std::min<size_t>({64, rows / 4, b.size() >> 17})));
+        const size_t few = pass.part || b.size() < WORTH_A_TEAM ? 1 : 4;  // a part is one thread's anyway
+        const size_t wanted = std::max(few, b.size() >> 17);
+        pieces.resize(std::max<size_t>(1, std::min<size_t>({64, rows / 4, wanted})));
         for (size_t p = 0; p < pieces.size(); p++) {
             const size_t first = rows * p / pieces.size(), last = rows * (p + 1) / pieces.size();
             const size_t end = p + 1 == pieces.size() ? b.outer : last * together;  // the last one has the odd rows
@@ -87,11 +89,12 @@ struct Walk {
 
     void reduce(size_t piece) const {
         const size_t at = piece * plan.width;
-        for (size_t c = 0; c < b.channels; c++) {
-            const double origin = pass.backward ? b.mean[c] : pass.value(c, plan.pieces[piece].origin * b.inner);
-            for (size_t k = 0; k < plan.together; k++)
-                std::fill_n(&sums.origin[at + k * plan.row + c * b.inner], b.inner, origin);
-        }
+        std::copy_n(b.mean, b.channels, &sums.origin[at]);
+        if (!pass.backward) pass.values(plan.pieces[piece].origin, &sums.origin[at]);
+        for (size_t c = b.channels; c-- > 0;)  // from the last on, since each is spread over its columns in place
+            std::fill_n(&sums.origin[at + c * b.inner], b.inner, sums.origin[at + c]);
+        for (size_t k = 1; k < plan.together; k++)
+            std::copy_n(&sums.origin[at], plan.row, &sums.origin[at + k * plan.row]);
         std::fill_n(&sums.sum[at], plan.width, 0.0);
         std::fill_n(&sums.product[at], plan.width, 0.0);
         tiles(piece, [&](Tile t) {

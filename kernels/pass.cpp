@@ -36,6 +36,7 @@ Pass::Pass(const Batch& batch, bool is_backward, bool by_columns, std::size_t by
     for (const Array* a : {&b.x, &b.dy, &b.extra, &b.out, &b.dresidual}) neighbours &= !a->at || step(*a) == 1;
     in_place = b.out.at && (b.out.at == b.x.at || b.out.at == b.dy.at);
     large = bytes >= STREAM_FROM;
+    part = bytes > b.size() * SIZE_OF[b.dtype];
 }
 
 Tile Pass::tile(std::size_t row, std::size_t channel, std::size_t place, std::size_t rows, std::size_t channels,
@@ -67,6 +68,10 @@ double Pass::value(std::size_t channel, std::size_t i) const {
     double value;
     kernels().of[b.dtype].widen(address(b.x.at, elements, b.dtype), 1, 1, &value);
     return value;
+}
+
+void Pass::values(std::size_t row, double* to) const {
+    kernels().of[b.dtype].widen(address(b.x.at, std::ptrdiff_t(row) * b.x.outer, b.dtype), b.x.channel, b.channels, to);
 }
 
 // The float64 kernel on buffers: gathered and widened before, rounded and scattered after.

@@ -6,6 +6,7 @@
 
 namespace xhat {
 
+constexpr std::size_t WORTH_A_TEAM = 32768;  // numbers; below, waking threads costs more than they save
 constexpr std::size_t STREAM_FROM = std::size_t(16) << 20;  // bytes of a result that is not worth caching
 
 struct Pass {
@@ -14,6 +15,7 @@ struct Pass {
     Kernel reduce, map, wide_reduce, wide_map;
     bool neighbours;  // the numbers of a row are neighbours in memory, in every array
     bool in_place, large;
+    bool part;        // of a larger batch
 
     // `bytes`: of the whole result, of which the batch may be a part.
     Pass(const Batch& batch, bool is_backward, bool by_columns, std::size_t bytes);
@@ -31,6 +33,8 @@ struct Pass {
 
     // The number at place `index` of a channel, counted along (outer, inner).
     double value(std::size_t channel, std::size_t index) const;
+    // The first number of every channel in outer row `row`.
+    void values(std::size_t row, double* to) const;
 
   private:
     void run(const Tile& tile, Kernel kernel, Kernel wide_kernel, bool wide) const {
