@@ -115,7 +115,7 @@ def channel_array(
             f"for x of {x.dtype}: parameters may be wider than x, not narrower."
         )
     # A copy: the context must not change with the caller's array.
-    return np.array(array, dtype=np.float64, order="C")
+    return array.astype(np.float64, order="C")
 
 
 def like_x(value: Any, operation: str, name: str, x: Array) -> Array:
@@ -228,7 +228,7 @@ def activation_of(activation: Any, operation: str) -> tuple[str | None, float]:
 
 def same_memory(a: Array, b: Array) -> bool:
     """Whether two arrays are the same numbers at the same places."""
-    return (
+    return a is b or (
         a.__array_interface__["data"][0] == b.__array_interface__["data"][0]
         and a.shape == b.shape
         and a.strides == b.strides
@@ -259,7 +259,7 @@ def check_output(
         )
     if not out.flags.writeable:
         raise OutputError(f"{operation}: {name} is read-only, expected a writable array. Pass a copy.")
-    if overlapping_itself(out):
+    if overlapping_itself(out.shape, out.strides, out.itemsize):
         raise OutputError(
             f"{operation}: {name} overlaps itself, expected distinct elements. Pass np.empty_like(x)."
         )
@@ -271,12 +271,13 @@ def check_output(
     return out
 
 
-def overlapping_itself(array: Array) -> bool:
-    """Whether two indices name one number, as in a broadcast array."""
+@lru_cache(maxsize=4096)
+def overlapping_itself(shape: tuple[int, ...], strides: tuple[int, ...], itemsize: int) -> bool:
+    """Whether two indices of such an array name one number, as in a broadcast one."""
     reach = 0
-    for size, stride in sorted(zip(array.shape, array.strides, strict=True), key=lambda pair: abs(pair[1])):
+    for size, stride in sorted(zip(shape, strides, strict=True), key=lambda pair: abs(pair[1])):
         if size > 1:
-            if abs(stride) < max(reach, array.itemsize):
+            if abs(stride) < max(reach, itemsize):
                 return True
             reach = max(reach, abs(stride) * size)
     return False

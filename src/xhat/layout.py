@@ -9,17 +9,20 @@ and which inside; every group must be one stride, so that three numbers describe
 
 import operator
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
 from math import prod
-from typing import NamedTuple
 
 from xhat.errors import ShapeError
 
 __all__ = ["View", "canonical", "channel_axes", "strides_on", "view_of"]
 
 
-class View(NamedTuple):
+@dataclass(
+    frozen=True, slots=True, eq=False
+)  # what is cached by a view asks for its identity, not for its contents
+class View:
     """Sizes of (outer, channel, inner), and the axes that each group takes, slowest first."""
 
     shape: tuple[int, int, int]
@@ -30,6 +33,8 @@ class View(NamedTuple):
 
 def channel_axes(ndim: int, axis: int | tuple[int, ...], operation: str) -> tuple[int, ...]:
     """The channel axes, non-negative and ascending. Raises ShapeError for an axis that x does not have."""
+    if type(axis) is int and 0 <= axis < ndim:
+        return (axis,)
     try:
         given = [operator.index(a) for a in (axis if isinstance(axis, tuple) else (axis,))]
     except TypeError:

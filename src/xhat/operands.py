@@ -5,7 +5,7 @@ No value is computed here but the sum of weights.
 
 import math
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -17,26 +17,38 @@ from xhat.layout import View
 __all__ = ["Operand", "read", "unflattened", "view_for", "weights_for", "write"]
 
 
-@lru_cache(maxsize=4096)
 def _in_elements(strides: tuple[int, ...], size: int) -> tuple[int, ...] | None:
     return None if any(s % size for s in strides) else tuple(s // size for s in strides)
 
 
 def _steps(array: Array, view: View) -> tuple[int, int, int] | None:
     """The strides that walk the array, None where they don't, or where elements lie askew."""
-    strides = _in_elements(array.strides, array.itemsize) if array.flags.aligned else None
-    return None if strides is None else layout.strides_on(view, array.shape, strides)
+    return _steps_on(view, array.shape, array.strides, array.itemsize) if array.flags.aligned else None
+
+
+@lru_cache(maxsize=4096)
+def _steps_on(
+    view: View, shape: tuple[int, ...], strides: tuple[int, ...], size: int
+) -> tuple[int, int, int] | None:
+    elements = _in_elements(strides, size)
+    return None if elements is None else layout.strides_on(view, shape, elements)
 
 
 def view_for(x: Array, channels: tuple[int, ...]) -> View:
     """The view of x, or else of a copy in x's order of axes, or else of a copy in an order that has one."""
-    view = _view_of(x, channels)
-    return view or _view_of(np.empty_like(x), channels) or layout.canonical(x.shape, channels)
+    view = _view_of(x.shape, x.strides, x.itemsize, channels) if x.flags.aligned else None
+    if view is not None:
+        return view
+    copy = np.empty_like(x)
+    return _view_of(x.shape, copy.strides, x.itemsize, channels) or layout.canonical(x.shape, channels)
 
 
-def _view_of(x: Array, channels: tuple[int, ...]) -> View | None:
-    strides = _in_elements(x.strides, x.itemsize) if x.flags.aligned else None
-    return None if strides is None else layout.view_of(x.shape, strides, channels)
+@lru_cache(maxsize=4096)
+def _view_of(
+    shape: tuple[int, ...], strides: tuple[int, ...], size: int, channels: tuple[int, ...]
+) -> View | None:
+    elements = _in_elements(strides, size)
+    return None if elements is None else layout.view_of(shape, elements, channels)
 
 
 def _dense(like: Array, view: View) -> Array:
@@ -46,15 +58,12 @@ def _dense(like: Array, view: View) -> Array:
     return np.empty([like.shape[a] for a in order], like.dtype).transpose(np.argsort(order))
 
 
-class Operand(NamedTuple):
-    """An array as the kernels take it: a buffer and strides. `array` may be a copy of the caller's."""
-
-    buffer: Array
-    strides: tuple[int, int, int]
+# An array as the kernels take it: a buffer and its strides on the view.
+Operand = tuple[Array, tuple[int, int, int]]
 
 
 def _operand(array: Array, strides: tuple[int, int, int]) -> Operand:
-    return Operand(array.view(np.uint16) if array.dtype.kind == "V" else array, strides)
+    return (array.view(np.uint16) if array.dtype.kind == "V" else array), strides
 
 
 def read(array: Array | None, view: View) -> Operand | None:
@@ -78,11 +87,17 @@ def write(array: Array, view: View) -> tuple[Operand, Array]:
     return write(place, view)
 
 
+@lru_cache(maxsize=4096)
+def _values(shape: tuple[int, ...], channels: tuple[int, ...]) -> int:
+    """How many numbers a channel has."""
+    return math.prod(n for a, n in enumerate(shape) if a not in channels)
+
+
 def weights_for(
     mask: Any, operation: str, x: Array, channels: tuple[int, ...], view: View
 ) -> tuple[Array | None, float, int]:
     """Weights in the view's order (None: all 1), their sum m, and how many are not 0."""
-    values = math.prod(n for a, n in enumerate(x.shape) if a not in channels)
+    values = _values(x.shape, channels)
     if mask is None:
         return None, float(values), values
     weights = weights_of(mask, operation, x, channels)

@@ -229,7 +229,7 @@ def batch_norm_backward(dy: Any, context: Context, *, out: Any = None) -> Gradie
     dy = check_backward(dy, context, operation)
     c = context
     dx, dresidual = _outputs(out, dy, c, operation)
-    sum_dy, sum_dy_xhat = np.zeros_like(c.mean), np.zeros_like(c.mean)
+    sum_dy, sum_dy_xhat = np.zeros(c.mean.shape), np.zeros(c.mean.shape)
     if dresidual is not None and c.activation is None:  # before dx may be written over dy
         dresidual[...] = dy
     if c.x.size:

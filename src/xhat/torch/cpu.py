@@ -58,7 +58,7 @@ def walk_of(shape: tuple[int, ...], stride: tuple[int, ...]) -> Walk:
         dense &= size == 1 or step == reach
         reach *= max(size, 1)
     walked = view or canonical(shape, CHANNELS)
-    return Walk(walked, stride, view and strides_on(view, shape, stride), dense)
+    return Walk(walked, stride, None if view is None else strides_on(view, shape, stride), dense)
 
 
 class Pass:
