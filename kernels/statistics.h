@@ -48,10 +48,11 @@ inline std::size_t heaviest(const Batch& b, std::size_t first, std::size_t last)
 
 // The factors of both maps for one channel. The gradient sums are zero while they are still being computed.
 struct Factors {
-    double mu, scale, beta, through_mu, through_var;
+    double m, mu, scale, beta, through_mu, through_var;
 
     Factors(const Batch& b, std::size_t c, double mean, double var, double sum_dy, double sum_dy_xhat) {
         const double rstd = 1 / std::sqrt(var + b.eps);
+        m = b.m;
         mu = mean;
         scale = (b.gamma ? b.gamma[c] : 1) * rstd;
         beta = b.beta ? b.beta[c] : 0;
@@ -62,7 +63,7 @@ struct Factors {
     // Float arithmetic is right while nothing comes near the ends of its range. (NaN and infinity stay what they
     // are in any arithmetic.)
     bool fits_float() const {
-        return !beyond(mu, 1e37) && !beyond(beta, 1e30) && moderate(scale) && moderate(through_mu) &&
+        return !beyond(m, 1e30) && !beyond(mu, 1e37) && !beyond(beta, 1e30) && moderate(scale) && moderate(through_mu) &&
                moderate(through_var);
     }
 

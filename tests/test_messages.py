@@ -104,6 +104,9 @@ FORWARD: list[tuple[Any, dict[str, Any], type[errors.XhatError], str]] = [
     (X[:1, :, :1], {}, errors.DegenerateBatchError,
      "x (1, 3, 1) has one value per channel, expected at least 2: a single value has no variance. "
      "Leave out the last, smaller batch, or normalize with running statistics."),
+    (X, {"mask": np.eye(8)[:, :1, None] * np.eye(5)[0]}, errors.DegenerateBatchError,
+     "the mask leaves one value per channel of x (8, 3, 5), expected at least 2: a single value has no variance. "
+     "Leave this batch out, or normalize it with running statistics."),
     (X, {"mask": np.full((8, 1, 1), 0.025), "correction": 1}, errors.DegenerateBatchError,
      "the weights sum to m = 1, expected more than the correction 1: "
      "the variance divides by m - correction. Scale the weights, or use correction=0."),

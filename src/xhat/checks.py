@@ -173,7 +173,7 @@ def check_eps(eps: Any, operation: str) -> float:
     return value
 
 
-def check_correction(correction: Any, operation: str) -> int:
+def check_correction(correction: Any, operation: str, name: str = "correction") -> int:
     """The correction as an int. Raises ArgumentError unless it is 0 or 1."""
     try:
         value = operator.index(correction)
@@ -181,17 +181,24 @@ def check_correction(correction: Any, operation: str) -> int:
         value = -1
     if value not in (0, 1):
         raise ArgumentError(
-            f"{operation}: correction is {correction!r}, expected 0 (divide by m) or 1 (divide by m - 1)."
+            f"{operation}: {name} is {correction!r}, expected 0 (divide by m) or 1 (divide by m - 1)."
         )
     return value
 
 
-def check_count(count: float, values: int, correction: int, operation: str, shape: Sequence[int]) -> None:
+def check_count(
+    count: float, values: int, correction: int, operation: str, shape: Sequence[int], *, masked: bool
+) -> None:
     """Raises DegenerateBatchError where a channel has too little for a variance: m <= correction, or one value."""
     if values == 0:
         raise DegenerateBatchError(
             f"{operation}: every weight of the mask is 0, expected at least 2 values per channel with a weight. "
             "Leave this batch out, or normalize it with running statistics."
+        )
+    if values == 1 and masked:
+        raise DegenerateBatchError(
+            f"{operation}: the mask leaves one value per channel of x {shown(shape)}, expected at least 2: a single "
+            "value has no variance. Leave this batch out, or normalize it with running statistics."
         )
     if values == 1:
         raise DegenerateBatchError(

@@ -107,7 +107,7 @@ def batch_norm(
     view = view_for(x, channels)
     weights, count, values = weights_for(mask, operation, x, channels, view)
     if x.size:
-        check_count(count, values, correction, operation, x.shape)
+        check_count(count, values, correction, operation, x.shape, masked=weights is not None)
     shape = tuple(x.shape[a] for a in channels)
     return _forward(operation, x, np.zeros(shape), np.zeros(shape), gamma, beta, channels, view, weights, count, eps,
                     correction, residual, activation, out, batch=True)  # fmt: skip

@@ -104,6 +104,12 @@ FUNCTION = {
         torchs=False),
     "correction": Case(call(X, None, None, training=True, correction=2), ArgumentError,
         "batch_norm: correction is 2, expected 0 (divide by m) or 1 (divide by m - 1).", torchs=False),
+    "running correction": Case(
+        call(X, torch.zeros(3), torch.ones(3), training=True, running_correction=5), ArgumentError,
+        "batch_norm: running_correction is 5, expected 0 (divide by m) or 1 (divide by m - 1).", torchs=False),
+    "expanded statistics": Case(call(X, torch.zeros(3), torch.ones(1).expand(3), training=True), ArgumentError,
+        "batch_norm: running_mean or running_var is expanded, expected a number in memory for each channel. "
+        "Pass a contiguous copy.", torchs=False),
     "nonfinite": Case(call(X, None, None, training=True, nonfinite="ignore"), ArgumentError,
         "batch_norm: nonfinite is 'ignore', expected one of 'propagate', 'skip', 'raise'.", torchs=False),
 }  # fmt: skip

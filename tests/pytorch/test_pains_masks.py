@@ -115,6 +115,68 @@ def test_padding_in_a_transform() -> None:
     torch.testing.assert_close(moved, (leaf.grad * tangent).sum())
 
 
+@pytest.mark.parametrize("filler", [math.nan, math.inf, 1e6])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_padding_in_a_double_backward(filler: float, dtype: torch.dtype) -> None:
+    """The gradient of the gradient's square, which is that of x without padding."""
+
+    def second(x: Tensor, mask: Tensor | None, keep: Tensor) -> Tensor:
+        x = x.clone().requires_grad_()
+        y = xt.batch_norm(x, None, None, training=True, mask=mask)
+        looked_at = torch.where(keep, y, 0.0).sigmoid().sum()
+        (dx,) = torch.autograd.grad(looked_at, x, create_graph=True)
+        (ddx,) = torch.autograd.grad(torch.where(keep, dx, 0.0).square().sum(), x)
+        return ddx
+
+    x, keep = padded(filler, dtype)
+    valid = joined(x)
+    expected = second(valid, None, torch.ones(len(valid), 1, dtype=torch.bool))
+    found = second(x, keep, keep)
+    assert bool(found.isfinite().all())
+    assert relative(joined(found).double(), expected.double()) < (1e-12 if dtype == torch.float64 else 1e-5)
+
+
+@pytest.mark.parametrize("kind", [torch.float64, torch.float32, torch.bool])
+@pytest.mark.parametrize("order", [1, 2])
+def test_a_mask_may_be_filled_anew_before_the_gradient_is_asked(kind: torch.dtype, order: int) -> None:
+    x = torch.randn(6, 5, generator=generator("anew"), dtype=torch.float64)
+    mask = torch.tensor([1, 0, 1, 1, 0, 1]).to(kind).unsqueeze(1)
+
+    def gradient(mask: Tensor, later: Tensor) -> Tensor:
+        leaf = x.clone().requires_grad_()
+        y = xt.batch_norm(leaf, None, None, training=True, mask=mask, activation="silu")
+        found = leaf
+        for k in range(order):
+            (found,) = torch.autograd.grad(
+                (y if k == 0 else found).square().sum(), leaf, create_graph=k + 1 < order
+            )
+            mask.copy_(later)
+        return found
+
+    assert torch.equal(gradient(mask.clone(), torch.ones_like(mask)), gradient(mask.clone(), mask))
+
+
+@pytest.mark.parametrize("scale", [1e39, 1e-46])
+@pytest.mark.parametrize("order", [1, 2])
+def test_weights_beyond_float32(scale: float, order: int) -> None:
+    """Only their ratios count, in x of float32 as well."""
+    x = torch.randn(6, 5, generator=generator("beyond"))
+    weights = torch.tensor([1.0, 0.0, 2.0, 1.0, 3.0, 1.0], dtype=torch.float64).unsqueeze(1)
+    results = []
+    for mask in (weights, weights * scale):
+        leaf = x.clone().requires_grad_()
+        y = xt.batch_norm(leaf, None, None, training=True, mask=mask)
+        looked_at = y.sigmoid().sum()
+        for k in range(order):
+            (found,) = torch.autograd.grad(looked_at, leaf, create_graph=k + 1 < order)
+            looked_at = found.square().sum()
+        results.append(found)
+    assert relative(results[1].double(), results[0].double()) < 1e-5
+    leaf = x.clone().requires_grad_()
+    xt.batch_norm(leaf, None, None, training=True, mask=weights * scale).backward(torch.zeros_like(x))
+    assert torch.equal(leaf.grad, torch.zeros_like(x))
+
+
 def test_padding_that_the_loss_looks_at_is_seen() -> None:
     """y is NaN there, and so are the gradients of whoever uses it: nothing is hidden."""
     x, keep = padded(math.nan)
@@ -202,7 +264,11 @@ def test_a_mask_in_evaluation_is_ignored() -> None:
 
 REFUSED: list[tuple[Any, type[Exception], str]] = [
     (torch.zeros(6, 1), DegenerateBatchError, "every weight of the mask is 0"),
-    (torch.eye(6)[:, :1], DegenerateBatchError, "has one value per channel, expected at least 2"),
+    (
+        torch.eye(6)[:, :1],
+        DegenerateBatchError,
+        r"the mask leaves one value per channel of x \(6, 5\), expected at le",
+    ),
     (torch.full((6, 1), 0.1), DegenerateBatchError, "m = 0.6, expected more than running_correction=1"),
     (torch.full((6, 1), 1 / 6), DegenerateBatchError, "m = 1, expected more than running_correction=1"),
     (-torch.ones(6, 1), ArgumentError, "mask has a negative, infinite or NaN weight"),
@@ -229,6 +295,13 @@ def test_what_is_no_mask_is_refused_and_nothing_changes(
         layer(torch.randn(6, 5, generator=generator("refused")), mask=mask)
     assert str(raised.value).startswith("BatchNorm1d: batch_norm: ")
     assert all(torch.equal(value, before[name]) for name, value in layer.state_dict().items())
+
+
+@pytest.mark.parametrize(("mask", "error"), [(-1.0, ArgumentError), (0.0, DegenerateBatchError)])
+def test_what_is_no_mask_is_refused_in_forward_mode(mask: float, error: Any) -> None:
+    x = torch.randn(6, 5, generator=generator("refused"))
+    with torch.autograd.forward_ad.dual_level(), pytest.raises(error, match="mask"):
+        xt.batch_norm(x, None, None, training=True, mask=torch.full((6, 1), mask))
 
 
 def test_small_weights_have_a_convention() -> None:

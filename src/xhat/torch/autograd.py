@@ -60,7 +60,7 @@ def _composed(
 ) -> tuple[Maybe, ...]:
     """The gradients by torch's operations, each in the dtype of what it is the gradient of."""
     found = composed.gradients(
-        dy, x, weight, bias, extra, p.mask, None if p.batch else p.statistics, p.residual, p.options
+        dy, x, weight, bias, extra, p.mask(x), None if p.batch else p.statistics, p.residual, p.options
     )
     parameters = (x, weight, bias, x)
     return tuple(
@@ -85,7 +85,7 @@ def _before_activation(x: Tensor, weight: Maybe, bias: Maybe, extra: Maybe, p: P
     """pre, or, for a leaky_relu, which asks for its sign alone, something of that sign."""
     if p.options.activation == "leaky_relu" and extra is not None:
         return extra.detach()
-    linear = Pass(x, p.options.linear, None if p.batch else p.statistics, p.residual, p.mask)
+    linear = Pass(x, p.options.linear, None if p.batch else p.statistics, p.residual, p.mask(x))
     pre: Tensor = normalize(x, weight, bias, extra, linear)
     return pre.detach() if p.options.activation == "leaky_relu" else pre
 
@@ -115,6 +115,9 @@ class InputGradient(Function):
             transforming() or differentiating_forward() or batched(v, a, b) or torch.is_grad_enabled()
         )
         closed = closed and plain(v, a, b, dy, x, weight) and x.dtype.itemsize >= 4
+        closed = closed and (
+            p.weights is None or 1e-30 < float(p.weights.max()) < 1e30
+        )  # w v is in x's dtype
         second = _second if closed else _composed_second
         return *second(v, a, b, dy, x, weight, p), None, None
 
@@ -125,7 +128,7 @@ def _composed_second(
     """For third derivatives, tangents and batches of gradients."""
     statistics = None if p.batch else p.statistics
     ddy, dx, dweight, _, _ = composed.second_gradients(
-        (v, a, b), dy, x, weight, None, None, p.mask, statistics, False, p.options
+        (v, a, b), dy, x, weight, None, None, p.mask(x), statistics, False, p.options
     )
     return ddy, dx, dweight
 
@@ -139,7 +142,10 @@ def _second(
     zero, one = torch.zeros_like(mean), torch.ones_like(mean)
     gamma = one if weight is None else weight.double()
     rstd = equations.reciprocal_std(var, o.eps, torch.sqrt)
-    wv = v if p.mask is None else v * p.mask.to(v.dtype)
+    wv, mask = v, p.mask(x)
+    if mask is not None:
+        wv = (v * mask).to(v.dtype)
+        x = torch.where((mask == 0) & ~torch.isfinite(x), 0.0, x)  # 0 times NaN is NaN
     t = cpu.gradient_sums(wv, x, p)
     # sum v dy: the sums of v over a "batch" dy of mean 0 and standard deviation 1.
     plainly = Pass(dy, o._replace(eps=0.0), torch.stack((zero, one)), False)

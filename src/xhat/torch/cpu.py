@@ -65,10 +65,11 @@ class Pass:
     """What the backward pass needs of the forward pass besides x, its companions and the parameters.
 
     `statistics` are mean and var (2, C) in float64: the batch's, written by `normalize` when `batch` is true, else
-    constants, with an infinite count. `mask` is what the caller gave, `weights` its numbers in the view's order.
+    constants, with an infinite count. `weights` are the mask's numbers in the view's order, a copy: who gave the mask
+    may fill it anew for the next batch.
     """
 
-    __slots__ = ("batch", "count", "mask", "options", "residual", "statistics", "walk", "weights")
+    __slots__ = ("batch", "count", "options", "residual", "statistics", "walk", "weights")
 
     def __init__(
         self,
@@ -81,7 +82,6 @@ class Pass:
         self.options = options
         self.walk = walk_of(x.shape, x.stride())
         self.residual = residual
-        self.mask = mask
         self.weights: Tensor | None = None
         self.batch = statistics is None
         if statistics is not None:
@@ -94,13 +94,22 @@ class Pass:
             self.weights = weights_in_order(mask, x, self.walk.view)
             self.count = float(self.weights.sum())
             values = int(torch.count_nonzero(self.weights))
-            check_count(self.count, values, options.correction, "batch_norm", x.shape)
+            check_count(self.count, values, options.correction, "batch_norm", x.shape, masked=True)
 
     def linear(self, x: Tensor) -> "Pass":
         """The same pass over x without the activation, its statistics those that were found."""
         p = Pass(x, self.options.linear, self.statistics, self.residual)
-        p.batch, p.count, p.mask, p.weights = self.batch, self.count, self.mask, self.weights
+        p.batch, p.count, p.weights = self.batch, self.count, self.weights
         return p
+
+    def mask(self, x: Tensor) -> Tensor | None:
+        """The weights in x's order, of size 1 along the channels."""
+        if self.weights is None:
+            return None
+        rest, order = _walked(x, self.walk.view)
+        sizes = [*[1] * len(rest), *(x.shape[a] for a in order)]
+        axes = rest + order
+        return self.weights.reshape(sizes).permute([axes.index(a) for a in range(x.dim())])
 
     @property
     def divisor(self) -> float:
@@ -113,7 +122,7 @@ class Pass:
         return None if self.weights is None else self.weights.data_ptr()
 
 
-def check_weights(mask: Tensor) -> None:
+def check_numbers(mask: Tensor) -> None:
     """Raises ArgumentError for what is no weight."""
     if mask.dtype != torch.bool and not bool(((mask >= 0) & (mask < math.inf)).all()):
         raise ArgumentError(
@@ -122,12 +131,17 @@ def check_weights(mask: Tensor) -> None:
 
 
 def weights_in_order(mask: Tensor, x: Tensor, view: View) -> Tensor:
-    """The mask's numbers in float64, as the view walks them. Raises ArgumentError for what is no weight."""
-    check_weights(mask)
-    full = mask.to(torch.float64).expand([1 if a == 1 else n for a, n in enumerate(x.shape)])
+    """A copy of the mask's numbers in float64, as the view walks them. Raises ArgumentError for what is no weight."""
+    check_numbers(mask)
+    rest, order = _walked(x, view)
+    own = mask.to(torch.float64, copy=True).expand([1 if a == 1 else n for a, n in enumerate(x.shape)])
+    return own.permute(rest + order).reshape(-1).contiguous()
+
+
+def _walked(x: Tensor, view: View) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The axes that a mask has size 1 along, and those that its numbers are walked by."""
     order = view.outer + view.inner
-    rest = tuple(a for a in range(x.dim()) if a not in order)
-    return full.permute(rest + order).reshape(-1).contiguous()
+    return tuple(a for a in range(x.dim()) if a not in order), order
 
 
 # ------------------------------------------------------------------------------------------------------ operands

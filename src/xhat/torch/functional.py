@@ -74,11 +74,12 @@ def normalized(
     if mean is not None:
         mask = None  # weighs statistics, and these are given
     batch: Batch | None
-    if transforming() or differentiating_forward():
+    recorded, dual = tracing(), differentiating_forward()
+    if transforming() or (recorded and dual):
         y, batch = composed.batch_norm(x, weight, bias, residual, mask, mean, var, o)
-    elif tracing():
+    elif recorded:
         y, batch = library.batch_norm(x, weight, bias, residual, mask, mean, var, o)
-    elif plain(x, weight, bias, residual, mask, mean, var) and not _differentiable(mask, mean, var):
+    elif not dual and _for_kernels(x, weight, bias, residual, mask, mean, var):
         y, batch = _by_kernels(x, weight, bias, residual, mask, mean, var, o)
     else:
         if mask is not None and not mask.is_meta:
@@ -87,9 +88,15 @@ def normalized(
     return y, batch if mean is None else None
 
 
-def _differentiable(*tensors: Maybe) -> bool:
-    """Whether a gradient is asked with respect to a mask or given statistics, which the kernels have none for."""
-    return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
+def _for_kernels(
+    x: Tensor, weight: Maybe, bias: Maybe, residual: Maybe, mask: Maybe, mean: Maybe, var: Maybe
+) -> bool:
+    """Whether all lie in plain memory, and no gradient is asked with respect to a mask or given statistics."""
+    if not plain(x, weight, bias, residual, mask, mean, var):
+        return False
+    return not torch.is_grad_enabled() or not any(
+        t is not None and t.requires_grad for t in (mask, mean, var)
+    )
 
 
 def _by_kernels(

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from xhat.checks import shown
+from xhat.checks import check_correction, shown
 from xhat.errors import ShapeError, XhatError
 from xhat.torch.errors import named
 from xhat.torch.functional import normalized
@@ -66,7 +66,7 @@ class BatchNorm(nn.modules.batchnorm._BatchNorm):
         self.activation = tuple(activation) if isinstance(activation, list) else activation
         self.nonfinite = check_nonfinite(nonfinite)
         options_of(1.0, correction, self.activation)
-        options_of(1.0, running_correction, None)
+        check_correction(running_correction, "batch_norm", "running_correction")
         self._widen_statistics()
         self._count_skipped()
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from xhat import equations
-from xhat.checks import shown
+from xhat.checks import check_correction, shown
 from xhat.errors import ArgumentError, DegenerateBatchError
 from xhat.ops import run_track
 from xhat.torch.cpu import CODES
@@ -46,6 +46,7 @@ def follow(
     """
     if recomputing():
         return
+    check_correction(running_correction, "batch_norm", "running_correction")
     if tracing() and not transforming():
         torch.ops.xhat.track(*running, batch.statistics, _scalar(batch), momentum, correction, running_correction,
                              nonfinite)  # fmt: skip
@@ -103,6 +104,11 @@ def _check(running: Running, batch: Batch, visible: bool) -> None:
             f"batch_norm: running_mean and running_var have dtypes {running.mean.dtype} and {running.var.dtype}, "
             "expected real floating-point ones."
         )
+    if 0 in running.mean.stride() + running.var.stride() and channels.numel() > 1:
+        raise TensorArgumentError(
+            "batch_norm: running_mean or running_var is expanded, expected a number in memory for each channel. "
+            "Pass a contiguous copy."
+        )
     learned = running.mean.requires_grad or running.var.requires_grad
     if learned and visible and torch.is_grad_enabled():
         raise TensorArgumentError(
@@ -132,7 +138,7 @@ def _cumulative(batches: Tensor | None) -> Tensor:
 
 def _kernels_can(running: Running, batch: Batch) -> bool:
     mean, var, batches, _ = running
-    contiguous = mean.stride() == var.stride() == (1,) and mean.dtype in CODES and var.dtype in CODES
+    contiguous = mean.stride() == var.stride() == (1,)
     counted = batches is None or batches.dtype == torch.int64
     found = batch.statistics
     return contiguous and counted and found.dtype == torch.float64 and plain(mean, var, batches, found)

@@ -112,7 +112,7 @@ def _forward(
     (m,), mean, m2 = merged(ranks[:, :1], ranks[:, 3 : 3 + channels], ranks[:, 3 + channels :])
     values, everything = added(ranks[:, 1:3]).astype(int)
     if everything:
-        check_count(m, values, o.correction, "batch_norm", (everything, channels))
+        check_count(m, values, o.correction, "batch_norm", (everything, channels), masked=values < everything)
         var = equations.variance(m2, m, o.correction)
     else:  # nothing to average: any statistics will do
         var = m2 + 1

@@ -120,11 +120,11 @@ def check_mask(x: Tensor, mask: Tensor) -> None:
 
 def check_weights(x: Tensor, mask: Tensor, o: Options) -> None:
     """The values of a mask, which the kernels' way checks itself."""
-    cpu.check_weights(mask)
+    cpu.check_numbers(mask)
     repeats = x.numel() // x.shape[1] // mask.numel()
     wide = torch.float32 if mask.is_mps else torch.float64  # which that device has not
     count, values = repeats * float(mask.sum(dtype=wide)), repeats * int(torch.count_nonzero(mask))
-    check_count(count, values, o.correction, "batch_norm", x.shape)
+    check_count(count, values, o.correction, "batch_norm", x.shape, masked=True)
 
 
 def check_tensor(name: str, value: Any) -> None:
