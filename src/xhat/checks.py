@@ -25,7 +25,8 @@ __all__ = [
     "dtype_code",
     "floating",
     "like_x",
-    "same_memory",
+    "overlapping",
+    "shown",
     "weights_of",
 ]
 

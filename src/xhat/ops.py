@@ -31,6 +31,8 @@ from xhat.operands import read, view_for, weights_for, write
 from xhat.results import Context, Gradients, Moments, check_backward
 
 __all__ = [
+    "ACTIVATIONS",
+    "SIDES",
     "Context",
     "Gradients",
     "Moments",
@@ -41,6 +43,9 @@ __all__ = [
     "moments",
     "normalize",
     "normalize_with_context",
+    "run_backward",
+    "run_forward",
+    "run_track",
 ]
 
 # For a framework that checks its own tensors and hands over their addresses.

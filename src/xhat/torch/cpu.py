@@ -21,6 +21,7 @@ __all__ = [
     "CODES",
     "Pass",
     "backward",
+    "check_numbers",
     "evaluate",
     "gradient_sums",
     "gradients",

@@ -14,7 +14,7 @@ from xhat.torch.errors import TensorArgumentError, TensorDtypeError, TensorShape
 from xhat.torch.internals import plain, recomputing, tracing, transforming
 from xhat.torch.options import Batch, check_nonfinite
 
-__all__ = ["Running", "follow"]
+__all__ = ["Running", "follow", "move"]
 
 
 class Running(NamedTuple):
