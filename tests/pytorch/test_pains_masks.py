@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.autograd import gradcheck, gradgradcheck
 
 import xhat.torch as xt
-from xhat.errors import ArgumentError, DegenerateBatchError, DtypeError, ShapeError
+from xhat.errors import ShapeError
 
 pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")
 
@@ -257,51 +257,6 @@ def test_a_mask_in_evaluation_is_ignored() -> None:
     layer = layers()[0].double().eval()
     assert torch.equal(layer(x, mask=keep), layer(x))
     assert torch.equal(xt.freeze(layer).train()(x, mask=keep), layer.eval()(x))
-
-
-# -------------------------------------------------------------------------------------------------- what is refused
-
-
-REFUSED: list[tuple[Any, type[Exception], str]] = [
-    (torch.zeros(6, 1), DegenerateBatchError, "every weight of the mask is 0"),
-    (
-        torch.eye(6)[:, :1],
-        DegenerateBatchError,
-        r"the mask leaves one value per channel of x \(6, 5\), expected at le",
-    ),
-    (torch.full((6, 1), 0.1), DegenerateBatchError, "m = 0.6, expected more than running_correction=1"),
-    (torch.full((6, 1), 1 / 6), DegenerateBatchError, "m = 1, expected more than running_correction=1"),
-    (-torch.ones(6, 1), ArgumentError, "mask has a negative, infinite or NaN weight"),
-    (torch.full((6, 1), math.nan), ArgumentError, "mask has a negative, infinite or NaN weight"),
-    (torch.full((6, 1), math.inf), ArgumentError, "mask has a negative, infinite or NaN weight"),
-    (torch.ones(6, 5), ShapeError, r"mask has shape \(6, 5\), expected one that broadcasts to \(6, 1\)"),
-    (torch.ones(6), ShapeError, r"mask has shape \(6,\), expected one that broadcasts to \(6, 1\)"),
-    (torch.ones(6, 1, 1), ShapeError, r"mask has shape \(6, 1, 1\)"),
-    (torch.ones(6, 1, dtype=torch.complex64), DtypeError, "mask has dtype torch.complex64"),
-    ([[True]] * 6, TypeError, "mask is list, expected a tensor"),
-]
-
-
-@pytest.mark.parametrize(("mask", "error", "said"), REFUSED, ids=[said[:30] for *_, said in REFUSED])
-@pytest.mark.parametrize("learned", [False, True], ids=["constant", "learned"])
-def test_what_is_no_mask_is_refused_and_nothing_changes(
-    mask: Any, error: Any, said: str, learned: bool
-) -> None:
-    if learned and isinstance(mask, Tensor):
-        mask = mask.clone().requires_grad_()
-    layer = layers()[0]
-    before = {name: value.clone() for name, value in layer.state_dict().items()}
-    with pytest.raises(error, match=said) as raised:
-        layer(torch.randn(6, 5, generator=generator("refused")), mask=mask)
-    assert str(raised.value).startswith("BatchNorm1d: batch_norm: ")
-    assert all(torch.equal(value, before[name]) for name, value in layer.state_dict().items())
-
-
-@pytest.mark.parametrize(("mask", "error"), [(-1.0, ArgumentError), (0.0, DegenerateBatchError)])
-def test_what_is_no_mask_is_refused_in_forward_mode(mask: float, error: Any) -> None:
-    x = torch.randn(6, 5, generator=generator("refused"))
-    with torch.autograd.forward_ad.dual_level(), pytest.raises(error, match="mask"):
-        xt.batch_norm(x, None, None, training=True, mask=torch.full((6, 1), mask))
 
 
 def test_small_weights_have_a_convention() -> None:

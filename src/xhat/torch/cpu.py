@@ -11,17 +11,16 @@ import torch
 from torch import Tensor
 
 from xhat.checks import check_count
-from xhat.errors import ArgumentError
 from xhat.layout import View, canonical, strides_on, view_of
 from xhat.ops import ACTIVATIONS, SIDES, run_backward, run_forward
 from xhat.torch.memory import ask_for_huge_pages
 from xhat.torch.options import Options
+from xhat.torch.weights import mask_of, weights_in_order
 
 __all__ = [
     "CODES",
     "Pass",
     "backward",
-    "check_numbers",
     "evaluate",
     "gradient_sums",
     "gradients",
@@ -31,7 +30,6 @@ __all__ = [
     "read",
     "result_like",
     "walk_of",
-    "weights_in_order",
 ]
 
 # As in kernels.h.
@@ -105,12 +103,7 @@ class Pass:
 
     def mask(self, x: Tensor) -> Tensor | None:
         """The weights in x's order, of size 1 along the channels."""
-        if self.weights is None:
-            return None
-        rest, order = _walked(x, self.walk.view)
-        sizes = [*[1] * len(rest), *(x.shape[a] for a in order)]
-        axes = rest + order
-        return self.weights.reshape(sizes).permute([axes.index(a) for a in range(x.dim())])
+        return None if self.weights is None else mask_of(self.weights, x, self.walk.view)
 
     @property
     def divisor(self) -> float:
@@ -121,28 +114,6 @@ class Pass:
     def weights_pointer(self) -> int | None:
         """The address of the weights."""
         return None if self.weights is None else self.weights.data_ptr()
-
-
-def check_numbers(mask: Tensor) -> None:
-    """Raises ArgumentError for what is no weight."""
-    if mask.dtype != torch.bool and not bool(((mask >= 0) & (mask < math.inf)).all()):
-        raise ArgumentError(
-            "batch_norm: mask has a negative, infinite or NaN weight, expected finite weights of at least 0."
-        )
-
-
-def weights_in_order(mask: Tensor, x: Tensor, view: View) -> Tensor:
-    """A copy of the mask's numbers in float64, as the view walks them. Raises ArgumentError for what is no weight."""
-    check_numbers(mask)
-    rest, order = _walked(x, view)
-    own = mask.to(torch.float64, copy=True).expand([1 if a == 1 else n for a, n in enumerate(x.shape)])
-    return own.permute(rest + order).reshape(-1).contiguous()
-
-
-def _walked(x: Tensor, view: View) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """The axes that a mask has size 1 along, and those that its numbers are walked by."""
-    order = view.outer + view.inner
-    return tuple(a for a in range(x.dim()) if a not in order), order
 
 
 # ------------------------------------------------------------------------------------------------------ operands

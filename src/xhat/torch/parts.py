@@ -12,6 +12,7 @@ from xhat.ops import run_forward
 from xhat.torch import cpu
 from xhat.torch.cpu import CODES, Pass
 from xhat.torch.options import Options
+from xhat.torch.weights import weights_in_order
 
 __all__ = ["gradients", "moments"]
 
@@ -25,7 +26,7 @@ def moments(x: Tensor, mask: Maybe) -> tuple[float, int, Tensor]:
     values = x.numel() // x.shape[1]
     count, weights = float(values), None
     if mask is not None:
-        weights = cpu.weights_in_order(mask, x, walk.view)
+        weights = weights_in_order(mask, x, walk.view)
         count, values = float(weights.sum()), int(torch.count_nonzero(weights))
     if count:
         x, source = cpu.read(x, walk)
@@ -46,7 +47,7 @@ def gradients(
     p = Pass(x, o, statistics, residual)
     p.count = count
     if mask is not None:
-        p.weights = cpu.weights_in_order(mask, x, p.walk.view)
+        p.weights = weights_in_order(mask, x, p.walk.view)
     sums = torch.zeros((2, x.shape[1]), dtype=torch.float64, device="cpu")
     if x.numel():
         cpu.backward(dy, x, p, *sums, reduce=True, gamma=weight, beta=bias, extra=extra)

@@ -10,6 +10,7 @@ from xhat.errors import DegenerateBatchError
 from xhat.torch import cpu
 from xhat.torch.errors import TensorArgumentError, TensorDtypeError, TensorShapeError, TensorTypeError
 from xhat.torch.options import Options
+from xhat.torch.weights import check_numbers
 
 __all__ = [
     "check",
@@ -120,7 +121,7 @@ def check_mask(x: Tensor, mask: Tensor) -> None:
 
 def check_weights(x: Tensor, mask: Tensor, o: Options) -> None:
     """The values of a mask, which the kernels' way checks itself."""
-    cpu.check_numbers(mask)
+    check_numbers(mask)
     repeats = x.numel() // x.shape[1] // mask.numel()
     wide = torch.float32 if mask.is_mps else torch.float64  # which that device has not
     count, values = repeats * float(mask.sum(dtype=wide)), repeats * int(torch.count_nonzero(mask))
