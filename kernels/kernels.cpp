@@ -43,7 +43,7 @@ template <int activation, class A> inline A act(A pre, Slope<A> slope) {
 // g = dy act'(pre).
 template <int side, class A> inline A through_activation(A dy, A pre, Slope<A> slope) {
     if (side == NO_ACTIVATION) return dy;
-    if (side == LEAKY_FROM_X || side == LEAKY_FROM_Y) return pre > A(0) ? dy : slope * dy;
+    if (side == LEAKY_FROM_X || side == LEAKY_FROM_Y) return pre <= A(0) ? slope * dy : dy;
     const A sigma = sigmoid(pre);
     A slope_here = sigma * (A(1) + pre * (A(1) - sigma));
     slope_here = pre < -FAR<A> ? A(0) : slope_here;
@@ -224,7 +224,8 @@ template <class T, bool columns, int side, bool weighted> struct EachInputGradie
             g = through_activation<side>(g, before_activation<side>(d, at.scale[k], at.beta[k], ei), slope);
         }
         if (reads_extra(side)) dresidual = g;
-        A<T> statistics = at.mu_path[k] + at.var_path[k] * d;  // through mu, through var
+        // Through mu, through var. Constant statistics have no such paths, whatever number d is.
+        A<T> statistics = at.mu_path[k] + (at.var_path[k] == A<T>(0) ? A<T>(0) : at.var_path[k] * d);
         if (weighted) {
             const A<T> wi = A<T>(columns ? w[0] : w[i]);
             statistics = wi > A<T>(0) ? wi * statistics : A<T>(0);

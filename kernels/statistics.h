@@ -56,8 +56,8 @@ struct Factors {
         mu = mean;
         scale = (b.gamma ? b.gamma[c] : 1) * rstd;
         beta = b.beta ? b.beta[c] : 0;
-        through_mu = scale * (sum_dy / b.m);
-        through_var = scale * rstd * (sum_dy_xhat / b.divisor);
+        through_mu = std::isinf(b.m) ? 0 : scale * (sum_dy / b.m);
+        through_var = std::isinf(b.m) ? 0 : scale * rstd * (sum_dy_xhat / b.divisor);
     }
 
     // Float arithmetic is right while nothing comes near the ends of its range. (NaN and infinity stay what they

@@ -35,6 +35,26 @@ def test_an_empty_batch_gives_empty_results(
     assert xhat.normalize(x, gamma, gamma, axis=axis).shape == shape
 
 
+@pytest.mark.parametrize("name", DTYPES)
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize("activation", [None, "relu", ("leaky_relu", 0.1)], ids=str)
+def test_constant_statistics_tie_no_number_to_another(activation: Any, value: float, name: str) -> None:
+    """dx of evaluation is gamma rstd g, whatever stands elsewhere in the channel."""
+    x = LAYOUTS["NCHW"].array("x").astype(DTYPES[name])
+    spoilt = x.copy()
+    spoilt[1, 2, 3, 1] = value
+    ones = np.ones(x.shape[1])
+    found = []
+    for a in (x, spoilt):
+        y, context = ops.normalize_with_context(a, ones * 0.1, ones * 2, activation=activation)
+        dy = np.ones_like(y)
+        found.append((xhat.batch_norm_backward(dy, context).dx, sum(xhat.gradient_paths(dy, context))))
+    for clean, odd in zip(*found, strict=True):
+        assert np.isfinite(odd.astype(float)).all()
+        clean[1, 2, 3, 1] = odd[1, 2, 3, 1] = 0
+        assert np.array_equal(clean, odd)
+
+
 def test_the_moments_of_nothing_do_not_change_those_they_are_merged_with() -> None:
     nothing, some = xhat.moments(np.zeros((0, 5))), xhat.moments(LAYOUTS["(N, C)"].array("x"))
     assert nothing.count == 0

@@ -22,12 +22,13 @@ __all__ = [
     "check_count",
     "check_eps",
     "check_output",
+    "check_sum",
     "dtype_code",
     "floating",
     "like_x",
     "overlapping",
+    "plain_array",
     "shown",
-    "weights_of",
 ]
 
 Array = npt.NDArray[Any]
@@ -59,7 +60,7 @@ def _known(dtype: np.dtype[Any]) -> bool:
     return dtype.name in _CODES and dtype.isnative
 
 
-def _plain(value: Any, operation: str, name: str) -> Array:
+def plain_array(value: Any, operation: str, name: str) -> Array:
     """The value as an array. Raises DtypeError for a masked one, which would lose its mask without a word."""
     if type(value) is not np.ndarray and isinstance(value, np.ma.MaskedArray):
         remedy = (
@@ -76,7 +77,7 @@ def _plain(value: Any, operation: str, name: str) -> Array:
 
 def floating(value: Any, operation: str, name: str) -> Array:
     """The value as an array of one of the four dtypes. Raises DtypeError, with the conversion that would help."""
-    array = _plain(value, operation, name)
+    array = plain_array(value, operation, name)
     if _known(array.dtype):
         return array
     if array.dtype.name not in _CODES:
@@ -134,35 +135,6 @@ def like_x(value: Any, operation: str, name: str, x: Array) -> Array:
     return array
 
 
-def weights_of(mask: Any, operation: str, x: Array, channels: tuple[int, ...]) -> Array:
-    """The mask in float64, broadcast to x's shape but 1 along the channel axes.
-
-    Raises DtypeError for what is not bool or real, ShapeError for a shape that does not broadcast,
-    ArgumentError for negative, infinite or NaN weights.
-    """
-    array = _plain(mask, operation, "mask")
-    if array.dtype.kind not in "biuf" and array.dtype.name != "bfloat16":
-        raise DtypeError(f"{operation}: mask has dtype {array.dtype}, expected bool or real weights.")
-    target = tuple(1 if a in channels else n for a, n in enumerate(x.shape))
-    try:
-        array = np.broadcast_to(array, target)
-    except ValueError:
-        raise ShapeError(
-            f"{operation}: mask has shape {shown(array.shape)}, expected one that broadcasts to {shown(target)}: "
-            f"x is {shown(x.shape)}, and a mask has size 1 along the channels."
-        ) from None
-    weights: Array = array.astype(np.float64)
-    if not bool(np.isfinite(weights).all()):
-        raise ArgumentError(
-            f"{operation}: mask has NaN or infinite weights, expected finite weights of at least 0."
-        )
-    if bool((weights < 0).any()):
-        raise ArgumentError(
-            f"{operation}: mask has a negative weight ({weights.min():g}), expected weights of at least 0."
-        )
-    return weights
-
-
 def check_eps(eps: Any, operation: str) -> float:
     """eps as a float. Raises ArgumentError unless it is finite and above 0."""
     try:
@@ -185,6 +157,15 @@ def check_correction(correction: Any, operation: str, name: str = "correction") 
             f"{operation}: {name} is {correction!r}, expected 0 (divide by m) or 1 (divide by m - 1)."
         )
     return value
+
+
+def check_sum(m: float, operation: str) -> float:
+    """m, the sum of weights. Raises ArgumentError at the ends of float64, where digits are lost."""
+    if m and not 1e-300 < m < 1e300:
+        raise ArgumentError(
+            f"{operation}: the weights sum to m = {m:g}, expected 0 or 1e-300 to 1e300. Scale the weights."
+        )
+    return m
 
 
 def check_count(

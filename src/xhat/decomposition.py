@@ -1,5 +1,6 @@
 """dx taken apart into its paths, in NumPy and float64: the equations on a context. No kernel is run here."""
 
+import math
 from typing import Any
 
 import numpy as np
@@ -7,8 +8,8 @@ import numpy as np
 from xhat import equations
 from xhat.checks import Array
 from xhat.equations import Paths
-from xhat.operands import unflattened
 from xhat.results import Context, check_backward
+from xhat.weights import unflattened
 
 __all__ = ["gradient_paths"]
 
@@ -48,6 +49,8 @@ def gradient_paths(dy: Any, context: Context) -> Paths:
     if c.weights is not None:
         w = unflattened(c.weights, c.view, c.x.shape)
         xhat = np.where((w == 0) & (g == 0), 0.0, xhat)  # a padded NaN that the loss does not look at
+    if math.isinf(c.count):
+        xhat = np.zeros_like(xhat)  # constant statistics: no path leads through them, whatever number x is
     sums = equations.gradient_sums(g, xhat, lambda v: v.sum(axis=others, keepdims=True))
     terms = equations.paths(g, xhat, *sums, gamma=gamma, rstd=rstd, m=c.count, correction=c.correction, w=w)
     return Paths(*(np.broadcast_to(term, c.x.shape).copy() for term in terms))

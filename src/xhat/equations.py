@@ -127,11 +127,11 @@ def activate(pre: Value, activation: str | None, slope: float, xp: Any) -> Value
 
 
 def activation_slope(pre: Value, activation: str | None, slope: float, xp: Any) -> Value:
-    """act'(pre): 1; 1 where pre > 0 else slope; sigma (1 + pre (1 - sigma)) with sigma = 1 / (1 + exp(-pre))."""
+    """act'(pre): 1; slope where pre <= 0 else 1; sigma (1 + pre (1 - sigma)) with sigma = 1 / (1 + exp(-pre))."""
     if activation is None:
         return xp.ones_like(pre)
     if activation == "leaky_relu":
-        return xp.where(pre > 0, xp.ones_like(pre), slope * xp.ones_like(pre))
+        return xp.where(pre <= 0, slope * xp.ones_like(pre), xp.ones_like(pre))
     return silu_slope(pre, 1 / (1 + xp.exp(-pre)))
 
 

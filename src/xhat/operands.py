@@ -1,20 +1,17 @@
 """How arrays meet the kernels: which view walks x, and which arrays have to be copied for it.
 
-No value is computed here but the sum of weights.
+No value is computed here.
 """
 
-import math
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
 
 from xhat import layout
-from xhat.checks import Array, weights_of
-from xhat.errors import ArgumentError
+from xhat.checks import Array
 from xhat.layout import View
 
-__all__ = ["Operand", "read", "unflattened", "view_for", "weights_for", "write"]
+__all__ = ["Operand", "read", "view_for", "write"]
 
 
 def _in_elements(strides: tuple[int, ...], size: int) -> tuple[int, ...] | None:
@@ -85,44 +82,3 @@ def write(array: Array, view: View) -> tuple[Operand, Array]:
         return _operand(array, strides), array
     place = _dense(array, view)
     return write(place, view)
-
-
-@lru_cache(maxsize=4096)
-def _values(shape: tuple[int, ...], channels: tuple[int, ...]) -> int:
-    """How many numbers a channel has."""
-    return math.prod(n for a, n in enumerate(shape) if a not in channels)
-
-
-def weights_for(
-    mask: Any, operation: str, x: Array, channels: tuple[int, ...], view: View
-) -> tuple[Array | None, float, int]:
-    """Weights in the view's order (None: all 1), their sum m, and how many are not 0."""
-    values = _values(x.shape, channels)
-    if mask is None:
-        return None, float(values), values
-    weights = weights_of(mask, operation, x, channels)
-    if bool((weights == 1).all()):
-        return None, float(values), values
-    order = view.outer + view.inner
-    rest = tuple(a for a in range(x.ndim) if a not in order)
-    flat = np.ascontiguousarray(weights.transpose(rest + order).reshape(-1))
-    return flat, _sum_of(flat, operation), int(np.count_nonzero(flat))
-
-
-def _sum_of(weights: Array, operation: str) -> float:
-    """m, the sum of weights. Raises ArgumentError at the ends of float64, where digits are lost."""
-    with np.errstate(over="ignore"):
-        m = float(weights.sum())
-    if m and not 1e-300 < m < 1e300:
-        raise ArgumentError(
-            f"{operation}: the weights sum to m = {m:g}, expected 0 or 1e-300 to 1e300. Scale the weights."
-        )
-    return m
-
-
-def unflattened(weights: Array, view: View, shape: tuple[int, ...]) -> Array:
-    """Weights from the view's order back to x's axes, of size 1 along the channels."""
-    order = view.outer + view.inner
-    rest = tuple(a for a in range(len(shape)) if a not in order)
-    sizes = [1] * len(rest) + [shape[a] for a in order]
-    return weights.reshape(sizes).transpose(np.argsort(rest + order))

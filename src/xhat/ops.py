@@ -27,8 +27,9 @@ from xhat.checks import (
 from xhat.decomposition import gradient_paths
 from xhat.errors import ArgumentError, EngineError, OutputError
 from xhat.layout import View
-from xhat.operands import read, view_for, weights_for, write
+from xhat.operands import read, view_for, write
 from xhat.results import Context, Gradients, Moments, check_backward
+from xhat.weights import weights_for
 
 __all__ = [
     "ACTIVATIONS",

@@ -130,6 +130,25 @@ def test_an_activation_in_place_after_the_layer() -> None:
     same(found[0], found[1])
 
 
+def test_a_bias_may_change_where_no_activation_needs_it() -> None:
+    """As with torch's layer: two losses, and a step of an optimizer between their backward passes."""
+    layer = xt.BatchNorm2d(CHANNELS).double()
+    layer.weight.requires_grad_(False)
+    first, second = layer(X), layer(X)
+    first.sum().backward()
+    torch.optim.SGD([layer.bias], lr=0.1).step()
+    second.sum().backward()
+    same([layer.bias.grad], [torch.full_like(layer.bias, 2.0 * X[:, 0].numel())])
+
+
+def test_a_hook_that_shortens_the_weight() -> None:
+    """What comes back is broadcast, and no memory beyond it is read."""
+    weight = torch.ones(CHANNELS, dtype=X.dtype, requires_grad=True)
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: t[:1] if t.dim() == 1 else t, lambda t: t):
+        y = xt.batch_norm(X, None, None, weight, None, True)
+    same(torch.autograd.grad(y, weight, TANGENT), [(y.detach() * TANGENT).sum((0, 2, 3))])
+
+
 CHANGES: dict[str, Callable[[nn.Module, Tensor, Tensor], Any]] = {
     "x": lambda layer, x, y: x.mul_(2),
     "weight": lambda layer, x, y: layer.weight.mul_(2),

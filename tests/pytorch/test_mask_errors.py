@@ -23,6 +23,11 @@ REFUSED: list[tuple[Any, type[Exception], str]] = [
     (-torch.ones(6, 1), ArgumentError, "mask has a negative, infinite or NaN weight"),
     (torch.full((6, 1), math.nan), ArgumentError, "mask has a negative, infinite or NaN weight"),
     (torch.full((6, 1), math.inf), ArgumentError, "mask has a negative, infinite or NaN weight"),
+    (
+        torch.full((6, 1), 1e307, dtype=torch.float64),
+        ArgumentError,
+        r"m = 6e\+307, expected 0 or 1e-300 to 1e300",
+    ),
     (torch.ones(6, 5), ShapeError, r"mask has shape \(6, 5\), expected one that broadcasts to \(6, 1\)"),
     (torch.ones(6), ShapeError, r"mask has shape \(6,\), expected one that broadcasts to \(6, 1\)"),
     (torch.ones(6, 1, 1), ShapeError, r"mask has shape \(6, 1, 1\)"),

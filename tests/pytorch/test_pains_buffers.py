@@ -22,6 +22,21 @@ def test_two_forwards_before_a_backward_on_two_ranks(claim: str) -> None:
     assert not failures(world("two_forwards.py", 2), claim)
 
 
+@pytest.mark.parametrize("name", ["running_mean", "running_var", "num_batches_tracked"])
+@pytest.mark.parametrize("nonfinite", ["propagate", "skip"])
+def test_statistics_of_inference_mode_do_not_move_outside_of_it(name: str, nonfinite: str) -> None:
+    layer = xt.BatchNorm2d(3, nonfinite=nonfinite).double()
+    with torch.inference_mode():
+        setattr(layer, name, getattr(layer, name).clone())
+    before = {key: value.clone() for key, value in layer.state_dict().items()}
+    with pytest.raises(ArgumentError, match="made in inference mode, and can't move outside of it"):
+        layer(data())
+    assert all(torch.equal(value, before[key]) for key, value in layer.state_dict().items())
+    with torch.inference_mode():
+        layer(data())
+    assert layer.num_batches_tracked == 1
+
+
 # --------------------------------------------------------------------------------------------- the same by hand
 
 

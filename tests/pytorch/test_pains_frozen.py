@@ -27,6 +27,26 @@ def net(layer: Callable[..., nn.Module]) -> nn.Sequential:
     return model
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("again", [False, True], ids=["once", "differentiable"])
+@pytest.mark.parametrize("activation", [None, "relu", ("leaky_relu", 0.1)], ids=str)
+def test_what_is_no_number_stays_where_it_is(activation: Any, again: bool, value: float) -> None:
+    """Constant statistics tie no number to another, in the gradient as in y."""
+    layer = xt.BatchNorm2d(3, activation=activation).double()
+    layer(data())
+    xt.freeze(layer, affine=False)
+    x = data()
+    clean = x.clone().requires_grad_()
+    x[1, 2, 3, 1] = value
+    spoilt = x.requires_grad_()
+    y, expected = layer(spoilt), layer(clean)
+    (found,) = torch.autograd.grad(y.sum(), spoilt, create_graph=again)
+    (wanted,) = torch.autograd.grad(expected.sum(), clean)
+    assert bool(found.isfinite().all())
+    found[1, 2, 3, 1] = wanted[1, 2, 3, 1] = 0
+    torch.testing.assert_close(found.detach(), wanted, rtol=1e-12, atol=0)
+
+
 def reloaded(model: nn.Module) -> nn.Module:
     model.load_state_dict(copy.deepcopy(model.state_dict()))
     return model

@@ -35,7 +35,30 @@ def state(layer: nn.Module) -> dict[str, Tensor]:
     return {name: value.detach().clone() for name, value in tensors}
 
 
+def test_relu_passes_the_gradient_of_what_is_no_number() -> None:
+    """As torch's does: NaN is not below zero."""
+    x, residual = data(2)
+    residual = spoilt(residual, math.nan, 1).requires_grad_()
+    y = xt.batch_norm(x, None, None, training=True, residual=residual, activation="relu")
+    y.sum().backward()
+    assert residual.grad is not None
+    assert residual.grad[1, 1, 2, 3] == 1
+
+
 # ------------------------------------------------------------------------------------------------------------ skip
+
+
+def test_counts_have_the_channels_and_the_device_of_what_is_loaded() -> None:
+    good, bad = data(2, torch.float32)
+    trained = nn.BatchNorm2d(3)
+    trained(good)
+    with torch.device("meta"):
+        empty = xt.BatchNorm2d(3, nonfinite="skip")
+    for layer, assign in ((xt.LazyBatchNorm2d(nonfinite="skip"), False), (empty, True)):
+        layer.load_state_dict(trained.state_dict(), assign=assign)
+        layer(spoilt(bad, math.nan, 1))
+        assert layer.skipped is not None
+        assert layer.skipped.tolist() == [0, 1, 0]
 
 
 @pytest.mark.parametrize("momentum", [0.1, 0.0, 1.0, None])

@@ -27,8 +27,10 @@ class Normalize(Function):
     def forward(ctx: Any, x: Tensor, weight: Maybe, bias: Maybe, residual: Maybe, p: Pass) -> Tensor:
         """The kernels' y; keeps x, the parameters and, with a residual, what `cpu.kept` names."""
         y = cpu.normalize(x, weight, bias, residual, p)
+        linear = p.options.activation is None
         ctx.p = p
-        ctx.save_for_backward(x, weight, bias, cpu.kept(residual, y, p.options))
+        ctx.bias = bias if linear else None  # for its dtype alone, whatever becomes of it
+        ctx.save_for_backward(x, weight, None if linear else bias, cpu.kept(residual, y, p.options))
         return y
 
     @staticmethod
@@ -36,21 +38,22 @@ class Normalize(Function):
         """dx, dweight, dbias, dresidual."""
         x, weight, bias, extra = ctx.saved_tensors
         p: Pass = ctx.p
+        bias = ctx.bias if p.options.activation is None else bias
         needs = ctx.needs_input_grad[:4]
         seen = transforming() or differentiating_forward() or batched(dy)
-        if seen or not _as_before(dy, x, extra):
+        if seen or not _as_before(dy, x, weight, extra):
             return *_composed(dy, x, weight, bias, extra, p, needs), None
         if torch.is_grad_enabled():
             return *_differentiable(dy, x, weight, bias, extra, p, needs), None
         return *cpu.gradients(dy, x, weight, bias, extra, p, needs), None
 
 
-def _as_before(dy: Tensor, x: Tensor, extra: Maybe) -> bool:
+def _as_before(dy: Tensor, x: Tensor, weight: Maybe, extra: Maybe) -> bool:
     """Whether the kernels can take the gradient, and what hooks on saved tensors made of the tensors."""
-    same = dy.shape == x.shape and dy.dtype == x.dtype
+    same = dy.shape == x.shape and dy.dtype == x.dtype and (weight is None or weight.shape == x.shape[1:2])
     return (
         same
-        and plain(dy, x, extra)
+        and plain(dy, x, weight, extra)
         and (extra is None or (extra.shape == x.shape and extra.dtype == x.dtype))
     )
 
@@ -85,8 +88,11 @@ def _before_activation(x: Tensor, weight: Maybe, bias: Maybe, extra: Maybe, p: P
     """pre, or, for a leaky_relu, which asks for its sign alone, something of that sign."""
     if p.options.activation == "leaky_relu" and extra is not None:
         return extra.detach()
-    linear = Pass(x, p.options.linear, None if p.batch else p.statistics, p.residual, p.mask(x))
+    mask = p.mask(x)
+    linear = Pass(x, p.options.linear, None if p.batch else p.statistics, p.residual, mask)
     pre: Tensor = normalize(x, weight, bias, extra, linear)
+    if mask is not None:
+        pre = torch.where((mask == 0) & ~torch.isfinite(pre), 0.0, pre)  # no gradient passes a padded NaN
     return pre.detach() if p.options.activation == "leaky_relu" else pre
 
 

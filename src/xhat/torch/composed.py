@@ -147,7 +147,7 @@ def activation_gradient(dy: Tensor, pre: Tensor, o: Options) -> Tensor:
         sigma = torch.sigmoid(pre)  # torch's own silu_backward has no derivative
         slope: Tensor = equations.silu_slope(pre, sigma)
         return dy * slope
-    return torch.where(pre > 0, dy, dy * o.slope)
+    return torch.where(pre <= 0, dy * o.slope, dy)
 
 
 def gradients(
@@ -178,9 +178,9 @@ def gradients(
     sums: Any = (sum_dy, sum_dy_xhat)
     if others is not None:
         sums = others.total(torch.stack(sums)).unbind(0)  # together: an exchange takes its time
-    dx = equations.input_gradient(
-        g, xhat, *sums, gamma=gamma, rstd=rstd, m=c.m, correction=o.correction, w=c.w
-    )
+    # No path leads through constant statistics, whatever number xhat is.
+    through = (xhat, *sums) if c.batch else (0.0, 0.0, 0.0)
+    dx = equations.input_gradient(g, *through, gamma=gamma, rstd=rstd, m=c.m, correction=o.correction, w=c.w)
     return dx.to(x.dtype), sum_dy_xhat.reshape(-1), sum_dy.reshape(-1), g.to(x.dtype)
 
 

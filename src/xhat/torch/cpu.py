@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from xhat.checks import check_count
+from xhat.checks import check_count, check_sum
 from xhat.layout import View, canonical, strides_on, view_of
 from xhat.ops import ACTIVATIONS, SIDES, run_backward, run_forward
 from xhat.torch.memory import ask_for_huge_pages
@@ -91,7 +91,7 @@ class Pass:
         self.count = float(outer * inner)
         if mask is not None:
             self.weights = weights_in_order(mask, x, self.walk.view)
-            self.count = float(self.weights.sum())
+            self.count = check_sum(float(self.weights.sum()), "batch_norm")
             values = int(torch.count_nonzero(self.weights))
             check_count(self.count, values, options.correction, "batch_norm", x.shape, masked=True)
 

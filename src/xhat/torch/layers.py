@@ -158,7 +158,12 @@ class BatchNorm(nn.modules.batchnorm._BatchNorm):
         """torch's; what is assigned (assign=True) becomes wide as well, and other batches have no channel left out."""
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
         self._widen_statistics()
-        if self.skipped is not None and f"{prefix}num_batches_tracked" in state_dict:
+        mean = self.running_mean
+        if self.skipped is None or mean is None:
+            return
+        if self.skipped.shape != mean.shape or self.skipped.device != mean.device:
+            self._count_skipped()
+        elif f"{prefix}num_batches_tracked" in state_dict:
             self.skipped.zero_()
 
     def reset_running_stats(self) -> None:
@@ -176,10 +181,10 @@ class BatchNorm(nn.modules.batchnorm._BatchNorm):
 
     def _count_skipped(self) -> None:
         """`skipped`: how many batches each channel has left out. Not in the state_dict, which is torch's."""
-        counts = None
-        if self.nonfinite == "skip" and self.track_running_stats:
-            device = None if self.num_batches_tracked is None else self.num_batches_tracked.device
-            counts = torch.zeros(self.num_features, dtype=torch.long, device=device)
+        counts, mean = None, self.running_mean
+        if self.nonfinite == "skip" and self.track_running_stats and mean is not None:
+            channels = self.num_features if nn.parameter.is_lazy(mean) else len(mean)
+            counts = torch.zeros(channels, dtype=torch.long, device=mean.device)
         self.register_buffer("skipped", counts, persistent=False)
 
 

@@ -72,6 +72,15 @@ def move(
     """`follow` for a batch that counts."""
     visible = not transforming()  # whether values can be looked at
     _check(running, batch, visible)
+    if (
+        visible
+        and not torch.is_inference_mode_enabled()
+        and any(t is not None and t.is_inference() for t in running)
+    ):
+        raise TensorArgumentError(
+            "batch_norm: the running statistics were made in inference mode, and can't move outside of it. "
+            "Give the layer clones of them."
+        )
     if type(momentum) is not float:
         momentum = _number(momentum)
     if batch.statistics.is_meta and running.mean.is_meta:  # there are no numbers

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from xhat.checks import check_count, shown
+from xhat.checks import check_count, check_sum, shown
 from xhat.errors import DegenerateBatchError
 from xhat.torch import cpu
 from xhat.torch.errors import TensorArgumentError, TensorDtypeError, TensorShapeError, TensorTypeError
@@ -125,6 +125,7 @@ def check_weights(x: Tensor, mask: Tensor, o: Options) -> None:
     repeats = x.numel() // x.shape[1] // mask.numel()
     wide = torch.float32 if mask.is_mps else torch.float64  # which that device has not
     count, values = repeats * float(mask.sum(dtype=wide)), repeats * int(torch.count_nonzero(mask))
+    check_sum(count, "batch_norm")
     check_count(count, values, o.correction, "batch_norm", x.shape, masked=True)
 
 
