@@ -63,9 +63,9 @@ class BatchNorm(nn.modules.batchnorm._BatchNorm):
         super().__init__(*args, **kwargs)
         self.correction = correction
         self.running_correction = running_correction
-        self.activation = tuple(activation) if isinstance(activation, list) else activation
+        self.activation = activation
         self.nonfinite = check_nonfinite(nonfinite)
-        options_of(1.0, correction, self.activation)
+        options_of(1.0, correction, activation)
         options_of(1.0, running_correction, None)
         self._widen_statistics()
         self._count_skipped()
