@@ -1,8 +1,11 @@
 """convert and revert: what changes, what stays the very same object, what is left and why."""
 
 import copy
+import gc
 import io
+import linecache
 import pickle
+import weakref
 from typing import Any
 
 import blocks
@@ -229,3 +232,23 @@ def test_a_graph_module_is_converted_and_says_why_it_is_not_fused() -> None:
     fused, again = xt.convert(made(blocks.Functional))
     assert all(c.fused for c in again)
     same(torch.fx.symbolic_trace(fused), theirs)
+
+
+def test_classes_go_with_their_last_module_and_their_sources_with_them() -> None:
+    def sources() -> int:
+        gc.collect(), gc.collect()  # the class is the original's last user
+        return sum("fused by xhat" in file for file in linecache.cache)
+
+    class Passing(blocks.ByModule):
+        pass
+
+    before = sources()
+    original = weakref.ref(Passing)
+    model, _ = xt.convert(Passing())
+    twin = copy.deepcopy(model)
+    made = weakref.ref(type(model))
+    assert sources() == before + 1
+    del model
+    assert sources() == before + 1 and made() is type(twin)
+    del twin, Passing
+    assert sources() == before and made() is None and original() is None

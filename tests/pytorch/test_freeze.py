@@ -6,6 +6,7 @@ import pickle
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils import parametrize
 
 import xhat.torch as xt
 from xhat.errors import ArgumentError
@@ -123,6 +124,63 @@ def test_shared_parameters_come_back() -> None:
     model[1].weight = model[0].weight
     xt.unfreeze(xt.freeze(model))
     assert all(p.requires_grad for p in model.parameters())
+
+
+class Doubled(nn.Module):
+    """A parametrization: weight = 2 original + extra."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.extra = nn.Parameter(torch.ones(C).double())
+
+    def forward(self, original: torch.Tensor) -> torch.Tensor:
+        return 2 * original + self.extra
+
+    def right_inverse(self, weight: torch.Tensor) -> torch.Tensor:
+        return (weight - self.extra) / 2
+
+
+def test_what_parameters_are_made_of_is_frozen_with_them() -> None:
+    model = made()
+    parametrize.register_parametrization(model[1], "weight", Doubled())
+    model[1].parametrizations.weight[0].extra.requires_grad_(False)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=0.1)
+    step(model, optimizer)
+    model(data()).sum().backward()
+    xt.freeze(model, statistics=False)
+    before = state(model[1])
+    optimizer.step()
+    assert moved(model[1], before) == set()
+    xt.unfreeze(model)
+    step(model, optimizer)
+    assert moved(model[1], before) >= {"parametrizations.weight.original", "bias"}
+    assert "parametrizations.weight.0.extra" not in moved(model[1], before)
+
+
+def test_parameters_that_are_made_anew_while_frozen_learn_again() -> None:
+    """Parametrized, taken out, replaced by what a checkpoint holds."""
+    model = made()
+    model[1].bias.requires_grad_(False)
+    xt.freeze(model)
+    for name in ("weight", "bias"):
+        parametrize.register_parametrization(model[1], name, Doubled())
+    xt.unfreeze(model)
+    made_of = model[1].parametrizations
+    assert made_of.weight.original.requires_grad and not made_of.bias.original.requires_grad
+    xt.freeze(model)
+    parametrize.remove_parametrizations(model[1], "weight")
+    assert xt.unfreeze(model)[1].weight.requires_grad
+    other = made()
+    xt.freeze(other).load_state_dict(made().state_dict(), assign=True)
+    other[1].register_parameter("bias", None)
+    assert xt.unfreeze(other)[1].weight.requires_grad and other[1].bias is None
+
+
+def test_children_of_a_layer_learn_on() -> None:
+    """timm's layer has an activation inside, which may have parameters."""
+    layer = xt.BatchNorm2d(C)
+    layer.act = nn.PReLU()
+    assert xt.freeze(layer).act.weight.requires_grad
 
 
 def test_a_lazy_layer_and_one_without_parameters_can_be_frozen() -> None:

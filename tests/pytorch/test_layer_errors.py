@@ -169,6 +169,21 @@ def test_a_layer_is_not_made_with_what_it_does_not_know(options: dict[str, Any])
         xt.BatchNorm2d(**{"num_features": 3, **options})
 
 
+def test_a_list_is_no_activation_wherever_it_is_given() -> None:
+    """The same in the layer, on it and in a call: what is taken in one place would be missed in the others."""
+    layer, pair = xt.BatchNorm2d(3), ["leaky_relu", 0.1]
+    said = (
+        r"activation is \['leaky_relu', 0.1\], expected None, \"relu\", \(\"leaky_relu\", slope\) or \"silu\""
+    )
+    with pytest.raises(ArgumentError, match=said):
+        xt.BatchNorm2d(3, activation=pair)
+    with pytest.raises(ArgumentError, match=said):
+        layer(torch.ones(2, 3, 4, 4), activation=pair)
+    layer.activation = pair
+    with pytest.raises(ArgumentError, match=said):
+        layer(torch.ones(2, 3, 4, 4))
+
+
 # ------------------------------------------------------------------------------------------------- where it happened
 
 

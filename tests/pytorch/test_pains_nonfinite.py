@@ -105,6 +105,20 @@ def test_the_average_is_that_of_the_batches_that_counted() -> None:
     assert layer.skipped.tolist() == [3, 0, 1] and layer.num_batches_tracked == 5
 
 
+@pytest.mark.parametrize("later", ["propagate", "raise", "skip"])
+def test_what_was_left_out_has_no_share_under_another_policy(later: str) -> None:
+    good, bad, last = data(3)
+    layer = xt.BatchNorm2d(3, momentum=None, nonfinite="skip").double()
+    layer(good)
+    layer(spoilt(bad, math.nan, 1))
+    layer.nonfinite = later
+    layer(last)
+    for c in range(3):
+        counted = [x[:, c] for i, x in enumerate((good, bad, last)) if (i, c) != (1, 1)]
+        torch.testing.assert_close(layer.running_mean[c], torch.stack([v.mean() for v in counted]).mean())
+        torch.testing.assert_close(layer.running_var[c], torch.stack([v.var() for v in counted]).mean())
+
+
 def test_nothing_but_bad_batches() -> None:
     layer = xt.BatchNorm2d(3, momentum=None, nonfinite="skip").double()
     before = state(layer)

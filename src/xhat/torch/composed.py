@@ -48,53 +48,79 @@ class Others(NamedTuple):
     mean: Tensor
 
 
-class Centred:
-    """x relative to a rough mean, the weights, and the statistics of both: what every equation starts from."""
+class Centred(NamedTuple):
+    """x relative to a rough mean, which mu is relative to as well, and the weights: what every equation starts from."""
 
-    def __init__(
-        self,
-        x: Tensor,
-        mask: Tensor | None,
-        mean: Tensor | None,
-        var: Tensor | None,
-        o: Options,
-        dtype: torch.dtype,
-        others: Others | None = None,
-    ) -> None:
-        self.batch = mean is None
-        self.m: Any = math.inf
-        self.w: Any = 1
-        self.lost: Tensor | None = None  # what is no number and has no weight
-        axes = [0, *range(2, x.dim())]
-        self.total = self.here = lambda v: v.sum(axes, keepdim=True)
-        wide = x.to(dtype)
-        if mean is None or others is not None:
-            self.m = x.numel() // x.shape[1]
-            if mask is not None:
-                # Expanded: its sum over the batch is m for every channel.
-                self.w = mask.to(dtype).expand([x.shape[0], 1, *x.shape[2:]])
-                self.m = self.w.sum()
-                self.lost = (self.w == 0) & ~torch.isfinite(wide)
-                wide = torch.where(self.lost, 0.0, wide)  # 0 times NaN is NaN
-        if others is not None:
-            self.m, self.total = others.m.to(dtype), lambda v: others.total(self.here(v))
-        if mean is not None:
-            self.origin = _column(mean, x, dtype)
-            self.x = wide - self.origin
-            self.mu, self.var = torch.zeros_like(self.origin), _column(var, x, dtype)
-            return
-        if others is None:
-            self.origin = self.total(self.w * wide.detach()) / self.m
-        else:
-            self.origin = _column(others.mean, x, dtype)
-        self.x = wide - self.origin
-        self.mu, m2 = equations.moments(self.x, self.total, self.m, self.w)
-        self.var = equations.variance(m2, self.m, o.correction)
+    x: Tensor
+    origin: Tensor
+    mu: Tensor
+    var: Tensor
+    m: Any = math.inf
+    w: Any = 1
+    lost: Tensor | None = None  # what is no number and has no weight
+
+    @property
+    def batch(self) -> bool:
+        """Whether the statistics are a batch's, and no constants."""
+        return self.m is not math.inf
 
     def standardized(self, eps: float) -> tuple[Tensor, Tensor]:
         """xhat and rstd."""
         rstd = equations.reciprocal_std(self.var, eps, torch.sqrt)
         return equations.standardize(self.x, self.mu, rstd), rstd
+
+
+class _Weighed(NamedTuple):
+    """A batch's values, those without weight being numbers, their weights, and the sum of these."""
+
+    x: Tensor
+    m: Any
+    w: Any = 1
+    lost: Tensor | None = None
+
+
+def _weighed(x: Tensor, mask: Tensor | None, dtype: torch.dtype) -> _Weighed:
+    wide = x.to(dtype)
+    if mask is None:
+        return _Weighed(wide, x.numel() // x.shape[1])
+    # Expanded: its sum over the batch is m for every channel.
+    w = mask.to(dtype).expand([x.shape[0], 1, *x.shape[2:]])
+    lost = (w == 0) & ~torch.isfinite(wide)
+    return _Weighed(torch.where(lost, 0.0, wide), w.sum(), w, lost)  # 0 times NaN is NaN
+
+
+def _summed(v: Tensor) -> Tensor:
+    """The sum over a channel, of values that are here."""
+    return v.sum([0, *range(2, v.dim())], keepdim=True)
+
+
+def _by_statistics(wide: Tensor, mean: Tensor, var: Tensor | None) -> Centred:
+    """By given mean and variance, which do not depend on x."""
+    origin = _column(mean, wide, wide.dtype)
+    return Centred(wide - origin, origin, torch.zeros_like(origin), _column(var, wide, wide.dtype))
+
+
+def _by_batch(b: _Weighed, origin: Tensor, total: Callable[[Tensor], Tensor], o: Options) -> Centred:
+    """By the batch's own mean and variance; total: the sum over a channel, of the whole batch."""
+    x = b.x - origin
+    mu, m2 = equations.moments(x, total, b.m, b.w)
+    return Centred(x, origin, mu, equations.variance(m2, b.m, o.correction), b.m, b.w, b.lost)
+
+
+def _centred(
+    x: Tensor, mask: Tensor | None, mean: Tensor | None, var: Tensor | None, o: Options, dtype: torch.dtype,
+    others: Others | None = None,
+) -> Centred:  # fmt: skip
+    """By given statistics, by those of x, or, with others, by those of a batch that x is a part of."""
+    if mean is not None and others is None:
+        return _by_statistics(x.to(dtype), mean, var)
+    b = _weighed(x, mask, dtype)
+    if others is None:
+        return _by_batch(b, _summed(b.w * b.x.detach()) / b.m, _summed, o)
+    b = b._replace(m=others.m.to(dtype))
+    if mean is not None:
+        return _by_statistics(b.x, mean, var)._replace(m=b.m, w=b.w, lost=b.lost)
+    return _by_batch(b, _column(others.mean, x, dtype), lambda v: others.total(_summed(v)), o)
 
 
 def batch_norm(
@@ -106,7 +132,7 @@ def batch_norm(
     dtype: what to compute in, at least; None for the default.
     """
     dtype = _precision(x, weight, mean) if dtype is None else torch.promote_types(x.dtype, dtype)
-    c = Centred(x, mask, mean, var, o, dtype)
+    c = _centred(x, mask, mean, var, o, dtype)
     rstd = equations.reciprocal_std(c.var, o.eps, torch.sqrt)
     gamma, beta = _column(weight, x, dtype), _column(bias, x, dtype)
     pre = equations.normalize(c.x, c.mu, rstd, 1 if gamma is None else gamma, 0 if beta is None else beta)
@@ -124,7 +150,7 @@ def _constant(m: Any) -> Any:
 
 def moments(x: Tensor, mask: Tensor | None) -> tuple[float, int, Tensor]:
     """m, the number of values that have a weight, and mean and m2 (2, C) in float64; zeros where there are none."""
-    c = Centred(x, mask, None, None, Options(1.0, 0, None, 0.0), _precision(x))
+    c = _centred(x, mask, None, None, Options(1.0, 0, None, 0.0), _precision(x))
     values = x.numel() // x.shape[1] if mask is None else int(torch.count_nonzero(c.w))
     found = torch.stack(((c.origin + c.mu).flatten(), (c.var * c.m).flatten())).double()
     return float(c.m), values, found if values else torch.zeros_like(found)
@@ -161,7 +187,7 @@ def gradients(
     """
     dtype = _precision(x, weight, statistics)
     mean, var = (None, None) if statistics is None else statistics.unbind(0)
-    c = Centred(x, mask, mean, var, o, dtype, others)
+    c = _centred(x, mask, mean, var, o, dtype, others)
     xhat, rstd = c.standardized(o.eps)
     gamma, beta = _column(weight, x, dtype), _column(bias, x, dtype)
     gamma = 1 if gamma is None else gamma
@@ -174,7 +200,7 @@ def gradients(
         g = activation_gradient(g, pre, o)
     if c.lost is not None:
         xhat = torch.where(c.lost & (g != 0), math.nan, xhat)  # the loss looks at it
-    sum_dy, sum_dy_xhat = equations.gradient_sums(g, xhat, c.here)
+    sum_dy, sum_dy_xhat = equations.gradient_sums(g, xhat, _summed)
     sums: Any = (sum_dy, sum_dy_xhat)
     if others is not None:
         sums = others.total(torch.stack(sums)).unbind(0)  # together: an exchange takes its time

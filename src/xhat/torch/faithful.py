@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from xhat.torch.recorded import Recorded
+
 __all__ = ["UnfaithfulError", "conditions", "first_line"]
 
 
@@ -24,8 +26,9 @@ class UnfaithfulError(Exception):
 def conditions(module: nn.Module, method: str) -> tuple[str, ...]:
     """Python expressions of `self` that must be true for a trace of this method to be what the method does.
 
-    Raises UnfaithfulError where no such conditions are enough: other control flow than tests of attributes, calls of
-    other things than children, torch's functions and methods of tensors, changes to anything but local names.
+    They ask for values of attributes, and whether a name still leads to what torch.fx records by another. Raises
+    UnfaithfulError where no such conditions are enough: other control flow than tests of attributes, calls of other
+    things than children, torch's functions and methods of tensors, changes to anything but local names.
     """
     return tuple(_Reader(module, _function(module, method)).read())
 
@@ -71,7 +74,7 @@ class _Reader:
     """Reads the statements that this module would run, and collects what they take from its attributes."""
 
     def __init__(self, module: nn.Module, function: FunctionType) -> None:
-        self.module, self.globals = module, function.__globals__
+        self.module, self.globals, self.recorded = module, function.__globals__, Recorded(module)
         self.tree = _parsed(function)
         a = self.tree.args
         if self.tree.decorator_list or a.vararg or a.kwarg or a.kwonlyargs or a.posonlyargs or not a.args:
@@ -220,10 +223,19 @@ class _Reader:
         for part in _links(e):
             value = self.value(part)
             if isinstance(value, Tensor):
-                return  # what follows is asked of the tensor, and recorded
+                return self.named(part, value)  # what follows is asked of the tensor, and recorded
         if not _is_plain(value):
             raise self.refuse(e, f"reads `{ast.unparse(e)}`, which is no plain value")
         self.conditions[f"{ast.unparse(e)} == {value!r}"] = None
+        return None
+
+    def named(self, e: ast.expr, value: Any) -> None:
+        """A child or tensor of this name: another name or a property may lead to it, and elsewhere later."""
+        if value not in self.recorded:
+            tensor = isinstance(value, Tensor)
+            what = "of tensors that are no parameters" if tensor else "which is no child"
+            raise self.refuse(e, f"takes `{ast.unparse(e)}`, {what}")
+        self.conditions |= dict.fromkeys(self.recorded.conditions(ast.unparse(e), value))
 
     def call(self, e: ast.Call) -> None:
         """Children, torch's functions of the inputs, and methods of what came from the inputs."""
@@ -234,8 +246,8 @@ class _Reader:
             callee = self.value(e.func)
             if id(callee) in _TORCH:
                 self.conditions[f"{ast.unparse(e.func)} is {_TORCH[id(callee)]}"] = None
-            elif not isinstance(callee, nn.Module):
-                raise self.refuse(e, f"calls `{ast.unparse(e.func)}`, which is no child")
+            else:
+                self.named(e.func, callee)
         elif self.known(e.func) is not None:
             names = {node.id for a in given for node in ast.walk(a) if isinstance(node, ast.Name)}
             if id(self.known(e.func)) not in _TORCH or not names & self.inside:

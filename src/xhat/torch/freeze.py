@@ -4,10 +4,11 @@ What a frozen layer computes must never live here: the layer's forward knows.
 """
 
 from collections.abc import Iterator
-from typing import TypeVar
+from typing import TypeVar, cast
 
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.utils.parametrize import is_parametrized
 
 from xhat.errors import ArgumentError
 from xhat.torch.layers import BatchNorm
@@ -21,7 +22,8 @@ def freeze(model: M, statistics: bool = True, affine: bool = True) -> M:
     """Freezes every batch norm in the model (or this one): neither .train() nor .eval() changes that; repr shows it.
 
         statistics    y = (x - running_mean) / sqrt(running_var + eps) in training too, and nothing moves them
-        affine        weight and bias are constants: requires_grad is False, .grad is None
+        affine        weight and bias are constants: requires_grad is False, .grad is None, and so for what they are
+                      made of where they are parametrized
 
     A part that is False stays as it is. Without a .grad no optimizer touches a parameter, not even to decay it.
     A parameter that layers share becomes a constant for all of them. Returns the model. Raises ArgumentError, and
@@ -83,17 +85,32 @@ def _listed(paths: list[str]) -> str:
     return shown + (f" and {len(paths) - 5} more" if len(paths) > 5 else "")
 
 
+def _own(layer: BatchNorm) -> Iterator[tuple[str, nn.Parameter]]:
+    """The layer's parameters, without those of its children, and what they are made of where they are parametrized."""
+    yield from layer.named_parameters(recurse=False)
+    if is_parametrized(layer):
+        yield from cast(nn.Module, layer.parametrizations).named_parameters("parametrizations")
+
+
+def _made(name: str) -> str:
+    """What a parameter of `_own` is, or makes: weight of parametrizations.weight.original."""
+    return name.removeprefix("parametrizations.").split(".")[0]
+
+
 def _hold(layer: BatchNorm) -> None:
     """Makes constants of weight and bias, and notes which of them were learning."""
     layer.frozen_affine = True
-    parameters = dict(layer.named_parameters(recurse=False))
-    vars(layer)["learning_before"] = tuple(name for name, p in parameters.items() if p.requires_grad)
-    for p in parameters.values():
+    vars(layer)["learning_before"] = {name: p.requires_grad for name, p in _own(layer)}
+    for _, p in _own(layer):
         p.requires_grad = False  # the method would refuse a lazy layer's
         p.grad = None
 
 
 def _let_go(layer: BatchNorm) -> None:
+    """Parameters learn as they did; what was not there, being parametrized since, learns if what it makes did."""
     layer.frozen_affine = False
-    for name in vars(layer).pop("learning_before", ()):
-        getattr(layer, name).requires_grad = True
+    before = vars(layer).pop("learning_before", {})
+    learning = {_made(name) for name, learned in before.items() if learned}
+    for name, p in _own(layer):
+        if before.get(name, _made(name) in learning):  # who shares it may have noted it as frozen
+            p.requires_grad = True

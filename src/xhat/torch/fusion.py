@@ -10,6 +10,7 @@ import itertools
 import linecache
 import math
 import types
+import weakref
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -139,9 +140,17 @@ _NAMES: dict[str, Any] = {  # all that such a source may know
 _numbers = itertools.count()
 
 
-@functools.cache
+# By recipe, while a module has it: it is to go with the last one, and the original class with it.
+_classes: weakref.WeakValueDictionary[Recipe, type[Fused]] = weakref.WeakValueDictionary()
+
+
 def _fused_class(recipe: Recipe) -> type[Fused]:
     """The subclass that this recipe describes; the same one for the same recipe."""
+    made = _classes.get(recipe)
+    return _classes.setdefault(recipe, _made_class(recipe)) if made is None else made
+
+
+def _made_class(recipe: Recipe) -> type[Fused]:
     original = recipe.original
     members: dict[str, Any] = {"recipe_of_fusion": recipe, "__module__": original.__module__}
     members |= {"__doc__": original.__doc__, "__qualname__": original.__qualname__}
@@ -172,6 +181,7 @@ def _compiled(source: str, label: str) -> tuple[Callable[..., bool], Callable[..
     space = dict(_NAMES)
     exec(compile(source, file, "exec"), space)
     linecache.cache[file] = (len(source), None, source.splitlines(True), file)
+    weakref.finalize(space["forward"], linecache.cache.pop, file, None)
     return space["holds"], space["forward"]
 
 

@@ -63,9 +63,9 @@ class BatchNorm(nn.modules.batchnorm._BatchNorm):
         super().__init__(*args, **kwargs)
         self.correction = correction
         self.running_correction = running_correction
-        self.activation = tuple(activation) if isinstance(activation, list) else activation
+        self.activation = activation
         self.nonfinite = check_nonfinite(nonfinite)
-        options_of(1.0, correction, self.activation)
+        options_of(1.0, correction, activation)
         check_correction(running_correction, "batch_norm", "running_correction")
         self._widen_statistics()
         self._count_skipped()
@@ -87,7 +87,7 @@ class BatchNorm(nn.modules.batchnorm._BatchNorm):
             return one_call(self, input, residual=residual, mask=mask, activation=activation)
         try:
             self._check_dimensions(input)
-            return self._forward(input, residual, mask, activation or self.activation)
+            return self._forward(input, residual, mask, self.activation if activation is None else activation)
         except XhatError as error:
             raise type(error)(f"{named(self)}: {error}") from None
 

@@ -4,6 +4,7 @@ While the batches run, a layer normalizes each by its own statistics, as in trai
 how a layer is watched and put back as it was is here, how moments merge is in `merging`.
 """
 
+import inspect
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any, NamedTuple
@@ -14,8 +15,10 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from xhat import equations
-from xhat.errors import ArgumentError
+from xhat.checks import shown
+from xhat.errors import ArgumentError, ShapeError
 from xhat.torch import composed, exchange, parts
+from xhat.torch.cpu import CODES
 from xhat.torch.exchange import Subject
 from xhat.torch.functional import normalized
 from xhat.torch.internals import plain
@@ -25,6 +28,7 @@ from xhat.torch.options import Batch, options_of
 from xhat.torch.progress import watched
 from xhat.torch.statistics import Running
 from xhat.torch.sync import SyncBatchNorm
+from xhat.torch.tensors import check_known
 
 __all__ = ["Recalibrated", "recalibrate"]
 
@@ -61,20 +65,23 @@ def recalibrate(
     over all values x that reach the layer, in all calls and on all ranks of the process group; num_batches_tracked
     becomes the number of calls. Batches may be of any sizes. While they run, layers normalize each batch by its own
     statistics; everything else runs in the mode it is in, so call model.eval() first, or dropout stays active. A layer
-    with frozen statistics, and one that is in evaluation while the model is in training, stays as it is.
+    with frozen statistics, one with track_running_stats=False, and one that is in evaluation while the model is in
+    training stay as they are.
 
     forward: how the model is called, forward(model, batch); by default with the batch, with its first element if it is
     a list or tuple, or with its items as keywords if it is a dict. progress: show a bar (with rich, else lines).
     dry_run: only report. A model with `SyncBatchNorm` needs the same number of batches on all ranks.
 
     Returns what was wrong with each layer, `Recalibrated`. Whatever is raised, also by batches or the model, leaves
-    every layer as it was. Raises ArgumentError where there is nothing to do, or a layer met NaN or infinity and has
-    nonfinite="raise" ("skip" leaves such batches out of the channel); ExchangeError on all ranks if one fails.
+    every layer as it was. Raises ArgumentError where there is nothing to do, a lazy layer has met no input yet, or a
+    layer met NaN or infinity and has nonfinite="raise" ("skip" leaves such batches out of the channel); ShapeError
+    where the input of a layer with a forward of its own is no (N, C, ...); ExchangeError on all ranks if one fails.
     """
     model = _unwrapped(model)
     layers = {path: m for path, m in model.named_modules() if _follows(m, model)}
     if not layers:
         raise ArgumentError("recalibrate: the model has no batch norm whose running statistics may move.")
+    check_known("recalibrate", layers)
     group = exchange.group_name(process_group)
     watches = [Watch(path, layer) for path, layer in layers.items()]
     subject = Subject("population moments", f"{len(layers)} layers", sum(w.channels for w in watches))
@@ -116,7 +123,8 @@ def _follows(m: nn.Module, model: nn.Module) -> bool:
     """Whether this is a layer whose running statistics may move."""
     if not isinstance(m, _BatchNorm) or m.running_mean is None or m.running_var is None:
         return False
-    return not getattr(m, "frozen_statistics", False) and (m.training or not model.training)
+    moves = m.track_running_stats and not getattr(m, "frozen_statistics", False)
+    return moves and (m.training or not model.training)
 
 
 def _call(model: nn.Module, batch: Any) -> Any:
@@ -174,7 +182,7 @@ class Watch:
             elif type(layer).forward in _TORCHS and "forward" not in vars(layer):
                 vars(layer)["forward"] = self.forward
             else:  # of somebody's own making: its input is all that is known of it
-                hook = layer.register_forward_pre_hook(self.look)
+                hook = layer.register_forward_pre_hook(self.look, with_kwargs=True)
             layer.training = True
             yield
         finally:
@@ -194,20 +202,28 @@ class Watch:
         mean, var = batch.statistics.unbind(0)
         self.add(m / shares, mean, var * ((m - c) / shares))  # all who share a batch bring it: each its share
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
         """In place of the forward of torch's layer."""
         layer = self.layer
-        layer._check_input_dim(x)
+        layer._check_input_dim(input)
         y, batch = normalized(
-            x, layer.weight, layer.bias, None, None, None, None, options_of(layer.eps, 0, None)
+            input, layer.weight, layer.bias, None, None, None, None, options_of(layer.eps, 0, None)
         )
         if batch is not None:
             self.add(float(batch.count), batch.statistics[0], batch.statistics[1] * float(batch.count))
         return y
 
-    def look(self, layer: nn.Module, inputs: tuple[Any, ...]) -> None:
-        """Before the forward of a layer of another class."""
-        m, _, moments = (parts if plain(inputs[0]) else composed).moments(inputs[0], None)
+    def look(self, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Before the forward of a layer of another class, whose first argument is its input."""
+        given = inspect.signature(layer.forward).bind(*args, **kwargs)
+        x = next(iter((*given.args, *given.kwargs.values())), None)
+        if not isinstance(x, Tensor) or x.dim() < 2 or x.shape[1] != self.channels:
+            got = f"shape {shown(x.shape)}" if isinstance(x, Tensor) else f"class {type(x).__name__}"
+            raise ShapeError(
+                f"recalibrate: the input of layer {self.path!r} has {got}, expected (N, {self.channels}, ...). "
+                "Set its track_running_stats to False to leave it out."
+            )
+        m, _, moments = (parts if plain(x) and x.dtype in CODES else composed).moments(x, None)
         if m:
             self.add(m, moments[0], moments[1])
 

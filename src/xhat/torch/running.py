@@ -13,6 +13,7 @@ from xhat.errors import ArgumentError
 from xhat.torch import exchange
 from xhat.torch.exchange import Subject
 from xhat.torch.merging import merged
+from xhat.torch.tensors import check_known
 
 __all__ = ["merge_running_statistics"]
 
@@ -31,7 +32,8 @@ def merge_running_statistics(model: M, process_group: Any = None) -> M:
     moments of all their data; for these, `recalibrate`. One exchange for the whole model; without a process group of
     several ranks nothing is done. Frozen layers take part as they are: if all ranks have the same, it stays.
 
-    Returns the model. Raises ExchangeError on every rank, and changes nothing, if the ranks' models differ.
+    Returns the model. Raises ExchangeError on every rank, and changes nothing, if the ranks' models differ;
+    ArgumentError for a lazy layer that has met no input yet.
     Source: Chan, Golub and LeVeque 1979.
     """
     if not isinstance(model, nn.Module):
@@ -46,6 +48,7 @@ def merge_running_statistics(model: M, process_group: Any = None) -> M:
     }
     if not layers or exchange.world(group) == 1:
         return model
+    check_known("merge_running_statistics", layers)
     numbers = torch.cat([t.cpu() for layer in layers.values() for t in _numbers(layer)]).numpy()
     widths = {path: len(layer.running_mean) for path, layer in layers.items()}
     mark = zlib.crc32(repr(widths).encode())

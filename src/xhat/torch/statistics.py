@@ -36,7 +36,8 @@ def follow(
 ) -> None:
     """Moves the running statistics towards the batch's, unless this forward repeats one (activation checkpointing).
 
-        batches += 1      k = momentum, or 1 / batches when it is None (the plain average over batches)
+        batches += 1      k = momentum, or when it is None 1 / (batches - skipped), the plain average over those that
+                              a channel has not left out, under whatever policy
         running_mean += k (mean - running_mean)
         running_var  += k (m2 / (m - running_correction) - running_var)
 
@@ -83,7 +84,9 @@ def move(
             f"{running_correction} for the running variance. Pass running_correction=0, or more (or larger) weights."
         )
     factor = (batch.count - correction) / (batch.count - running_correction)
-    if visible and nonfinite == "propagate" and _kernels_can(running, batch):
+    # The average of a channel that has left out batches is over the others: a number for each, no number for all.
+    alike = running.skipped is None or momentum is not None
+    if visible and alike and nonfinite == "propagate" and _kernels_can(running, batch):
         _move_by_kernel(running, batch, momentum, float(factor))
     else:
         if visible:

@@ -3,10 +3,10 @@
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from xhat.checks import check_count, check_sum, shown
-from xhat.errors import DegenerateBatchError
+from xhat.errors import ArgumentError, DegenerateBatchError
 from xhat.torch import cpu
 from xhat.torch.errors import TensorArgumentError, TensorDtypeError, TensorShapeError, TensorTypeError
 from xhat.torch.options import Options
@@ -16,6 +16,7 @@ __all__ = [
     "check",
     "check_batch",
     "check_gradient",
+    "check_known",
     "check_mask",
     "check_statistics",
     "check_tensor",
@@ -133,6 +134,16 @@ def check_tensor(name: str, value: Any) -> None:
     """Raises TensorTypeError for what is neither a tensor nor None."""
     if value is not None and not isinstance(value, Tensor):
         raise TensorTypeError(f"batch_norm: {name} is {type(value).__name__}, expected a tensor.")
+
+
+def check_known(operation: str, layers: dict[str, Any]) -> None:
+    """Raises ArgumentError where a layer is lazy and has met no input: path -> layer, with running statistics."""
+    for path, layer in layers.items():
+        if nn.parameter.is_lazy(layer.running_mean):
+            raise ArgumentError(
+                f"{operation}: layer {path!r} is lazy and has met no input, expected one that knows its channels. "
+                "Call the model once first."
+            )
 
 
 def check_gradient(dy: Tensor, x: Tensor, extra: Maybe, statistics: Tensor, needs_extra: bool) -> None:

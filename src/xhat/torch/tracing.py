@@ -10,12 +10,16 @@ from typing import Any, NamedTuple
 from torch import Tensor, fx, nn
 
 from xhat.torch.faithful import UnfaithfulError, conditions, first_line
+from xhat.torch.recorded import Recorded
 
 __all__ = ["Trace", "called_methods", "is_chain", "mentioned", "one_call", "trace"]
 
 
 class Trace(NamedTuple):
-    """The graph of a method, children as single calls, and Python expressions of `self` that must be true for it."""
+    """The graph of a method, children as single calls by their first paths, and Python expressions of `self`.
+
+    While all of them are true, the method does what the graph does.
+    """
 
     graph: fx.Graph
     conditions: tuple[str, ...]
@@ -23,8 +27,7 @@ class Trace(NamedTuple):
 
 def trace(module: nn.Module, method: str) -> Trace:
     """The graph of this method. Raises UnfaithfulError with the reason where there is none that can be relied on."""
-    chain = (f"tuple(self._modules) == {tuple(module._modules)!r}",)
-    known = chain if is_chain(module, method) else conditions(module, method)
+    known = _in_order(module) if is_chain(module, method) else conditions(module, method)
     tracer = _Tracer()
     tracer.traced_func_name = method
     try:
@@ -34,6 +37,15 @@ def trace(module: nn.Module, method: str) -> Trace:
     if tracer.baked:
         raise UnfaithfulError(f"its {method} computes with tensors that are no parameters, buffers or inputs")
     return Trace(graph, known)
+
+
+def _in_order(module: nn.Module) -> tuple[str, ...]:
+    """`conditions` of Sequential's method: the same names in the same order, each of the child that is recorded."""
+    recorded = Recorded(module)
+    found = [f"tuple(self._modules) == {tuple(module._modules)!r}"]
+    for name, child in module._modules.items():
+        found += recorded.conditions(f"getattr(self, {name!r}, None)", child) if child in recorded else ()
+    return tuple(found)
 
 
 def is_chain(module: nn.Module, method: str = "forward") -> bool:
