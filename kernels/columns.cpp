@@ -7,6 +7,7 @@
 #include "threads.h"
 
 #include <algorithm>
+#include <atomic>
 #include <memory>
 #include <numeric>
 #include <vector>
@@ -76,7 +77,8 @@ struct Walk {
     const Batch& b = pass.b;
     Sums sums;
     std::unique_ptr<double[]> space;  // six factors of every column
-    bool wide = false;
+    // Whether some channel's factors are beyond float, which takes the whole half of the pass to double.
+    std::atomic<bool> wide_sums{false}, wide_map{false};
 
     Walk(const Pass& p, const Plan& l) : pass(p), plan(l), sums(l), space(new double[6 * l.width]) {}
 
@@ -101,8 +103,8 @@ struct Walk {
             t.origin = &sums.origin[at];
             t.sum = &sums.sum[at];
             t.sum_product = &sums.product[at];
-            t.terms = terms();
-            pass.run_reduce(t, wide);
+            t.terms = terms(wide_sums);
+            pass.run_reduce(t, wide_sums);
         });
     }
 
@@ -127,20 +129,22 @@ struct Walk {
 
     void map(size_t piece) const {
         tiles(piece, [&](Tile t) {
-            t.terms = terms();
+            t.terms = terms(wide_map);
             t.stream = pass.large;
             t.staged = t.staged || t.stream;
-            pass.run_map(t, wide);
+            pass.run_map(t, wide_map);
         });
     }
 
-    // One channel beyond float takes the whole call to double.
-    void prepare(bool with_sums) {
-        wide = false;
-        if (b.dtype != FLOAT64)
-            for (size_t c = 0; c < b.channels; c++) wide |= !factors_of(c, with_sums).fits_float();
-        if (pass.terms_in_double(wide)) fill(space.get(), with_sums);
-        else fill(reinterpret_cast<float*>(space.get()), with_sums);
+    // The factors of the sums, or of the map: each member of the team makes those of its share of the channels.
+    void prepare(Team team, bool with_sums, std::atomic<bool>& wide) {
+        const size_t first = team.first(b.channels), last = team.last(b.channels);
+        if (!pass.terms_in_double(false) && !fill(reinterpret_cast<float*>(space.get()), first, last, with_sums))
+            wide = true;
+        team.barrier();
+        if (!pass.terms_in_double(wide)) return;
+        fill(space.get(), first, last, with_sums);
+        team.barrier();
     }
 
   private:
@@ -168,15 +172,19 @@ struct Walk {
     Factors factors_of(size_t c, bool with_sums) const {
         return {b, c, b.mean[c], b.var[c], with_sums ? b.sum_dy[c] : 0, with_sums ? b.sum_dy_xhat[c] : 0};
     }
-    template <class A> void fill(A* at, bool with_sums) const {
+    // Of channels [first, last); whether all of them are moderate enough for float.
+    template <class A> bool fill(A* at, size_t first, size_t last, bool with_sums) const {
         const FactorArrays<A> arrays(at, plan.width);
-        for (size_t c = 0; c < b.channels; c++) {
+        bool fit = true;
+        for (size_t c = first; c < last; c++) {
             const Factors f = factors_of(c, with_sums);
+            fit &= f.fits_float();
             for (size_t k = 0; k < plan.together; k++)
                 arrays.set(k * plan.row + c * b.inner, b.inner, f);
         }
+        return fit;
     }
-    Terms terms() const {
+    Terms terms(bool wide) const {
         if (pass.terms_in_double(wide)) return FactorArrays<double>(space.get(), plan.width).terms();
         return FactorArrays<float>(reinterpret_cast<float*>(space.get()), plan.width).terms();
     }
@@ -188,18 +196,17 @@ void run_columns(const Pass& pass, int threads) {
     const Batch& b = pass.b;
     const Plan plan(pass);
     Walk walk(pass, plan);
-    if (pass.backward) walk.prepare(false);
+    const bool sums_have_factors = pass.backward && b.reduce && b.side != NO_ACTIVATION;
     parallel(threads, [&](Team team) {
+        if (sums_have_factors) walk.prepare(team, false, walk.wide_sums);
         const size_t p0 = team.first(plan.pieces.size()), p1 = team.last(plan.pieces.size());
         if (b.reduce) {
             for (size_t p = p0; p < p1; p++) walk.reduce(p);
             team.barrier();
             walk.fold(team.first(b.channels), team.last(b.channels));
-            team.barrier();
         }
         if (b.map) {
-            if (team.rank == 0) walk.prepare(pass.backward);
-            team.barrier();
+            walk.prepare(team, pass.backward, walk.wide_map);
             for (size_t p = p0; p < p1; p++) walk.map(p);
         }
     });
