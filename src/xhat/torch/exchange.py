@@ -202,8 +202,8 @@ def _disagreement(subjects: list[Subject | None], mine: Subject, rank: int) -> s
     stopped = [i for i, s in enumerate(known) if s.kind == "nothing"]
     if stopped:
         return (
-            f"batch_norm: {_ranks(stopped)} stopped before the exchange of {_called(known[stopped[0]])}, by an "
-            "error of its own. No state was changed."
+            f"batch_norm: {_ranks(stopped)} stopped before the exchange of {_called(mine)}, by an error of its own. "
+            "No state was changed."
         )
     fields = (("layer", "layer"), ("kind", "exchange"), ("channels", "number of channels"), ("dtype", "dtype"),
               ("differentiated", "need of a gradient for the input"))  # fmt: skip

@@ -135,17 +135,19 @@ def a_bad_input_on_one_rank() -> None:
         if dist.get_rank() == 1:
             assert message in refused(kind, lambda net=net, bad=bad: net(torch.randn(4, 5), **bad))
         else:
-            disagreed(lambda net=net: net(torch.randn(4, 5)), "rank 1 stopped before the exchange", layer=net)
+            told = "rank 1 stopped before the exchange of statistics, by an error of its own"
+            disagreed(lambda net=net: net(torch.randn(4, 5)), told, layer=net)
         assert net.num_batches_tracked == 0
         goes_on()
 
 
 @claim
 def dimensions_on_one_rank() -> None:
-    net = xt.SyncBatchNorm(5)
+    net = model()
     x = torch.randn(5) if dist.get_rank() == 0 else torch.randn(4, 5)
     message = refused(ValueError if dist.get_rank() == 0 else ExchangeError, lambda: net(x))
-    assert ("at least 2D" if dist.get_rank() == 0 else "rank 0 stopped") in message
+    told = "rank 0 stopped before the exchange of statistics of layer '0', by an error of its own"
+    assert ("at least 2D" if dist.get_rank() == 0 else told) in message
     goes_on()
 
 
