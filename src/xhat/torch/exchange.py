@@ -9,7 +9,7 @@ nothing is believed unless that is the same on all ranks. No statistics are comp
 
 import weakref
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -17,7 +17,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-from xhat.torch.errors import ExchangeError
+from xhat.torch.errors import ExchangeError, first_line
 from xhat.torch.internals import device_of, timeout_of
 from xhat.torch.merging import Array
 
@@ -101,8 +101,21 @@ def joining(subject: Subject, group: str) -> Iterator[None]:
     except ExchangeError:  # an exchange failed, and so everybody knows
         raise
     except Exception:
-        _line(group).leave(subject)
+        with suppress(ExchangeError):  # what this rank raises itself says more
+            _line(group).leave(subject)
         raise
+
+
+@contextmanager
+def _in_time(what: str, rank: int, ranks: int) -> Iterator[None]:
+    """What all ranks do together: its failure on one of them, as a sentence."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise ExchangeError(
+            f"batch_norm: {what} failed on rank {rank} of {ranks}: a rank has ended or did not come in time. "
+            f"No state was changed. ({first_line(error)})"
+        ) from error
 
 
 def _line(group: str) -> "Line":
@@ -118,7 +131,8 @@ def _twin(group: Any) -> Any:
     Whoever else uses the default group does so when its own work is ready: DistributedDataParallel's buckets, where
     ranks leave out different parameters, are so at different times.
     """
-    return dist.new_group(timeout=timeout_of(group))
+    with _in_time("the first exchange, which makes a process group,", dist.get_rank(), dist.get_world_size()):
+        return dist.new_group(timeout=timeout_of(group))
 
 
 class Line:
@@ -143,10 +157,7 @@ class Line:
 
     def leave(self, subject: Subject) -> None:
         """Takes part without numbers: everybody is refused them."""
-        try:
-            self._exchange(np.zeros(0), subject._replace(kind="nothing"), self.room_after.get(self.last, 0))
-        except ExchangeError:
-            return  # what this rank raises itself says more
+        self._exchange(np.zeros(0), subject._replace(kind="nothing"), self.room_after.get(self.last, 0))
 
     def _exchange(self, numbers: Array, subject: Subject, room: int) -> Array:
         """One collective, of frames with room for so many numbers; they are in it if they fit."""
@@ -156,13 +167,8 @@ class Line:
             frame[WORDS : WORDS + len(numbers)] = numbers
         mine = torch.from_numpy(frame).to(self.device)
         everybodys = mine.new_empty(self.ranks * len(frame))
-        try:
+        with _in_time(f"the exchange of {_called(subject)}", self.rank, self.ranks):
             _all_gather(everybodys, mine, group=self.group())
-        except RuntimeError as error:
-            raise ExchangeError(
-                f"batch_norm: the exchange of {_called(subject)} failed on rank {self.rank} of {self.ranks}: a rank "
-                f"has ended or did not come in time. No state was changed. ({_first_line(error)})"
-            ) from error
         frames: Array = everybodys.cpu().numpy().reshape(self.ranks, -1)
         headers = frames[:, :WORDS].view(np.int64)
         if not (headers == header).all():
@@ -225,7 +231,3 @@ def _called(subject: Subject) -> str:
 
 def _ranks(ranks: list[int]) -> str:
     return f"rank{'s' * (len(ranks) > 1)} {', '.join(map(str, ranks))}"
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
