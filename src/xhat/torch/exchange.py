@@ -7,6 +7,7 @@ all need it; from then on there is one. A frame begins with what its numbers are
 nothing is believed unless that is the same on all ranks. No statistics are computed here.
 """
 
+import struct
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -17,6 +18,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
+from xhat.ops import ACTIVATIONS
 from xhat.torch.errors import ExchangeError, first_line
 from xhat.torch.internals import device_of, timeout_of
 from xhat.torch.merging import Array
@@ -26,7 +28,9 @@ __all__ = ["KINDS", "Subject", "gather", "group_name", "group_of", "joining", "r
 KINDS = ("nothing", "statistics", "gradient sums", "sums", "running statistics", "population moments")
 DTYPES = (None, torch.float64, torch.float32, torch.float16, torch.bfloat16)
 MARK = 0x7861_7421  # no other collective's numbers begin like this
-WORDS, LETTERS = 16, 80  # a header's 64-bit words; the bytes of them that hold the layer's name
+LETTERS = 80  # of the layer's name
+HEADER = struct.Struct(f"=qqqbb?bb3xdd{LETTERS}s")  # the mark, the length, a subject; 3 bytes align it
+WORDS = HEADER.size // 8
 
 # The newer name; the older one warns where there is the newer.
 _all_gather: Any = getattr(dist, "all_gather_single", getattr(dist, "all_gather_into_tensor", None))
@@ -40,6 +44,10 @@ class Subject(NamedTuple):
     channels: int
     dtype: torch.dtype | None = None
     differentiated: bool = False  # whether the gradient will pass here: an exchange too, with everybody in it
+    eps: float = 0.0  # from here on as in `Options`: ranks that differ would compute different functions
+    correction: int = 0
+    activation: str | None = None
+    slope: float = 0.0
 
 
 # ------------------------------------------------------------------------------------------------------- groups
@@ -182,19 +190,21 @@ class Line:
 @lru_cache(maxsize=4096)
 def _header(subject: Subject, length: int) -> Array:
     """The subject as 64-bit words."""
-    letters = subject.layer.encode()[-LETTERS:].ljust(LETTERS, b"\0")
-    fields = [MARK, length, KINDS.index(subject.kind), subject.channels, DTYPES.index(subject.dtype),
-              subject.differentiated]  # fmt: skip
-    return np.concatenate((np.array(fields, np.int64), np.frombuffer(letters, np.int64)))
+    kind, layer, channels, dtype, differentiated, eps, correction, activation, slope = subject
+    codes = KINDS.index(kind), DTYPES.index(dtype), differentiated, ACTIVATIONS[activation], correction
+    packed = HEADER.pack(MARK, length, channels, *codes, eps, slope, layer.encode()[-LETTERS:])
+    return np.frombuffer(packed, np.int64)
 
 
 def _read(header: Array) -> Subject | None:
     """The subject of a header; None where it is none."""
-    mark, _, kind, channels, dtype, differentiated = header[: WORDS - LETTERS // 8].tolist()
+    mark, _, channels, *codes, eps, slope, name = HEADER.unpack(header.tobytes())
     if mark != MARK:
         return None
-    layer = header[WORDS - LETTERS // 8 :].tobytes().rstrip(b"\0").decode(errors="replace")
-    return Subject(KINDS[kind], layer, channels, DTYPES[dtype], bool(differentiated))
+    kind, dtype, differentiated, activation, correction = codes
+    layer = name.rstrip(b"\0").decode(errors="replace")
+    return Subject(KINDS[kind], layer, channels, DTYPES[dtype], differentiated, eps, correction,
+                   tuple(ACTIVATIONS)[activation], slope)  # fmt: skip
 
 
 def _disagreement(subjects: list[Subject | None], mine: Subject, rank: int) -> str:
@@ -212,7 +222,8 @@ def _disagreement(subjects: list[Subject | None], mine: Subject, rank: int) -> s
             "No state was changed."
         )
     fields = (("layer", "layer"), ("kind", "exchange"), ("channels", "number of channels"), ("dtype", "dtype"),
-              ("differentiated", "need of a gradient for the input"))  # fmt: skip
+              ("differentiated", "need of a gradient for the input"), ("eps", "eps"), ("correction", "correction"),
+              ("activation", "activation"), ("slope", "slope"))  # fmt: skip
     for field, words in fields:
         values: dict[Any, list[int]] = {}
         for i, s in enumerate(known):

@@ -42,8 +42,9 @@ class SyncBatchNorm(BatchNorm):
     has n_r of them, out of p ranks, takes the sum of its losses times p / n.
 
     Not a subclass of torch.nn.SyncBatchNorm, which DistributedDataParallel refuses on a CPU.
-    Raises what `BatchNorm` does, and ExchangeError, on every rank, where ranks disagree or one is gone; then no running
-    statistics have moved. A torch.func transform is refused with ArgumentError.
+    Raises what `BatchNorm` does, and ExchangeError, on every rank, where one is gone or ranks disagree (on the layer,
+    its input's channels, dtype and need of a gradient, eps, correction, activation); then no running statistics have
+    moved. A torch.func transform is refused with ArgumentError.
     """
 
     def __init__(

@@ -105,7 +105,7 @@ def _forward(
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     o = Options(*options)
     channels = x.shape[1]
-    subject = Subject("statistics", layer, channels, x.dtype, differentiated)
+    subject = Subject("statistics", layer, channels, x.dtype, differentiated, *o)
     with exchange.joining(subject, group):
         mine = _moments(x, mask)
     ranks = exchange.gather(mine, subject, group)
@@ -143,7 +143,7 @@ def _backward(
     def total(sums: Tensor) -> Tensor:
         if not differentiated or not count:  # nobody needs dx, or there is none
             return sums
-        return _sum(sums, Subject("gradient sums", layer, x.shape[1], x.dtype, True), group)
+        return _sum(sums, Subject("gradient sums", layer, x.shape[1], x.dtype, True, *o), group)
 
     if plain(dy, x, weight, bias, extra, mask):
         found = parts.gradients(

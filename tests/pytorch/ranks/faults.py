@@ -124,6 +124,24 @@ def the_need_of_a_gradient() -> None:
 
 
 @claim
+def the_options() -> None:
+    """Each rank's gradient would be that of another function."""
+    for name, mine, others, said in (
+        ("eps", dict(eps=0.5), {}, ("0.5", "1e-05")),
+        ("correction", dict(correction=1), {}, ("1", "0")),
+        ("activation", dict(activation="silu"), {}, ("'silu'", "None")),
+        ("slope", dict(activation=("leaky_relu", 0.25)), dict(activation="relu"), ("0.25", "0.0")),
+    ):
+        net = nn.Sequential(xt.SyncBatchNorm(5, **(mine if dist.get_rank() == 0 else others)))
+        expected = (
+            f"disagree on the {name} of statistics of layer '0'",
+            f"{said[0]} on rank 0; {said[1]} on ranks 1, 2",
+        )
+        disagreed(lambda net=net: net(torch.randn(4, 5)), *expected, layer=net)
+        goes_on()
+
+
+@claim
 def a_bad_input_on_one_rank() -> None:
     """It gets its own error, and the others learn at once that it has stopped."""
     for kind, message, bad in (
