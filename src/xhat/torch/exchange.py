@@ -20,7 +20,7 @@ import torch.distributed as dist
 
 from xhat.ops import ACTIVATIONS
 from xhat.torch.errors import ExchangeError, first_line
-from xhat.torch.internals import device_of, timeout_of
+from xhat.torch.internals import device_of, timeout_of, untransformed
 from xhat.torch.merging import Array
 
 __all__ = ["KINDS", "Subject", "gather", "group_name", "group_of", "joining", "rank", "world"]
@@ -109,7 +109,7 @@ def joining(subject: Subject, group: str) -> Iterator[None]:
     except ExchangeError:  # an exchange failed, and so everybody knows
         raise
     except Exception:
-        with suppress(ExchangeError):  # what this rank raises itself says more
+        with suppress(ExchangeError), untransformed():  # what this rank raises itself says more
             _line(group).leave(subject)
         raise
 

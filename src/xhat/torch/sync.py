@@ -73,12 +73,11 @@ class SyncBatchNorm(BatchNorm):
         if input.dim() < 2:
             raise ShapeError(f"expected at least 2D input (got {input.dim()}D input)")
 
-    def _check_dimensions(self, input: Tensor) -> None:
+    def _prepared(self, x: Tensor, activation: Any) -> tuple[Maybe, Maybe, Maybe, Maybe, Options]:
         if tracing() or not self._shares():
-            super()._check_dimensions(input)
-        else:
-            with exchange.joining(Subject("statistics", self._called(), 0), self._group):
-                super()._check_dimensions(input)
+            return super()._prepared(x, activation)
+        with exchange.joining(Subject("statistics", self._called(), 0), self._group):
+            return super()._prepared(x, activation)
 
     def _shares(self) -> bool:
         """Whether the statistics of this forward pass are those of many ranks."""

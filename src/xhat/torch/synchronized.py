@@ -55,13 +55,12 @@ def normalized(
     x: Tensor, weight: Maybe, bias: Maybe, residual: Maybe, mask: Maybe, o: Options, group: str, layer: str
 ) -> tuple[Tensor, Batch | None]:
     """y by the statistics of the batch of all ranks, which come with it (unless it is empty)."""
-    _refuse_transforms()
-    differentiated = torch.is_grad_enabled() and x.requires_grad
     if tracing():
         _check(x, weight, bias, residual, mask)
     else:
         with exchange.joining(Subject("statistics", layer, 0), group):
             _check(x, weight, bias, residual, mask)
+    differentiated = torch.is_grad_enabled() and x.requires_grad
     run = (
         _operators.synchronized if tracing() else Synchronized.apply if torch.is_grad_enabled() else _forward
     )
@@ -73,6 +72,7 @@ def normalized(
 
 
 def _check(x: Tensor, weight: Maybe, bias: Maybe, residual: Maybe, mask: Maybe) -> None:
+    _refuse_transforms()
     check(x, weight, bias, residual, None, None)
     if mask is not None:
         check_mask(x, mask)

@@ -170,6 +170,34 @@ def dimensions_on_one_rank() -> None:
 
 
 @claim
+def a_call_that_one_rank_makes_wrongly() -> None:
+    """Before there is anything to exchange; the others would wait for as long as the group lets them."""
+
+    def activated(net: nn.Sequential, x: Tensor) -> Any:
+        return net[0](x, activation="gelu")
+
+    def set_later(net: nn.Sequential, x: Tensor) -> Any:
+        net[0].eps = -1.0
+        return net(x)
+
+    def transformed(net: nn.Sequential, x: Tensor) -> Any:
+        return torch.func.grad(lambda t: net(t).sum())(x)
+
+    for call, said in (
+        (activated, "activation is 'gelu'"),
+        (set_later, "eps is -1.0"),
+        (transformed, "torch.func"),
+    ):
+        net, x = model(), torch.randn(4, 5)
+        if dist.get_rank() == 0:
+            assert said in refused(ArgumentError, lambda call=call, net=net, x=x: call(net, x)), call
+        else:
+            told = "rank 0 stopped before the exchange of statistics of layer '0', by an error of its own"
+            disagreed(lambda net=net, x=x: net(x), told, layer=net)
+        goes_on()
+
+
+@claim
 def messages_are_the_same_kind_of_sentence_on_every_rank() -> None:
     net = model(5 + dist.get_rank())
     messages = on_all_ranks(refused(ExchangeError, lambda: net(torch.randn(4, 5 + dist.get_rank()))))
