@@ -146,9 +146,8 @@ def _backward(
         return _sum(sums, Subject("gradient sums", layer, x.shape[1], x.dtype, True, *o), group)
 
     if plain(dy, x, weight, bias, extra, mask):
-        found = parts.gradients(
-            dy, x, weight, bias, extra, mask, statistics, float(count), residual, o, total
-        )
+        found = parts.gradients(dy, x, weight, bias, extra, mask, statistics, float(count), residual, o,
+                                total if differentiated else None)  # fmt: skip
     else:
         others = composed.Others(total, count, statistics[0])
         found = composed.gradients(dy, x, weight, bias, extra, mask, statistics, residual, o, others)

@@ -1,7 +1,9 @@
 """What is exchanged, and what need not be; groups and edges. Run it for these claims and those of `equality`."""
 
 import copy
+import itertools
 from typing import Any
+from unittest.mock import patch
 
 import torch
 import torch.distributed as dist
@@ -12,7 +14,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from xhat.errors import ArgumentError, DegenerateBatchError, ShapeError
-from xhat.torch import BatchNorm1d, SyncBatchNorm, exchange
+from xhat.torch import BatchNorm1d, SyncBatchNorm, cpu, exchange
 
 # ------------------------------------------------------------------------------------------------ bits and bytes
 
@@ -108,6 +110,25 @@ def what_needs_no_exchange_makes_none() -> None:
     assert not sizes(lambda: layer(x.clone().requires_grad_()).sum().backward())
     without = SyncBatchNorm(CHANNELS, track_running_stats=False, dtype=torch.float64).eval()
     assert not sizes(lambda: without(x))
+
+
+@claim
+def an_input_that_asks_for_no_gradient_gets_none_computed() -> None:
+    """That of a network's first layer: one pass over it fewer, and the same other gradients."""
+    for activation, residual in itertools.product((None, "silu"), (False, True)):
+        found, passes = [], []
+        for asks in (True, False):
+            p = part_of(problem(numbers(ROWS, CHANNELS, 3), residual=residual), dict(splits())["uneven"])
+            layer = layer_for(p, activation=activation)
+            y = layer(p.x.requires_grad_(asks), p.residual)
+            with patch.object(cpu, "backward", wraps=cpu.backward) as kernel:
+                y.backward(numbers(*y.shape, seed="dy"))
+            passes.append(kernel.call_count)
+            found.append([t.grad for t in (*layer.parameters(), p.residual) if t is not None])
+        for t, same in zip(*found, strict=True):
+            close(t, same, 1e-14, (activation, residual))
+        if dist.get_world_size() > 1:
+            assert passes == [2, 2 if activation and residual else 1], (activation, residual, passes)
 
 
 @claim
