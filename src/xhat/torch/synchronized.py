@@ -199,6 +199,8 @@ def _differentiate(ctx: Any, dy: Tensor, *_: Any) -> tuple[Any, ...]:
     _refuse_transforms()
     x, weight, bias, extra, mask, statistics, count = ctx.saved_tensors
     o: Options = ctx.options
+    if extra is not None and o.activation == "leaky_relu":
+        extra = extra.detach()  # of y only the sign is asked: its own gradient would be one more exchange
     run = _operators.synchronized_backward if tracing() or torch.is_grad_enabled() else _backward
     found = run(
         dy, x, weight, bias, extra, mask, statistics, count, ctx.residual, ctx.differentiated, ctx.group, ctx.layer, *o
@@ -215,7 +217,7 @@ def _keep_second(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) 
 
 
 def _differentiate_second(ctx: Any, *cotangents: Maybe) -> tuple[Any, ...]:
-    """By torch's operations and `rank_sum`: eight exchanges, in the same order on all ranks."""
+    """By torch's operations and `rank_sum`: six exchanges, in the same order on all ranks."""
     dy, x, weight, bias, extra, mask, statistics, count = ctx.saved_tensors
     others = None
     if ctx.differentiated and count:

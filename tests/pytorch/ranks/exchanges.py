@@ -80,6 +80,31 @@ def one_collective_forward_and_one_backward_whatever_the_options() -> None:
 
 
 @claim
+def a_gradient_of_a_gradient_makes_six_more_whatever_the_options() -> None:
+    """The sums for mean, variance and gradient again, then their adjoints; and what dy = y asks for, one more."""
+    for o, through_dy in itertools.product(list(option_sets(training=True))[::17], (False, True)):
+        p = problem(numbers(ROWS, CHANNELS, 3), o["affine"], o["residual"], o["mask"])
+        mine = part_of(p, dict(splits())["uneven"])
+        layer = layer_for(p, correction=o["correction"], activation=ACTIVATIONS[o["activation"]])
+        found: list[int] = []
+
+        def step(
+            mine: Problem = mine,
+            layer: SyncBatchNorm = layer,
+            through_dy: bool = through_dy,
+            found: list[int] = found,
+        ) -> None:
+            y = layer(mine.x, mine.residual, mine.mask)
+            dy = y if through_dy else torch.ones_like(y)
+            (dx,) = torch.autograd.grad(y, mine.x, dy, create_graph=True)
+            found[:] = sizes(lambda: dx.square().sum().backward())
+
+        for _ in range(3):  # until each frame has its size
+            step()
+        assert len(found) == (0 if dist.get_world_size() == 1 else 7 if through_dy else 6), (o, found)
+
+
+@claim
 def a_model_s_frames_have_the_size_of_their_layer() -> None:
     widths = [3, 17, 5, 64]
     layers = [SyncBatchNorm(c, dtype=torch.float64) for c in widths]
