@@ -2,10 +2,13 @@
 
 import copy
 import pickle
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
+from launching import environment
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 
@@ -95,8 +98,39 @@ def test_every_batch_norm_becomes_one_on_many_processes_and_stays_the_same_layer
 
 def test_converted_layers_are_copied_and_pickled() -> None:
     net = xt.convert_sync(model())
-    assert [type(m) for m in copy.deepcopy(net)] == [type(m) for m in net]
-    assert type(pickle.loads(pickle.dumps(net[4]))) is xt.SyncBatchNorm
+    x = torch.randn(6, 2, 4, 4)
+    for same in (copy.deepcopy(net), pickle.loads(pickle.dumps(net))):
+        assert [type(m) for m in same] == [type(m) for m in net]
+        assert same[5].tag == "mine" and torch.equal(same.eval()(x), net.eval()(x))
+    lazy = xt.convert_sync(nn.Sequential(nn.LazyBatchNorm1d(eps=0.5)))
+    same = pickle.loads(pickle.dumps(lazy))
+    assert type(same[0]) is type(lazy[0])
+    same(torch.randn(3, 5))
+    assert type(same[0]) is xt.SyncBatchNorm and same[0].eps == 0.5
+
+
+@pytest.fixture
+def group(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """A process group of this process alone, which is not the default one."""
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", environment()["GLOO_SOCKET_IFNAME"])
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    yield dist.new_group()
+    dist.destroy_process_group()
+
+
+def test_a_group_that_is_given_replaces_torchs(group: Any) -> None:
+    old, new = dist.new_group(), group
+    net = xt.convert_sync(nn.Sequential(nn.SyncBatchNorm(5, process_group=old)), process_group=new)
+    assert net[0].process_group is new and "process_group" not in vars(net[0])
+    assert copy.deepcopy(net)[0].process_group is new
+
+
+def test_a_layer_keeps_its_group_unless_another_is_given(group: Any) -> None:
+    net = nn.Sequential(xt.SyncBatchNorm(5, process_group=group), nn.SyncBatchNorm(5, process_group=group))
+    for _ in range(2):
+        xt.convert_sync(net)
+        assert net[0].process_group is net[1].process_group is group
+    assert xt.convert_sync(net, dist.group.WORLD)[0].process_group is None  # all processes
 
 
 def test_fused_calls_stay_fused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,6 +13,7 @@ __all__ = [
     "TensorDtypeError",
     "TensorShapeError",
     "TensorTypeError",
+    "first_line",
     "named",
     "path_of",
 ]
@@ -36,6 +37,11 @@ class TensorDtypeError(DtypeError, NotImplementedError):
 
 class ExchangeError(XhatError, RuntimeError):
     """Processes could not exchange what a batch on many of them needs: they disagree, or one of them is gone."""
+
+
+def first_line(error: Exception) -> str:
+    """What an error says, in short."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
 
 
 def named(layer: nn.Module) -> str:

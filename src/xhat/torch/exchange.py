@@ -7,9 +7,10 @@ all need it; from then on there is one. A frame begins with what its numbers are
 nothing is believed unless that is the same on all ranks. No statistics are computed here.
 """
 
+import struct
 import weakref
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -17,8 +18,9 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-from xhat.torch.errors import ExchangeError
-from xhat.torch.internals import device_of, timeout_of
+from xhat.ops import ACTIVATIONS
+from xhat.torch.errors import ExchangeError, first_line
+from xhat.torch.internals import device_of, timeout_of, untransformed
 from xhat.torch.merging import Array
 
 __all__ = ["KINDS", "Subject", "gather", "group_name", "group_of", "joining", "rank", "world"]
@@ -26,7 +28,9 @@ __all__ = ["KINDS", "Subject", "gather", "group_name", "group_of", "joining", "r
 KINDS = ("nothing", "statistics", "gradient sums", "sums", "running statistics", "population moments")
 DTYPES = (None, torch.float64, torch.float32, torch.float16, torch.bfloat16)
 MARK = 0x7861_7421  # no other collective's numbers begin like this
-WORDS, LETTERS = 16, 80  # a header's 64-bit words; the bytes of them that hold the layer's name
+LETTERS = 80  # of the layer's name
+HEADER = struct.Struct(f"=qqqbb?bb3xdd{LETTERS}s")  # the mark, the length, a subject; 3 bytes align it
+WORDS = HEADER.size // 8
 
 # The newer name; the older one warns where there is the newer.
 _all_gather: Any = getattr(dist, "all_gather_single", getattr(dist, "all_gather_into_tensor", None))
@@ -40,6 +44,10 @@ class Subject(NamedTuple):
     channels: int
     dtype: torch.dtype | None = None
     differentiated: bool = False  # whether the gradient will pass here: an exchange too, with everybody in it
+    eps: float = 0.0  # from here on as in `Options`: ranks that differ would compute different functions
+    correction: int = 0
+    activation: str | None = None
+    slope: float = 0.0
 
 
 # ------------------------------------------------------------------------------------------------------- groups
@@ -101,8 +109,21 @@ def joining(subject: Subject, group: str) -> Iterator[None]:
     except ExchangeError:  # an exchange failed, and so everybody knows
         raise
     except Exception:
-        _line(group).leave(subject)
+        with suppress(ExchangeError), untransformed():  # what this rank raises itself says more
+            _line(group).leave(subject)
         raise
+
+
+@contextmanager
+def _in_time(what: str, rank: int, ranks: int) -> Iterator[None]:
+    """What all ranks do together: its failure on one of them, as a sentence."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise ExchangeError(
+            f"batch_norm: {what} failed on rank {rank} of {ranks}: a rank has ended or did not come in time. "
+            f"No state was changed. ({first_line(error)})"
+        ) from error
 
 
 def _line(group: str) -> "Line":
@@ -118,7 +139,8 @@ def _twin(group: Any) -> Any:
     Whoever else uses the default group does so when its own work is ready: DistributedDataParallel's buckets, where
     ranks leave out different parameters, are so at different times.
     """
-    return dist.new_group(timeout=timeout_of(group))
+    with _in_time("the first exchange, which makes a process group,", dist.get_rank(), dist.get_world_size()):
+        return dist.new_group(timeout=timeout_of(group))
 
 
 class Line:
@@ -143,10 +165,7 @@ class Line:
 
     def leave(self, subject: Subject) -> None:
         """Takes part without numbers: everybody is refused them."""
-        try:
-            self._exchange(np.zeros(0), subject._replace(kind="nothing"), self.room_after.get(self.last, 0))
-        except ExchangeError:
-            return  # what this rank raises itself says more
+        self._exchange(np.zeros(0), subject._replace(kind="nothing"), self.room_after.get(self.last, 0))
 
     def _exchange(self, numbers: Array, subject: Subject, room: int) -> Array:
         """One collective, of frames with room for so many numbers; they are in it if they fit."""
@@ -156,13 +175,8 @@ class Line:
             frame[WORDS : WORDS + len(numbers)] = numbers
         mine = torch.from_numpy(frame).to(self.device)
         everybodys = mine.new_empty(self.ranks * len(frame))
-        try:
+        with _in_time(f"the exchange of {_called(subject)}", self.rank, self.ranks):
             _all_gather(everybodys, mine, group=self.group())
-        except RuntimeError as error:
-            raise ExchangeError(
-                f"batch_norm: the exchange of {_called(subject)} failed on rank {self.rank} of {self.ranks}: a rank "
-                f"has ended or did not come in time. No state was changed. ({_first_line(error)})"
-            ) from error
         frames: Array = everybodys.cpu().numpy().reshape(self.ranks, -1)
         headers = frames[:, :WORDS].view(np.int64)
         if not (headers == header).all():
@@ -176,19 +190,21 @@ class Line:
 @lru_cache(maxsize=4096)
 def _header(subject: Subject, length: int) -> Array:
     """The subject as 64-bit words."""
-    letters = subject.layer.encode()[-LETTERS:].ljust(LETTERS, b"\0")
-    fields = [MARK, length, KINDS.index(subject.kind), subject.channels, DTYPES.index(subject.dtype),
-              subject.differentiated]  # fmt: skip
-    return np.concatenate((np.array(fields, np.int64), np.frombuffer(letters, np.int64)))
+    kind, layer, channels, dtype, differentiated, eps, correction, activation, slope = subject
+    codes = KINDS.index(kind), DTYPES.index(dtype), differentiated, ACTIVATIONS[activation], correction
+    packed = HEADER.pack(MARK, length, channels, *codes, eps, slope, layer.encode()[-LETTERS:])
+    return np.frombuffer(packed, np.int64)
 
 
 def _read(header: Array) -> Subject | None:
     """The subject of a header; None where it is none."""
-    mark, _, kind, channels, dtype, differentiated = header[: WORDS - LETTERS // 8].tolist()
+    mark, _, channels, *codes, eps, slope, name = HEADER.unpack(header.tobytes())
     if mark != MARK:
         return None
-    layer = header[WORDS - LETTERS // 8 :].tobytes().rstrip(b"\0").decode(errors="replace")
-    return Subject(KINDS[kind], layer, channels, DTYPES[dtype], bool(differentiated))
+    kind, dtype, differentiated, activation, correction = codes
+    layer = name.rstrip(b"\0").decode(errors="replace")
+    return Subject(KINDS[kind], layer, channels, DTYPES[dtype], differentiated, eps, correction,
+                   tuple(ACTIVATIONS)[activation], slope)  # fmt: skip
 
 
 def _disagreement(subjects: list[Subject | None], mine: Subject, rank: int) -> str:
@@ -202,11 +218,12 @@ def _disagreement(subjects: list[Subject | None], mine: Subject, rank: int) -> s
     stopped = [i for i, s in enumerate(known) if s.kind == "nothing"]
     if stopped:
         return (
-            f"batch_norm: {_ranks(stopped)} stopped before the exchange of {_called(known[stopped[0]])}, by an "
-            "error of its own. No state was changed."
+            f"batch_norm: {_ranks(stopped)} stopped before the exchange of {_called(mine)}, by an error of its own. "
+            "No state was changed."
         )
     fields = (("layer", "layer"), ("kind", "exchange"), ("channels", "number of channels"), ("dtype", "dtype"),
-              ("differentiated", "need of a gradient for the input"))  # fmt: skip
+              ("differentiated", "need of a gradient for the input"), ("eps", "eps"), ("correction", "correction"),
+              ("activation", "activation"), ("slope", "slope"))  # fmt: skip
     for field, words in fields:
         values: dict[Any, list[int]] = {}
         for i, s in enumerate(known):
@@ -225,7 +242,3 @@ def _called(subject: Subject) -> str:
 
 def _ranks(ranks: list[int]) -> str:
     return f"rank{'s' * (len(ranks) > 1)} {', '.join(map(str, ranks))}"
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

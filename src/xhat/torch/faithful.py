@@ -14,9 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from xhat.torch.errors import first_line
 from xhat.torch.recorded import Recorded
 
-__all__ = ["UnfaithfulError", "conditions", "first_line"]
+__all__ = ["UnfaithfulError", "conditions"]
 
 
 class UnfaithfulError(Exception):
@@ -31,11 +32,6 @@ def conditions(module: nn.Module, method: str) -> tuple[str, ...]:
     things than children, torch's functions and methods of tensors, changes to anything but local names.
     """
     return tuple(_Reader(module, _function(module, method)).read())
-
-
-def first_line(error: Exception) -> str:
-    """What an error says, in short."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
 
 
 _PLAIN = (bool, int, float, str, torch.dtype, torch.device, torch.memory_format, torch.Size)

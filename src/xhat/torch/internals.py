@@ -20,6 +20,7 @@ __all__ = [
     "tracing",
     "transforming",
     "unrecorded",
+    "untransformed",
 ]
 
 T = TypeVar("T")
@@ -32,6 +33,8 @@ _tracing_state = torch._C._get_tracing_state
 _set_tracing_state = torch._C._set_tracing_state  # type: ignore[attr-defined]
 _is_compiling = torch.compiler.is_compiling
 _any_global_hook = torch.nn.modules.module._has_any_global_hook
+
+untransformed = torch._C._DisableFuncTorch  # tensors made in its block are no wrappers of torch.func's
 
 _PLAIN = (Tensor, torch.nn.Parameter)
 

@@ -9,7 +9,7 @@ from xhat.checks import check_correction, shown
 from xhat.errors import ShapeError, XhatError
 from xhat.torch.errors import named
 from xhat.torch.functional import normalized
-from xhat.torch.options import Batch, check_nonfinite, options_of
+from xhat.torch.options import Batch, Options, check_nonfinite, options_of
 from xhat.torch.statistics import Running, follow
 from xhat.torch.tensors import check_tensor
 from xhat.torch.tracing import one_call
@@ -24,6 +24,8 @@ __all__ = [
     "LazyBatchNorm2d",
     "LazyBatchNorm3d",
 ]
+
+Maybe = Tensor | None
 
 # The options that torch's layers do not have: as they are where nobody asked for anything else.
 DEFAULTS = {"correction": 0, "running_correction": 1, "activation": None, "nonfinite": "propagate"}
@@ -86,36 +88,14 @@ class BatchNorm(nn.modules.batchnorm._BatchNorm):
         if isinstance(input, fx.Proxy):  # torch.fx records a layer of torch's as one call, and so one of ours
             return one_call(self, input, residual=residual, mask=mask, activation=activation)
         try:
-            self._check_dimensions(input)
-            return self._forward(input, residual, mask, self.activation if activation is None else activation)
+            return self._forward(input, residual, mask, activation)
         except XhatError as error:
             raise type(error)(f"{named(self)}: {error}") from None
 
-    def _check_dimensions(self, input: Tensor) -> None:
-        try:
-            self._check_input_dim(input)
-        except AttributeError:
-            check_tensor("input", input)
-            raise
-        except ValueError as error:
-            raise ShapeError(f"batch_norm: {error}: its shape is {shown(input.shape)}.") from None
-
-    def _forward(self, x: Tensor, residual: Tensor | None, mask: Tensor | None, activation: Any) -> Tensor:
-        # Asking the module for each costs more than a small kernel.
-        buffers, parameters = self._buffers, self._parameters
-        weight: Tensor | None
-        bias: Tensor | None
-        try:
-            mean, var = buffers["running_mean"], buffers["running_var"]
-            weight, bias = parameters["weight"], parameters["bias"]
-        except KeyError:  # statistics that became parameters, to be learned; parametrized weights
-            mean, var = self.running_mean, self.running_var
-            weight, bias = self.weight, self.bias
+    def _forward(self, x: Tensor, residual: Maybe, mask: Maybe, activation: Any) -> Tensor:
+        mean, var, weight, bias, options = self._prepared(x, activation)
         learning = self.training and not self.frozen_statistics
         by_batch = learning or mean is None or var is None
-        if self.frozen_affine:
-            weight, bias = (None if p is None else p.detach() for p in (weight, bias))
-        options = options_of(self.eps, self.correction, activation)
         y, batch = self._normalized(
             x, weight, bias, residual, mask, None if by_batch else mean, None if by_batch else var, options
         )
@@ -126,8 +106,33 @@ class BatchNorm(nn.modules.batchnorm._BatchNorm):
             and var is not None
             and self.track_running_stats
         ):
+            buffers = self._buffers
             self._follow(Running(mean, var, buffers["num_batches_tracked"], buffers["skipped"]), batch)
         return y
+
+    def _prepared(self, x: Tensor, activation: Any) -> tuple[Maybe, Maybe, Maybe, Maybe, Options]:
+        """Checks the dimensions of x, and gives running mean and variance, weight, bias and options for it."""
+        try:
+            self._check_input_dim(x)
+        except AttributeError:
+            check_tensor("input", x)
+            raise
+        except ValueError as error:
+            raise ShapeError(f"batch_norm: {error}: its shape is {shown(x.shape)}.") from None
+        # Asking the module for each costs more than a small kernel.
+        buffers, parameters = self._buffers, self._parameters
+        weight: Maybe
+        bias: Maybe
+        try:
+            mean, var = buffers["running_mean"], buffers["running_var"]
+            weight, bias = parameters["weight"], parameters["bias"]
+        except KeyError:  # statistics that became parameters, to be learned; parametrized weights
+            mean, var = self.running_mean, self.running_var
+            weight, bias = self.weight, self.bias
+        if self.frozen_affine:
+            weight, bias = (None if p is None else p.detach() for p in (weight, bias))
+        activation = self.activation if activation is None else activation
+        return mean, var, weight, bias, options_of(self.eps, self.correction, activation)
 
     def _follow(self, running: Running, batch: Batch) -> None:
         """What a batch in training leaves behind."""

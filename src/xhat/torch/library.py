@@ -22,19 +22,19 @@ from xhat.torch.options import Batch, Options, options_of
 from xhat.torch.statistics import Running, move
 from xhat.torch.tensors import check_gradient, check_statistics, nothing_to_average
 
-__all__ = ["batch_norm", "returned", "separate"]
+__all__ = ["OPTIONS", "asked", "backward_fake", "batch_norm", "forward_fake", "returned"]
 
 Maybe = Tensor | None
 
 _library = torch.library.Library("xhat", "DEF")
-_OPTIONS = "float eps, int correction, str? activation, float slope"
+OPTIONS = "float eps, int correction, str? activation, float slope"
 _library.define(
     "batch_norm(Tensor x, Tensor? weight, Tensor? bias, Tensor? residual, Tensor? mask, "
-    f"{_OPTIONS}) -> (Tensor, Tensor, Tensor)"
+    f"{OPTIONS}) -> (Tensor, Tensor, Tensor)"
 )
 _library.define(
     "batch_norm_backward(Tensor dy, Tensor x, Tensor? weight, Tensor? bias, Tensor? extra, Tensor? mask, "
-    f"Tensor statistics, bool residual, {_OPTIONS}) -> (Tensor, Tensor, Tensor, Tensor)"
+    f"Tensor statistics, bool residual, {OPTIONS}) -> (Tensor, Tensor, Tensor, Tensor)"
 )
 _library.define(
     "track(Tensor(a!) running_mean, Tensor(b!) running_var, Tensor(c!)? batches, Tensor(d!)? skipped, "
@@ -146,6 +146,15 @@ def returned(
     return dx, dweight, dbias, dresidual
 
 
+def asked(
+    found: tuple[Tensor, ...], dy: Tensor, weight: Maybe, bias: Maybe, residual: bool, o: Options
+) -> tuple[Maybe, ...]:
+    """The same four as autograd wants them: None where there is nothing that asks for the gradient."""
+    dx, dweight, dbias, dresidual = found
+    return (dx, None if weight is None else dweight, None if bias is None else dbias,
+            dresidual if separate(residual, o) else dy if residual else None)  # fmt: skip
+
+
 def _track(
     running_mean: Tensor, running_var: Tensor, batches: Maybe, skipped: Maybe, statistics: Tensor, count: Tensor,
     momentum: float | None, correction: int, running_correction: int, nonfinite: str,
@@ -160,15 +169,17 @@ def _track(
 # --------------------------------------------------------------------------------- their shapes, for fake tensors
 
 
-def _forward_fake(x: Tensor, *_: Any) -> tuple[Tensor, Tensor, Tensor]:
+def forward_fake(x: Tensor, *_: Any) -> tuple[Tensor, Tensor, Tensor]:
+    """y, statistics, count."""
     statistics = x.new_empty((2, x.shape[1]), dtype=torch.float64)
     return torch.empty_like(x), statistics, x.new_empty((), dtype=torch.float64)
 
 
-def _backward_fake(
+def backward_fake(
     dy: Tensor, x: Tensor, weight: Maybe, bias: Maybe, extra: Maybe, mask: Maybe, statistics: Tensor,
     residual: bool, *options: Any,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    """dx, dweight, dbias, dresidual."""
     new = [None if t is None else torch.empty_like(t) for t in (x, weight, bias, x)]
     return returned(tuple(new), x, weight, bias, residual, Options(*options))
 
@@ -179,8 +190,8 @@ def _track_fake(*_: Any) -> None:
 
 # In a graph that runs inside of torch.func (grad, jvp, vmap, ...), the operators are torch's own operations.
 for _name, _run, _transformed, _fake in (
-    ("batch_norm", _forward, _forward_composed, _forward_fake),
-    ("batch_norm_backward", _backward, _backward_composed, _backward_fake),
+    ("batch_norm", _forward, _forward_composed, forward_fake),
+    ("batch_norm_backward", _backward, _backward_composed, backward_fake),
     ("track", _track, _track, _track_fake),
 ):
     _library.impl(_name, _run, "CompositeExplicitAutograd")
@@ -206,13 +217,8 @@ def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None
 def _differentiate(ctx: Any, dy: Tensor, *_: Any) -> tuple[Any, ...]:
     x, weight, bias, extra, mask, statistics = ctx.saved_tensors
     o: Options = ctx.options
-    dx, dweight, dbias, dresidual = _operators.batch_norm_backward(
-        dy, x, weight, bias, extra, mask, statistics, ctx.residual, *o
-    )
-    if ctx.residual and not separate(ctx.residual, o):
-        dresidual = dy
-    return (dx, None if weight is None else dweight, None if bias is None else dbias,
-            dresidual if ctx.residual else None, None, None, None, None, None)  # fmt: skip
+    found = _operators.batch_norm_backward(dy, x, weight, bias, extra, mask, statistics, ctx.residual, *o)
+    return *asked(found, dy, weight, bias, ctx.residual, o), *[None] * 5
 
 
 def _keep_second(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:

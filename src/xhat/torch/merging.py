@@ -4,7 +4,7 @@ So all ranks, which hold the same numbers, hold the same bits afterwards. The fo
 few numbers, and they are NumPy's: a call of torch's takes longer than adding them.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from xhat import equations
 
-__all__ = ["Array", "Moments", "added", "merge", "merged"]
+__all__ = ["Array", "Moments", "added", "layer_by_layer", "merge", "merged"]
 
 Array = npt.NDArray[Any]
 
@@ -41,6 +41,13 @@ def added(sums: Array) -> Array:
     """The sum along dimension 0."""
     total: Array = _folded((sums,), lambda a, b: (a[0] + b[0],))[0]
     return total
+
+
+def layer_by_layer(frames: Array, sizes: Iterable[Sequence[int]]) -> Iterator[list[Array]]:
+    """Each layer's arrays (n, size), of frames (n, k) that hold them one behind another."""
+    for mine in sizes:
+        *arrays, frames = np.split(frames, np.cumsum(mine), axis=1)
+        yield arrays
 
 
 def _folded(parts: Any, combine: Callable[[Any, Any], Any]) -> Any:

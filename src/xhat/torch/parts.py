@@ -38,11 +38,11 @@ def moments(x: Tensor, mask: Maybe) -> tuple[float, int, Tensor]:
 
 def gradients(
     dy: Tensor, x: Tensor, weight: Maybe, bias: Maybe, extra: Maybe, mask: Maybe, statistics: Tensor, count: float,
-    residual: bool, o: Options, total: Callable[[Tensor], Tensor],
-) -> tuple[Tensor, Tensor, Tensor, Maybe]:  # fmt: skip
+    residual: bool, o: Options, total: Callable[[Tensor], Tensor] | None,
+) -> tuple[Maybe, Tensor, Tensor, Maybe]:  # fmt: skip
     """dx, dweight, dbias, dresidual, where the whole batch has this count, and `total` adds the sums of all parts.
 
-    dweight and dbias are this part's own sums.
+    dweight and dbias are this part's own sums. Without `total` there is no dx.
     """
     p = Pass(x, o, statistics, residual)
     p.count = count
@@ -51,12 +51,13 @@ def gradients(
     sums = torch.zeros((2, x.shape[1]), dtype=torch.float64, device="cpu")
     if x.numel():
         cpu.backward(dy, x, p, *sums, reduce=True, gamma=weight, beta=bias, extra=extra)
-    totals = total(sums)
-    dx, into = cpu.result_like(x, p.walk)
-    dresidual = into_residual = None
-    if residual and o.activation is not None:
-        dresidual, into_residual = cpu.result_like(x, p.walk)
-    if x.numel():
+    activated = residual and o.activation is not None  # dresidual = dy act'(pre) comes with dx
+    dx = dresidual = into = into_residual = None
+    if total is not None or activated:
+        totals = sums if total is None else total(sums)
+        dx, into = cpu.result_like(x, p.walk)
+        if activated:
+            dresidual, into_residual = cpu.result_like(x, p.walk)
         cpu.backward(dy, x, p, *totals, reduce=False, dx=into, gamma=weight, beta=bias, extra=extra,
                       dresidual=into_residual)  # fmt: skip
-    return dx, sums[1], sums[0], dresidual
+    return None if total is None else dx, sums[1], sums[0], dresidual

@@ -23,7 +23,7 @@ from xhat.torch.exchange import Subject
 from xhat.torch.functional import normalized
 from xhat.torch.internals import plain
 from xhat.torch.layers import BatchNorm
-from xhat.torch.merging import Array, Moments, merge, merged
+from xhat.torch.merging import Array, Moments, layer_by_layer, merge, merged
 from xhat.torch.options import Batch, options_of
 from xhat.torch.progress import watched
 from xhat.torch.statistics import Running
@@ -281,11 +281,10 @@ _TORCHS = (_BatchNorm.forward, nn.SyncBatchNorm.forward)
 def _together(watches: list[Watch], subject: Subject, group: str) -> list[Moments]:
     """Every layer's moments on all ranks, in one exchange."""
     mine = np.concatenate([n for w in watches for n in ([w.calls], *w.moments)])
-    ranks, found, at = exchange.gather(mine, subject, group), [], 0
-    for watch in watches:
-        c = watch.channels
-        calls, *moments = np.split(ranks[:, at : at + 3 * c + 1], [1, 1 + c, 1 + 2 * c], axis=1)
-        at += 3 * c + 1
+    ranks = exchange.gather(mine, subject, group)
+    found: list[Moments] = []
+    everybodys = layer_by_layer(ranks, [(1, *[w.channels] * 3) for w in watches])
+    for watch, (calls, *moments) in zip(watches, everybodys, strict=True):
         watch.calls = int(calls.sum())
         found.append(merged(*moments))
     return found

@@ -3,7 +3,6 @@
 import zlib
 from typing import Any, TypeVar
 
-import numpy as np
 import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -12,7 +11,7 @@ from xhat import equations
 from xhat.errors import ArgumentError
 from xhat.torch import exchange
 from xhat.torch.exchange import Subject
-from xhat.torch.merging import merged
+from xhat.torch.merging import layer_by_layer, merged
 from xhat.torch.tensors import check_known
 
 __all__ = ["merge_running_statistics"]
@@ -53,11 +52,9 @@ def merge_running_statistics(model: M, process_group: Any = None) -> M:
     widths = {path: len(layer.running_mean) for path, layer in layers.items()}
     mark = zlib.crc32(repr(widths).encode())
     subject = Subject("running statistics", f"{len(layers)} layers, {mark:08x}", sum(widths.values()))
-    ranks, at = exchange.gather(numbers, subject, group), 0
-    for layer in layers.values():
-        c = len(layer.running_mean)
-        n, mean, var = np.split(ranks[:, at : at + 1 + 2 * c], [1, 1 + c], axis=1)
-        at += 1 + 2 * c
+    ranks = exchange.gather(numbers, subject, group)
+    everybodys = layer_by_layer(ranks, [(1, c, c) for c in widths.values()])
+    for layer, (n, mean, var) in zip(layers.values(), everybodys, strict=True):
         if n.any():
             together, mu, m2 = merged(n, mean, n * var)
             layer.running_mean.copy_(torch.from_numpy(mu))

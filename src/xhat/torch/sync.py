@@ -1,5 +1,6 @@
 """The layer whose batch lies on many processes, and what turns a model's batch norms into it."""
 
+import copyreg
 from functools import cache
 from typing import Any, TypeVar
 
@@ -42,8 +43,9 @@ class SyncBatchNorm(BatchNorm):
     has n_r of them, out of p ranks, takes the sum of its losses times p / n.
 
     Not a subclass of torch.nn.SyncBatchNorm, which DistributedDataParallel refuses on a CPU.
-    Raises what `BatchNorm` does, and ExchangeError, on every rank, where ranks disagree or one is gone; then no running
-    statistics have moved. A torch.func transform is refused with ArgumentError.
+    Raises what `BatchNorm` does, and ExchangeError, on every rank, where one is gone or ranks disagree (on the layer,
+    its input's channels, dtype and need of a gradient, eps, correction, activation); then no running statistics have
+    moved. A torch.func transform is refused with ArgumentError.
     """
 
     def __init__(
@@ -72,12 +74,11 @@ class SyncBatchNorm(BatchNorm):
         if input.dim() < 2:
             raise ShapeError(f"expected at least 2D input (got {input.dim()}D input)")
 
-    def _check_dimensions(self, input: Tensor) -> None:
+    def _prepared(self, x: Tensor, activation: Any) -> tuple[Maybe, Maybe, Maybe, Maybe, Options]:
         if tracing() or not self._shares():
-            super()._check_dimensions(input)
-        else:
-            with exchange.joining(Subject("statistics", self._called(), 0), self._group):
-                super()._check_dimensions(input)
+            return super()._prepared(x, activation)
+        with exchange.joining(Subject("statistics", self._called(), 0), self._group):
+            return super()._prepared(x, activation)
 
     def _shares(self) -> bool:
         """Whether the statistics of this forward pass are those of many ranks."""
@@ -107,8 +108,8 @@ def convert_sync(model: M, process_group: Any = None) -> M:
     """Makes every batch norm in the model, torch's or ours, one whose batch lies on the processes of this group.
 
     Layers change their class, in place: parameters, buffers, hooks, mode and options stay, and so do what a subclass
-    has of its own and calls that `convert` has fused. torch.nn.SyncBatchNorm keeps its group if none is given; a lazy
-    layer becomes a `SyncBatchNorm` with its first input. Returns the model itself.
+    has of its own and calls that `convert` has fused. A layer on many processes, torch's or ours, keeps its group if
+    none is given; a lazy layer becomes a `SyncBatchNorm` with its first input. Returns the model itself.
     Raises ArgumentError, and changes nothing, if there is a batch norm that can't be converted, with the reason.
     """
     if not isinstance(model, nn.Module):
@@ -140,7 +141,8 @@ def _keeps_forward(m: nn.Module) -> bool:
 def _convert(layer: Any, process_group: Any) -> None:
     kind: Any = type(layer)
     if not isinstance(layer, BatchNorm):
-        process_group = process_group or vars(layer).pop("process_group", None)
+        torchs = vars(layer).pop("process_group", None)
+        process_group = process_group or torchs
         own = _keeps_forward(layer) and kind not in OURS  # a subclass, whose class will stay
         if own or kind is nn.SyncBatchNorm:
             layer.__class__ = nn.BatchNorm2d
@@ -148,7 +150,8 @@ def _convert(layer: Any, process_group: Any) -> None:
         kind = kind if own and kind is not nn.SyncBatchNorm else type(layer)
     if not isinstance(layer, SyncBatchNorm):
         layer.__class__ = _on_many(kind)
-    layer.process_group = process_group
+    if process_group is not None:
+        layer.process_group = process_group
 
 
 @cache
@@ -156,5 +159,20 @@ def _on_many(kind: type[nn.Module]) -> type[SyncBatchNorm]:
     """The class of such a layer on many processes, with whatever a subclass has of its own."""
     if kind in (BatchNorm, BatchNorm1d, BatchNorm2d, BatchNorm3d):
         return SyncBatchNorm
-    lazy = {"cls_to_become": SyncBatchNorm} if issubclass(kind, LazyModuleMixin) else {}
-    return type(f"Sync{kind.__name__}", (SyncBatchNorm, kind), {"__module__": kind.__module__, **lazy})
+    members = {"__module__": kind.__module__, "__reduce_ex__": _reduced}
+    if issubclass(kind, LazyModuleMixin):
+        members["cls_to_become"] = SyncBatchNorm
+    return type(f"Sync{kind.__name__}", (SyncBatchNorm, kind), members)
+
+
+def _reduced(layer: Any, protocol: Any) -> Any:
+    """For pickle and deepcopy: by the class that the layer's own, which no module holds, was made from."""
+    made = super(SyncBatchNorm, layer).__reduce_ex__(max(2, protocol))
+    if not isinstance(made, tuple) or made[0] is not copyreg.__newobj__:  # type: ignore[attr-defined]
+        return made  # the class that it was made from has its own way
+    return (_remake, (type(layer).__bases__[1], *made[1][1:]), *made[2:])
+
+
+def _remake(kind: Any, *args: Any) -> Any:
+    made = _on_many(kind)
+    return made.__new__(made, *args)

@@ -26,7 +26,7 @@ from xhat.torch import composed, cpu, exchange, parts
 from xhat.torch.cpu import Pass
 from xhat.torch.exchange import Subject
 from xhat.torch.internals import differentiating_forward, plain, tracing, transforming
-from xhat.torch.library import returned, separate
+from xhat.torch.library import OPTIONS, asked, backward_fake, forward_fake, returned
 from xhat.torch.merging import Array, added, merged
 from xhat.torch.options import Batch, Options
 from xhat.torch.tensors import check, check_mask
@@ -36,15 +36,14 @@ __all__ = ["normalized"]
 Maybe = Tensor | None
 
 _library = torch.library.Library("xhat", "FRAGMENT")
-_OPTIONS = "float eps, int correction, str? activation, float slope"
 _WHERE = "str group, str layer"
 _library.define(
     "synchronized(Tensor x, Tensor? weight, Tensor? bias, Tensor? residual, Tensor? mask, "
-    f"bool differentiated, {_WHERE}, {_OPTIONS}) -> (Tensor, Tensor, Tensor)"
+    f"bool differentiated, {_WHERE}, {OPTIONS}) -> (Tensor, Tensor, Tensor)"
 )
 _library.define(
     "synchronized_backward(Tensor dy, Tensor x, Tensor? weight, Tensor? bias, Tensor? extra, Tensor? mask, "
-    f"Tensor statistics, Tensor count, bool residual, bool differentiated, {_WHERE}, {_OPTIONS}) -> "
+    f"Tensor statistics, Tensor count, bool residual, bool differentiated, {_WHERE}, {OPTIONS}) -> "
     "(Tensor, Tensor, Tensor, Tensor)"
 )
 _library.define(f"rank_sum(Tensor numbers, {_WHERE}) -> Tensor")
@@ -55,13 +54,12 @@ def normalized(
     x: Tensor, weight: Maybe, bias: Maybe, residual: Maybe, mask: Maybe, o: Options, group: str, layer: str
 ) -> tuple[Tensor, Batch | None]:
     """y by the statistics of the batch of all ranks, which come with it (unless it is empty)."""
-    _refuse_transforms()
-    differentiated = torch.is_grad_enabled() and x.requires_grad
     if tracing():
         _check(x, weight, bias, residual, mask)
     else:
         with exchange.joining(Subject("statistics", layer, 0), group):
             _check(x, weight, bias, residual, mask)
+    differentiated = torch.is_grad_enabled() and x.requires_grad
     run = (
         _operators.synchronized if tracing() else Synchronized.apply if torch.is_grad_enabled() else _forward
     )
@@ -73,6 +71,7 @@ def normalized(
 
 
 def _check(x: Tensor, weight: Maybe, bias: Maybe, residual: Maybe, mask: Maybe) -> None:
+    _refuse_transforms()
     check(x, weight, bias, residual, None, None)
     if mask is not None:
         check_mask(x, mask)
@@ -105,7 +104,7 @@ def _forward(
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     o = Options(*options)
     channels = x.shape[1]
-    subject = Subject("statistics", layer, channels, x.dtype, differentiated)
+    subject = Subject("statistics", layer, channels, x.dtype, differentiated, *o)
     with exchange.joining(subject, group):
         mine = _moments(x, mask)
     ranks = exchange.gather(mine, subject, group)
@@ -143,12 +142,11 @@ def _backward(
     def total(sums: Tensor) -> Tensor:
         if not differentiated or not count:  # nobody needs dx, or there is none
             return sums
-        return _sum(sums, Subject("gradient sums", layer, x.shape[1], x.dtype, True), group)
+        return _sum(sums, Subject("gradient sums", layer, x.shape[1], x.dtype, True, *o), group)
 
     if plain(dy, x, weight, bias, extra, mask):
-        found = parts.gradients(
-            dy, x, weight, bias, extra, mask, statistics, float(count), residual, o, total
-        )
+        found = parts.gradients(dy, x, weight, bias, extra, mask, statistics, float(count), residual, o,
+                                total if differentiated else None)  # fmt: skip
     else:
         others = composed.Others(total, count, statistics[0])
         found = composed.gradients(dy, x, weight, bias, extra, mask, statistics, residual, o, others)
@@ -163,17 +161,13 @@ def _rank_sum(numbers: Tensor, group: str, layer: str) -> Tensor:
 # ----------------------------------------------------------------------------- their shapes, for fake tensors
 
 
-def _forward_fake(x: Tensor, *_: Any) -> tuple[Tensor, Tensor, Tensor]:
-    statistics = x.new_empty((2, x.shape[1]), dtype=torch.float64)
-    return torch.empty_like(x), statistics, x.new_empty((), dtype=torch.float64)
-
-
 def _backward_fake(
     dy: Tensor, x: Tensor, weight: Maybe, bias: Maybe, extra: Maybe, mask: Maybe, statistics: Tensor, count: Tensor,
     residual: bool, differentiated: bool, group: str, layer: str, *options: Any,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
-    new = [None if t is None else torch.empty_like(t) for t in (x, weight, bias, x)]
-    dx, dweight, dbias, dresidual = returned(tuple(new), x, weight, bias, residual, Options(*options))
+    dx, dweight, dbias, dresidual = backward_fake(
+        dy, x, weight, bias, extra, mask, statistics, residual, *options
+    )
     return dx if differentiated else x.new_empty(0), dweight, dbias, dresidual
 
 
@@ -182,7 +176,7 @@ def _rank_sum_fake(numbers: Tensor, *_: Any) -> Tensor:
 
 
 for _name, _run, _fake in (
-    ("synchronized", _forward, _forward_fake),
+    ("synchronized", _forward, forward_fake),
     ("synchronized_backward", _backward, _backward_fake),
     ("rank_sum", _rank_sum, _rank_sum_fake),
 ):
@@ -205,14 +199,14 @@ def _differentiate(ctx: Any, dy: Tensor, *_: Any) -> tuple[Any, ...]:
     _refuse_transforms()
     x, weight, bias, extra, mask, statistics, count = ctx.saved_tensors
     o: Options = ctx.options
+    if extra is not None and o.activation == "leaky_relu":
+        extra = extra.detach()  # of y only the sign is asked: its own gradient would be one more exchange
     run = _operators.synchronized_backward if tracing() or torch.is_grad_enabled() else _backward
-    dx, dweight, dbias, dresidual = run(
+    found = run(
         dy, x, weight, bias, extra, mask, statistics, count, ctx.residual, ctx.differentiated, ctx.group, ctx.layer, *o
     )  # fmt: skip
-    if ctx.residual and not separate(ctx.residual, o):
-        dresidual = dy
-    return (dx if ctx.differentiated else None, None if weight is None else dweight, None if bias is None else dbias,
-            dresidual if ctx.residual else None, *[None] * 8)  # fmt: skip
+    dx, *others = asked(found, dy, weight, bias, ctx.residual, o)
+    return dx if ctx.differentiated else None, *others, *[None] * 8
 
 
 def _keep_second(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -223,7 +217,7 @@ def _keep_second(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) 
 
 
 def _differentiate_second(ctx: Any, *cotangents: Maybe) -> tuple[Any, ...]:
-    """By torch's operations and `rank_sum`: eight exchanges, in the same order on all ranks."""
+    """By torch's operations and `rank_sum`: six exchanges, in the same order on all ranks."""
     dy, x, weight, bias, extra, mask, statistics, count = ctx.saved_tensors
     others = None
     if ctx.differentiated and count:

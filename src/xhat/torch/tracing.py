@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, fx, nn
 
-from xhat.torch.faithful import UnfaithfulError, conditions, first_line
+from xhat.torch.errors import first_line
+from xhat.torch.faithful import UnfaithfulError, conditions
 from xhat.torch.recorded import Recorded
 
 __all__ = ["Trace", "called_methods", "is_chain", "mentioned", "one_call", "trace"]

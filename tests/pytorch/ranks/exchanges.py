@@ -1,7 +1,9 @@
 """What is exchanged, and what need not be; groups and edges. Run it for these claims and those of `equality`."""
 
 import copy
+import itertools
 from typing import Any
+from unittest.mock import patch
 
 import torch
 import torch.distributed as dist
@@ -12,7 +14,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from xhat.errors import ArgumentError, DegenerateBatchError, ShapeError
-from xhat.torch import BatchNorm1d, SyncBatchNorm, exchange
+from xhat.torch import BatchNorm1d, SyncBatchNorm, cpu, exchange
 
 # ------------------------------------------------------------------------------------------------ bits and bytes
 
@@ -78,6 +80,31 @@ def one_collective_forward_and_one_backward_whatever_the_options() -> None:
 
 
 @claim
+def a_gradient_of_a_gradient_makes_six_more_whatever_the_options() -> None:
+    """The sums for mean, variance and gradient again, then their adjoints; and what dy = y asks for, one more."""
+    for o, through_dy in itertools.product(list(option_sets(training=True))[::17], (False, True)):
+        p = problem(numbers(ROWS, CHANNELS, 3), o["affine"], o["residual"], o["mask"])
+        mine = part_of(p, dict(splits())["uneven"])
+        layer = layer_for(p, correction=o["correction"], activation=ACTIVATIONS[o["activation"]])
+        found: list[int] = []
+
+        def step(
+            mine: Problem = mine,
+            layer: SyncBatchNorm = layer,
+            through_dy: bool = through_dy,
+            found: list[int] = found,
+        ) -> None:
+            y = layer(mine.x, mine.residual, mine.mask)
+            dy = y if through_dy else torch.ones_like(y)
+            (dx,) = torch.autograd.grad(y, mine.x, dy, create_graph=True)
+            found[:] = sizes(lambda: dx.square().sum().backward())
+
+        for _ in range(3):  # until each frame has its size
+            step()
+        assert len(found) == (0 if dist.get_world_size() == 1 else 7 if through_dy else 6), (o, found)
+
+
+@claim
 def a_model_s_frames_have_the_size_of_their_layer() -> None:
     widths = [3, 17, 5, 64]
     layers = [SyncBatchNorm(c, dtype=torch.float64) for c in widths]
@@ -108,6 +135,25 @@ def what_needs_no_exchange_makes_none() -> None:
     assert not sizes(lambda: layer(x.clone().requires_grad_()).sum().backward())
     without = SyncBatchNorm(CHANNELS, track_running_stats=False, dtype=torch.float64).eval()
     assert not sizes(lambda: without(x))
+
+
+@claim
+def an_input_that_asks_for_no_gradient_gets_none_computed() -> None:
+    """That of a network's first layer: one pass over it fewer, and the same other gradients."""
+    for activation, residual in itertools.product((None, "silu"), (False, True)):
+        found, passes = [], []
+        for asks in (True, False):
+            p = part_of(problem(numbers(ROWS, CHANNELS, 3), residual=residual), dict(splits())["uneven"])
+            layer = layer_for(p, activation=activation)
+            y = layer(p.x.requires_grad_(asks), p.residual)
+            with patch.object(cpu, "backward", wraps=cpu.backward) as kernel:
+                y.backward(numbers(*y.shape, seed="dy"))
+            passes.append(kernel.call_count)
+            found.append([t.grad for t in (*layer.parameters(), p.residual) if t is not None])
+        for t, same in zip(*found, strict=True):
+            close(t, same, 1e-14, (activation, residual))
+        if dist.get_world_size() > 1:
+            assert passes == [2, 2 if activation and residual else 1], (activation, residual, passes)
 
 
 @claim

@@ -124,6 +124,24 @@ def the_need_of_a_gradient() -> None:
 
 
 @claim
+def the_options() -> None:
+    """Each rank's gradient would be that of another function."""
+    for name, mine, others, said in (
+        ("eps", dict(eps=0.5), {}, ("0.5", "1e-05")),
+        ("correction", dict(correction=1), {}, ("1", "0")),
+        ("activation", dict(activation="silu"), {}, ("'silu'", "None")),
+        ("slope", dict(activation=("leaky_relu", 0.25)), dict(activation="relu"), ("0.25", "0.0")),
+    ):
+        net = nn.Sequential(xt.SyncBatchNorm(5, **(mine if dist.get_rank() == 0 else others)))
+        expected = (
+            f"disagree on the {name} of statistics of layer '0'",
+            f"{said[0]} on rank 0; {said[1]} on ranks 1, 2",
+        )
+        disagreed(lambda net=net: net(torch.randn(4, 5)), *expected, layer=net)
+        goes_on()
+
+
+@claim
 def a_bad_input_on_one_rank() -> None:
     """It gets its own error, and the others learn at once that it has stopped."""
     for kind, message, bad in (
@@ -135,18 +153,48 @@ def a_bad_input_on_one_rank() -> None:
         if dist.get_rank() == 1:
             assert message in refused(kind, lambda net=net, bad=bad: net(torch.randn(4, 5), **bad))
         else:
-            disagreed(lambda net=net: net(torch.randn(4, 5)), "rank 1 stopped before the exchange", layer=net)
+            told = "rank 1 stopped before the exchange of statistics, by an error of its own"
+            disagreed(lambda net=net: net(torch.randn(4, 5)), told, layer=net)
         assert net.num_batches_tracked == 0
         goes_on()
 
 
 @claim
 def dimensions_on_one_rank() -> None:
-    net = xt.SyncBatchNorm(5)
+    net = model()
     x = torch.randn(5) if dist.get_rank() == 0 else torch.randn(4, 5)
     message = refused(ValueError if dist.get_rank() == 0 else ExchangeError, lambda: net(x))
-    assert ("at least 2D" if dist.get_rank() == 0 else "rank 0 stopped") in message
+    told = "rank 0 stopped before the exchange of statistics of layer '0', by an error of its own"
+    assert ("at least 2D" if dist.get_rank() == 0 else told) in message
     goes_on()
+
+
+@claim
+def a_call_that_one_rank_makes_wrongly() -> None:
+    """Before there is anything to exchange; the others would wait for as long as the group lets them."""
+
+    def activated(net: nn.Sequential, x: Tensor) -> Any:
+        return net[0](x, activation="gelu")
+
+    def set_later(net: nn.Sequential, x: Tensor) -> Any:
+        net[0].eps = -1.0
+        return net(x)
+
+    def transformed(net: nn.Sequential, x: Tensor) -> Any:
+        return torch.func.grad(lambda t: net(t).sum())(x)
+
+    for call, said in (
+        (activated, "activation is 'gelu'"),
+        (set_later, "eps is -1.0"),
+        (transformed, "torch.func"),
+    ):
+        net, x = model(), torch.randn(4, 5)
+        if dist.get_rank() == 0:
+            assert said in refused(ArgumentError, lambda call=call, net=net, x=x: call(net, x)), call
+        else:
+            told = "rank 0 stopped before the exchange of statistics of layer '0', by an error of its own"
+            disagreed(lambda net=net, x=x: net(x), told, layer=net)
+        goes_on()
 
 
 @claim
