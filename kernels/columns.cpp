@@ -62,25 +62,25 @@ struct Plan {
     }
 };
 
-// Running sums of every column for every piece.
-struct Sums {
-    size_t width;
+// Running sums of every column for every piece, and what they come to for every channel.
+struct ColumnSums {
     std::unique_ptr<double[]> origin, sum, product;
-    explicit Sums(const Plan& plan)
-        : width(plan.width), origin(new double[plan.pieces.size() * width]),
-          sum(new double[plan.pieces.size() * width]), product(new double[plan.pieces.size() * width]) {}
+    std::unique_ptr<Sums[]> total;
+    ColumnSums(const Plan& plan, size_t channels)
+        : origin(new double[plan.pieces.size() * plan.width]), sum(new double[plan.pieces.size() * plan.width]),
+          product(new double[plan.pieces.size() * plan.width]), total(new Sums[plan.pieces.size() * channels]) {}
 };
 
 struct Walk {
     const Pass& pass;
     const Plan& plan;
     const Batch& b = pass.b;
-    Sums sums;
+    ColumnSums sums;
     std::unique_ptr<double[]> space;  // six factors of every column
     // Whether some channel's factors are beyond float, which takes the whole half of the pass to double.
     std::atomic<bool> wide_sums{false}, wide_map{false};
 
-    Walk(const Pass& p, const Plan& l) : pass(p), plan(l), sums(l), space(new double[6 * l.width]) {}
+    Walk(const Pass& p, const Plan& l) : pass(p), plan(l), sums(l, p.b.channels), space(new double[6 * l.width]) {}
 
     template <class Visit> void tiles(size_t piece, const Visit& visit) const {
         const Plan::Piece& part = plan.pieces[piece];
@@ -90,22 +90,16 @@ struct Walk {
     }
 
     void reduce(size_t piece) const {
-        const size_t at = piece * plan.width;
-        std::copy_n(b.mean, b.channels, &sums.origin[at]);
-        if (!pass.backward) pass.values(plan.pieces[piece].origin, &sums.origin[at]);
-        for (size_t c = b.channels; c-- > 0;)  // from the last on, since each is spread over its columns in place
-            std::fill_n(&sums.origin[at + c * b.inner], b.inner, sums.origin[at + c]);
-        for (size_t k = 1; k < plan.together; k++)
-            std::copy_n(&sums.origin[at], plan.row, &sums.origin[at + k * plan.row]);
-        std::fill_n(&sums.sum[at], plan.width, 0.0);
-        std::fill_n(&sums.product[at], plan.width, 0.0);
-        tiles(piece, [&](Tile t) {
-            t.origin = &sums.origin[at];
-            t.sum = &sums.sum[at];
-            t.sum_product = &sums.product[at];
-            t.terms = terms(wide_sums);
-            pass.run_reduce(t, wide_sums);
-        });
+        set_origins(piece);
+        sum_up(piece, wide_sums, terms(wide_sums, space.get()), [](size_t) { return true; });
+        if (!pass.brief || wide_sums) return;
+        const auto unsure = [&](size_t c) { return !sure(piece, c); };
+        bool any = false;
+        for (size_t c = 0; c < b.channels; c++) any |= unsure(c);
+        if (!any) return;
+        const std::unique_ptr<double[]> own(new double[6 * plan.width]);
+        if (pass.backward) fill(own.get(), 0, b.channels, false);
+        sum_up(piece, true, terms(true, own.get()), unsure);
     }
 
     // Folds the pieces in order, and in each the columns of a channel; a few channels at a time, as they lie.
@@ -114,22 +108,22 @@ struct Walk {
         for (; first < last; first += few) {
             const size_t count = std::min(few, last - first);
             Moments moments[few];
-            double total[few] = {}, total_product[few] = {};
+            double sum[few] = {}, product[few] = {};
             for (size_t p = 0; p < plan.pieces.size(); p++)
                 for (size_t c = 0; c < count; c++) {
-                    const size_t at = p * plan.width + (first + c) * b.inner;
-                    const double s = column_sum(&sums.sum[at]), q = column_sum(&sums.product[at]);
-                    total[c] += s;
-                    total_product[c] += q;
-                    if (!pass.backward) moments[c].fold(Moments::of(plan.pieces[p].m, sums.origin[at], s, q));
+                    const Sums& s = total(p, first + c);
+                    sum[c] += s.sum;
+                    product[c] += s.product;
+                    if (!pass.backward)
+                        moments[c].fold(Moments::of(plan.pieces[p].m, origin(p, first + c), s));
                 }
-            for (size_t c = 0; c < count; c++) publish(first + c, moments[c], total[c], total_product[c]);
+            for (size_t c = 0; c < count; c++) publish(first + c, moments[c], sum[c], product[c]);
         }
     }
 
     void map(size_t piece) const {
         tiles(piece, [&](Tile t) {
-            t.terms = terms(wide_map);
+            t.terms = terms(wide_map, space.get());
             t.stream = pass.large;
             t.staged = t.staged || t.stream;
             pass.run_map(t, wide_map);
@@ -148,6 +142,67 @@ struct Walk {
     }
 
   private:
+    double& origin(size_t piece, size_t c) const { return sums.origin[piece * plan.width + c * b.inner]; }
+    Sums& total(size_t piece, size_t c) const { return sums.total[piece * b.channels + c]; }
+    bool sure(size_t piece, size_t c) const {
+        const double m = plan.pieces[piece].m;
+        return pass.backward ? total(piece, c).sure_gradients(m, b.var[c])
+                             : total(piece, c).sure_moments(m, origin(piece, c));
+    }
+
+    // The mean; of moments, a number of each channel, or the mean of some where sums are brief.
+    void set_origins(size_t piece) const {
+        double* const dense = &sums.origin[piece * plan.width];
+        if (pass.backward) std::copy_n(b.mean, b.channels, dense);
+        else pass.values(plan.pieces[piece].origin, dense);
+        for (size_t c = b.channels; c-- > 0;) origin(piece, c) = dense[c];  // from the last on: they spread in place
+        repeat_origins(piece);
+        if (pass.brief && !pass.backward) average_origins(piece);
+    }
+    // So that not much of the squares cancels, whatever lies first.
+    void average_origins(size_t piece) const {
+        const Plan::Piece& part = plan.pieces[piece];
+        const size_t rows = std::min<size_t>(16, part.last - part.first);
+        if (rows < 2) return;
+        Tile t = wide_rows(part.first * plan.together, rows, plan.width);
+        t.x.row *= std::ptrdiff_t((part.last - part.first) / rows);
+        clear(piece);
+        add(piece, t, Terms{}, false);
+        const double numbers = double(rows * plan.together * b.inner);
+        for (size_t c = 0; c < b.channels; c++) {
+            const double one = origin(piece, c);
+            origin(piece, c) = Pass::origin_from(one + column_sums(piece, c).sum / numbers, one);
+        }
+        repeat_origins(piece);
+    }
+    void repeat_origins(size_t piece) const {
+        for (size_t c = 0; c < b.channels; c++) std::fill_n(&origin(piece, c), b.inner, origin(piece, c));
+        for (size_t k = 1; k < plan.together; k++) std::copy_n(&origin(piece, 0), plan.row, &origin(piece, 0) + k * plan.row);
+    }
+
+    void clear(size_t piece) const {
+        std::fill_n(&sums.sum[piece * plan.width], plan.width, 0.0);
+        std::fill_n(&sums.product[piece * plan.width], plan.width, 0.0);
+    }
+    void add(size_t piece, Tile t, const Terms& factors, bool in_double) const {
+        t.origin = &sums.origin[piece * plan.width];
+        t.sum = &sums.sum[piece * plan.width];
+        t.sum_product = &sums.product[piece * plan.width];
+        t.terms = factors;
+        pass.run_reduce(t, in_double);
+    }
+    // Adds the columns of a piece, and sets the totals of the channels that are `wanted`.
+    template <class Wanted>
+    void sum_up(size_t piece, bool in_double, const Terms& factors, const Wanted& wanted) const {
+        clear(piece);
+        tiles(piece, [&](const Tile& t) { add(piece, t, factors, in_double); });
+        for (size_t c = 0; c < b.channels; c++)
+            if (wanted(c)) total(piece, c) = column_sums(piece, c);
+    }
+    Sums column_sums(size_t piece, size_t c) const {
+        const size_t at = piece * plan.width + c * b.inner;
+        return {column_sum(&sums.sum[at]), column_sum(&sums.product[at])};
+    }
     double column_sum(const double* column) const {
         double s = 0;
         for (size_t k = 0; k < plan.together; k++)
@@ -184,9 +239,9 @@ struct Walk {
         }
         return fit;
     }
-    Terms terms(bool wide) const {
-        if (pass.terms_in_double(wide)) return FactorArrays<double>(space.get(), plan.width).terms();
-        return FactorArrays<float>(reinterpret_cast<float*>(space.get()), plan.width).terms();
+    Terms terms(bool in_double, double* at) const {
+        if (pass.terms_in_double(in_double)) return FactorArrays<double>(at, plan.width).terms();
+        return FactorArrays<float>(reinterpret_cast<float*>(at), plan.width).terms();
     }
 };
 
@@ -196,7 +251,7 @@ void run_columns(const Pass& pass, int threads) {
     const Batch& b = pass.b;
     const Plan plan(pass);
     Walk walk(pass, plan);
-    const bool sums_have_factors = pass.backward && b.reduce && b.side != NO_ACTIVATION;
+    const bool sums_have_factors = pass.backward && b.reduce && (b.side != NO_ACTIVATION || pass.brief);
     parallel(threads, [&](Team team) {
         if (sums_have_factors) walk.prepare(team, false, walk.wide_sums);
         const size_t p0 = team.first(plan.pieces.size()), p1 = team.last(plan.pieces.size());

@@ -5,8 +5,8 @@
 //   gradient_sums   sum += g                      sum_product += g (x - mu)             two reads
 //   input_gradient  dx = scale g - w (through_mu + through_var (x - mu))                two reads, one write
 //
-// with g = dy act'(pre). Sums are in double, in an order fixed by the tile alone; maps are in the
-// arithmetic type of the dtype. No contraction, no fast-math: every instruction set gives the same bits.
+// with g = dy act'(pre). Sums are in double, of a few terms at a time in the arithmetic type of the dtype (statistics.h
+// says when that will do), in an order fixed by the tile alone; maps are in the arithmetic type. No contraction, no fast-math: every instruction set gives the same bits.
 // Only this file and the headers it includes are compiled with wider instructions, and only `XHAT_ISA` is exported.
 #include "kernels.h"
 #include "number.h"
@@ -70,16 +70,21 @@ template <class A, int step> struct TermsAt {
     static size_t i(size_t column) { return step * column; }
 };
 
-template <class T, bool columns, bool weighted> struct EachMoment {
+// What terms are added up in before they meet a double: float for numbers of 16 bits (statistics.h says why that will
+// do), and else double from the start.
+template <class T, bool weighted> using TermOf = std::conditional_t<sizeof(T) == 2 && !weighted, float, double>;
+
+template <class T, bool columns, bool weighted, class TermType> struct EachMoment {
+    using Term = TermType;
     const T* RESTRICT x;
     const double* RESTRICT w;
     const double* RESTRICT origin;
-    ALWAYS_INLINE void prefetch_from(size_t i) const { prefetch_numbers(x + i, 4 * LANES); }
-    inline void operator()(size_t i, size_t l, double& u, double& v) const {
-        const double d = double(load(x[i])) - (columns ? origin[l] : origin[0]);
+    ALWAYS_INLINE void prefetch_from(size_t i) const { prefetch_numbers(x + i, together<Term> * LANES); }
+    inline void operator()(size_t i, size_t l, Term& u, Term& v) const {
+        const Term d = Term(load(x[i])) - Term(columns ? origin[l] : origin[0]);
         if (weighted) {
-            const double wi = columns ? w[0] : w[i];
-            const double kept = wi > 0 ? d : 0.0;  // a padded NaN has no weight
+            const Term wi = columns ? w[0] : w[i];
+            const Term kept = wi > 0 ? d : Term(0);  // a padded NaN has no weight
             u = wi * kept;
             v = u * kept;
         } else {
@@ -89,15 +94,16 @@ template <class T, bool columns, bool weighted> struct EachMoment {
     }
 };
 
-template <class T, bool columns, bool weighted> void moments(const Tile& t) {
+template <class T, bool columns, bool weighted, class Term = TermOf<T, weighted>> void moments(const Tile& t) {
     reduce<T, columns, false>(t, [&t](size_t r, size_t k) {
-        return EachMoment<T, columns, weighted>{place<T, columns>(t.x, r, k), weighted ? weights(t, r) : nullptr,
-                                                t.origin + k};
+        return EachMoment<T, columns, weighted, Term>{place<T, columns>(t.x, r, k),
+                                                      weighted ? weights(t, r) : nullptr, t.origin + k};
     });
 }
 
 // G is T where g is made from dy on the way, and the arithmetic type where a buffer holds it already.
 template <class T, class G, bool columns, int side, bool weighted> struct EachGradient {
+    using Term = TermOf<T, weighted>;
     const T* RESTRICT x;
     const G* RESTRICT dy;
     const T* RESTRICT e;
@@ -106,9 +112,9 @@ template <class T, class G, bool columns, int side, bool weighted> struct EachGr
     TermsAt<A<T>, columns> at;
     Slope<A<T>> slope;
     ALWAYS_INLINE void prefetch_from(size_t i) const {
-        prefetch_numbers(x + i, 4 * LANES);
-        prefetch_numbers(dy + i, 4 * LANES);
-        if (reads_extra(side)) prefetch_numbers(e + i, 4 * LANES);
+        prefetch_numbers(x + i, together<Term> * LANES);
+        prefetch_numbers(dy + i, together<Term> * LANES);
+        if (reads_extra(side)) prefetch_numbers(e + i, together<Term> * LANES);
     }
     inline A<T> gradient(size_t i, size_t k) const {
         if (side == NO_ACTIVATION) return load(dy[i]);
@@ -116,13 +122,17 @@ template <class T, class G, bool columns, int side, bool weighted> struct EachGr
         const A<T> ei = reads_extra(side) ? A<T>(load(e[i])) : A<T>(0);
         return through_activation<side, A<T>>(load(dy[i]), before_activation<side>(d, at.scale[k], at.beta[k], ei), slope);
     }
-    inline void operator()(size_t i, size_t l, double& u, double& v) const {
+    inline Term difference(size_t i, size_t k) const {
+        if constexpr (sizeof(Term) == 4) return centred<Term>(load(x[i]), at.hi[k], at.lo[k]);
+        else return double(load(x[i])) - mu[k];
+    }
+    inline void operator()(size_t i, size_t l, Term& u, Term& v) const {
         const size_t k = at.i(l);
-        u = double(gradient(i, k));
-        v = u * (double(load(x[i])) - mu[k]);
+        u = Term(gradient(i, k));
+        v = u * difference(i, k);
         if (weighted) {  // a padded NaN that the loss does not look at
-            const double wi = columns ? w[0] : w[i];
-            v = (wi == 0) & (u == 0) ? 0.0 : v;
+            const Term wi = columns ? w[0] : w[i];
+            v = (wi == 0) & (u == 0) ? Term(0) : v;
         }
     }
 };
@@ -166,8 +176,8 @@ template <class T, bool columns, int side, bool weighted> void gradient_sums_buf
                 double* product = t.sum_product + (columns ? i : c * LANES);
                 const auto first = each(0);
                 if (!columns) sum_lanes(first, first, n, sum, product);
-                else if (four == 4) sum_four_rows(first, each(1), each(2), each(3), n, sum, product);
-                else sum_row(first, n, sum, product);
+                else if (four == 4) sum_rows({first, each(1), each(2), each(3)}, n, sum, product);
+                else sum_rows({first}, n, sum, product);
             }
         r += four;
     }
@@ -267,6 +277,7 @@ template <class T> void narrow(const double* RESTRICT from, void* at, ptrdiff_t 
      XHAT_WEIGHTED(normalize, T, columns, SILU)}
 #define XHAT_KERNELS_OF(T)                                                                          \
     {{XHAT_WEIGHTED(moments, T, false), XHAT_WEIGHTED(moments, T, true)},                           \
+     {moments<T, false, false, double>, moments<T, true, false, double>},                           \
      {XHAT_ACTIVATIONS(T, false), XHAT_ACTIVATIONS(T, true)},                                       \
      {XHAT_SIDES(gradient_sums, T, false), XHAT_SIDES(gradient_sums, T, true)},                     \
      {XHAT_SIDES(input_gradient, T, false), XHAT_SIDES(input_gradient, T, true)},                   \

@@ -47,6 +47,7 @@ using Kernel = void (*)(const Tile&);
 
 struct KernelsOf {  // the kernels of one dtype; first index: 0 lanes, 1 columns
     Kernel moments[2][2];                       // [weighted]
+    Kernel moments_alone[2];                    // in double from the start, without weights
     Kernel normalize[2][ACTIVATIONS][2];        // [activation][residual]
     Kernel gradient_sums[2][SIDES][2];          // [side][weighted]
     Kernel input_gradient[2][SIDES][2];         // [side][weighted]

@@ -39,15 +39,18 @@ struct Plan {
 };
 
 // The sums of a block: [piece][channel], and LANES of them for what the kernels add to.
-struct Sums {
+struct BlockSums {
     size_t channels;
     std::vector<double> origin, sum, product;
-    explicit Sums(const Plan& plan)
+    explicit BlockSums(const Plan& plan)
         : channels(plan.block), origin(plan.pieces.size() * channels), sum(origin.size() * LANES), product(sum.size()) {}
     size_t at(size_t piece, size_t channel) const { return piece * channels + channel; }
-    static double folded(const double* lanes) {
-        double s = 0;
-        for (size_t l = 0; l < LANES; l++) s += lanes[l];
+    Sums of(size_t piece, size_t channel) const {
+        Sums s;
+        for (size_t l = at(piece, channel) * LANES, end = l + LANES; l < end; l++) {
+            s.sum += sum[l];
+            s.product += product[l];
+        }
         return s;
     }
 };
@@ -66,11 +69,11 @@ template <class Visit> void segments(size_t first, size_t last, size_t inner, co
 struct Block {
     const Pass& pass;
     const Plan& plan;
-    Sums& sums;
+    BlockSums& sums;
     size_t first, count;  // channels
     double mean[MOST_CHANNELS], var[MOST_CHANNELS], sum_dy[MOST_CHANNELS], sum_dy_xhat[MOST_CHANNELS];
 
-    Block(const Pass& p, const Plan& l, Sums& s, size_t f, size_t n) : pass(p), plan(l), sums(s), first(f), count(n) {
+    Block(const Pass& p, const Plan& l, BlockSums& s, size_t f, size_t n) : pass(p), plan(l), sums(s), first(f), count(n) {
         const Batch& b = pass.b;
         if (pass.backward || !b.reduce) {
             std::copy_n(b.mean + first, count, mean);
@@ -83,24 +86,15 @@ struct Block {
     }
 
     void reduce(size_t piece) const {
-        const Batch& b = pass.b;
         const Plan::Piece& part = plan.pieces[piece];
-        const size_t at = sums.at(piece, 0);
         for (size_t c = 0; c < count; c++)
-            sums.origin[at + c] = pass.backward ? mean[c] : pass.value(first + c, part.origin);
-        std::fill_n(&sums.sum[at * LANES], count * LANES, 0.0);
-        std::fill_n(&sums.product[at * LANES], count * LANES, 0.0);
-        double space[6 * MOST_CHANNELS];
-        bool wide = false;
-        const Terms terms = pass.backward ? factors(space, wide, false) : Terms{};
-        segments(part.first, part.last, b.inner, [&](size_t row, size_t rows, size_t place, size_t width) {
-            Tile t = pass.tile(row, first, place, rows, count, width);
-            t.origin = &sums.origin[at];
-            t.sum = &sums.sum[at * LANES];
-            t.sum_product = &sums.product[at * LANES];
-            t.terms = terms;
-            pass.run_reduce(t, wide);
-        });
+            sums.origin[sums.at(piece, c)] =
+                pass.backward ? mean[c] : pass.origin(first + c, part.first, part.last, part.origin);
+        const bool in_double = pass.backward && wide(0, count, false);
+        sum_up(piece, 0, count, in_double);
+        if (!pass.brief || in_double) return;
+        for (size_t c = 0; c < count; c++)
+            if (!sure(piece, c)) sum_up(piece, c, 1, true);
     }
 
     // Folds the pieces in order; every member of a team computes the same.
@@ -109,11 +103,10 @@ struct Block {
             Moments moments;
             double total = 0, total_product = 0;
             for (size_t p = 0; p < plan.pieces.size(); p++) {
-                const size_t at = sums.at(p, c);
-                const double s = Sums::folded(&sums.sum[at * LANES]), q = Sums::folded(&sums.product[at * LANES]);
-                total += s;
-                total_product += q;
-                if (!pass.backward) moments.fold(Moments::of(plan.pieces[p].m, sums.origin[at], s, q));
+                const Sums s = sums.of(p, c);
+                total += s.sum;
+                total_product += s.product;
+                if (!pass.backward) moments.fold(Moments::of(plan.pieces[p].m, sums.origin[sums.at(p, c)], s));
             }
             if (pass.backward) {
                 sum_dy[c] = total;
@@ -135,8 +128,8 @@ struct Block {
     void map(size_t piece, bool more) const {
         const Batch& b = pass.b;
         double space[6 * MOST_CHANNELS];
-        bool wide = false;
-        const Terms terms = factors(space, wide, pass.backward);
+        const bool in_double = wide(0, count, pass.backward);
+        const Terms terms = terms_of(0, count, in_double, pass.backward, space);
         const bool stream = pass.large && count * b.inner * SIZE_OF[b.dtype] >= 1024;
         segments(plan.pieces[piece].first, plan.pieces[piece].last, b.inner,
                  [&](size_t row, size_t rows, size_t place, size_t width) {
@@ -145,32 +138,59 @@ struct Block {
                      t.stream = stream;
                      t.following = stream && more ? plan.block : 0;
                      t.staged = t.staged || stream;
-                     pass.run_map(t, wide);
+                     pass.run_map(t, in_double);
                  });
     }
 
   private:
+    // The sums of a piece for channels [c, c + n).
+    void sum_up(size_t piece, size_t c, size_t n, bool in_double) const {
+        const Plan::Piece& part = plan.pieces[piece];
+        const size_t at = sums.at(piece, c);
+        std::fill_n(&sums.sum[at * LANES], n * LANES, 0.0);
+        std::fill_n(&sums.product[at * LANES], n * LANES, 0.0);
+        double space[6 * MOST_CHANNELS];
+        const Terms terms = pass.backward ? terms_of(c, n, in_double, false, space) : Terms{};
+        segments(part.first, part.last, pass.b.inner, [&](size_t row, size_t rows, size_t place, size_t width) {
+            Tile t = pass.tile(row, first + c, place, rows, n, width);
+            t.origin = &sums.origin[at];
+            t.sum = &sums.sum[at * LANES];
+            t.sum_product = &sums.product[at * LANES];
+            t.terms = terms;
+            pass.run_reduce(t, in_double);
+        });
+    }
+    bool sure(size_t piece, size_t c) const {
+        const double m = plan.pieces[piece].m;
+        const Sums s = sums.of(piece, c);
+        return pass.backward ? s.sure_gradients(m, var[c]) : s.sure_moments(m, sums.origin[sums.at(piece, c)]);
+    }
+
     Factors factors_of(size_t c, bool with_sums) const {
         return {pass.b, first + c, mean[c], var[c], with_sums ? sum_dy[c] : 0, with_sums ? sum_dy_xhat[c] : 0};
     }
-    // In the kernels' arithmetic type; one channel beyond float takes the block to double.
-    Terms factors(double* space, bool& wide, bool with_sums) const {
-        wide = false;
+    // One channel beyond float takes the block to double.
+    bool wide(size_t c, size_t n, bool with_sums) const {
+        bool beyond = false;
         if (pass.b.dtype != FLOAT64)
-            for (size_t c = 0; c < count; c++) wide |= !factors_of(c, with_sums).fits_float();
-        return pass.terms_in_double(wide) ? filled(space, with_sums)
-                                          : filled(reinterpret_cast<float*>(space), with_sums);
+            for (size_t k = c; k < c + n; k++) beyond |= !factors_of(k, with_sums).fits_float();
+        return beyond;
     }
-    template <class A> Terms filled(A* space, bool with_sums) const {
-        const FactorArrays<A> arrays(space, count);
-        for (size_t c = 0; c < count; c++) arrays.set(c, 1, factors_of(c, with_sums));
+    // In the kernels' arithmetic type.
+    Terms terms_of(size_t c, size_t n, bool in_double, bool with_sums, double* space) const {
+        return pass.terms_in_double(in_double) ? filled(c, n, with_sums, space)
+                                               : filled(c, n, with_sums, reinterpret_cast<float*>(space));
+    }
+    template <class A> Terms filled(size_t c, size_t n, bool with_sums, A* space) const {
+        const FactorArrays<A> arrays(space, n);
+        for (size_t k = 0; k < n; k++) arrays.set(k, 1, factors_of(c + k, with_sums));
         return arrays.terms();
     }
 };
 
 // One block after another, its pieces shared by the team. With two sets of sums in turn, one barrier a block is
 // enough: nobody can be a whole block ahead.
-void walk(const Pass& pass, const Plan& plan, Team team, std::vector<Sums>& sums, size_t first_block, size_t last_block) {
+void walk(const Pass& pass, const Plan& plan, Team team, std::vector<BlockSums>& sums, size_t first_block, size_t last_block) {
     const Batch& b = pass.b;
     const size_t p0 = team.first(plan.pieces.size()), p1 = team.last(plan.pieces.size());
     for (size_t k = first_block; k < last_block; k++) {
@@ -194,12 +214,12 @@ void run_lanes(const Pass& pass, int threads) {
     const Plan plan(pass.b);
     const size_t blocks = (pass.b.channels + plan.block - 1) / plan.block;
     if (threads > 1 && blocks < 2 * size_t(threads)) {
-        std::vector<Sums> sums(2, Sums(plan));
+        std::vector<BlockSums> sums(2, BlockSums(plan));
         parallel(threads, [&](Team team) { walk(pass, plan, team, sums, 0, blocks); });
         return;
     }
     parallel(threads, [&](Team team) {
-        std::vector<Sums> sums(1, Sums(plan));
+        std::vector<BlockSums> sums(1, BlockSums(plan));
         walk(pass, plan, Team{0, 1}, sums, team.first(blocks), team.last(blocks));
     });
 }

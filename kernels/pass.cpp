@@ -1,6 +1,7 @@
 #include "pass.h"
 
 #include <algorithm>
+#include <cmath>
 #include <initializer_list>
 
 namespace xhat {
@@ -26,7 +27,8 @@ Pass::Pass(const Batch& batch, bool is_backward, bool by_columns, std::size_t by
             reduce_kernel = of.gradient_sums[columns][b.side][weighted];
             map_kernel = of.input_gradient[columns][b.side][weighted];
         } else {
-            reduce_kernel = of.moments[columns][weighted];
+            // Moments that are asked for themselves are merged with others, and have all their digits.
+            reduce_kernel = b.map || weighted ? of.moments[columns][weighted] : of.moments_alone[columns];
             map_kernel = of.normalize[columns][b.activation][b.extra.at != nullptr];
         }
     };
@@ -34,6 +36,7 @@ Pass::Pass(const Batch& batch, bool is_backward, bool by_columns, std::size_t by
     choose(kernels().of[FLOAT64], wide_reduce, wide_map);
     neighbours = true;
     for (const Array* a : {&b.x, &b.dy, &b.extra, &b.out, &b.dresidual}) neighbours &= !a->at || step(*a) == 1;
+    brief = SIZE_OF[b.dtype] == 2 && !weighted && neighbours && (backward || b.map);
     in_place = b.out.at && (b.out.at == b.x.at || b.out.at == b.dy.at);
     large = bytes >= STREAM_FROM;
     part = bytes > b.size() * SIZE_OF[b.dtype];
@@ -72,6 +75,30 @@ double Pass::value(std::size_t channel, std::size_t i) const {
 
 void Pass::values(std::size_t row, double* to) const {
     kernels().of[b.dtype].widen(address(b.x.at, std::ptrdiff_t(row) * b.x.outer, b.dtype), b.x.channel, b.channels, to);
+}
+
+double Pass::origin_from(double mean, double any) {
+    const double rounded = double(float(mean));
+    return rounded == 0 || !std::isfinite(rounded) ? any : rounded;
+}
+
+double Pass::origin(std::size_t channel, std::size_t first, std::size_t last, std::size_t heaviest) const {
+    if (!brief) return value(channel, heaviest);
+    constexpr std::size_t most = 16;
+    const std::size_t rows = (last - first) / b.inner, place = first % b.inner;
+    const bool down = rows >= most / 2;  // the same place of several rows; else several places of the first row
+    const std::size_t places = down ? rows : std::min(last - first, b.inner - place);
+    const std::size_t count = std::min(most, places);
+    const std::ptrdiff_t step = down ? b.x.outer : b.x.inner;
+    const auto at = std::ptrdiff_t(first / b.inner) * b.x.outer + std::ptrdiff_t(channel) * b.x.channel +
+                    std::ptrdiff_t(place) * b.x.inner;
+    double numbers[most], sum = 0, any = 0;
+    kernels().of[b.dtype].widen(address(b.x.at, at, b.dtype), std::ptrdiff_t(places / count) * step, count, numbers);
+    for (std::size_t k = 0; k < count; k++) {
+        sum += numbers[k];
+        any = any == 0 ? numbers[k] : any;
+    }
+    return origin_from(sum / double(count), any);
 }
 
 // The float64 kernel on buffers: gathered and widened before, rounded and scattered after.

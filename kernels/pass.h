@@ -14,6 +14,7 @@ struct Pass {
     bool backward, columns;
     Kernel reduce, map, wide_reduce, wide_map;
     bool neighbours;  // the numbers of a row are neighbours in memory, in every array
+    bool brief;       // `reduce` adds in float32 first: its sums are to be asked whether they are sure
     bool in_place, large;
     bool part;        // of a larger batch
 
@@ -31,7 +32,11 @@ struct Pass {
     // Arithmetic type of the terms that a kernel run this way reads.
     bool terms_in_double(bool wide) const { return wide || !neighbours || b.dtype == FLOAT64; }
 
-    // The number at place `index` of a channel, counted along (outer, inner).
+    // What moments subtract from a channel's numbers [first, last), counted along (outer, inner): the one at `heaviest`,
+    // or where sums are brief the mean of a few, so that not much of the squares cancels whatever lies first.
+    double origin(std::size_t channel, std::size_t first, std::size_t last, std::size_t heaviest) const;
+    // The mean of some numbers as an origin: of float32, and zero only if they all are.
+    static double origin_from(double mean, double any);
     double value(std::size_t channel, std::size_t index) const;
     // The first number of every channel in outer row `row`.
     void values(std::size_t row, double* to) const;

@@ -6,6 +6,8 @@
 #include "memory.h"
 #include "number.h"
 
+#include <utility>
+
 namespace {
 
 using namespace xhat;
@@ -31,104 +33,110 @@ inline const double* weights(const Tile& t, size_t row) { return t.weights + ptr
 
 // ------------------------------------------------------------------------------------------- reductions
 
-// A reduction is an `Each` with  void operator()(i, l, &u, &v): the two summands of number i, where l is its
-// lane or column. Four rows of lanes, or of columns, are added before they meet the running sums. `next` is the
-// run after this one, which is asked for meanwhile.
+// A reduction is an `Each` with  void operator()(i, l, Term& u, Term& v): the two summands of number i, where l is its
+// lane or column. As many rows of lanes, or of columns, as `together` says are added in its Term, pairwise, before they
+// meet the running sums in double. `next` is the run after this one, which is asked for meanwhile.
+template <class Term> constexpr size_t together = sizeof(Term) == 8 ? 4 : 8;
+
+template <size_t n, class Term, class At> ALWAYS_INLINE void pairwise(const At& at, size_t k, Term& u, Term& v) {
+    if constexpr (n == 1) {
+        at(k, u, v);
+    } else {
+        Term u0, u1, v0, v1;
+        pairwise<n / 2>(at, k, u0, v0);
+        pairwise<n / 2>(at, k + n / 2, u1, v1);
+        u = u0 + u1;
+        v = v0 + v1;
+    }
+}
+
 template <class Each>
 inline void sum_lanes(const Each& each, const Each& next, size_t width, double* RESTRICT sum,
                       double* RESTRICT product) {
+    using Term = typename Each::Term;
     double s[LANES], q[LANES];
     for (size_t l = 0; l < LANES; l++) { s[l] = sum[l]; q[l] = product[l]; }
     size_t i = 0;
-    for (; i + 4 * LANES <= width; i += 4 * LANES) {
+    const auto add_rows = [&](auto rows) {
+        for (size_t l = 0; l < LANES; l++) {
+            Term u, v;
+            pairwise<rows()>([&](size_t k, Term& uk, Term& vk) { each(i + k * LANES + l, l, uk, vk); }, 0, u, v);
+            s[l] += double(u);
+            q[l] += double(v);
+        }
+        i += rows() * LANES;
+    };
+    while (i + together<Term> * LANES <= width) {
         next.prefetch_from(i);
-        for (size_t l = 0; l < LANES; l++) {
-            double u0, u1, u2, u3, v0, v1, v2, v3;
-            each(i + l, l, u0, v0);
-            each(i + l + LANES, l, u1, v1);
-            each(i + l + 2 * LANES, l, u2, v2);
-            each(i + l + 3 * LANES, l, u3, v3);
-            s[l] += (u0 + u1) + (u2 + u3);
-            q[l] += (v0 + v1) + (v2 + v3);
-        }
+        add_rows(std::integral_constant<size_t, together<Term>>());
     }
-    for (; i + LANES <= width; i += LANES)
-        for (size_t l = 0; l < LANES; l++) {
-            double u, v;
-            each(i + l, l, u, v);
-            s[l] += u;
-            q[l] += v;
-        }
+    while (i + LANES <= width) add_rows(std::integral_constant<size_t, 1>());
     for (size_t l = 0; i < width; i++, l++) {
-        double u, v;
+        Term u, v;
         each(i, l, u, v);
-        s[l] += u;
-        q[l] += v;
+        s[l] += double(u);
+        q[l] += double(v);
     }
     for (size_t l = 0; l < LANES; l++) { sum[l] = s[l]; product[l] = q[l]; }
 }
 
-template <class Each>
-inline void sum_four_rows(const Each& a, const Each& b, const Each& c, const Each& d, size_t width,
-                          double* RESTRICT sum, double* RESTRICT product) {
+// Rows of columns side by side: an Each for every row.
+template <class Each, size_t rows>
+inline void sum_rows(const Each (&each)[rows], size_t width, double* RESTRICT sum, double* RESTRICT product) {
     for (size_t l = 0; l < width; l++) {
-        double u0, u1, u2, u3, v0, v1, v2, v3;
-        a(l, l, u0, v0);
-        b(l, l, u1, v1);
-        c(l, l, u2, v2);
-        d(l, l, u3, v3);
-        sum[l] += (u0 + u1) + (u2 + u3);
-        product[l] += (v0 + v1) + (v2 + v3);
-    }
-}
-template <class Each>
-inline void sum_row(const Each& each, size_t width, double* RESTRICT sum, double* RESTRICT product) {
-    for (size_t l = 0; l < width; l++) {
-        double u, v;
-        each(l, l, u, v);
-        sum[l] += u;
-        product[l] += v;
+        typename Each::Term u, v;
+        pairwise<rows>([&](size_t k, auto& uk, auto& vk) { each[k](l, l, uk, vk); }, 0, u, v);
+        sum[l] += double(u);
+        product[l] += double(v);
     }
 }
 
-// Four rows read side by side are no stream to the processor's own prefetcher: it is told what comes next, whole rows
+// Rows read side by side are no stream to the processor's own prefetcher: it is told what comes next, whole rows
 // in the order of memory, at the pace of the columns, and so far ahead that memory has answered by then.
 constexpr size_t PACE = 128;
 constexpr size_t AHEAD = 8192;  // bytes
 
-template <class T> size_t rows_ahead(const Tile& t) {
-    const size_t four = 4 * t.width * sizeof(T);
-    return 4 * ((AHEAD + four - 1) / four);
+template <class T, size_t rows = 4> size_t rows_ahead(const Tile& t) {
+    const size_t bytes = rows * t.width * sizeof(T);
+    return rows * ((AHEAD + bytes - 1) / bytes);
 }
-template <class T> ALWAYS_INLINE void prefetch_rows(const Tile& t, const Source& s, size_t row, size_t first, size_t n) {
-    if (!s.at || row + 4 > t.rows) return;
-    if (s.row == ptrdiff_t(t.width)) return prefetch_numbers(from<T>(s, row, 0) + 4 * first, 4 * n);
-    for (size_t k = 0; k < 4; k++) prefetch_numbers(from<T>(s, row + k, 0) + first, n);
+template <class T, size_t rows = 4>
+ALWAYS_INLINE void prefetch_rows(const Tile& t, const Source& s, size_t row, size_t first, size_t n) {
+    if (!s.at || row + rows > t.rows) return;
+    if (s.row == ptrdiff_t(t.width)) return prefetch_numbers(from<T>(s, row, 0) + rows * first, rows * n);
+    for (size_t k = 0; k < rows; k++) prefetch_numbers(from<T>(s, row + k, 0) + first, n);
 }
 
-// Walks the tile: lanes go run by run, columns four rows at a time. `at(row, k)` is the Each of channel or column k on.
+template <class T, bool extra, class At, size_t... k>
+inline void reduce_columns(const Tile& t, const At& at, std::index_sequence<k...>) {
+    constexpr size_t rows = sizeof...(k);
+    const size_t ahead = rows_ahead<T, rows>(t);
+    size_t r = 0;
+    for (; r + rows <= t.rows; r += rows)
+        for (size_t i = 0; i < t.width; i += PACE) {
+            const size_t n = t.width - i < PACE ? t.width - i : PACE;
+            prefetch_rows<T, rows>(t, t.x, r + ahead, i, n);
+            prefetch_rows<T, rows>(t, t.dy, r + ahead, i, n);
+            if (extra) prefetch_rows<T, rows>(t, t.extra, r + ahead, i, n);
+            sum_rows({at(r + k, i)...}, n, t.sum + i, t.sum_product + i);
+        }
+    for (; r < t.rows; r++) sum_rows({at(r, 0)}, t.width, t.sum, t.sum_product);
+}
+template <class At> inline void reduce_lanes(const Tile& t, const At& at) {
+    for (size_t r = 0; r < t.rows; r++)
+        for (size_t c = 0; c < t.channels; c++) {
+            const bool last = c + 1 == t.channels;
+            const size_t next = last ? r + 1 : r;  // after the last run there is none to ask for
+            sum_lanes(at(r, c), next < t.rows ? at(next, last ? 0 : c + 1) : at(r, c), t.width, t.sum + c * LANES,
+                      t.sum_product + c * LANES);
+        }
+}
+
+// Walks the tile: lanes go run by run, columns some rows at a time. `at(row, k)` is the Each of channel or column k on.
 template <class T, bool columns, bool extra, class At> inline void reduce(const Tile& t, const At& at) {
-    if (columns) {
-        const size_t ahead = rows_ahead<T>(t);
-        size_t r = 0;
-        for (; r + 4 <= t.rows; r += 4)
-            for (size_t i = 0; i < t.width; i += PACE) {
-                const size_t n = t.width - i < PACE ? t.width - i : PACE;
-                prefetch_rows<T>(t, t.x, r + ahead, i, n);
-                prefetch_rows<T>(t, t.dy, r + ahead, i, n);
-                if (extra) prefetch_rows<T>(t, t.extra, r + ahead, i, n);
-                sum_four_rows(at(r, i), at(r + 1, i), at(r + 2, i), at(r + 3, i), n, t.sum + i, t.sum_product + i);
-            }
-        for (; r < t.rows; r++) sum_row(at(r, 0), t.width, t.sum, t.sum_product);
-    } else {
-        for (size_t r = 0; r < t.rows; r++)
-            for (size_t c = 0; c < t.channels; c++) {
-                const bool last = c + 1 == t.channels;
-                const size_t next = last ? r + 1 : r;  // after the last run there is none to ask for
-                sum_lanes(at(r, c), next < t.rows ? at(next, last ? 0 : c + 1) : at(r, c), t.width, t.sum + c * LANES,
-                          t.sum_product + c * LANES);
-            }
-    }
+    using Term = typename decltype(at(0, 0))::Term;
+    if constexpr (columns) reduce_columns<T, extra>(t, at, std::make_index_sequence<together<Term>>());
+    else reduce_lanes(t, at);
 }
 
 // ------------------------------------------------------------------------------------------------- maps
