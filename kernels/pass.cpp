@@ -35,10 +35,14 @@ Pass::Pass(const Batch& batch, bool is_backward, bool by_columns, std::size_t by
     choose(kernels().of[b.dtype], reduce, map);
     choose(kernels().of[FLOAT64], wide_reduce, wide_map);
     neighbours = true;
-    for (const Array* a : {&b.x, &b.dy, &b.extra, &b.out, &b.dresidual}) neighbours &= !a->at || step(*a) == 1;
+    std::size_t arrays = 0;
+    for (const Array* a : {&b.x, &b.dy, &b.extra, &b.out, &b.dresidual}) {
+        neighbours &= !a->at || step(*a) == 1;
+        arrays += a->at != nullptr;
+    }
     brief = SIZE_OF[b.dtype] == 2 && !weighted && neighbours && (backward || b.map);
     in_place = b.out.at && (b.out.at == b.x.at || b.out.at == b.dy.at);
-    large = bytes >= STREAM_FROM;
+    large = arrays * bytes >= STREAM_FROM;
     part = bytes > b.size() * SIZE_OF[b.dtype];
 }
 

@@ -7,7 +7,7 @@
 namespace xhat {
 
 constexpr std::size_t WORTH_A_TEAM = 32768;  // numbers; below, waking threads costs more than they save
-constexpr std::size_t STREAM_FROM = std::size_t(16) << 20;  // bytes of a result that is not worth caching
+constexpr std::size_t STREAM_FROM = std::size_t(32) << 20;  // bytes of all arrays of a pass, past which none stays cached
 
 struct Pass {
     const Batch& b;
