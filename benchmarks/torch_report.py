@@ -15,7 +15,8 @@ HEADLINES = ("32x64x112x112", "32x64x56x56", "128x16x32x32", "32x512x7x7", "64x1
 ABOUT = (
     "Times of torch over those of xhat.torch, each pair in one process, in turns, memory as it comes from glibc / "
     "kept by `xt.reuse_memory()`, for both alike: more than 1 is faster than torch. Where glibc gives fresh memory, "
-    "large results of xhat come in huge pages, and the kernels are a part of the gain only. Forward and backward through "
+    "large results of xhat come in huge pages, and the kernels are a part of the gain only. "
+    "Forward and backward through "
     "autograd, float32, running statistics updated; torch adds and applies ReLU in place."
 )
 ABOUT_STEPS = (
