@@ -37,6 +37,7 @@ struct Pass {
     double origin(std::size_t channel, std::size_t first, std::size_t last, std::size_t heaviest) const;
     // The mean of some numbers as an origin: of float32, and zero only if they all are.
     static double origin_from(double mean, double any);
+    // The number at place `index` of a channel, counted likewise.
     double value(std::size_t channel, std::size_t index) const;
     // The first number of every channel in outer row `row`.
     void values(std::size_t row, double* to) const;

@@ -19,9 +19,8 @@ from xhat.errors import ShapeError
 __all__ = ["View", "canonical", "channel_axes", "strides_on", "view_of"]
 
 
-@dataclass(
-    frozen=True, slots=True, eq=False
-)  # what is cached by a view asks for its identity, not for its contents
+# No eq: what is cached by a view asks for its identity, not for its contents.
+@dataclass(frozen=True, slots=True, eq=False)
 class View:
     """Sizes of (outer, channel, inner), and the axes that each group takes, slowest first."""
 
