@@ -14,7 +14,7 @@ namespace {
 using std::ptrdiff_t;
 using std::size_t;
 
-constexpr size_t SHORT_RUN = 256;       // numbers; below, lanes start and stop too often
+constexpr size_t SHORT_RUN = 64;        // numbers; below, lanes start and stop too often
 constexpr size_t MANY_COLUMNS = 4096;   // whose sums and factors would crowd the numbers out of the cache
 
 // Columns where neighbours belong to different channels, or to so few of each that a run hardly pays its lanes.

@@ -79,8 +79,13 @@ struct Walk {
     std::unique_ptr<double[]> space;  // six factors of every column
     // Whether some channel's factors are beyond float, which takes the whole half of the pass to double.
     std::atomic<bool> wide_sums{false}, wide_map{false};
+    bool quick;
 
-    Walk(const Pass& p, const Plan& l) : pass(p), plan(l), sums(l, p.b.channels), space(new double[6 * l.width]) {}
+    Walk(const Pass& p, const Plan& l)
+        : pass(p), plan(l), sums(l, p.b.channels), space(new double[6 * l.width]), quick(p.quick()) {
+        if (pass.backward)
+            for (size_t c = 0; c < b.channels && quick; c++) quick = pass.raw_will_do(b.mean[c], b.var[c]);
+    }
 
     template <class Visit> void tiles(size_t piece, const Visit& visit) const {
         const Plan::Piece& part = plan.pieces[piece];
@@ -90,16 +95,18 @@ struct Walk {
     }
 
     void reduce(size_t piece) const {
-        set_origins(piece);
-        sum_up(piece, wide_sums, terms(wide_sums, space.get()), [](size_t) { return true; });
-        if (!pass.brief || wide_sums) return;
-        const auto unsure = [&](size_t c) { return !sure(piece, c); };
-        bool any = false;
-        for (size_t c = 0; c < b.channels; c++) any |= unsure(c);
-        if (!any) return;
+        const Care care = wide_sums ? Care::WIDE : quick ? Care::QUICK : Care::CAREFUL;
+        set_origins(piece, care);
+        sum_up(piece, care, terms(wide_sums, space.get()), [](size_t) { return true; });
+        if (care != Care::QUICK) return;
+        std::vector<char> unsure(b.channels);
+        for (size_t c = 0; c < b.channels; c++) unsure[c] = !sure(piece, c);
+        const auto is_unsure = [&](size_t c) { return unsure[c] != 0; };
+        if (std::none_of(unsure.begin(), unsure.end(), [](char c) { return c; })) return;
         const std::unique_ptr<double[]> own(new double[6 * plan.width]);
+        if (pass.raw) correct_origins(piece, own.get(), is_unsure);
         if (pass.backward) fill(own.get(), 0, b.channels, false);
-        sum_up(piece, true, terms(true, own.get()), unsure);
+        sum_up(piece, pass.more_care(), terms(true, own.get()), is_unsure);
     }
 
     // Folds the pieces in order, and in each the columns of a channel; a few channels at a time, as they lie.
@@ -112,10 +119,10 @@ struct Walk {
             for (size_t p = 0; p < plan.pieces.size(); p++)
                 for (size_t c = 0; c < count; c++) {
                     const Sums& s = total(p, first + c);
+                    const double from = origin(p, first + c);
                     sum[c] += s.sum;
-                    product[c] += s.product;
-                    if (!pass.backward)
-                        moments[c].fold(Moments::of(plan.pieces[p].m, origin(p, first + c), s));
+                    if (pass.backward) product[c] += s.product_about(b.mean[first + c], from);
+                    else moments[c].fold(Moments::of(plan.pieces[p].m, from, s));
                 }
             for (size_t c = 0; c < count; c++) publish(first + c, moments[c], sum[c], product[c]);
         }
@@ -145,19 +152,25 @@ struct Walk {
     double& origin(size_t piece, size_t c) const { return sums.origin[piece * plan.width + c * b.inner]; }
     Sums& total(size_t piece, size_t c) const { return sums.total[piece * b.channels + c]; }
     bool sure(size_t piece, size_t c) const {
-        const double m = plan.pieces[piece].m;
-        return pass.backward ? total(piece, c).sure_gradients(m, b.var[c])
-                             : total(piece, c).sure_moments(m, origin(piece, c));
+        return pass.sure(total(piece, c), plan.pieces[piece].m, pass.backward ? b.var[c] : 0, origin(piece, c));
     }
 
-    // The mean; of moments, a number of each channel, or the mean of some where sums are brief.
-    void set_origins(size_t piece) const {
+    // None for raw sums; else the mean; of moments, a number of each channel, or the mean of some where sums are brief.
+    void set_origins(size_t piece, Care care) const {
         double* const dense = &sums.origin[piece * plan.width];
+        if (pass.raw && care == Care::QUICK) return void(std::fill_n(dense, plan.width, 0.0));
         if (pass.backward) std::copy_n(b.mean, b.channels, dense);
         else pass.values(plan.pieces[piece].origin, dense);
         for (size_t c = b.channels; c-- > 0;) origin(piece, c) = dense[c];  // from the last on: they spread in place
         repeat_origins(piece);
         if (pass.brief && !pass.backward) average_origins(piece);
+    }
+    // A number of each channel whose moments about zero are unsure.
+    template <class Unsure> void correct_origins(size_t piece, double* numbers, const Unsure& unsure) const {
+        pass.values(plan.pieces[piece].origin, numbers);
+        for (size_t c = 0; c < b.channels; c++)
+            if (unsure(c)) origin(piece, c) = numbers[c];
+        repeat_origins(piece);
     }
     // So that not much of the squares cancels, whatever lies first.
     void average_origins(size_t piece) const {
@@ -167,7 +180,7 @@ struct Walk {
         Tile t = wide_rows(part.first * plan.together, rows, plan.width);
         t.x.row *= std::ptrdiff_t((part.last - part.first) / rows);
         clear(piece);
-        add(piece, t, Terms{}, false);
+        add(piece, t, Terms{}, Care::QUICK);
         const double numbers = double(rows * plan.together * b.inner);
         for (size_t c = 0; c < b.channels; c++) {
             const double one = origin(piece, c);
@@ -184,18 +197,18 @@ struct Walk {
         std::fill_n(&sums.sum[piece * plan.width], plan.width, 0.0);
         std::fill_n(&sums.product[piece * plan.width], plan.width, 0.0);
     }
-    void add(size_t piece, Tile t, const Terms& factors, bool in_double) const {
+    void add(size_t piece, Tile t, const Terms& factors, Care care) const {
         t.origin = &sums.origin[piece * plan.width];
         t.sum = &sums.sum[piece * plan.width];
         t.sum_product = &sums.product[piece * plan.width];
         t.terms = factors;
-        pass.run_reduce(t, in_double);
+        pass.run_reduce(t, care);
     }
     // Adds the columns of a piece, and sets the totals of the channels that are `wanted`.
     template <class Wanted>
-    void sum_up(size_t piece, bool in_double, const Terms& factors, const Wanted& wanted) const {
+    void sum_up(size_t piece, Care care, const Terms& factors, const Wanted& wanted) const {
         clear(piece);
-        tiles(piece, [&](const Tile& t) { add(piece, t, factors, in_double); });
+        tiles(piece, [&](const Tile& t) { add(piece, t, factors, care); });
         for (size_t c = 0; c < b.channels; c++)
             if (wanted(c)) total(piece, c) = column_sums(piece, c);
     }

@@ -9,9 +9,10 @@
 // order fixed by the tile alone; maps are in the arithmetic type of the dtype. No contraction, no fast-math: every
 // instruction set gives the same bits.
 // Only this file and the headers it includes are compiled with wider instructions, and only `XHAT_ISA` is exported.
-#include "kernels.h"
-#include "number.h"
-#include "traversal.h"
+#include "formulas.h"
+#include "maps.h"
+#include "raw.h"
+#include "sums.h"
 
 #include <type_traits>
 
@@ -21,55 +22,7 @@ using namespace xhat;
 using std::ptrdiff_t;
 using std::size_t;
 
-// ------------------------------------------------------------------------------------------- the formulas
-
-// xhat's numerator. Subtracting the mean in two halves keeps its double precision in float arithmetic.
-template <class A> inline A centred(A x, A hi, A lo) { return (x - hi) - lo; }
-
-// slope * v, and 0 for relu also where v is infinite. A mask, and no condition: four of them are still vector code.
-template <class A> struct Slope {
-    using Bits = std::conditional_t<sizeof(A) == 8, std::uint64_t, std::uint32_t>;
-    A slope;
-    Bits kept;
-    explicit Slope(double s) : slope(A(s)), kept(slope == A(0) ? Bits(0) : ~Bits(0)) {}
-    inline A operator*(A v) const { return slope * bits<A>(Bits(bits<Bits>(v) & kept)); }
-};
-
-template <int activation, class A> inline A act(A pre, Slope<A> slope) {
-    if (activation == LEAKY_RELU) return pre < A(0) ? slope * pre : pre;
-    if (activation == SILU) return pre < -FAR<A> ? A(0) : pre * sigmoid(pre);
-    return pre;
-}
-
-// g = dy act'(pre).
-template <int side, class A> inline A through_activation(A dy, A pre, Slope<A> slope) {
-    if (side == NO_ACTIVATION) return dy;
-    if (side == LEAKY_FROM_X || side == LEAKY_FROM_Y) return pre <= A(0) ? slope * dy : dy;
-    const A sigma = sigmoid(pre);
-    A slope_here = sigma * (A(1) + pre * (A(1) - sigma));
-    slope_here = pre < -FAR<A> ? A(0) : slope_here;
-    slope_here = pre > FAR<A> ? A(1) : slope_here;
-    return dy == A(0) ? dy : dy * slope_here;  // no gradient passes a padded NaN
-}
-
-// What stands before the activation, as the forward pass had it (or y, of the same sign).
-template <int side, class A> inline A before_activation(A d, A scale, A beta, A extra) {
-    if (side == LEAKY_FROM_Y) return extra;
-    if (side == SILU_FROM_RESIDUAL) return d * scale + beta + extra;
-    return d * scale + beta;
-}
-constexpr bool through_silu(int side) { return side == SILU_FROM_X || side == SILU_FROM_RESIDUAL; }
-constexpr bool reads_extra(int side) { return side == LEAKY_FROM_Y || side == SILU_FROM_RESIDUAL; }
-
-// The terms at one place: with step 0 the channel's, with step 1 the column's.
-template <class A, int step> struct TermsAt {
-    const A *RESTRICT hi, *RESTRICT lo, *RESTRICT scale, *RESTRICT beta, *RESTRICT mu_path, *RESTRICT var_path;
-    TermsAt(const Terms& t, size_t at)
-        : hi(static_cast<const A*>(t.mu_hi) + at), lo(static_cast<const A*>(t.mu_lo) + at),
-          scale(static_cast<const A*>(t.scale) + at), beta(static_cast<const A*>(t.beta) + at),
-          mu_path(static_cast<const A*>(t.through_mu) + at), var_path(static_cast<const A*>(t.through_var) + at) {}
-    static size_t i(size_t column) { return step * column; }
-};
+// ----------------------------------------------------------------------------------------------- sums
 
 // What terms are added up in before they meet a double: float for numbers of 16 bits (statistics.h says why that will
 // do), and else double from the start.
@@ -96,7 +49,7 @@ template <class T, bool columns, bool weighted, class TermType> struct EachMomen
 };
 
 template <class T, bool columns, bool weighted, class Term = TermOf<T, weighted>> void moments(const Tile& t) {
-    reduce<T, columns, false>(t, [&t](size_t r, size_t k) {
+    reduce<T, columns, false>(t, [&t](size_t r, size_t k) INLINE_LAMBDA {
         return EachMoment<T, columns, weighted, Term>{place<T, columns>(t.x, r, k),
                                                       weighted ? weights(t, r) : nullptr, t.origin + k};
     });
@@ -153,7 +106,7 @@ inline EachGradient<T, T, columns, side, weighted> gradient_at(const Tile& t, si
 // Behind silu, g goes through a buffer: then both loops are simple enough to become vector code.
 template <class T, bool columns, int side, bool weighted> void gradient_sums_buffered(const Tile& t) {
     constexpr size_t rows = columns ? 4 : 1, width = CHUNK / rows;
-    const size_t ahead = columns ? rows_ahead<T>(t) : 0;
+    const size_t ahead = columns ? rows_ahead<T>(t) : 1;
     A<T> g[rows][width];
     for (size_t r = 0; r < t.rows;) {
         const size_t four = t.rows - r >= rows ? rows : 1;
@@ -164,8 +117,8 @@ template <class T, bool columns, int side, bool weighted> void gradient_sums_buf
                     prefetch_rows<T>(t, t.x, r + ahead, i, n);
                     prefetch_rows<T>(t, t.dy, r + ahead, i, n);
                 } else {
-                    prefetch_next<T, columns>(t, t.x, ahead, r, c, i, n);
-                    prefetch_next<T, columns>(t, t.dy, ahead, r, c, i, n);
+                    prefetch_next<T>(t, t.x, ahead, r, c, i, n);
+                    prefetch_next<T>(t, t.dy, ahead, r, c, i, n);
                 }
                 const auto each = [&](size_t k) {
                     const auto made = gradient_at<T, columns, side, weighted>(t, r + k, c, i);
@@ -188,10 +141,28 @@ template <class T, bool columns, int side, bool weighted> void gradient_sums(con
     if constexpr (through_silu(side)) {
         gradient_sums_buffered<T, columns, side, weighted>(t);
     } else {
-        reduce<T, columns, reads_extra(side)>(t, [&t](size_t r, size_t k) {
+        reduce<T, columns, reads_extra(side)>(t, [&t](size_t r, size_t k) INLINE_LAMBDA {
             return gradient_at<T, columns, side, weighted>(t, r, columns ? 0 : k, columns ? k : 0);
         });
     }
+}
+
+// g of float32 lies in dy, or behind an activation is made into a buffer; for moments it is x.
+template <bool columns> void raw_moments(const Tile& t) {
+    const auto x = [&t](size_t r, size_t c, size_t first, size_t, float*) INLINE_LAMBDA { return from<float>(t.x, r, c) + first; };
+    if constexpr (columns) reduce_raw_columns<true>(t, x);
+    else reduce_raw_lanes<true>(t, x);
+}
+template <bool columns, int side> void raw_gradient_sums(const Tile& t) {
+    const auto g = [&t](size_t r, size_t c, size_t first, size_t n, float* RESTRICT buffer) INLINE_LAMBDA -> const float* {
+        const auto made = gradient_at<float, columns, side, false>(t, r, c, first);
+        if (side == NO_ACTIVATION) return made.dy;
+        IVDEP
+        for (size_t i = 0; i < n; i++) buffer[i] = made.gradient(i, made.at.i(i));
+        return buffer;
+    };
+    if constexpr (columns) reduce_raw_columns<false>(t, g);
+    else reduce_raw_lanes<false>(t, g);
 }
 
 // ------------------------------------------------------------------------------------------------- maps
@@ -211,7 +182,7 @@ template <class T, bool columns, int activation, bool residual> struct EachNorma
 };
 
 template <class T, bool columns, int activation, bool residual> void normalize(const Tile& t) {
-    map<T, columns, false>(t, [&t](size_t r, size_t c, size_t first) {
+    map<T, columns, false>(t, [&t](size_t r, size_t c, size_t first) INLINE_LAMBDA {
         return EachNormal<T, columns, activation, residual>{
             from<T>(t.x, r, c) + first, residual ? from<T>(t.extra, r, c) + first : nullptr,
             {t.terms, columns ? first : c}, Slope<A<T>>(t.slope)};
@@ -246,7 +217,7 @@ template <class T, bool columns, int side, bool weighted> struct EachInputGradie
 };
 
 template <class T, bool columns, int side, bool weighted> void input_gradient(const Tile& t) {
-    map<T, columns, reads_extra(side)>(t, [&t](size_t r, size_t c, size_t first) {
+    map<T, columns, reads_extra(side)>(t, [&t](size_t r, size_t c, size_t first) INLINE_LAMBDA {
         return EachInputGradient<T, columns, side, weighted>{
             from<T>(t.x, r, c) + first, from<T>(t.dy, r, c) + first,
             reads_extra(side) ? from<T>(t.extra, r, c) + first : nullptr,
@@ -268,6 +239,16 @@ template <class T> void narrow(const double* RESTRICT from, void* at, ptrdiff_t 
 
 // ------------------------------------------------------------------------------------------------ table
 
+#define XHAT_RAW_SIDES(columns)                                                                     \
+    {raw_gradient_sums<columns, NO_ACTIVATION>, raw_gradient_sums<columns, LEAKY_FROM_X>,           \
+     raw_gradient_sums<columns, LEAKY_FROM_Y>, raw_gradient_sums<columns, SILU_FROM_X>,             \
+     raw_gradient_sums<columns, SILU_FROM_RESIDUAL>}
+template <class T> constexpr RawKernels raw_kernels() {
+    if constexpr (std::is_same_v<T, float>)
+        return {{raw_moments<false>, raw_moments<true>}, {XHAT_RAW_SIDES(false), XHAT_RAW_SIDES(true)}};
+    else return {};
+}
+
 #define XHAT_WEIGHTED(kernel, ...) {kernel<__VA_ARGS__, false>, kernel<__VA_ARGS__, true>}
 #define XHAT_SIDES(kernel, T, columns)                                                              \
     {XHAT_WEIGHTED(kernel, T, columns, NO_ACTIVATION), XHAT_WEIGHTED(kernel, T, columns, LEAKY_FROM_X),  \
@@ -279,6 +260,7 @@ template <class T> void narrow(const double* RESTRICT from, void* at, ptrdiff_t 
 #define XHAT_KERNELS_OF(T)                                                                          \
     {{XHAT_WEIGHTED(moments, T, false), XHAT_WEIGHTED(moments, T, true)},                           \
      {moments<T, false, false, double>, moments<T, true, false, double>},                           \
+     raw_kernels<T>(),                                                                              \
      {XHAT_ACTIVATIONS(T, false), XHAT_ACTIVATIONS(T, true)},                                       \
      {XHAT_SIDES(gradient_sums, T, false), XHAT_SIDES(gradient_sums, T, true)},                     \
      {XHAT_SIDES(input_gradient, T, false), XHAT_SIDES(input_gradient, T, true)},                   \

@@ -35,6 +35,7 @@ struct Tile {
     double slope;                  // of leaky_relu below zero
     bool staged;                   // write through a buffer: `out` may be `x` or `dy` itself
     bool stream;                   // and past the caches
+    bool cached;                   // lanes: what a map reads was read a moment ago
     std::size_t following;         // lanes: so many channels on is the block that is reduced next; 0: none
 };
 
@@ -45,9 +46,15 @@ enum Side { NO_ACTIVATION, LEAKY_FROM_X, LEAKY_FROM_Y, SILU_FROM_X, SILU_FROM_RE
 
 using Kernel = void (*)(const Tile&);
 
+struct RawKernels {  // sums about zero; null but for float32
+    Kernel moments[2];
+    Kernel gradient_sums[2][SIDES];
+};
+
 struct KernelsOf {  // the kernels of one dtype; first index: 0 lanes, 1 columns
     Kernel moments[2][2];                       // [weighted]
     Kernel moments_alone[2];                    // in double from the start, without weights
+    RawKernels raw;
     Kernel normalize[2][ACTIVATIONS][2];        // [activation][residual]
     Kernel gradient_sums[2][SIDES][2];          // [side][weighted]
     Kernel input_gradient[2][SIDES][2];         // [side][weighted]

@@ -18,6 +18,7 @@ using std::size_t;
 
 constexpr size_t MOST_CHANNELS = 64;  // of a block
 constexpr size_t ENOUGH = 16384;      // bytes of a row's run that are worth a block of their own
+constexpr size_t CACHED = size_t(1) << 19;   // bytes that stay in the second cache beside what is written
 
 size_t clamped(size_t v, size_t low, size_t high) { return std::max(low, std::min(v, high)); }
 
@@ -27,9 +28,11 @@ struct Plan {
     size_t length, block;  // numbers of a channel; channels of a block
     std::vector<Piece> pieces;
 
-    explicit Plan(const Batch& b) : length(b.outer * b.inner), block(1) {
+    explicit Plan(const Pass& pass) : length(pass.b.outer * pass.b.inner), block(1) {
+        const Batch& b = pass.b;
         const size_t run = b.inner * SIZE_OF[b.dtype];  // short runs of neighbouring channels share cache lines
-        if (b.outer > 1) block = clamped(ENOUGH / run, 1, std::min<size_t>(b.channels, MOST_CHANNELS));
+        const size_t most = std::min(MOST_CHANNELS, CACHED / (length * SIZE_OF[b.dtype] * pass.read));
+        if (b.outer > 1) block = clamped(std::min(ENOUGH / run, most), 1, b.channels);
         pieces.resize(clamped(256 / b.channels, 1, std::max<size_t>(1, length / 8192)));
         for (size_t p = 0; p < pieces.size(); p++) {
             const size_t first = length * p / pieces.size(), last = length * (p + 1) / pieces.size();
@@ -86,15 +89,12 @@ struct Block {
     }
 
     void reduce(size_t piece) const {
-        const Plan::Piece& part = plan.pieces[piece];
-        for (size_t c = 0; c < count; c++)
-            sums.origin[sums.at(piece, c)] =
-                pass.backward ? mean[c] : pass.origin(first + c, part.first, part.last, part.origin);
         const bool in_double = pass.backward && wide(0, count, false);
-        sum_up(piece, 0, count, in_double);
-        if (!pass.brief || in_double) return;
+        const Care care = in_double ? Care::WIDE : quick() ? Care::QUICK : Care::CAREFUL;
+        sum_up(piece, 0, count, care);
+        if (care != Care::QUICK) return;
         for (size_t c = 0; c < count; c++)
-            if (!sure(piece, c)) sum_up(piece, c, 1, true);
+            if (!sure(piece, c)) sum_up(piece, c, 1, pass.more_care());
     }
 
     // Folds the pieces in order; every member of a team computes the same.
@@ -104,9 +104,10 @@ struct Block {
             double total = 0, total_product = 0;
             for (size_t p = 0; p < plan.pieces.size(); p++) {
                 const Sums s = sums.of(p, c);
+                const double origin = sums.origin[sums.at(p, c)];
                 total += s.sum;
-                total_product += s.product;
-                if (!pass.backward) moments.fold(Moments::of(plan.pieces[p].m, sums.origin[sums.at(p, c)], s));
+                if (pass.backward) total_product += s.product_about(mean[c], origin);
+                else moments.fold(Moments::of(plan.pieces[p].m, origin, s));
             }
             if (pass.backward) {
                 sum_dy[c] = total;
@@ -124,8 +125,8 @@ struct Block {
         std::copy_n(pass.backward ? sum_dy_xhat : var, count, (pass.backward ? b.sum_dy_xhat : b.var) + first);
     }
 
-    // `more`: this thread reduces another whole block after this one.
-    void map(size_t piece, bool more) const {
+    // `cached`: what is read was reduced a moment ago. `more`: this thread reduces another whole block after this one.
+    void map(size_t piece, bool cached, bool more) const {
         const Batch& b = pass.b;
         double space[6 * MOST_CHANNELS];
         const bool in_double = wide(0, count, pass.backward);
@@ -136,6 +137,7 @@ struct Block {
                      Tile t = pass.tile(row, first, place, rows, count, width);
                      t.terms = terms;
                      t.stream = stream;
+                     t.cached = cached;
                      t.following = stream && more ? plan.block : 0;
                      t.staged = t.staged || stream;
                      pass.run_map(t, in_double);
@@ -143,27 +145,38 @@ struct Block {
     }
 
   private:
+    bool quick() const {
+        bool will_do = pass.quick();
+        if (pass.backward)
+            for (size_t c = 0; c < count; c++) will_do &= pass.raw_will_do(mean[c], var[c]);
+        return will_do;
+    }
+    double origin_of(size_t piece, size_t c, Care care) const {
+        const Plan::Piece& part = plan.pieces[piece];
+        if (pass.raw && care == Care::QUICK) return 0;
+        return pass.backward ? mean[c] : pass.origin(first + c, part.first, part.last, part.origin);
+    }
     // The sums of a piece for channels [c, c + n).
-    void sum_up(size_t piece, size_t c, size_t n, bool in_double) const {
+    void sum_up(size_t piece, size_t c, size_t n, Care care) const {
         const Plan::Piece& part = plan.pieces[piece];
         const size_t at = sums.at(piece, c);
+        for (size_t k = 0; k < n; k++) sums.origin[at + k] = origin_of(piece, c + k, care);
         std::fill_n(&sums.sum[at * LANES], n * LANES, 0.0);
         std::fill_n(&sums.product[at * LANES], n * LANES, 0.0);
         double space[6 * MOST_CHANNELS];
-        const Terms terms = pass.backward ? terms_of(c, n, in_double, false, space) : Terms{};
+        const Terms terms = pass.backward ? terms_of(c, n, care == Care::WIDE, false, space) : Terms{};
         segments(part.first, part.last, pass.b.inner, [&](size_t row, size_t rows, size_t place, size_t width) {
             Tile t = pass.tile(row, first + c, place, rows, n, width);
             t.origin = &sums.origin[at];
             t.sum = &sums.sum[at * LANES];
             t.sum_product = &sums.product[at * LANES];
             t.terms = terms;
-            pass.run_reduce(t, in_double);
+            pass.run_reduce(t, care);
         });
     }
     bool sure(size_t piece, size_t c) const {
-        const double m = plan.pieces[piece].m;
-        const Sums s = sums.of(piece, c);
-        return pass.backward ? s.sure_gradients(m, var[c]) : s.sure_moments(m, sums.origin[sums.at(piece, c)]);
+        const double v = pass.backward ? var[c] : 0;
+        return pass.sure(sums.of(piece, c), plan.pieces[piece].m, v, sums.origin[sums.at(piece, c)]);
     }
 
     Factors factors_of(size_t c, bool with_sums) const {
@@ -193,6 +206,7 @@ struct Block {
 void walk(const Pass& pass, const Plan& plan, Team team, std::vector<BlockSums>& sums, size_t first_block, size_t last_block) {
     const Batch& b = pass.b;
     const size_t p0 = team.first(plan.pieces.size()), p1 = team.last(plan.pieces.size());
+    const bool cached = b.reduce && pass.read * plan.block * plan.length * SIZE_OF[b.dtype] / team.size <= 2 * CACHED;
     for (size_t k = first_block; k < last_block; k++) {
         const size_t first = k * plan.block;
         Block block(pass, plan, sums[k % sums.size()], first, std::min(plan.block, b.channels - first));
@@ -204,14 +218,14 @@ void walk(const Pass& pass, const Plan& plan, Team team, std::vector<BlockSums>&
         }
         const bool more = b.reduce && k + 1 < last_block && first + 2 * plan.block <= b.channels;
         if (b.map)
-            for (size_t p = p0; p < p1; p++) block.map(p, more);
+            for (size_t p = p0; p < p1; p++) block.map(p, cached, more);
     }
 }
 
 }  // namespace
 
 void run_lanes(const Pass& pass, int threads) {
-    const Plan plan(pass.b);
+    const Plan plan(pass);
     const size_t blocks = (pass.b.channels + plan.block - 1) / plan.block;
     if (threads > 1 && blocks < 2 * size_t(threads)) {
         std::vector<BlockSums> sums(2, BlockSums(plan));

@@ -40,7 +40,12 @@ Pass::Pass(const Batch& batch, bool is_backward, bool by_columns, std::size_t by
         neighbours &= !a->at || step(*a) == 1;
         arrays += a->at != nullptr;
     }
-    brief = SIZE_OF[b.dtype] == 2 && !weighted && neighbours && (backward || b.map);
+    const bool quick = !weighted && neighbours && (backward || b.map);
+    brief = quick && SIZE_OF[b.dtype] == 2;
+    raw = quick && b.dtype == FLOAT32;
+    const RawKernels& of_raw = kernels().of[b.dtype].raw;
+    quick_reduce = !raw ? reduce : backward ? of_raw.gradient_sums[columns][b.side] : of_raw.moments[columns];
+    read = 1 + (b.dy.at != nullptr) + (b.extra.at != nullptr);
     in_place = b.out.at && (b.out.at == b.x.at || b.out.at == b.dy.at);
     large = arrays * bytes >= STREAM_FROM;
     part = bytes > b.size() * SIZE_OF[b.dtype];

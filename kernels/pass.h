@@ -9,12 +9,16 @@ namespace xhat {
 constexpr std::size_t WORTH_A_TEAM = 32768;  // numbers; below, waking threads costs more than they save
 constexpr std::size_t STREAM_FROM = std::size_t(32) << 20;  // bytes of all arrays of a pass, past which none stays cached
 
+// How sums are made: quick ones are to be asked whether they are sure; wide ones go through float64's kernel.
+enum class Care { QUICK, CAREFUL, WIDE };
+
 struct Pass {
     const Batch& b;
     bool backward, columns;
-    Kernel reduce, map, wide_reduce, wide_map;
+    Kernel quick_reduce, reduce, map, wide_reduce, wide_map;
     bool neighbours;  // the numbers of a row are neighbours in memory, in every array
-    bool brief;       // `reduce` adds in float32 first: its sums are to be asked whether they are sure
+    bool raw, brief;  // there are quick sums: of float32, raw.h; of 16 bits, that begin in float32
+    std::size_t read;  // arrays
     bool in_place, large;
     bool part;        // of a larger batch
 
@@ -24,11 +28,20 @@ struct Pass {
     // A tile at outer row `row`, channel `channel`, place `place` along the inner axis.
     Tile tile(std::size_t row, std::size_t channel, std::size_t place, std::size_t rows, std::size_t channels,
               std::size_t width) const;
-    void run_reduce(Tile t, bool wide) const {
+    bool quick() const { return raw || brief; }
+    void run_reduce(Tile t, Care care) const {
         t.out.at = t.dresidual.at = nullptr;  // a reduction has no results to scatter
-        run(t, reduce, wide_reduce, wide);
+        run(t, care == Care::QUICK ? quick_reduce : reduce, wide_reduce, care == Care::WIDE);
     }
     void run_map(const Tile& t, bool wide) const { run(t, map, wide_map, wide); }
+    // What is asked of sums that turn out to be unsure: `reduce`; of 16 bits nothing else is between.
+    Care more_care() const { return brief ? Care::WIDE : Care::CAREFUL; }
+    // Whether quick sums will do for a channel's gradients; whether those that were made are sure.
+    bool raw_will_do(double mu, double var) const { return !raw || near_zero(mu, var); }
+    bool sure(const Sums& s, double m, double var, double origin) const {
+        if (raw) return backward || s.sure_raw_moments(m);
+        return backward ? s.sure_gradients(m, var) : s.sure_moments(m, origin);
+    }
     // Arithmetic type of the terms that a kernel run this way reads.
     bool terms_in_double(bool wide) const { return wide || !neighbours || b.dtype == FLOAT64; }
 
