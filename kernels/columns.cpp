@@ -76,13 +76,13 @@ struct Walk {
     const Plan& plan;
     const Batch& b = pass.b;
     ColumnSums sums;
-    std::unique_ptr<double[]> space;  // six factors of every column
+    std::unique_ptr<double[]> space;  // the factors of every column
     // Whether some channel's factors are beyond float, which takes the whole half of the pass to double.
     std::atomic<bool> wide_sums{false}, wide_map{false};
     bool quick;
 
     Walk(const Pass& p, const Plan& l)
-        : pass(p), plan(l), sums(l, p.b.channels), space(new double[6 * l.width]), quick(p.quick()) {
+        : pass(p), plan(l), sums(l, p.b.channels), space(new double[FACTORS * l.width]), quick(p.quick()) {
         if (pass.backward)
             for (size_t c = 0; c < b.channels && quick; c++) quick = pass.raw_will_do(b.mean[c], b.var[c]);
     }
@@ -103,7 +103,7 @@ struct Walk {
         for (size_t c = 0; c < b.channels; c++) unsure[c] = !sure(piece, c);
         const auto is_unsure = [&](size_t c) { return unsure[c] != 0; };
         if (std::none_of(unsure.begin(), unsure.end(), [](char c) { return c; })) return;
-        const std::unique_ptr<double[]> own(new double[6 * plan.width]);
+        const std::unique_ptr<double[]> own(new double[FACTORS * plan.width]);
         if (pass.raw) correct_origins(piece, own.get(), is_unsure);
         if (pass.backward) fill(own.get(), 0, b.channels, false);
         sum_up(piece, pass.more_care(), terms(true, own.get()), is_unsure);
@@ -242,7 +242,7 @@ struct Walk {
     }
     // Of channels [first, last); whether all of them are moderate enough for float.
     template <class A> bool fill(A* at, size_t first, size_t last, bool with_sums) const {
-        const FactorArrays<A> arrays(at, plan.width);
+        const FactorArrays<A> arrays{at, plan.width};
         bool fit = true;
         for (size_t c = first; c < last; c++) {
             const Factors f = factors_of(c, with_sums);
@@ -253,8 +253,8 @@ struct Walk {
         return fit;
     }
     Terms terms(bool in_double, double* at) const {
-        if (pass.terms_in_double(in_double)) return FactorArrays<double>(at, plan.width).terms();
-        return FactorArrays<float>(reinterpret_cast<float*>(at), plan.width).terms();
+        if (pass.terms_in_double(in_double)) return FactorArrays<double>{at, plan.width}.terms();
+        return FactorArrays<float>{reinterpret_cast<float*>(at), plan.width}.terms();
     }
 };
 

@@ -18,12 +18,12 @@ using std::size_t;
 template <class A> inline A centred(A x, A hi, A lo) { return (x - hi) - lo; }
 
 // slope * v, and 0 for relu also where v is infinite. A mask, and no condition: four of them are still vector code.
-template <class A> struct Slope {
-    using Bits = std::conditional_t<sizeof(A) == 8, std::uint64_t, std::uint32_t>;
-    A slope;
-    Bits kept;
-    explicit Slope(double s) : slope(A(s)), kept(slope == A(0) ? Bits(0) : ~Bits(0)) {}
-    inline A operator*(A v) const { return slope * bits<A>(Bits(bits<Bits>(v) & kept)); }
+template <class V> struct Slope {
+    using Mask = typename Bits<V>::type;
+    V slope;
+    Mask kept;
+    explicit Slope(double s) : slope(V{} + std::conditional_t<sizeof(V) == 8, double, float>(s)), kept(Mask{} - (s == 0 ? 0 : 1)) {}
+    ALWAYS_INLINE V operator*(V v) const { return slope * bits<V>(Mask(bits<Mask>(v) & kept)); }
 };
 
 template <int activation, class A> inline A act(A pre, Slope<A> slope) {
@@ -32,34 +32,55 @@ template <int activation, class A> inline A act(A pre, Slope<A> slope) {
     return pre;
 }
 
-// g = dy act'(pre).
-template <int side, class A> inline A through_activation(A dy, A pre, Slope<A> slope) {
-    if (side == NO_ACTIVATION) return dy;
-    if (side == LEAKY_FROM_X || side == LEAKY_FROM_Y) return pre <= A(0) ? slope * dy : dy;
-    const A sigma = sigmoid(pre);
-    A slope_here = sigma * (A(1) + pre * (A(1) - sigma));
-    slope_here = pre < -FAR<A> ? A(0) : slope_here;
-    slope_here = pre > FAR<A> ? A(1) : slope_here;
-    return dy == A(0) ? dy : dy * slope_here;  // no gradient passes a padded NaN
-}
-
-// What stands before the activation, as the forward pass had it (or y, of the same sign).
-template <int side, class A> inline A before_activation(A d, A scale, A beta, A extra) {
-    if (side == LEAKY_FROM_Y) return extra;
-    if (side == SILU_FROM_RESIDUAL) return d * scale + beta + extra;
-    return d * scale + beta;
-}
-constexpr bool through_silu(int side) { return side == SILU_FROM_X || side == SILU_FROM_RESIDUAL; }
+constexpr bool is_silu(int side) { return side == SILU_FROM_X || side == SILU_FROM_RESIDUAL; }
 constexpr bool reads_extra(int side) { return side == LEAKY_FROM_Y || side == SILU_FROM_RESIDUAL; }
+
+// What stands before the activation, as the forward pass had it.
+template <class A> inline A before_activation(A d, A scale, A beta) { return d * scale + beta; }
+
+// x, or -x where scale is negative: pre rises with it.
+template <class V> ALWAYS_INLINE V rising(V x, V scale) {
+    using Mask = typename Bits<V>::type;
+    const Mask sign = bits<Mask>(-V{});
+    return bits<V>(Mask(bits<Mask>(x) ^ (bits<Mask>(scale) & sign)));
+}
 
 // The terms at one place: with step 0 the channel's, with step 1 the column's.
 template <class A, int step> struct TermsAt {
-    const A *RESTRICT hi, *RESTRICT lo, *RESTRICT scale, *RESTRICT beta, *RESTRICT mu_path, *RESTRICT var_path;
+    const A *RESTRICT hi, *RESTRICT lo, *RESTRICT scale, *RESTRICT beta, *RESTRICT kink, *RESTRICT mu_path, *RESTRICT var_path;
     TermsAt(const Terms& t, size_t at)
         : hi(static_cast<const A*>(t.mu_hi) + at), lo(static_cast<const A*>(t.mu_lo) + at),
           scale(static_cast<const A*>(t.scale) + at), beta(static_cast<const A*>(t.beta) + at),
-          mu_path(static_cast<const A*>(t.through_mu) + at), var_path(static_cast<const A*>(t.through_var) + at) {}
+          kink(static_cast<const A*>(t.kink) + at), mu_path(static_cast<const A*>(t.through_mu) + at),
+          var_path(static_cast<const A*>(t.through_var) + at) {}
     static size_t i(size_t column) { return step * column; }
 };
+
+// g = dy act'(pre) of leaky_relu, and of silu.
+template <class V, class Below> ALWAYS_INLINE V through_leaky(V dy, const Below& below, const Slope<V>& slope) {
+    return below ? slope * dy : dy;
+}
+template <class A> inline A through_silu(A dy, A pre) {
+    const A sigma = sigmoid(pre);
+    A slope = sigma * (A(1) + pre * (A(1) - sigma));
+    slope = pre < -FAR<A> ? A(0) : slope;
+    slope = pre > FAR<A> ? A(1) : slope;
+    return dy == A(0) ? dy : dy * slope;  // no gradient passes a padded NaN
+}
+
+// g = dy act'(pre), where `extra` is y, of the sign of pre, or the residual.
+template <int side, class A, int step>
+ALWAYS_INLINE A through_activation(A dy, A x, A extra, const TermsAt<A, step>& at, size_t k, Slope<A> slope) {
+    if constexpr (is_silu(side)) {
+        const A pre = before_activation(centred(x, at.hi[k], at.lo[k]), at.scale[k], at.beta[k]);
+        return through_silu(dy, side == SILU_FROM_RESIDUAL ? pre + extra : pre);
+    } else if constexpr (side == LEAKY_FROM_X) {
+        return through_leaky(dy, rising(x, at.scale[k]) <= at.kink[k], slope);
+    } else if constexpr (side == LEAKY_FROM_Y) {
+        return through_leaky(dy, extra <= A(0), slope);
+    } else {
+        return dy;
+    }
+}
 
 }  // namespace

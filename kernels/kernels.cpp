@@ -34,7 +34,7 @@ template <class T, bool columns, bool weighted, class TermType> struct EachMomen
     const double* RESTRICT w;
     const double* RESTRICT origin;
     ALWAYS_INLINE void prefetch_from(size_t i) const { prefetch_numbers(x + i, together<Term> * LANES); }
-    inline void operator()(size_t i, size_t l, Term& u, Term& v) const {
+    ALWAYS_INLINE void operator()(size_t i, size_t l, Term& u, Term& v) const {
         const Term d = Term(load(x[i])) - Term(columns ? origin[l] : origin[0]);
         if (weighted) {
             const Term wi = columns ? w[0] : w[i];
@@ -70,17 +70,16 @@ template <class T, class G, bool columns, int side, bool weighted> struct EachGr
         prefetch_numbers(dy + i, together<Term> * LANES);
         if (reads_extra(side)) prefetch_numbers(e + i, together<Term> * LANES);
     }
-    inline A<T> gradient(size_t i, size_t k) const {
-        if (side == NO_ACTIVATION) return load(dy[i]);
-        const A<T> d = centred<A<T>>(load(x[i]), at.hi[k], at.lo[k]);
+    ALWAYS_INLINE A<T> gradient(size_t i, size_t k) const {
         const A<T> ei = reads_extra(side) ? A<T>(load(e[i])) : A<T>(0);
-        return through_activation<side, A<T>>(load(dy[i]), before_activation<side>(d, at.scale[k], at.beta[k], ei), slope);
+        const A<T> xi = side == NO_ACTIVATION ? A<T>(0) : A<T>(load(x[i]));
+        return through_activation<side>(A<T>(load(dy[i])), xi, ei, at, k, slope);
     }
-    inline Term difference(size_t i, size_t k) const {
+    ALWAYS_INLINE Term difference(size_t i, size_t k) const {
         if constexpr (sizeof(Term) == 4) return centred<Term>(load(x[i]), at.hi[k], at.lo[k]);
         else return double(load(x[i])) - mu[k];
     }
-    inline void operator()(size_t i, size_t l, Term& u, Term& v) const {
+    ALWAYS_INLINE void operator()(size_t i, size_t l, Term& u, Term& v) const {
         const size_t k = at.i(l);
         u = Term(gradient(i, k));
         v = u * difference(i, k);
@@ -138,7 +137,7 @@ template <class T, bool columns, int side, bool weighted> void gradient_sums_buf
 }
 
 template <class T, bool columns, int side, bool weighted> void gradient_sums(const Tile& t) {
-    if constexpr (through_silu(side)) {
+    if constexpr (is_silu(side)) {
         gradient_sums_buffered<T, columns, side, weighted>(t);
     } else {
         reduce<T, columns, reads_extra(side)>(t, [&t](size_t r, size_t k) INLINE_LAMBDA {
@@ -147,22 +146,19 @@ template <class T, bool columns, int side, bool weighted> void gradient_sums(con
     }
 }
 
-// g of float32 lies in dy, or behind an activation is made into a buffer; for moments it is x.
-template <bool columns> void raw_moments(const Tile& t) {
-    const auto x = [&t](size_t r, size_t c, size_t first, size_t, float*) INLINE_LAMBDA { return from<float>(t.x, r, c) + first; };
-    if constexpr (columns) reduce_raw_columns<true>(t, x);
-    else reduce_raw_lanes<true>(t, x);
-}
-template <bool columns, int side> void raw_gradient_sums(const Tile& t) {
-    const auto g = [&t](size_t r, size_t c, size_t first, size_t n, float* RESTRICT buffer) INLINE_LAMBDA -> const float* {
-        const auto made = gradient_at<float, columns, side, false>(t, r, c, first);
-        if (side == NO_ACTIVATION) return made.dy;
-        IVDEP
-        for (size_t i = 0; i < n; i++) buffer[i] = made.gradient(i, made.at.i(i));
-        return buffer;
+template <bool columns, int side> void raw_sums(const Tile& t) {
+    const auto run_at = [&t](size_t r, size_t c, size_t first, size_t n, float* RESTRICT buffer) INLINE_LAMBDA {
+        RawRun run = raw_run(t, r, c, first);
+        if constexpr (is_silu(side)) {
+            const auto made = gradient_at<float, columns, side, false>(t, r, c, first);
+            for (size_t i = 0; i < n; i++) buffer[i] = made.gradient(i, made.at.i(i));
+            run.dy = buffer;
+        }
+        return run;
     };
-    if constexpr (columns) reduce_raw_columns<false>(t, g);
-    else reduce_raw_lanes<false>(t, g);
+    constexpr int rest = is_silu(side) ? int(NO_ACTIVATION) : side;
+    if constexpr (columns) reduce_raw_columns<rest>(t, run_at);
+    else reduce_raw_lanes<rest>(t, run_at);
 }
 
 // ------------------------------------------------------------------------------------------------- maps
@@ -173,9 +169,9 @@ template <class T, bool columns, int activation, bool residual> struct EachNorma
     const T* RESTRICT e;
     TermsAt<A<T>, columns> at;
     Slope<A<T>> slope;
-    inline void operator()(size_t i, A<T>& y, A<T>&) const {
+    ALWAYS_INLINE void operator()(size_t i, A<T>& y, A<T>&) const {
         const size_t k = at.i(i);
-        A<T> pre = centred<A<T>>(load(x[i]), at.hi[k], at.lo[k]) * at.scale[k] + at.beta[k];
+        A<T> pre = before_activation(centred<A<T>>(load(x[i]), at.hi[k], at.lo[k]), at.scale[k], at.beta[k]);
         if (residual) pre = pre + load(e[i]);
         y = act<activation>(pre, slope);
     }
@@ -190,21 +186,18 @@ template <class T, bool columns, int activation, bool residual> void normalize(c
 }
 
 template <class T, bool columns, int side, bool weighted> struct EachInputGradient {
-    static constexpr bool simple = !through_silu(side);  // four rows of it become vector code
+    static constexpr bool simple = !is_silu(side);  // four rows of it become vector code
     const T* RESTRICT x;
     const T* RESTRICT dy;
     const T* RESTRICT e;
     const double* RESTRICT w;
     TermsAt<A<T>, columns> at;
     Slope<A<T>> slope;
-    inline void operator()(size_t i, A<T>& dx, A<T>& dresidual) const {
+    ALWAYS_INLINE void operator()(size_t i, A<T>& dx, A<T>& dresidual) const {
         const size_t k = at.i(i);
         const A<T> d = centred<A<T>>(load(x[i]), at.hi[k], at.lo[k]);
-        A<T> g = load(dy[i]);
-        if (side != NO_ACTIVATION) {
-            const A<T> ei = reads_extra(side) ? A<T>(load(e[i])) : A<T>(0);
-            g = through_activation<side>(g, before_activation<side>(d, at.scale[k], at.beta[k], ei), slope);
-        }
+        const A<T> ei = reads_extra(side) ? A<T>(load(e[i])) : A<T>(0);
+        const A<T> g = through_activation<side>(A<T>(load(dy[i])), A<T>(load(x[i])), ei, at, k, slope);
         if (reads_extra(side)) dresidual = g;
         // Through mu, through var. Constant statistics have no such paths, whatever number d is.
         A<T> statistics = at.mu_path[k] + (at.var_path[k] == A<T>(0) ? A<T>(0) : at.var_path[k] * d);
@@ -240,12 +233,11 @@ template <class T> void narrow(const double* RESTRICT from, void* at, ptrdiff_t 
 // ------------------------------------------------------------------------------------------------ table
 
 #define XHAT_RAW_SIDES(columns)                                                                     \
-    {raw_gradient_sums<columns, NO_ACTIVATION>, raw_gradient_sums<columns, LEAKY_FROM_X>,           \
-     raw_gradient_sums<columns, LEAKY_FROM_Y>, raw_gradient_sums<columns, SILU_FROM_X>,             \
-     raw_gradient_sums<columns, SILU_FROM_RESIDUAL>}
+    {raw_sums<columns, NO_ACTIVATION>, raw_sums<columns, LEAKY_FROM_X>, raw_sums<columns, LEAKY_FROM_Y>,  \
+     raw_sums<columns, SILU_FROM_X>, raw_sums<columns, SILU_FROM_RESIDUAL>}
 template <class T> constexpr RawKernels raw_kernels() {
     if constexpr (std::is_same_v<T, float>)
-        return {{raw_moments<false>, raw_moments<true>}, {XHAT_RAW_SIDES(false), XHAT_RAW_SIDES(true)}};
+        return {{raw_sums<false, MOMENTS>, raw_sums<true, MOMENTS>}, {XHAT_RAW_SIDES(false), XHAT_RAW_SIDES(true)}};
     else return {};
 }
 

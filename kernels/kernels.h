@@ -19,6 +19,7 @@ struct Target { void* at; std::ptrdiff_t row, channel; };
 struct Terms {
     const void *mu_hi, *mu_lo;  // mu = mu_hi + mu_lo
     const void *scale, *beta;   // gamma rstd, beta
+    const void* kink;           // kink.h; backward behind leaky_relu alone
     const void *through_mu;     // scale sum_dy / m
     const void *through_var;    // scale rstd sum_dy_xhat / (m - c)
 };

@@ -128,7 +128,7 @@ struct Block {
     // `cached`: what is read was reduced a moment ago. `more`: this thread reduces another whole block after this one.
     void map(size_t piece, bool cached, bool more) const {
         const Batch& b = pass.b;
-        double space[6 * MOST_CHANNELS];
+        double space[FACTORS * MOST_CHANNELS];
         const bool in_double = wide(0, count, pass.backward);
         const Terms terms = terms_of(0, count, in_double, pass.backward, space);
         const bool stream = pass.large && count * b.inner * SIZE_OF[b.dtype] >= 1024;
@@ -163,7 +163,7 @@ struct Block {
         for (size_t k = 0; k < n; k++) sums.origin[at + k] = origin_of(piece, c + k, care);
         std::fill_n(&sums.sum[at * LANES], n * LANES, 0.0);
         std::fill_n(&sums.product[at * LANES], n * LANES, 0.0);
-        double space[6 * MOST_CHANNELS];
+        double space[FACTORS * MOST_CHANNELS];
         const Terms terms = pass.backward ? terms_of(c, n, care == Care::WIDE, false, space) : Terms{};
         segments(part.first, part.last, pass.b.inner, [&](size_t row, size_t rows, size_t place, size_t width) {
             Tile t = pass.tile(row, first + c, place, rows, n, width);
@@ -195,7 +195,7 @@ struct Block {
                                                : filled(c, n, with_sums, reinterpret_cast<float*>(space));
     }
     template <class A> Terms filled(size_t c, size_t n, bool with_sums, A* space) const {
-        const FactorArrays<A> arrays(space, n);
+        const FactorArrays<A> arrays{space, n};
         for (size_t k = 0; k < n; k++) arrays.set(k, 1, factors_of(c + k, with_sums));
         return arrays.terms();
     }

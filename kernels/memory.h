@@ -13,7 +13,7 @@
 
 #if defined(_MSC_VER)
 #define RESTRICT __restrict
-#define ALWAYS_INLINE __forceinline
+#define ALWAYS_INLINE __forceinline  // of what loops call: one call more, and they are no vector code
 #define INLINE_LAMBDA
 #define IVDEP __pragma(loop(ivdep))
 #else

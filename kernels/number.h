@@ -19,6 +19,11 @@ inline To bits(From from) {
     return to;
 }
 
+// Unsigned integers of the same size, for masks.
+template <class V> struct Bits;
+template <> struct Bits<float> { using type = std::uint32_t; };
+template <> struct Bits<double> { using type = std::uint64_t; };
+
 struct float16 { std::uint16_t u; };
 struct bfloat16 { std::uint16_t u; };
 

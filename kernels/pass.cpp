@@ -140,7 +140,8 @@ void Pass::run_widened(const Tile& t, Kernel kernel) const {
                 u.sum = t.sum ? t.sum + (columns ? i : c * LANES) : nullptr;
                 u.sum_product = t.sum_product ? t.sum_product + (columns ? i : c * LANES) : nullptr;
                 u.terms = {term(t.terms.mu_hi), term(t.terms.mu_lo),      term(t.terms.scale),
-                           term(t.terms.beta),  term(t.terms.through_mu), term(t.terms.through_var)};
+                           term(t.terms.beta),  term(t.terms.kink),       term(t.terms.through_mu),
+                           term(t.terms.through_var)};
                 u.staged = u.stream = false;
                 kernel(u);
                 narrow(t.out, b.out, out);

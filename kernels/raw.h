@@ -4,92 +4,125 @@
 //
 // Everything is in an anonymous namespace, as in number.h, and for the same reason.
 #pragma once
+#include "formulas.h"
 #include "traversal.h"
 #include "vector.h"
 
 namespace {
 
-// A run of lanes; `next_x` and `next_g` are asked for meanwhile. With `squares`, g is x.
-template <bool squares> struct RawLanes {
+constexpr int MOMENTS = -1;  // a side, of sums whose g is x
+
+// Where numbers lie, and what g is made of beside them.
+struct RawRun { const float *x, *dy, *extra; };
+inline RawRun raw_run(const Tile& t, size_t r, size_t c, size_t first) {
+    const float* x = from<float>(t.x, r, c) + first;  // stands for what there is not
+    return {x, t.dy.at ? from<float>(t.dy, r, c) + first : x, t.extra.at ? from<float>(t.extra, r, c) + first : x};
+}
+template <class V> struct RawTerms { V scale, kink; Slope<V> slope; };
+
+// g of the numbers x, where `load` takes from the other arrays what belongs to them.
+template <int side, class V, class Load>
+ALWAYS_INLINE V raw_gradient(V x, const RawRun& run, const RawTerms<V>& terms, const Load& load) {
+    if constexpr (side == MOMENTS) return x;
+    else if constexpr (side == LEAKY_FROM_X) return through_leaky(load(run.dy), rising(x, terms.scale) <= terms.kink, terms.slope);
+    else if constexpr (side == LEAKY_FROM_Y) return through_leaky(load(run.dy), load(run.extra) <= V{}, terms.slope);
+    else return load(run.dy);
+}
+
+// The lanes of a run; `next`, of the run after it, is asked for meanwhile.
+template <int side> struct RawLanes {
     static constexpr size_t n = LANES / VECTOR;
     Doubles sum[n], product[n];
 
-    ALWAYS_INLINE void add(const float* g, const float* x) {
-        for (size_t k = 0; k < n; k++) {
-            const Doubles xk = widened(x + k * VECTOR), gk = squares ? xk : widened(g + k * VECTOR);
-            sum[k] += gk;
-            product[k] = plus_product(product[k], gk, xk);
-        }
+    RawLanes(const double* s, const double* p) {
+        for (size_t k = 0; k < n; k++) sum[k] = doubles(s + k * VECTOR), product[k] = doubles(p + k * VECTOR);
+    }
+    void put_to(double* s, double* p) const {
+        for (size_t k = 0; k < n; k++) put(sum[k], s + k * VECTOR), put(product[k], p + k * VECTOR);
+    }
+    template <class Load> ALWAYS_INLINE void add(size_t k, const RawRun& run, const RawTerms<Floats>& terms, const Load& load) {
+        const Floats x = load(run.x);
+        const Doubles xk = widened(x), gk = side == MOMENTS ? xk : widened(raw_gradient<side>(x, run, terms, load));
+        sum[k] = sum[k] + gk;
+        product[k] = plus_product(product[k], gk, xk);
     }
 };
 
-template <bool squares>
-inline void raw_lanes(const float* RESTRICT g, const float* RESTRICT x, const float* next_g, const float* next_x, size_t width,
-                      double* RESTRICT sum, double* RESTRICT product) {
-    RawLanes<squares> lanes;
-    for (size_t k = 0; k < lanes.n; k++) {
-        lanes.sum[k] = loaded(sum + k * VECTOR);
-        lanes.product[k] = loaded(product + k * VECTOR);
-    }
+template <int side>
+inline void raw_lanes(const RawRun& run, const RawRun& next, const RawTerms<Floats>& terms, size_t width, double* RESTRICT sum,
+                      double* RESTRICT product) {
+    RawLanes<side> lanes(sum, product);
+    const auto add_lanes = [&](size_t i) INLINE_LAMBDA {
+        for (size_t k = 0; k < lanes.n; k++)
+            lanes.add(k, run, terms, [&](const float* at) INLINE_LAMBDA { return floats(at + i + k * VECTOR); });
+    };
     size_t i = 0;
     for (; i + 4 * LANES <= width; i += 4 * LANES) {
-        prefetch_numbers(next_x + i, 4 * LANES);
-        if (!squares) prefetch_numbers(next_g + i, 4 * LANES);
-        for (size_t k = 0; k < 4 * LANES; k += LANES) lanes.add(g + i + k, x + i + k);
+        prefetch_numbers(next.x + i, 4 * LANES);
+        if (side != MOMENTS) prefetch_numbers(next.dy + i, 4 * LANES);
+        if (reads_extra(side)) prefetch_numbers(next.extra + i, 4 * LANES);
+        for (size_t k = 0; k < 4 * LANES; k += LANES) add_lanes(i + k);
     }
-    for (; i + LANES <= width; i += LANES) lanes.add(g + i, x + i);
-    for (size_t k = 0; k < lanes.n; k++) {
-        put(lanes.sum[k], sum + k * VECTOR);
-        put(lanes.product[k], product + k * VECTOR);
-    }
-    for (size_t l = 0; i < width; i++, l++) {
-        sum[l] += double(g[i]);
-        product[l] += double(g[i]) * double(x[i]);
-    }
+    for (; i + LANES <= width; i += LANES) add_lanes(i);
+    for (size_t k = 0; k < lanes.n && i < width; k++, i += VECTOR)  // zeros fill the last ones up
+        lanes.add(k, run, terms, [&](const float* at) INLINE_LAMBDA {
+            return floats(at + i, width - i < VECTOR ? width - i : VECTOR);
+        });
+    lanes.put_to(sum, product);
 }
 
-// Four rows of columns side by side, or one; a row is where its g and its x begin.
-struct RawRow { const float *g, *x; };
-
-template <bool squares, class... Rows>
-inline void raw_rows(size_t width, double* RESTRICT sum, double* RESTRICT product, Rows... rows) {
+// Rows of columns side by side: four, or one.
+template <int side, class... Runs>
+inline void raw_rows(size_t width, const Tile& t, size_t first, Runs... runs) {
+    double *RESTRICT sum = t.sum + first, *RESTRICT product = t.sum_product + first;
+    constexpr bool bends = side == LEAKY_FROM_X;
+    const float* scale = bends ? static_cast<const float*>(t.terms.scale) + first : nullptr;
+    const float* kink = bends ? static_cast<const float*>(t.terms.kink) + first : nullptr;
+    const Slope<Floats> slope(t.slope);
     size_t i = 0;
     for (; i + VECTOR <= width; i += VECTOR) {
-        Doubles s = loaded(sum + i), p = loaded(product + i);
-        const auto add = [&](const RawRow& row) {
-            const Doubles x = widened(row.x + i), g = squares ? x : widened(row.g + i);
-            s += g;
-            p = plus_product(p, g, x);
+        Doubles s = doubles(sum + i), p = doubles(product + i);
+        const RawTerms<Floats> terms{bends ? floats(scale + i) : Floats{}, bends ? floats(kink + i) : Floats{}, slope};
+        const auto add = [&](const RawRun& run) INLINE_LAMBDA {
+            const auto load = [&](const float* from) INLINE_LAMBDA { return floats(from + i); };
+            const Floats x = load(run.x);
+            const Doubles xi = widened(x), gi = side == MOMENTS ? xi : widened(raw_gradient<side>(x, run, terms, load));
+            s = s + gi;
+            p = plus_product(p, gi, xi);
         };
-        (add(rows), ...);
+        (add(runs), ...);
         put(s, sum + i);
         put(p, product + i);
     }
     for (; i < width; i++) {
-        const auto add = [&](const RawRow& row) {
-            sum[i] += double(row.g[i]);
-            product[i] += double(row.g[i]) * double(row.x[i]);
+        const RawTerms<float> terms{bends ? scale[i] : 0, bends ? kink[i] : 0, Slope<float>(t.slope)};
+        const auto add = [&](const RawRun& run) INLINE_LAMBDA {
+            const auto load = [&](const float* from) INLINE_LAMBDA { return from[i]; };
+            const double g = raw_gradient<side>(run.x[i], run, terms, load);
+            sum[i] += g;
+            product[i] += g * double(run.x[i]);
         };
-        (add(rows), ...);
+        (add(runs), ...);
     }
 }
 
-// Walks the tile. `gradient(row, channel, first, n, buffer)` says where g of n numbers lies: in an array or in the buffer.
-template <bool squares, class Gradient> inline void reduce_raw_lanes(const Tile& t, const Gradient& gradient) {
+// Walks the tile. `run_at(row, channel, first, n, buffer)` says where n numbers lie; g of silu it makes into the buffer.
+template <int side, class RunAt> inline void reduce_raw_lanes(const Tile& t, const RunAt& run_at) {
     float buffer[CHUNK];
+    constexpr bool bends = side == LEAKY_FROM_X;
+    const auto term = [](const void* p, size_t c) { return everywhere(bends ? static_cast<const float*>(p)[c] : 0); };
     for (size_t r = 0; r < t.rows; r++)
         for (size_t c = 0; c < t.channels; c++) {
-            const size_t next = r + has_next(t, r);
-            const float *x = from<float>(t.x, r, c), *next_x = from<float>(t.x, next, c);
-            const float* next_dy = squares ? next_x : from<float>(t.dy, next, c);
+            const RawTerms<Floats> terms{term(t.terms.scale, c), term(t.terms.kink, c), Slope<Floats>(t.slope)};
+            const RawRun next = raw_run(t, r + has_next(t, r), c, 0);
             for (size_t i = 0, n; i < t.width; i += n) {
                 n = t.width - i < CHUNK ? t.width - i : CHUNK;
-                raw_lanes<squares>(gradient(r, c, i, n, buffer), x + i, next_dy + i, next_x + i, n, t.sum + c * LANES,
-                                   t.sum_product + c * LANES);
+                raw_lanes<side>(run_at(r, c, i, n, buffer), {next.x + i, next.dy + i, next.extra + i}, terms, n,
+                                t.sum + c * LANES, t.sum_product + c * LANES);
             }
         }
 }
-template <bool squares, class Gradient> inline void reduce_raw_columns(const Tile& t, const Gradient& gradient) {
+template <int side, class RunAt> inline void reduce_raw_columns(const Tile& t, const RunAt& run_at) {
     constexpr size_t rows = 4;
     float buffers[rows][PACE];
     const size_t ahead = rows_ahead<float, rows>(t);
@@ -97,15 +130,13 @@ template <bool squares, class Gradient> inline void reduce_raw_columns(const Til
         const size_t four = r + rows <= t.rows ? rows : 1;
         for (size_t i = 0, n; i < t.width; i += n) {
             n = t.width - i < PACE ? t.width - i : PACE;
-            RawRow row[rows];
-            for (size_t k = 0; k < four; k++)
-                row[k] = {gradient(r + k, 0, i, n, buffers[k]), from<float>(t.x, r + k, 0) + i};
+            RawRun run[rows];
+            for (size_t k = 0; k < four; k++) run[k] = run_at(r + k, 0, i, n, buffers[k]);
             prefetch_rows<float, rows>(t, t.x, r + ahead, i, n);
             prefetch_rows<float, rows>(t, t.dy, r + ahead, i, n);
             prefetch_rows<float, rows>(t, t.extra, r + ahead, i, n);
-            double *sum = t.sum + i, *product = t.sum_product + i;
-            if (four == rows) raw_rows<squares>(n, sum, product, row[0], row[1], row[2], row[3]);
-            else raw_rows<squares>(n, sum, product, row[0]);
+            if (four == rows) raw_rows<side>(n, t, i, run[0], run[1], run[2], run[3]);
+            else raw_rows<side>(n, t, i, run[0]);
         }
         r += four;
     }

@@ -2,6 +2,7 @@
 // equations, once per channel, in double.
 #pragma once
 #include "batch.h"
+#include "kink.h"
 
 #include <algorithm>
 #include <cmath>
@@ -82,9 +83,11 @@ inline std::size_t heaviest(const Batch& b, std::size_t first, std::size_t last)
 // The factors of both maps for one channel. The gradient sums are zero while they are still being computed.
 struct Factors {
     double m, mu, scale, beta, through_mu, through_var;
+    bool bends;  // the backward pass asks on which side of relu's kink x lies
 
     Factors(const Batch& b, std::size_t c, double mean, double var, double sum_dy, double sum_dy_xhat) {
         const double rstd = 1 / std::sqrt(var + b.eps);
+        bends = b.dy.at && b.side == LEAKY_FROM_X;
         m = b.m;
         mu = mean;
         scale = (b.gamma ? b.gamma[c] : 1) * rstd;
@@ -105,25 +108,24 @@ struct Factors {
     static bool moderate(double v) { return !beyond(v, 1e30) && (v == 0 || !(std::fabs(v) < 1e-30)); }
 };
 
-// The factors of many channels or columns in the arithmetic type of a kernel; `space` holds 6 * count.
+// The factors of many channels or columns in the arithmetic type of a kernel; `space` holds FACTORS * count.
+constexpr std::size_t FACTORS = 7;
+
 template <class A> struct FactorArrays {
-    A *hi, *lo, *scale, *beta, *through_mu, *through_var;
+    A* space;
+    std::size_t count;
 
-    FactorArrays(A* space, std::size_t count)
-        : hi(space), lo(space + count), scale(space + 2 * count), beta(space + 3 * count),
-          through_mu(space + 4 * count), through_var(space + 5 * count) {}
-
-    // The factors of a channel at places [first, first + count).
-    void set(std::size_t first, std::size_t count, const Factors& f) const {
-        const A mu_hi = A(f.mu);
-        std::fill_n(hi + first, count, mu_hi);
-        std::fill_n(lo + first, count, A(f.mu - double(mu_hi)));
-        std::fill_n(scale + first, count, A(f.scale));
-        std::fill_n(beta + first, count, A(f.beta));
-        std::fill_n(through_mu + first, count, A(f.through_mu));
-        std::fill_n(through_var + first, count, A(f.through_var));
+    // The factors of a channel at places [first, first + n).
+    void set(std::size_t first, std::size_t n, const Factors& f) const {
+        const A hi = A(f.mu), lo = A(f.mu - double(hi)), scale = A(f.scale), beta = A(f.beta);
+        const A bend = f.bends ? kink(hi, lo, scale, beta) : A(0);
+        const A factors[FACTORS] = {hi, lo, scale, beta, bend, A(f.through_mu), A(f.through_var)};
+        for (std::size_t k = 0; k < FACTORS; k++) std::fill_n(at(k) + first, n, factors[k]);
     }
-    Terms terms() const { return {hi, lo, scale, beta, through_mu, through_var}; }
+    Terms terms() const { return {at(0), at(1), at(2), at(3), at(4), at(5), at(6)}; }
+
+  private:
+    A* at(std::size_t k) const { return space + k * count; }
 };
 
 }  // namespace xhat

@@ -1,34 +1,62 @@
-// As many doubles as a register holds, and floats widened to them: for the one loop that compilers do not find by
-// themselves. Order and bits of what is computed do not depend on VECTOR.
+// As many doubles as a register holds, and floats that become them: for the one loop which compilers do not make by
+// themselves, since they take four instructions for a conversion that the set has one for. Order and bits of what is
+// computed do not depend on VECTOR.
 //
 // Everything is in an anonymous namespace, as in number.h, and for the same reason.
 #pragma once
 #include "memory.h"
+#include "number.h"
 
 namespace {
 
-// Compilers make four instructions of a conversion, or of a fused operation two, where the set has one for it.
-#if defined(__GNUC__) && defined(__AVX512F__)
+#if defined(__GNUC__) && defined(__AVX512VL__)
 constexpr size_t VECTOR = 8;
-using Doubles = __m512d;
-ALWAYS_INLINE Doubles widened(const float* at) { return _mm512_cvtps_pd(_mm256_loadu_ps(at)); }
+typedef float Floats __attribute__((vector_size(32)));
+typedef double Doubles __attribute__((vector_size(64)));
+typedef std::uint32_t FloatBits __attribute__((vector_size(32)));
+ALWAYS_INLINE Doubles widened(Floats v) { return _mm512_cvtps_pd(v); }
+ALWAYS_INLINE Floats floats(const float* at) { return _mm256_loadu_ps(at); }
+ALWAYS_INLINE Floats floats(const float* at, size_t n) { return _mm256_maskz_loadu_ps(__mmask8((1u << n) - 1), at); }
+ALWAYS_INLINE Floats everywhere(float v) { return _mm256_set1_ps(v); }
 #elif defined(__GNUC__) && defined(__FMA__)
 constexpr size_t VECTOR = 4;
-using Doubles = __m256d;
-ALWAYS_INLINE Doubles widened(const float* at) { return _mm256_cvtps_pd(_mm_loadu_ps(at)); }
+typedef float Floats __attribute__((vector_size(16)));
+typedef double Doubles __attribute__((vector_size(32)));
+typedef std::uint32_t FloatBits __attribute__((vector_size(16)));
+ALWAYS_INLINE Doubles widened(Floats v) { return _mm256_cvtps_pd(v); }
+ALWAYS_INLINE Floats floats(const float* at) { return _mm_loadu_ps(at); }
+ALWAYS_INLINE Floats floats(const float* at, size_t n) {
+    return _mm_maskload_ps(at, _mm_cmpgt_epi32(_mm_set1_epi32(int(n)), _mm_setr_epi32(0, 1, 2, 3)));
+}
+ALWAYS_INLINE Floats everywhere(float v) { return _mm_set1_ps(v); }
 #elif defined(__GNUC__) && defined(__SSE2__)
 constexpr size_t VECTOR = 2;
-using Doubles = __m128d;
-ALWAYS_INLINE Doubles widened(const float* at) {
-    return _mm_cvtps_pd(_mm_castsi128_ps(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(at))));
+typedef float Floats __attribute__((vector_size(16)));  // the upper half is zero
+typedef double Doubles __attribute__((vector_size(16)));
+typedef std::uint32_t FloatBits __attribute__((vector_size(16)));
+ALWAYS_INLINE Doubles widened(Floats v) { return _mm_cvtps_pd(v); }
+ALWAYS_INLINE Floats floats(const float* at) {
+    return _mm_castsi128_ps(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(at)));
 }
+ALWAYS_INLINE Floats floats(const float* at, size_t n) {
+    return n == 0 ? _mm_setzero_ps() : n == 1 ? _mm_load_ss(at) : floats(at);
+}
+ALWAYS_INLINE Floats everywhere(float v) { return _mm_set1_ps(v); }
 #else
 constexpr size_t VECTOR = 1;
+using Floats = float;
 using Doubles = double;
-ALWAYS_INLINE Doubles widened(const float* at) { return *at; }
+ALWAYS_INLINE Doubles widened(Floats v) { return v; }
+ALWAYS_INLINE Floats floats(const float* at) { return *at; }
+ALWAYS_INLINE Floats floats(const float* at, size_t n) { return n ? *at : 0; }
+ALWAYS_INLINE Floats everywhere(float v) { return v; }
 #endif
 
-ALWAYS_INLINE Doubles loaded(const double* at) {
+#if defined(__GNUC__) && defined(__SSE2__)
+template <> struct Bits<Floats> { using type = FloatBits; };
+#endif
+
+ALWAYS_INLINE Doubles doubles(const double* at) {
     Doubles v;
     std::memcpy(&v, at, sizeof v);
     return v;
@@ -38,7 +66,7 @@ ALWAYS_INLINE void put(Doubles v, double* at) { std::memcpy(at, &v, sizeof v); }
 // sum + a b, of widened floats: their product has 48 bits and is exact in double, so that a fused operation rounds
 // where the other two do, and gives the same bits.
 ALWAYS_INLINE Doubles plus_product(Doubles sum, Doubles a, Doubles b) {
-#if defined(__GNUC__) && defined(__AVX512F__)
+#if defined(__GNUC__) && defined(__AVX512VL__)
     return _mm512_fmadd_pd(a, b, sum);
 #elif defined(__GNUC__) && defined(__FMA__)
     return _mm256_fmadd_pd(a, b, sum);
