@@ -14,13 +14,14 @@ namespace {
 using std::ptrdiff_t;
 using std::size_t;
 
-constexpr size_t SHORT_RUN = 64;        // numbers; below, lanes start and stop too often
+// Numbers; below, lanes start and stop too often: raw sums less so.
+constexpr size_t SHORT_RUN[DTYPES] = {256, 64, 256, 256};
 constexpr size_t MANY_COLUMNS = 4096;   // whose sums and factors would crowd the numbers out of the cache
 
 // Columns where neighbours belong to different channels, or to so few of each that a run hardly pays its lanes.
 bool by_columns(const Batch& b) {
     if (b.inner == 1) return true;
-    bool dense = b.inner < (b.outer < 8 ? LANES : SHORT_RUN) && !b.weights;
+    bool dense = b.inner < (b.outer < 8 ? LANES : SHORT_RUN[b.dtype]) && !b.weights;
     for (const Array* a : {&b.x, &b.dy, &b.extra, &b.out, &b.dresidual})
         dense &= !a->at || (a->inner == 1 && a->channel == ptrdiff_t(b.inner));
     return dense;

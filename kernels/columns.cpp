@@ -275,7 +275,7 @@ void run_columns(const Pass& pass, int threads) {
         }
         if (b.map) {
             walk.prepare(team, pass.backward, walk.wide_map);
-            for (size_t p = p0; p < p1; p++) walk.map(p);
+            for (size_t p = p1; p-- > p0;) walk.map(p);  // what was read last is still in the caches
         }
     });
 }

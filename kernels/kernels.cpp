@@ -85,7 +85,7 @@ template <class T, class G, bool columns, int side, bool weighted> struct EachGr
         v = u * difference(i, k);
         if (weighted) {  // a padded NaN that the loss does not look at
             const Term wi = columns ? w[0] : w[i];
-            v = (wi == 0) & (u == 0) ? Term(0) : v;
+            v = ((wi == 0) & (u == 0)) ? Term(0) : v;
         }
     }
 };
