@@ -79,7 +79,7 @@ struct Walk {
     std::unique_ptr<double[]> space;  // the factors of every column
     // Whether some channel's factors are beyond float, which takes the whole half of the pass to double.
     std::atomic<bool> wide_sums{false}, wide_map{false};
-    bool quick;
+    bool quick;  // sums will do at first
 
     Walk(const Pass& p, const Plan& l)
         : pass(p), plan(l), sums(l, p.b.channels), space(new double[FACTORS * l.width]), quick(p.quick()) {
@@ -99,14 +99,14 @@ struct Walk {
         set_origins(piece, care);
         sum_up(piece, care, terms(wide_sums, space.get()), [](size_t) { return true; });
         if (care != Care::QUICK) return;
-        std::vector<char> unsure(b.channels);
-        for (size_t c = 0; c < b.channels; c++) unsure[c] = !sure(piece, c);
-        const auto is_unsure = [&](size_t c) { return unsure[c] != 0; };
-        if (std::none_of(unsure.begin(), unsure.end(), [](char c) { return c; })) return;
+        const auto unsure = [&](size_t c) { return !sure(piece, c); };
+        bool any = false;
+        for (size_t c = 0; c < b.channels; c++) any |= unsure(c);
+        if (!any) return;
         const std::unique_ptr<double[]> own(new double[FACTORS * plan.width]);
-        if (pass.raw) correct_origins(piece, own.get(), is_unsure);
+        if (pass.raw) correct_origins(piece, own.get(), unsure);
         if (pass.backward) fill(own.get(), 0, b.channels, false);
-        sum_up(piece, pass.more_care(), terms(true, own.get()), is_unsure);
+        sum_up(piece, pass.more_care(), terms(true, own.get()), unsure);
     }
 
     // Folds the pieces in order, and in each the columns of a channel; a few channels at a time, as they lie.

@@ -18,7 +18,7 @@ using std::size_t;
 
 constexpr size_t MOST_CHANNELS = 64;  // of a block
 constexpr size_t ENOUGH = 16384;      // bytes of a row's run that are worth a block of their own
-constexpr size_t CACHED = size_t(1) << 19;   // bytes that stay in the second cache beside what is written
+constexpr size_t CACHED = size_t(1) << 19;  // bytes that stay in the second cache beside what is written
 
 size_t clamped(size_t v, size_t low, size_t high) { return std::max(low, std::min(v, high)); }
 

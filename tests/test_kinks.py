@@ -25,7 +25,9 @@ def near_the_kink(layout: str, dtype: np.dtype[Any], offset: float) -> tuple[NDA
         kinks = context.mean - BETA / np.where(GAMMA == 0, np.inf, GAMMA) * np.sqrt(context.var + 1e-5)
     spacing = np.abs(kinks) * np.finfo(np.float32).eps + 1e-12
     steps = rng.integers(-8, 9, size=shape)
-    there = kinks.reshape(-1, *(1,) * (len(shape) - 2)) + steps * spacing.reshape(-1, *(1,) * (len(shape) - 2))
+    there = kinks.reshape(-1, *(1,) * (len(shape) - 2)) + steps * spacing.reshape(
+        -1, *(1,) * (len(shape) - 2)
+    )
     chosen = rng.random(shape) < 0.5
     return np.where(chosen, there, x.astype(np.float64)).astype(dtype), axis
 
@@ -34,7 +36,9 @@ def near_the_kink(layout: str, dtype: np.dtype[Any], offset: float) -> tuple[NDA
 @pytest.mark.parametrize("offset", [0.0, 1.0, 1000.0])
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_the_sides_are_those_of_the_forward_pass(layout: str, dtype: str, offset: float, activation: Any) -> None:
+def test_the_sides_are_those_of_the_forward_pass(
+    layout: str, dtype: str, offset: float, activation: Any
+) -> None:
     x, axis = near_the_kink(layout, DTYPES[dtype], offset)
     _, plain = xhat.batch_norm(x, axis=axis)  # statistics that no later call changes
     y = xhat.normalize(x, plain.mean, plain.var, GAMMA, BETA, axis=axis)
