@@ -46,10 +46,12 @@ template <class T> ALWAYS_INLINE void prefetch_numbers(const T* at, size_t count
     for (size_t i = 0; i < count; i += 64 / sizeof(T)) prefetch(at + i);
 }
 
-// Copies a finished chunk to its place, past the caches where asked: whole cache lines in the widest stores there are. What
-// is left of a line at either end goes through the cache, where the other part of it may still meet it: a part of a line
-// that is written past the caches costs memory more than a whole one.
+// Copies a finished chunk to its place, past the caches where asked: whole cache lines in the widest stores there
+// are, and 16-byte pieces around them, which meet those of the chunks beside it in the write-combining buffers.
 #if defined(XHAT_SSE2)
+inline void stream16(char* out, const char* in) {
+    _mm_stream_si128(reinterpret_cast<__m128i*>(out), _mm_loadu_si128(reinterpret_cast<const __m128i*>(in)));
+}
 inline void stream64(char* out, const char* in) {
 #if defined(__AVX512F__)
     _mm512_stream_si512(reinterpret_cast<__m512i*>(out), _mm512_loadu_si512(in));
@@ -58,8 +60,7 @@ inline void stream64(char* out, const char* in) {
         _mm256_stream_si256(reinterpret_cast<__m256i*>(out + i),
                             _mm256_loadu_si256(reinterpret_cast<const __m256i*>(in + i)));
 #else
-    for (size_t i = 0; i < 64; i += 16)
-        _mm_stream_si128(reinterpret_cast<__m128i*>(out + i), _mm_loadu_si128(reinterpret_cast<const __m128i*>(in + i)));
+    for (size_t i = 0; i < 64; i += 16) stream16(out + i, in + i);
 #endif
 }
 #endif
@@ -72,15 +73,17 @@ inline void flush(const void* chunk, void* place, size_t bytes, bool stream) {
     size_t i = 0;
 #if defined(XHAT_SSE2)
     if (stream) {
-        i = (64 - beyond_line(out, 64)) & 63;
+        i = (16 - beyond_line(out, 16)) & 15;
         i = i < bytes ? i : bytes;
-        std::memcpy(out, in, i);
+        if (i) std::memcpy(out, in, i);
+        for (; i + 16 <= bytes && beyond_line(out + i, 64); i += 16) stream16(out + i, in + i);
         for (; i + 64 <= bytes; i += 64) stream64(out + i, in + i);
+        for (; i + 16 <= bytes; i += 16) stream16(out + i, in + i);
     }
 #else
     (void)stream;
 #endif
-    std::memcpy(out + i, in + i, bytes - i);
+    if (i < bytes) std::memcpy(out + i, in + i, bytes - i);
 }
 
 }  // namespace

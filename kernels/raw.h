@@ -134,7 +134,7 @@ template <int side, class RunAt> inline void reduce_raw_columns(const Tile& t, c
             for (size_t k = 0; k < four; k++) run[k] = run_at(r + k, 0, i, n, buffers[k]);
             prefetch_rows<float, rows>(t, t.x, r + ahead, i, n);
             prefetch_rows<float, rows>(t, t.dy, r + ahead, i, n);
-            prefetch_rows<float, rows>(t, t.extra, r + ahead, i, n);
+            if (reads_extra(side)) prefetch_rows<float, rows>(t, t.extra, r + ahead, i, n);
             if (four == rows) raw_rows<side>(n, t, i, run[0], run[1], run[2], run[3]);
             else raw_rows<side>(n, t, i, run[0]);
         }
