@@ -94,10 +94,11 @@ template <class V, bool second, class Each> inline void map_row(const Each& each
             if (second) also[i] = dresidual;
         }
     };
-    size_t i = 0;
+    if (n < LANES) return some(0, n);
+    some(0, LANES);
+    size_t i = (64 - beyond_line(out, 64)) / sizeof(V);  // from here on whole lines are written
     for (; i + LANES <= n; i += LANES) some(i, i + LANES);
-    if (n >= LANES && i < n) some(n - LANES, n);  // some of them again, which is quicker than one by one
-    else some(i, n);
+    if (i < n) some(n - LANES, n);  // some of them again, which is quicker than one by one
 }
 template <class V, bool second, class Each>
 inline void map_four_rows(const Each& a, const Each& b, const Each& c, const Each& d, size_t n, V* const* outs,
