@@ -86,7 +86,7 @@ template <class T> class Written {
 
 // A map is an `Each` with  void operator()(i, &out, &dresidual). Four rows of columns share the loads of their terms.
 template <class V, bool second, class Each> inline void map_row(const Each& each, size_t n, V* RESTRICT out, V* RESTRICT also) {
-    const auto some = [&](size_t first, size_t last) {
+    const auto some = [&](size_t first, size_t last) INLINE_LAMBDA {
         IVDEP  // RESTRICT in the members of `each` is not believed, and two results in one loop are not vector code without it
         for (size_t i = first; i < last; i++) {
             V dresidual;
@@ -94,7 +94,7 @@ template <class V, bool second, class Each> inline void map_row(const Each& each
             if (second) also[i] = dresidual;
         }
     };
-    if (n < LANES) return some(0, n);
+    if (!Each::simple || n < LANES) return some(0, n);
     some(0, LANES);
     size_t i = (64 - beyond_line(out, 64)) / sizeof(V);  // from here on whole lines are written
     for (; i + LANES <= n; i += LANES) some(i, i + LANES);
