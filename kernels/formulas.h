@@ -58,12 +58,7 @@ template <class A, int step> struct TermsAt {
 
 // g = dy act'(pre) of leaky_relu, and of silu.
 template <class V, class Below> ALWAYS_INLINE V through_leaky(V dy, const Below& below, const Slope<V>& slope) {
-    if constexpr (std::is_same_v<V, double>) {  // of which g++ makes a branch in columns, and no vector code
-        const auto all = std::uint64_t(0) - std::uint64_t(below);
-        return bits<double>((bits<std::uint64_t>(slope * dy) & all) | (bits<std::uint64_t>(dy) & ~all));
-    } else {
-        return below ? slope * dy : dy;
-    }
+    return below ? slope * dy : dy;
 }
 template <class A> inline A through_silu(A dy, A pre) {
     const A sigma = sigmoid(pre);

@@ -102,7 +102,8 @@ inline EachGradient<T, T, columns, side, weighted> gradient_at(const Tile& t, si
             Slope<A<T>>(t.slope)};
 }
 
-// Behind silu, g goes through a buffer: then both loops are simple enough to become vector code.
+// Behind silu, and of float64 in columns behind leaky_relu, g goes through a buffer: then both loops are simple enough to
+// become vector code.
 template <class T, bool columns, int side, bool weighted> void gradient_sums_buffered(const Tile& t) {
     constexpr size_t rows = columns ? 4 : 1, width = CHUNK / rows;
     const size_t ahead = columns ? rows_ahead<T>(t) : 1;
@@ -137,7 +138,7 @@ template <class T, bool columns, int side, bool weighted> void gradient_sums_buf
 }
 
 template <class T, bool columns, int side, bool weighted> void gradient_sums(const Tile& t) {
-    if constexpr (is_silu(side)) {
+    if constexpr (is_silu(side) || (sizeof(T) == 8 && columns && side == LEAKY_FROM_X)) {
         gradient_sums_buffered<T, columns, side, weighted>(t);
     } else {
         reduce<T, columns, reads_extra(side)>(t, [&t](size_t r, size_t k) INLINE_LAMBDA {
