@@ -29,19 +29,15 @@ ALWAYS_INLINE Floats floats(const float* at, size_t n) {
     return _mm_maskload_ps(at, _mm_cmpgt_epi32(_mm_set1_epi32(int(n)), _mm_setr_epi32(0, 1, 2, 3)));
 }
 ALWAYS_INLINE Floats everywhere(float v) { return _mm_set1_ps(v); }
-#elif defined(__GNUC__) && defined(__SSE2__)
+#elif defined(__GNUC__)
 constexpr size_t VECTOR = 2;
-typedef float Floats __attribute__((vector_size(16)));  // the upper half is zero
+typedef float Floats __attribute__((vector_size(8)));
 typedef double Doubles __attribute__((vector_size(16)));
-typedef std::uint32_t FloatBits __attribute__((vector_size(16)));
-ALWAYS_INLINE Doubles widened(Floats v) { return _mm_cvtps_pd(v); }
-ALWAYS_INLINE Floats floats(const float* at) {
-    return _mm_castsi128_ps(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(at)));
-}
-ALWAYS_INLINE Floats floats(const float* at, size_t n) {
-    return n == 0 ? _mm_setzero_ps() : n == 1 ? _mm_load_ss(at) : floats(at);
-}
-ALWAYS_INLINE Floats everywhere(float v) { return _mm_set1_ps(v); }
+typedef std::uint32_t FloatBits __attribute__((vector_size(8)));
+ALWAYS_INLINE Doubles widened(Floats v) { return __builtin_convertvector(v, Doubles); }
+ALWAYS_INLINE Floats floats(const float* at) { return Floats{at[0], at[1]}; }
+ALWAYS_INLINE Floats floats(const float* at, size_t n) { return Floats{n > 0 ? at[0] : 0, n > 1 ? at[1] : 0}; }
+ALWAYS_INLINE Floats everywhere(float v) { return Floats{v, v}; }
 #else
 constexpr size_t VECTOR = 1;
 using Floats = float;
@@ -52,7 +48,7 @@ ALWAYS_INLINE Floats floats(const float* at, size_t n) { return n ? *at : 0; }
 ALWAYS_INLINE Floats everywhere(float v) { return v; }
 #endif
 
-#if defined(__GNUC__) && defined(__SSE2__)
+#if defined(__GNUC__)
 template <> struct Bits<Floats> { using type = FloatBits; };
 #endif
 
