@@ -22,7 +22,8 @@ template <class V> struct Slope {
     using Mask = typename Bits<V>::type;
     V slope;
     Mask kept;
-    explicit Slope(double s) : slope(V{} + std::conditional_t<std::is_same_v<V, double>, double, float>(s)), kept(Mask{} - (s == 0 ? 0 : 1)) {}
+    using Number = std::conditional_t<std::is_same_v<V, double>, double, float>;
+    explicit Slope(double s) : slope(V{} + Number(s)), kept(Mask{} - (s == 0 ? 0 : 1)) {}
     ALWAYS_INLINE V operator*(V v) const { return slope * bits<V>(Mask(bits<Mask>(v) & kept)); }
 };
 
