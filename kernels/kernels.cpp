@@ -5,9 +5,9 @@
 //   gradient_sums   sum += g                      sum_product += g (x - mu)             two reads
 //   input_gradient  dx = scale g - w (through_mu + through_var (x - mu))                two reads, one write
 //
-// with g = dy act'(pre). Sums are in double (of 16-bit numbers, after eight terms in float32: see statistics.h), in an
-// order fixed by the tile alone; maps are in the arithmetic type of the dtype. No contraction, no fast-math: every
-// instruction set gives the same bits.
+// with g = dy act'(pre). Sums are in double (of 16-bit numbers, after eight terms in float32: see statistics.h; of
+// float32, at first about zero: see raw.h), in an order fixed by the tile alone; maps are in the arithmetic type of the
+// dtype. No contraction but of exact products, no fast-math: every instruction set gives the same bits.
 // Only this file and the headers it includes are compiled with wider instructions, and only `XHAT_ISA` is exported.
 #include "formulas.h"
 #include "maps.h"
