@@ -23,7 +23,7 @@ template <class V> struct Slope {
     V slope;
     Mask kept;
     using Number = std::conditional_t<std::is_same_v<V, double>, double, float>;
-    explicit Slope(double s) : slope(V{} + Number(s)), kept(Mask{} - (s == 0 ? 0 : 1)) {}
+    explicit Slope(double s) : slope(V{} + Number(s)), kept(Mask{} - (Number(s) == 0 ? 0 : 1)) {}
     ALWAYS_INLINE V operator*(V v) const { return slope * bits<V>(Mask(bits<Mask>(v) & kept)); }
 };
 
