@@ -69,7 +69,7 @@ def test_factors_that_are_no_numbers(layout: str) -> None:
 def test_a_slope_below_float32_lets_nothing_pass_not_even_infinity(layout: str) -> None:
     shape, axis = LAYOUTS[layout]
     x = np.random.default_rng(0).normal(size=shape).astype(np.float32)
-    y, context = xhat.batch_norm(x, axis=axis, activation=("leaky_relu", 1e-60))
+    y, context = xhat.batch_norm(x, None, np.zeros(12), axis=axis, activation=("leaky_relu", 1e-60))
     dy = np.where(y > 0, np.float32(1), np.float32(np.inf))
     others = tuple(a for a in range(x.ndim) if a != axis)
     assert np.array_equal(xhat.batch_norm_backward(dy, context).dbeta, (y > 0).sum(axis=others))
