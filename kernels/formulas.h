@@ -27,9 +27,27 @@ template <class V> struct Slope {
     ALWAYS_INLINE V operator*(V v) const { return slope * bits<V>(Mask(bits<Mask>(v) & kept)); }
 };
 
+// Numbers without their sign, cut off at FAR; as integers, of which this is one instruction. NaN is beyond FAR.
+template <class A> constexpr typename Bits<A>::type SIGN = typename Bits<A>::type(1) << (8 * sizeof(A) - 1);
+template <class A> inline A magnitude(A v) {
+    using Mask = typename Bits<A>::type;
+    const Mask u = bits<Mask>(v) & ~SIGN<A>, far = bits<Mask>(FAR<A>);
+    return bits<A>(u < far ? u : far);
+}
+template <class A> inline A with_sign(A magnitude, A of) {
+    using Mask = typename Bits<A>::type;
+    return bits<A>(Mask(bits<Mask>(magnitude) | (bits<Mask>(of) & SIGN<A>)));
+}
+
+// pre sigma(pre), where sigma(a) = 1 / (1 + e^-a) and sigma(-a) = e^-a / (1 + e^-a).
+template <class A> inline A silu(A pre) {
+    const A a = magnitude(pre), e = decay(a);
+    return (pre < A(0) ? -a * e : pre) / (A(1) + e);
+}
+
 template <int activation, class A> inline A act(A pre, Slope<A> slope) {
     if (activation == LEAKY_RELU) return pre < A(0) ? slope * pre : pre;
-    if (activation == SILU) return pre < -FAR<A> ? A(0) : pre * sigmoid(pre);
+    if (activation == SILU) return silu(pre);
     return pre;
 }
 
@@ -62,10 +80,9 @@ template <class V, class Below> ALWAYS_INLINE V through_leaky(V dy, const Below&
     return below ? slope * dy : dy;
 }
 template <class A> inline A through_silu(A dy, A pre) {
-    const A sigma = sigmoid(pre);
-    A slope = sigma * (A(1) + pre * (A(1) - sigma));
-    slope = pre < -FAR<A> ? A(0) : slope;
-    slope = pre > FAR<A> ? A(1) : slope;
+    const A a = magnitude(pre), e = decay(a), above = A(1) / (A(1) + e), below = e * above;  // sigma(a), sigma(-a)
+    A slope = (pre < A(0) ? below : above) + with_sign(a * (below * above), pre);  // sigma + pre sigma (1 - sigma)
+    slope = pre == pre ? slope : pre;
     return dy == A(0) ? dy : dy * slope;  // no gradient passes a padded NaN
 }
 

@@ -102,12 +102,20 @@ inline EachGradient<T, T, columns, side, weighted> gradient_at(const Tile& t, si
             Slope<A<T>>(t.slope)};
 }
 
-// Behind silu, and of float64 in columns behind leaky_relu, g goes through a buffer: then both loops are simple enough to
-// become vector code.
+// g of a run: where the map will look for it (Pass::keeps_g), or in the buffer.
+template <class G> G* place_of_g(const Tile& t, size_t r, size_t c, size_t first, G* buffer) {
+    return t.out.at ? to<G>(t.out, r, c) + first : buffer;
+}
+template <class Each, class G> inline void make_gradients(const Each& each, size_t n, G* RESTRICT g) {
+    for (size_t l = 0; l < n; l++) g[l] = each.gradient(l, each.at.i(l));
+}
+
+// Behind silu, and of float64 in columns behind leaky_relu, g is made first: then both loops are simple enough to become
+// vector code.
 template <class T, bool columns, int side, bool weighted> void gradient_sums_buffered(const Tile& t) {
     constexpr size_t rows = columns ? 4 : 1, width = CHUNK / rows;
     const size_t ahead = columns ? rows_ahead<T>(t) : 1;
-    A<T> g[rows][width];
+    A<T> buffer[rows][width];
     for (size_t r = 0; r < t.rows;) {
         const size_t four = t.rows - r >= rows ? rows : 1;
         for (size_t c = 0; c < t.channels; c++)
@@ -122,8 +130,9 @@ template <class T, bool columns, int side, bool weighted> void gradient_sums_buf
                 }
                 const auto each = [&](size_t k) {
                     const auto made = gradient_at<T, columns, side, weighted>(t, r + k, c, i);
-                    for (size_t l = 0; l < n; l++) g[k][l] = made.gradient(l, made.at.i(l));
-                    return EachGradient<T, A<T>, columns, NO_ACTIVATION, weighted>{made.x, g[k], nullptr, made.w,
+                    A<T>* const g = place_of_g(t, r + k, c, i, buffer[k]);
+                    make_gradients(made, n, g);
+                    return EachGradient<T, A<T>, columns, NO_ACTIVATION, weighted>{made.x, g, nullptr, made.w,
                                                                                    made.mu, made.at, made.slope};
                 };
                 double* sum = t.sum + (columns ? i : c * LANES);
@@ -151,9 +160,9 @@ template <bool columns, int side> void raw_sums(const Tile& t) {
     const auto run_at = [&t](size_t r, size_t c, size_t first, size_t n, float* RESTRICT buffer) INLINE_LAMBDA {
         RawRun run = raw_run(t, r, c, first);
         if constexpr (is_silu(side)) {
-            const auto made = gradient_at<float, columns, side, false>(t, r, c, first);
-            for (size_t i = 0; i < n; i++) buffer[i] = made.gradient(i, made.at.i(i));
-            run.dy = buffer;
+            float* const g = place_of_g(t, r, c, first, buffer);
+            make_gradients(gradient_at<float, columns, side, false>(t, r, c, first), n, g);
+            run.dy = g;
         }
         return run;
     };
@@ -186,7 +195,7 @@ template <class T, bool columns, int activation, bool residual> void normalize(c
     });
 }
 
-template <class T, bool columns, int side, bool weighted> struct EachInputGradient {
+template <class T, bool columns, int side, int paths> struct EachInputGradient {
     static constexpr bool simple = !is_silu(side);  // four rows of it become vector code
     const T* RESTRICT x;
     const T* RESTRICT dy;
@@ -196,26 +205,26 @@ template <class T, bool columns, int side, bool weighted> struct EachInputGradie
     Slope<A<T>> slope;
     ALWAYS_INLINE void operator()(size_t i, A<T>& dx, A<T>& dresidual) const {
         const size_t k = at.i(i);
-        const A<T> d = centred<A<T>>(load(x[i]), at.hi[k], at.lo[k]);
         const A<T> ei = reads_extra(side) ? A<T>(load(e[i])) : A<T>(0);
         const A<T> g = through_activation<side>(A<T>(load(dy[i])), A<T>(load(x[i])), ei, at, k, slope);
         if (reads_extra(side)) dresidual = g;
-        // Through mu, through var. Constant statistics have no such paths, whatever number d is.
-        A<T> statistics = at.mu_path[k] + (at.var_path[k] == A<T>(0) ? A<T>(0) : at.var_path[k] * d);
-        if (weighted) {
+        dx = at.scale[k] * g;
+        if (paths == CONSTANT) return;
+        A<T> statistics = at.mu_path[k] + at.var_path[k] * centred<A<T>>(load(x[i]), at.hi[k], at.lo[k]);  // through mu, var
+        if (paths == WEIGHTED) {
             const A<T> wi = A<T>(columns ? w[0] : w[i]);
             statistics = wi > A<T>(0) ? wi * statistics : A<T>(0);
         }
-        dx = at.scale[k] * g - statistics;
+        dx = dx - statistics;
     }
 };
 
-template <class T, bool columns, int side, bool weighted> void input_gradient(const Tile& t) {
+template <class T, bool columns, int side, int paths> void input_gradient(const Tile& t) {
     map<T, columns, reads_extra(side)>(t, [&t](size_t r, size_t c, size_t first) INLINE_LAMBDA {
-        return EachInputGradient<T, columns, side, weighted>{
+        return EachInputGradient<T, columns, side, paths>{
             from<T>(t.x, r, c) + first, from<T>(t.dy, r, c) + first,
             reads_extra(side) ? from<T>(t.extra, r, c) + first : nullptr,
-            weighted ? weights(t, r) + (columns ? 0 : first) : nullptr,
+            paths == WEIGHTED ? weights(t, r) + (columns ? 0 : first) : nullptr,
             {t.terms, columns ? first : c}, Slope<A<T>>(t.slope)};
     });
 }
@@ -243,10 +252,11 @@ template <class T> constexpr RawKernels raw_kernels() {
 }
 
 #define XHAT_WEIGHTED(kernel, ...) {kernel<__VA_ARGS__, false>, kernel<__VA_ARGS__, true>}
-#define XHAT_SIDES(kernel, T, columns)                                                              \
-    {XHAT_WEIGHTED(kernel, T, columns, NO_ACTIVATION), XHAT_WEIGHTED(kernel, T, columns, LEAKY_FROM_X),  \
-     XHAT_WEIGHTED(kernel, T, columns, LEAKY_FROM_Y), XHAT_WEIGHTED(kernel, T, columns, SILU_FROM_X),    \
-     XHAT_WEIGHTED(kernel, T, columns, SILU_FROM_RESIDUAL)}
+#define XHAT_PATHS(kernel, ...) {kernel<__VA_ARGS__, EVERY_NUMBER>, kernel<__VA_ARGS__, WEIGHTED>, kernel<__VA_ARGS__, CONSTANT>}
+#define XHAT_SIDES(each, kernel, T, columns)                                                        \
+    {each(kernel, T, columns, NO_ACTIVATION), each(kernel, T, columns, LEAKY_FROM_X),                    \
+     each(kernel, T, columns, LEAKY_FROM_Y), each(kernel, T, columns, SILU_FROM_X),                      \
+     each(kernel, T, columns, SILU_FROM_RESIDUAL)}
 #define XHAT_ACTIVATIONS(T, columns)                                                                \
     {XHAT_WEIGHTED(normalize, T, columns, IDENTITY), XHAT_WEIGHTED(normalize, T, columns, LEAKY_RELU),   \
      XHAT_WEIGHTED(normalize, T, columns, SILU)}
@@ -255,8 +265,8 @@ template <class T> constexpr RawKernels raw_kernels() {
      {moments<T, false, false, double>, moments<T, true, false, double>},                           \
      raw_kernels<T>(),                                                                              \
      {XHAT_ACTIVATIONS(T, false), XHAT_ACTIVATIONS(T, true)},                                       \
-     {XHAT_SIDES(gradient_sums, T, false), XHAT_SIDES(gradient_sums, T, true)},                     \
-     {XHAT_SIDES(input_gradient, T, false), XHAT_SIDES(input_gradient, T, true)},                   \
+     {XHAT_SIDES(XHAT_WEIGHTED, gradient_sums, T, false), XHAT_SIDES(XHAT_WEIGHTED, gradient_sums, T, true)}, \
+     {XHAT_SIDES(XHAT_PATHS, input_gradient, T, false), XHAT_SIDES(XHAT_PATHS, input_gradient, T, true)},     \
      widen<T>, narrow<T>}
 
 }  // namespace

@@ -45,6 +45,9 @@ enum Activation { IDENTITY, LEAKY_RELU, SILU, ACTIVATIONS };
 // How the backward pass finds where the activation stands.
 enum Side { NO_ACTIVATION, LEAKY_FROM_X, LEAKY_FROM_Y, SILU_FROM_X, SILU_FROM_RESIDUAL, SIDES };
 
+// Of whom mu and var are the moments, and so what of dx goes through them: all numbers alike, each by its weight, or none.
+enum Paths { EVERY_NUMBER, WEIGHTED, CONSTANT, PATHS };
+
 using Kernel = void (*)(const Tile&);
 
 struct RawKernels {  // sums about zero; null but for float32
@@ -58,7 +61,7 @@ struct KernelsOf {  // the kernels of one dtype; first index: 0 lanes, 1 columns
     RawKernels raw;
     Kernel normalize[2][ACTIVATIONS][2];        // [activation][residual]
     Kernel gradient_sums[2][SIDES][2];          // [side][weighted]
-    Kernel input_gradient[2][SIDES][2];         // [side][weighted]
+    Kernel input_gradient[2][SIDES][PATHS];     // [side][paths]
     void (*widen)(const void* from, std::ptrdiff_t stride, std::size_t count, double* to);
     void (*narrow)(const double* from, void* to, std::ptrdiff_t stride, std::size_t count);
 };

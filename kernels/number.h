@@ -43,14 +43,13 @@ inline float load(float16 v) {
     return bits<float>((magnitude >= 0x0f800000u ? special : finite) | std::uint32_t(v.u & 0x8000u) << 16);
 }
 
-// Rounding is to nearest, ties to even; NaN stays NaN (quiet).
+// Rounding is to nearest, ties to even; NaN, quiet as arithmetic makes it or with bits that 16 hold, stays NaN.
 inline void store(double& to, double v) { to = v; }
 inline void store(float& to, double v) { to = static_cast<float>(v); }
 inline void store(float& to, float v) { to = v; }
 inline void store(bfloat16& to, float v) {
-    const std::uint32_t u = bits<std::uint32_t>(v);
-    const std::uint32_t rounded = (u + 0x7fffu + ((u >> 16) & 1u)) >> 16;
-    to.u = static_cast<std::uint16_t>((u & 0x7fffffffu) > 0x7f800000u ? 0x7fc0u | (u >> 16) : rounded);
+    const std::uint32_t u = bits<std::uint32_t>(v), half = 0x7fffu + ((u >> 16) & 1u);
+    to.u = static_cast<std::uint16_t>((u + (v == v ? half : 0u)) >> 16);
 }
 inline void store(float16& to, float v) {
     const std::uint32_t u = bits<std::uint32_t>(v), magnitude = u & 0x7fffffffu;
@@ -65,33 +64,29 @@ inline void store(float16& to, float v) {
 inline void store(bfloat16& to, double v) { store(to, static_cast<float>(v)); }
 inline void store(float16& to, double v) { store(to, static_cast<float>(v)); }
 
-// exp(t) for |t| <= limit, else the value at the limit: t = k ln 2 + r, the Taylor sum of exp(r) for
-// |r| <= ln 2 / 2, and k added to the exponent. Adding `magic` rounds to an integer in the low bits.
-// The limits lie far inside the range, so that nothing made of the result is subnormal: that would be slow.
-inline float exponential(float t) {
+// Far enough that sigmoid is 0 or 1 to far below rounding, and so near that nothing made of e^-FAR is subnormal: that
+// would be slow.
+template <class A> constexpr A FAR = A(60);
+template <> constexpr double FAR<double> = 300;
+
+// e^-a for 0 <= a <= FAR: -a = k ln 2 + r with |r| <= ln 2 / 2, a polynomial for e^r, and k added to the exponent. Adding
+// `magic` rounds to an integer in the low bits, and ln 2 comes in two halves, so that r is exact.
+// Of floats the polynomial is off by 3e-9 at most. Its terms go in pairs: a chain of them would be waited for.
+inline float decay(float a) {
     constexpr float magic = 12582912.0f;  // 1.5 * 2^23
-    t = t > 60.0f ? 60.0f : t;
-    t = t < -60.0f ? -60.0f : t;
-    const float shifted = t * 1.44269504f + magic;
+    const float shifted = a * -1.44269504f + magic;
     const float k = shifted - magic;
-    const float r = (t - k * 0.693145752f) - k * 1.42860677e-6f;
-    float p = 1.0f / 5040;
-    p = p * r + 1.0f / 720;
-    p = p * r + 1.0f / 120;
-    p = p * r + 1.0f / 24;
-    p = p * r + 1.0f / 6;
-    p = p * r + 0.5f;
-    p = p * r + 1.0f;
-    p = p * r + 1.0f;
+    const float r = (-a - k * 0.693145752f) - k * 1.42860677e-6f, r2 = r * r;
+    const float middle = 0.49999994f + 0.166665211f * r, high = 0.041668389f + 0.00836871658f * r;
+    const float p = (1.0f + r) + r2 * (middle + r2 * (high + r2 * 0.00138145976f));
     return bits<float>(bits<std::uint32_t>(p) + (bits<std::uint32_t>(shifted) << 23));
 }
-inline double exponential(double t) {
+// Of doubles it is the Taylor sum.
+inline double decay(double a) {
     constexpr double magic = 6755399441055744.0;  // 1.5 * 2^52
-    t = t > 300.0 ? 300.0 : t;
-    t = t < -300.0 ? -300.0 : t;
-    const double shifted = t * 1.4426950408889634 + magic;
+    const double shifted = a * -1.4426950408889634 + magic;
     const double k = shifted - magic;
-    const double r = (t - k * 0.693147180369123816490) - k * 1.90821492927058770002e-10;
+    const double r = (-a - k * 0.693147180369123816490) - k * 1.90821492927058770002e-10;
     double p = 1.0 / 6227020800.0;
     p = p * r + 1.0 / 479001600.0;
     p = p * r + 1.0 / 39916800.0;
@@ -108,10 +103,5 @@ inline double exponential(double t) {
     p = p * r + 1.0;
     return bits<double>(bits<std::uint64_t>(p) + (bits<std::uint64_t>(shifted) << 52));
 }
-
-// Beyond these, sigmoid is 0 or 1 to far below rounding.
-template <class A> constexpr A FAR = A(60);
-
-template <class A> inline A sigmoid(A t) { return A(1) / (A(1) + exponential(-t)); }
 
 }  // namespace

@@ -22,10 +22,21 @@ void* address(void* at, std::ptrdiff_t elements, Dtype dtype) {
 Pass::Pass(const Batch& batch, bool is_backward, bool by_columns, std::size_t bytes)
     : b(batch), backward(is_backward), columns(by_columns) {
     const bool weighted = b.weights != nullptr;
+    neighbours = true;
+    std::size_t arrays = 0;
+    for (const Array* a : {&b.x, &b.dy, &b.extra, &b.out, &b.dresidual}) {
+        neighbours &= !a->at || step(*a) == 1;
+        arrays += a->at != nullptr;
+    }
+    in_place = b.out.at && (b.out.at == b.x.at || b.out.at == b.dy.at);
+    // Of 16-bit numbers g would be rounded.
+    keeps_g = backward && b.reduce && b.map && (b.side == SILU_FROM_X || b.side == SILU_FROM_RESIDUAL) && neighbours &&
+              SIZE_OF[b.dtype] > 2 && (b.dresidual.at || !in_place);
+    const Paths paths = std::isinf(b.m) ? CONSTANT : weighted ? WEIGHTED : EVERY_NUMBER;
     const auto choose = [&](const KernelsOf& of, Kernel& reduce_kernel, Kernel& map_kernel) {
         if (backward) {
             reduce_kernel = of.gradient_sums[columns][b.side][weighted];
-            map_kernel = of.input_gradient[columns][b.side][weighted];
+            map_kernel = of.input_gradient[columns][keeps_g ? NO_ACTIVATION : b.side][paths];
         } else {
             // Moments that are asked for themselves are merged with others, and have all their digits.
             reduce_kernel = b.map || weighted ? of.moments[columns][weighted] : of.moments_alone[columns];
@@ -34,20 +45,13 @@ Pass::Pass(const Batch& batch, bool is_backward, bool by_columns, std::size_t by
     };
     choose(kernels().of[b.dtype], reduce, map);
     choose(kernels().of[FLOAT64], wide_reduce, wide_map);
-    neighbours = true;
-    std::size_t arrays = 0;
-    for (const Array* a : {&b.x, &b.dy, &b.extra, &b.out, &b.dresidual}) {
-        neighbours &= !a->at || step(*a) == 1;
-        arrays += a->at != nullptr;
-    }
     const bool quick = !weighted && neighbours && (backward || b.map);
     brief = quick && SIZE_OF[b.dtype] == 2;
     raw = quick && b.dtype == FLOAT32;
     const RawKernels& of_raw = kernels().of[b.dtype].raw;
     quick_reduce = !raw ? reduce : backward ? of_raw.gradient_sums[columns][b.side] : of_raw.moments[columns];
     read = 1 + (b.dy.at != nullptr) + (b.extra.at != nullptr);
-    in_place = b.out.at && (b.out.at == b.x.at || b.out.at == b.dy.at);
-    large = arrays * bytes >= STREAM_FROM;
+    large = arrays * bytes >= STREAM_FROM && (!keeps_g || b.dresidual.at);  // what g was written to is in the caches
     part = bytes > b.size() * SIZE_OF[b.dtype];
 }
 

@@ -20,6 +20,7 @@ struct Pass {
     bool raw, brief;  // there are quick sums: of float32, raw.h; of 16 bits, that begin in float32
     std::size_t read;  // arrays
     bool in_place, large;
+    bool keeps_g;      // the sums behind silu leave g where a result will be, and the map finds it there
     bool part;        // of a larger batch
 
     // `bytes`: of the whole result, of which the batch may be a part.
@@ -30,10 +31,19 @@ struct Pass {
               std::size_t width) const;
     bool quick() const { return raw || brief; }
     void run_reduce(Tile t, Care care) const {
-        t.out.at = t.dresidual.at = nullptr;  // a reduction has no results to scatter
+        t.out = keeps_g ? place_of_g(t) : Target{};
+        t.dresidual.at = nullptr;  // a reduction has no other results to scatter
         run(t, care == Care::QUICK ? quick_reduce : reduce, wide_reduce, care == Care::WIDE);
     }
-    void run_map(const Tile& t, bool wide) const { run(t, map, wide_map, wide); }
+    void run_map(Tile t, bool wide) const {
+        if (keeps_g) {
+            const Target g = place_of_g(t);
+            t.dy = {g.at, g.row, g.channel};
+            t.staged |= g.at == t.out.at;
+            t.extra.at = t.dresidual.at = nullptr;
+        }
+        run(t, map, wide_map, wide);
+    }
     // What is asked of sums that turn out to be unsure: `reduce`; of 16 bits nothing else is between.
     Care more_care() const { return brief ? Care::WIDE : Care::CAREFUL; }
     // Whether quick sums will do for a channel's gradients; whether those that were made are sure.
@@ -56,6 +66,7 @@ struct Pass {
     void values(std::size_t row, double* to) const;
 
   private:
+    static Target place_of_g(const Tile& t) { return t.dresidual.at ? t.dresidual : t.out; }
     void run(const Tile& tile, Kernel kernel, Kernel wide_kernel, bool wide) const {
         if (wide || !neighbours) run_widened(tile, wide_kernel);
         else kernel(tile);
