@@ -17,7 +17,13 @@ using std::size_t;
 // xhat's numerator. Subtracting the mean in two halves keeps its double precision in float arithmetic.
 template <class A> inline A centred(A x, A hi, A lo) { return (x - hi) - lo; }
 
-// slope * v, and 0 for relu also where v is infinite. A mask, and no condition: four of them are still vector code.
+// v, or 0. A mask, and no condition: what comes behind one may not become vector code.
+template <class A> ALWAYS_INLINE A only_if(bool condition, A v) {
+    using Mask = typename Bits<A>::type;
+    return bits<A>(Mask(bits<Mask>(v) & (Mask(0) - Mask(condition))));
+}
+
+// slope * v, and 0 for relu also where v is infinite; a mask too.
 template <class V> struct Slope {
     using Mask = typename Bits<V>::type;
     V slope;
@@ -83,7 +89,7 @@ template <class A> inline A through_silu(A dy, A pre) {
     const A a = magnitude(pre), e = decay(a), above = A(1) / (A(1) + e), below = e * above;  // sigma(a), sigma(-a)
     A slope = (pre < A(0) ? below : above) + with_sign(a * (below * above), pre);  // sigma + pre sigma (1 - sigma)
     slope = pre == pre ? slope : pre;
-    return dy == A(0) ? dy : dy * slope;  // no gradient passes a padded NaN
+    return only_if(dy != A(0), dy * slope);  // no gradient passes a padded NaN
 }
 
 // g = dy act'(pre), where `extra` is y, of the sign of pre, or the residual.

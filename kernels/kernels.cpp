@@ -38,7 +38,7 @@ template <class T, bool columns, bool weighted, class TermType> struct EachMomen
         const Term d = Term(load(x[i])) - Term(columns ? origin[l] : origin[0]);
         if (weighted) {
             const Term wi = columns ? w[0] : w[i];
-            const Term kept = wi > 0 ? d : Term(0);  // a padded NaN has no weight
+            const Term kept = only_if(wi > 0, d);  // a padded NaN has no weight
             u = wi * kept;
             v = u * kept;
         } else {
@@ -85,7 +85,7 @@ template <class T, class G, bool columns, int side, bool weighted> struct EachGr
         v = u * difference(i, k);
         if (weighted) {  // a padded NaN that the loss does not look at
             const Term wi = columns ? w[0] : w[i];
-            v = ((wi == 0) & (u == 0)) ? Term(0) : v;
+            v = only_if((wi != 0) | (u != 0), v);
         }
     }
 };
@@ -147,7 +147,7 @@ template <class T, bool columns, int side, bool weighted> void gradient_sums_buf
 }
 
 template <class T, bool columns, int side, bool weighted> void gradient_sums(const Tile& t) {
-    if constexpr (is_silu(side) || (sizeof(T) == 8 && columns && side == LEAKY_FROM_X)) {
+    if constexpr (is_silu(side) || (sizeof(T) == 8 && columns && side != NO_ACTIVATION)) {
         gradient_sums_buffered<T, columns, side, weighted>(t);
     } else {
         reduce<T, columns, reads_extra(side)>(t, [&t](size_t r, size_t k) INLINE_LAMBDA {
@@ -213,7 +213,7 @@ template <class T, bool columns, int side, int paths> struct EachInputGradient {
         A<T> statistics = at.mu_path[k] + at.var_path[k] * centred<A<T>>(load(x[i]), at.hi[k], at.lo[k]);  // through mu, var
         if (paths == WEIGHTED) {
             const A<T> wi = A<T>(columns ? w[0] : w[i]);
-            statistics = wi > A<T>(0) ? wi * statistics : A<T>(0);
+            statistics = only_if(wi > A<T>(0), wi * statistics);
         }
         dx = dx - statistics;
     }

@@ -159,10 +159,7 @@ template <class T, bool second, class At> inline void map_columns(const Tile& t,
             values[k] = out.of(to<T>(t.out, r + k, 0) + i, k * n);
             if (second) values2[k] = also.of(to<T>(t.dresidual, r + k, 0) + i, k * n);
         }
-        if constexpr (decltype(at(r, 0, i))::simple)
-            map_four_rows<A<T>, second>(at(r, 0, i), at(r + 1, 0, i), at(r + 2, 0, i), at(r + 3, 0, i), n, values, values2);
-        else
-            for (size_t k = 0; k < 4; k++) map_row<A<T>, second>(at(r + k, 0, i), n, values[k], values2[k]);
+        map_four_rows<A<T>, second>(at(r, 0, i), at(r + 1, 0, i), at(r + 2, 0, i), at(r + 3, 0, i), n, values, values2);
         for (size_t k = 0; k < 4; k += joined ? 4 : 1) {
             out.finish(values[k], to<T>(t.out, r + k, 0) + i, joined ? 4 * n : n);
             if (second) also.finish(values2[k], to<T>(t.dresidual, r + k, 0) + i, joined ? 4 * n : n);
@@ -174,9 +171,8 @@ template <class T, bool second, class At> inline void map_columns(const Tile& t,
 template <class T, bool columns, bool second, class At> inline void map(const Tile& t, const At& at) {
     const size_t ahead = columns ? rows_ahead<T>(t) : 1;
     size_t r = 0;
-    if constexpr (columns)  // wide rows that are no vector code four at a time are quicker one by one
-        if (decltype(at(0, 0, 0))::simple || t.width <= PACE)
-            for (; r + 4 <= t.rows; r += 4) map_columns<T, second>(t, at, ahead, r);
+    if constexpr (columns && decltype(at(0, 0, 0))::simple)
+        for (; r + 4 <= t.rows; r += 4) map_columns<T, second>(t, at, ahead, r);
     Written<T> out(t), also(t);
     for (; r < t.rows; r++)
         for (size_t c = 0; c < t.channels; c++) map_run<T, second>(t, at, ahead, r, c, out, also);
