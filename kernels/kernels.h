@@ -36,6 +36,7 @@ struct Tile {
     double slope;                  // of leaky_relu below zero
     bool staged;                   // write through a buffer: `out` may be `x` or `dy` itself
     bool stream;                   // and past the caches
+    bool near;                     // all arrays of the pass are in the caches: nothing is asked for
     bool cached;                   // lanes: what a map reads was read a moment ago
     std::size_t following;         // lanes: so many channels on is the block that is reduced next; 0: none
 };

@@ -147,8 +147,9 @@ template <class T, bool second, class At> inline void map_columns(const Tile& t,
     Results<T> out(t), also(t);
     const bool joined = t.width <= PACE && t.out.row == ptrdiff_t(t.width) &&
                         (!second || t.dresidual.row == ptrdiff_t(t.width));
+    const size_t pace = pace_of(t, t.dy.at ? PACE / 2 : PACE);
     for (size_t i = 0, n; i < t.width; i += n) {
-        n = joined ? t.width : PACE - (t.stream ? beyond_line(to<T>(t.out, r, 0) + i, 64) / sizeof(T) : 0);
+        n = joined ? t.width : pace - (t.stream ? beyond_line(to<T>(t.out, r, 0) + i, 64) / sizeof(T) : 0);
         n = n < t.width - i ? n : t.width - i;
         prefetch_rows<T>(t, t.x, r + ahead, i, n);
         prefetch_rows<T>(t, t.dy, r + ahead, i, n);

@@ -52,6 +52,7 @@ Pass::Pass(const Batch& batch, bool is_backward, bool by_columns, std::size_t by
     quick_reduce = !raw ? reduce : backward ? of_raw.gradient_sums[columns][b.side] : of_raw.moments[columns];
     read = 1 + (b.dy.at != nullptr) + (b.extra.at != nullptr);
     large = arrays * bytes >= STREAM_FROM && (!keeps_g || b.dresidual.at);  // what g was written to is in the caches
+    near = arrays * bytes <= NEAR;
     part = bytes > b.size() * SIZE_OF[b.dtype];
 }
 
@@ -75,6 +76,7 @@ Tile Pass::tile(std::size_t row, std::size_t channel, std::size_t place, std::si
     t.weights_row = std::ptrdiff_t(b.inner);
     t.slope = b.slope;
     t.staged = in_place;
+    t.near = near;
     return t;
 }
 

@@ -7,7 +7,8 @@
 namespace xhat {
 
 constexpr std::size_t WORTH_A_TEAM = 32768;  // numbers; below, waking threads costs more than they save
-constexpr std::size_t STREAM_FROM = std::size_t(32) << 20;  // bytes of all arrays of a pass, past which none stays cached
+// Bytes of all arrays of a pass, past which none stays cached, and up to which all of them are.
+constexpr std::size_t STREAM_FROM = std::size_t(32) << 20, NEAR = std::size_t(16) << 20;
 
 // How sums are made: quick ones are to be asked whether they are sure; wide ones go through float64's kernel.
 enum class Care { QUICK, CAREFUL, WIDE };
@@ -19,7 +20,7 @@ struct Pass {
     bool neighbours;  // the numbers of a row are neighbours in memory, in every array
     bool raw, brief;  // there are quick sums: of float32, raw.h; of 16 bits, that begin in float32
     std::size_t read;  // arrays
-    bool in_place, large;
+    bool in_place, large, near;
     bool keeps_g;      // the sums behind silu leave g where a result will be, and the map finds it there
     bool part;        // of a larger batch
 

@@ -125,11 +125,11 @@ template <int side, class RunAt> inline void reduce_raw_lanes(const Tile& t, con
 template <int side, class RunAt> inline void reduce_raw_columns(const Tile& t, const RunAt& run_at) {
     constexpr size_t rows = 4;
     float buffers[rows][PACE];
-    const size_t ahead = rows_ahead<float, rows>(t);
+    const size_t ahead = rows_ahead<float, rows>(t), pace = pace_of(t, PACE / 4);
     for (size_t r = 0; r < t.rows;) {
         const size_t four = r + rows <= t.rows ? rows : 1;
         for (size_t i = 0, n; i < t.width; i += n) {
-            n = t.width - i < PACE ? t.width - i : PACE;
+            n = t.width - i < pace ? t.width - i : pace;
             RawRun run[rows];
             for (size_t k = 0; k < four; k++) run[k] = run_at(r + k, 0, i, n, buffers[k]);
             prefetch_rows<float, rows>(t, t.x, r + ahead, i, n);

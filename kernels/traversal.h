@@ -36,6 +36,8 @@ ALWAYS_INLINE bool has_next(const Tile& t, size_t row, size_t ahead = 1) { retur
 // Rows read side by side are no stream to the processor's own prefetcher: it is told what comes next, whole rows
 // in the order of memory, at the pace of the columns, and so far ahead that memory has answered by then.
 constexpr size_t PACE = 128;
+// Where something is asked for, so few lines at once that they find room beside those that are read.
+inline size_t pace_of(const Tile& t, size_t pace) { return t.near ? PACE : pace; }
 constexpr size_t AHEAD = 8192;  // bytes
 
 template <class T, size_t rows = 4> size_t rows_ahead(const Tile& t) {
@@ -44,14 +46,14 @@ template <class T, size_t rows = 4> size_t rows_ahead(const Tile& t) {
 }
 template <class T, size_t rows = 4>
 ALWAYS_INLINE void prefetch_rows(const Tile& t, const Source& s, size_t row, size_t first, size_t n) {
-    if (!s.at || row + rows > t.rows) return;
+    if (t.near || !s.at || row + rows > t.rows) return;
     if (s.row == ptrdiff_t(t.width)) return prefetch_numbers(from<T>(s, row, 0) + rows * first, rows * n);
     for (size_t k = 0; k < rows; k++) prefetch_numbers(from<T>(s, row + k, 0) + first, n);
 }
 // Asks for the same part of a row `ahead`.
 template <class T>
 ALWAYS_INLINE void prefetch_next(const Tile& t, const Source& s, size_t ahead, size_t r, size_t c, size_t first, size_t n) {
-    if (s.at && has_next(t, r, ahead)) prefetch_numbers(from<T>(s, r + ahead, c) + first, n);
+    if (!t.near && s.at && has_next(t, r, ahead)) prefetch_numbers(from<T>(s, r + ahead, c) + first, n);
 }
 
 }  // namespace
