@@ -3,7 +3,7 @@
 No value is computed here.
 """
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -86,10 +86,10 @@ def write(array: Array, view: View) -> tuple[Operand, Array]:
 
 
 def steps_of(
-    found: Iterable[tuple[Array | None, Operand | None]],
+    arrays: Sequence[Array | None], operands: Sequence[Operand | None]
 ) -> list[tuple[int, int, int] | None] | None:
     """The strides on the view of each operand; None where one of them is not the array itself."""
-    pairs = list(found)
-    if any(operand is not None and operand[0] is not array for array, operand in pairs):
-        return None
-    return [None if operand is None else operand[1] for _, operand in pairs]
+    for array, operand in zip(arrays, operands, strict=True):
+        if operand is not None and operand[0] is not array:
+            return None
+    return [None if operand is None else operand[1] for operand in operands]

@@ -171,7 +171,7 @@ def _forward(
     dtypes = dtype_of(gamma), dtype_of(beta)
     form = Form(channels, view, count, eps, correction, kind, slope, residual is not None, dtypes)
     # Copies: the context must not change with the caller's arrays.
-    statistics = np.zeros((4, *(x.shape[a] for a in channels)))
+    statistics = np.zeros((4, *[x.shape[a] for a in channels]))
     mean, var, *parameters = statistics
     if fixed is not None:
         mean[...], var[...] = fixed
@@ -195,18 +195,17 @@ def _run_forward(
     asked: tuple[Any, ...] | None, c: Context, residual: Array | None, y: Array, *, batch: bool
 ) -> None:
     """Runs moments and normalize, and remembers what was asked where no array had to be copied."""
-    target, place = write(y, c.view)
-    source, extra = read(c.x, c.view), read(residual, c.view)
-    code, divisor = dtype_code(c.x.dtype), c.count - c.correction if batch else 1.0
-    kind = ACTIVATIONS[c.activation]
-    _kernels.forward(batch, True, code, c.view.shape, source, c.weights, c.gamma, c.beta, extra, target, c.mean,
-                     c.var, divisor, c.eps, kind, c.slope)  # fmt: skip
+    f, view = c.form, c.form.view
+    source, extra, (target, place) = read(c.x, view), read(residual, view), write(y, view)
+    code, divisor = dtype_code(c.x.dtype), f.count - f.correction if batch else 1.0
+    kind = ACTIVATIONS[f.activation]
+    _kernels.forward(batch, True, code, view.shape, source, c.weights, c.gamma, c.beta, extra, target, c.mean,
+                     c.var, divisor, f.eps, kind, f.slope)  # fmt: skip
     if place is not y:
         y[...] = place
-    steps = steps_of(zip((c.x, residual, y), (source, extra, target), strict=True))
-    if asked is not None and steps is not None:
-        CALLS.remember_forward(asked, c.form, c.statistics.shape, batch, code, c.view.shape, steps, divisor, c.eps,
-                               kind, c.slope)  # fmt: skip
+    if asked is not None and (steps := steps_of((c.x, residual, y), (source, extra, target))):
+        CALLS.remember_forward(asked, f, c.statistics.shape, batch, code, view.shape, steps, divisor, f.eps, kind,
+                               f.slope)  # fmt: skip
 
 
 # ------------------------------------------------------------------------------------------------------ backward
@@ -254,21 +253,21 @@ def _run_backward(
     sum_dy_xhat: Array,
 ) -> None:  # fmt: skip
     """Runs gradient_sums and input_gradient, which also gives dresidual where that is not dy itself; remembers."""
-    source, gradient, extra = read(c.x, c.view), read(dy, c.view), read(c.extra, c.view)
-    target, place = write(dx, c.view)
-    second, second_place = (None, None) if dresidual is None else write(dresidual, c.view)
-    code, divisor, side = dtype_code(c.x.dtype), c.count - c.correction, SIDES[c.activation, c.residual]
-    _kernels.backward(True, True, code, c.view.shape, source, c.weights, c.gamma, c.beta, gradient, extra, target,
-                      second, c.mean, c.var, sum_dy, sum_dy_xhat, c.count, divisor, c.eps, side, c.slope)  # fmt: skip
+    f, view = c.form, c.form.view
+    source, gradient, extra = read(c.x, view), read(dy, view), read(c.extra, view)
+    target, place = write(dx, view)
+    second, second_place = (None, None) if dresidual is None else write(dresidual, view)
+    code, divisor, side = dtype_code(c.x.dtype), f.count - f.correction, SIDES[f.activation, f.residual]
+    _kernels.backward(True, True, code, view.shape, source, c.weights, c.gamma, c.beta, gradient, extra, target,
+                      second, c.mean, c.var, sum_dy, sum_dy_xhat, f.count, divisor, f.eps, side, f.slope)  # fmt: skip
     if place is not dx:
         dx[...] = place
     if dresidual is not None and second_place is not dresidual:
         dresidual[...] = second_place
-    arrays = c.x, dy, c.extra, dx, dresidual
-    steps = steps_of(zip(arrays, (source, gradient, extra, target, second), strict=True))
-    if asked is not None and steps is not None and (c.activation or not c.residual):
-        CALLS.remember_backward(asked, c.form, c.mean.shape, *c.parameter_dtypes, code, c.view.shape, steps, c.count,
-                                divisor, c.eps, side, c.slope)  # fmt: skip
+    arrays, operands = (c.x, dy, c.extra, dx, dresidual), (source, gradient, extra, target, second)
+    if asked is not None and (f.activation or not f.residual) and (steps := steps_of(arrays, operands)):
+        CALLS.remember_backward(asked, f, c.mean.shape, *f.parameter_dtypes, code, view.shape, steps, f.count,
+                                divisor, f.eps, side, f.slope)  # fmt: skip
 
 
 # -------------------------------------------------------------------------------------------------------- engine

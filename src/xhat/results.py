@@ -62,10 +62,11 @@ class Moments(NamedTuple):
         return variance
 
 
-# No eq: what was remembered of a form asks for its identity, not for its contents.
-@dataclass(frozen=True, slots=True, eq=False)
+# No eq: what was remembered of a form asks for its identity, not for its contents. Neither class is frozen: guarded
+# assignments cost microseconds a call.
+@dataclass(slots=True, eq=False)
 class Form:
-    """What forward passes have in common whose arrays differ in their numbers alone; see `Context`."""
+    """What forward passes have in common whose arrays differ in their numbers alone. It never changes."""
 
     axis: tuple[int, ...]
     view: View
@@ -84,7 +85,7 @@ class Form:
         return Context(x, statistics, weights, extra, overwritten, self)
 
 
-@dataclass(slots=True, eq=False, repr=False)  # not frozen: guarded assignments cost microseconds a call
+@dataclass(slots=True, eq=False, repr=False)
 class Context:
     """What the backward pass needs of the forward pass: x itself, O(C) statistics, and nothing else of x's size.
 
