@@ -2,41 +2,21 @@
 // would corrupt memory, and the interpreter's lock is released while the kernels run.
 #include <nanobind/nanobind.h>
 #include <nanobind/stl/array.h>
+#include <nanobind/stl/optional.h>
 #include <nanobind/stl/pair.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
-#include <array>
 #include <cmath>
 #include <cstdint>
 #include <string>
 #include <vector>
 
-#include "batch.h"
-#include "threads.h"
+#include "calls.h"
 
-namespace nb = nanobind;
 using namespace xhat;
 
 namespace {
-
-using Sizes = std::array<std::ptrdiff_t, 3>;
-
-// An int is an address (a torch tensor's data_ptr); None is no array; else the buffer that the object exports.
-// The caller keeps the object alive, and alone writes to it, during the call.
-void* address(nb::handle h) {
-    if (h.is_none()) return nullptr;
-    if (PyLong_Check(h.ptr())) {
-        void* p = PyLong_AsVoidPtr(h.ptr());
-        if (!p && PyErr_Occurred()) throw nb::python_error();
-        return p;
-    }
-    Py_buffer view;
-    if (PyObject_GetBuffer(h.ptr(), &view, PyBUF_STRIDES) != 0) throw nb::python_error();
-    void* p = view.buf;
-    PyBuffer_Release(&view);
-    return p;
-}
 
 // One number per channel: float64 where it lies, or, given as (address, dtype), of any dtype by way of a copy,
 // which `store` rounds back into the result that it stands for.
@@ -48,7 +28,7 @@ class Numbers {
             return;
         }
         const auto [object, code] = nb::cast<std::pair<nb::object, int>>(h);
-        place_ = address(object), dtype_ = checked(code);
+        place_ = address(object), dtype_ = dtype_of(code);
         copy_.resize(count);
         kernels().of[dtype_].widen(place_, 1, count, copy_.data());
         at_ = copy_.data();
@@ -56,10 +36,6 @@ class Numbers {
     double* at() const { return at_; }
     void store() const {
         if (place_) kernels().of[dtype_].narrow(copy_.data(), place_, 1, copy_.size());
-    }
-    static Dtype checked(int code) {
-        if (code < 0 || code >= DTYPES) throw nb::value_error("unknown dtype code");
-        return Dtype(code);
     }
 
   private:
@@ -76,20 +52,31 @@ Array array(nb::handle h) {
     return {address(object), strides[0], strides[1], strides[2]};
 }
 
-Batch batch(int dtype, const Sizes& shape, nb::handle x, nb::handle weights) {
+Activation activation_of(int code) {
+    if (code < 0 || code >= ACTIVATIONS) throw nb::value_error("unknown activation code");
+    return Activation(code);
+}
+
+Side side_of(int code) {
+    if (code < 0 || code >= SIDES) throw nb::value_error("unknown side code");
+    return Side(code);
+}
+
+Batch batch(int dtype, const Sizes& shape, const Array& x, nb::handle weights) {
     Batch b{};
-    b.dtype = Numbers::checked(dtype);
+    b.dtype = dtype_of(dtype);
     b.outer = std::size_t(shape[0]), b.channels = std::size_t(shape[1]), b.inner = std::size_t(shape[2]);
-    b.x = array(x);
+    b.x = x;
     b.weights = static_cast<double*>(address(weights));
     b.m = b.divisor = INFINITY;
     return b;
 }
 
-template <class F> void run(F pass, const Batch& b) {
-    const int threads = max_threads();
-    nb::gil_scoped_release release;
-    pass(b, threads);
+// The same for a call that is remembered: strides alone.
+Array steps(nb::handle h) {
+    if (h.is_none()) return {nullptr, 0, 0, 0};
+    const Sizes s = nb::cast<Sizes>(h);
+    return {nullptr, s[0], s[1], s[2]};
 }
 
 }  // namespace
@@ -101,15 +88,14 @@ NB_MODULE(_kernels, m) {
           [](bool reduce, bool map, int dtype, Sizes shape, nb::handle x, nb::handle weights, nb::handle gamma,
              nb::handle beta, nb::handle residual, nb::handle y, nb::handle mean, nb::handle var, double divisor,
              double eps, int activation, double slope) {
-              if (activation < 0 || activation >= ACTIVATIONS) throw nb::value_error("unknown activation code");
-              Batch b = batch(dtype, shape, x, weights);
+              Batch b = batch(dtype, shape, array(x), weights);
               b.reduce = reduce, b.map = map;
               const Numbers g(gamma, b.channels), h(beta, b.channels), mu(mean, b.channels), v(var, b.channels);
               b.gamma = g.at(), b.beta = h.at();
               b.extra = array(residual), b.out = array(y);
               b.mean = mu.at(), b.var = v.at();
               b.divisor = divisor, b.eps = eps;
-              b.activation = Activation(activation), b.slope = slope;
+              b.activation = activation_of(activation), b.slope = slope;
               run(forward, b);
           },
           nb::arg("reduce"), nb::arg("map"), nb::arg("dtype"), nb::arg("shape"), nb::arg("x"),
@@ -123,8 +109,7 @@ NB_MODULE(_kernels, m) {
              nb::handle beta, nb::handle dy, nb::handle extra, nb::handle dx, nb::handle dresidual, nb::handle mean,
              nb::handle var, nb::handle sum_dy, nb::handle sum_dy_xhat, double count, double divisor, double eps,
              int side, double slope) {
-              if (side < 0 || side >= SIDES) throw nb::value_error("unknown side code");
-              Batch b = batch(dtype, shape, x, weights);
+              Batch b = batch(dtype, shape, array(x), weights);
               b.reduce = reduce, b.map = map;
               const Numbers g(gamma, b.channels), h(beta, b.channels), mu(mean, b.channels), v(var, b.channels);
               const Numbers s(sum_dy, b.channels), t(sum_dy_xhat, b.channels);
@@ -133,7 +118,7 @@ NB_MODULE(_kernels, m) {
               b.mean = mu.at(), b.var = v.at();
               b.sum_dy = s.at(), b.sum_dy_xhat = t.at();
               b.m = count, b.divisor = divisor, b.eps = eps;
-              b.side = Side(side), b.slope = slope;
+              b.side = side_of(side), b.slope = slope;
               run(backward, b);
               s.store(), t.store();
           },
@@ -159,6 +144,46 @@ NB_MODULE(_kernels, m) {
           nb::arg("channels"), nb::arg("mean"), nb::arg("var"), nb::arg("batches").none(), nb::arg("batch"),
           nb::arg("weight"), nb::arg("factor"),
           "track: mean += weight (batch mean - mean), var += weight (factor batch var - var), batches += 1.");
+
+    nb::class_<Calls>(m, "Calls", "Calls that were made before, and are run again without the gate. None where one was not.")
+        .def("__init__",
+             [](Calls* self, nb::object array, std::array<nb::object, 3> dtypes, nb::object empty, nb::object empty_like) {
+                 new (self) Calls({array, dtypes, empty, empty_like});
+             },
+             nb::arg("array"), nb::arg("dtypes"), nb::arg("empty"), nb::arg("empty_like"))
+        .def("forward", &Calls::forward, nb::arg("asked"),
+             "(x, mean, var, gamma, beta, residual, out, options...) -> (y, statistics, form, whether y is over x).")
+        .def("backward", &Calls::backward, nb::arg("asked"), nb::arg("form"),
+             "(dy, x, extra, dx, dresidual, statistics), form -> (dx, dgamma, dbeta, dresidual).")
+        .def("remember_forward",
+             [](Calls& self, nb::tuple asked, nb::object form, nb::object statistics_shape, bool reduce, int dtype,
+                Sizes shape, std::array<nb::object, 3> strides, double divisor, double eps, int activation, double slope) {
+                 Batch b = batch(dtype, shape, steps(strides[0]), nb::none());
+                 b.reduce = reduce, b.map = true;
+                 b.extra = steps(strides[1]), b.out = steps(strides[2]);
+                 b.divisor = divisor, b.eps = eps;
+                 b.activation = activation_of(activation), b.slope = slope;
+                 self.remember_forward(asked, form, statistics_shape, b);
+             },
+             nb::arg("asked"), nb::arg("form"), nb::arg("statistics_shape"), nb::arg("reduce"), nb::arg("dtype"),
+             nb::arg("shape"), nb::arg("strides"), nb::arg("divisor"), nb::arg("eps"), nb::arg("activation"),
+             nb::arg("slope"), "What the gate found of a call; strides on the view are those of x, residual and y.")
+        .def("remember_backward",
+             [](Calls& self, nb::tuple asked, nb::object form, nb::object channels, nb::object gamma_dtype,
+                nb::object beta_dtype, int dtype, Sizes shape, std::array<nb::object, 5> strides, double count,
+                double divisor, double eps, int side, double slope) {
+                 Batch b = batch(dtype, shape, steps(strides[0]), nb::none());
+                 b.reduce = b.map = true;
+                 b.dy = steps(strides[1]), b.extra = steps(strides[2]);
+                 b.out = steps(strides[3]), b.dresidual = steps(strides[4]);
+                 b.m = count, b.divisor = divisor, b.eps = eps;
+                 b.side = side_of(side), b.slope = slope;
+                 self.remember_backward(asked, form, channels, gamma_dtype, beta_dtype, !strides[4].is_none(), b);
+             },
+             nb::arg("asked"), nb::arg("form"), nb::arg("channels"), nb::arg("gamma_dtype").none(),
+             nb::arg("beta_dtype").none(), nb::arg("dtype"), nb::arg("shape"), nb::arg("strides"),
+             nb::arg("count"), nb::arg("divisor"), nb::arg("eps"), nb::arg("side"), nb::arg("slope"),
+             "Likewise; strides are those of x, dy, extra, dx and dresidual.");
 
     m.def("isa", [] { return std::string(isa_in_use()); }, "The instruction set in use.");
     m.def("isa_available",

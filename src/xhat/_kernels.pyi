@@ -20,6 +20,31 @@ def track(channels: int, mean: object, var: object, batches: object | None, batc
     track: mean += weight (batch mean - mean), var += weight (factor batch var - var), batches += 1.
     """
 
+class Calls:
+    """
+    Calls that were made before, and are run again without the gate. None where one was not.
+    """
+
+    def __init__(self, array: object, dtypes: Sequence[object], empty: object, empty_like: object) -> None: ...
+
+    def forward(self, asked: tuple) -> tuple | None:
+        """
+        (x, mean, var, gamma, beta, residual, out, options...) -> (y, statistics, form, whether y is over x).
+        """
+
+    def backward(self, asked: tuple, form: object) -> tuple | None:
+        """
+        (dy, x, extra, dx, dresidual, statistics), form -> (dx, dgamma, dbeta, dresidual).
+        """
+
+    def remember_forward(self, asked: tuple, form: object, statistics_shape: object, reduce: bool, dtype: int, shape: Sequence[int], strides: Sequence[object], divisor: float, eps: float, activation: int, slope: float) -> None:
+        """
+        What the gate found of a call; strides on the view are those of x, residual and y.
+        """
+
+    def remember_backward(self, asked: tuple, form: object, channels: object, gamma_dtype: object | None, beta_dtype: object | None, dtype: int, shape: Sequence[int], strides: Sequence[object], count: float, divisor: float, eps: float, side: int, slope: float) -> None:
+        """Likewise; strides are those of x, dy, extra, dx and dresidual."""
+
 def isa() -> str:
     """The instruction set in use."""
 

@@ -23,7 +23,9 @@ __all__ = [
     "check_eps",
     "check_output",
     "check_sum",
+    "constants",
     "dtype_code",
+    "dtype_of",
     "floating",
     "like_x",
     "overlapping",
@@ -58,6 +60,11 @@ def dtype_code(dtype: np.dtype[Any]) -> int:
 def _known(dtype: np.dtype[Any]) -> bool:
     """Whether the kernels take this dtype: one of the four, in this machine's byte order."""
     return dtype.name in _CODES and dtype.isnative
+
+
+def dtype_of(parameter: Any) -> np.dtype[Any] | None:
+    """The dtype of a parameter as it was given; None stays None."""
+    return None if parameter is None else np.asarray(parameter).dtype
 
 
 def plain_array(value: Any, operation: str, name: str) -> Array:
@@ -98,7 +105,7 @@ def floating(value: Any, operation: str, name: str) -> Array:
 def channel_array(
     value: Any, operation: str, name: str, shape: tuple[int, ...], channels: tuple[int, ...], x: Array
 ) -> Array | None:
-    """A parameter or statistic of each channel in float64, contiguous; None stays None.
+    """A parameter or statistic of each channel as an array; None stays None.
 
     Raises ShapeError unless it has the shape of x's channel axes, DtypeError unless its dtype is x's or wider.
     """
@@ -116,8 +123,27 @@ def channel_array(
             f"{operation}: {name} has dtype {array.dtype}, expected {' or '.join(PARAMETER_DTYPES[x.dtype.name])} "
             f"for x of {x.dtype}: parameters may be wider than x, not narrower."
         )
-    # A copy: the context must not change with the caller's array.
-    return array.astype(np.float64, order="C")
+    return array
+
+
+def constants(
+    mean: Any, var: Any, operation: str, channels: tuple[int, ...], x: Array
+) -> tuple[Array, Array]:
+    """Given statistics in float64. Raises what `channel_array` raises, and ArgumentError without one or below 0."""
+    if mean is None or var is None:
+        raise ArgumentError(
+            f"{operation}: mean and var are needed, got None. batch_norm takes the batch's own."
+        )
+    shape = tuple(x.shape[a] for a in channels)
+    found = []
+    for name, value in (("mean", mean), ("var", var)):
+        # They may be wider or narrower than x: they are no parameters.
+        value = floating(value, operation, name).astype(np.float64)
+        found.append(channel_array(value, operation, name, shape, channels, x))
+    mean, var = found
+    if bool((var < 0).any()):
+        raise ArgumentError(f"{operation}: var has a negative value ({var.min():g}), expected at least 0.")
+    return mean, var
 
 
 def like_x(value: Any, operation: str, name: str, x: Array) -> Array:

@@ -3,6 +3,7 @@
 No value is computed here.
 """
 
+from collections.abc import Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -11,7 +12,7 @@ from xhat import layout
 from xhat.checks import Array
 from xhat.layout import View
 
-__all__ = ["Operand", "read", "view_for", "write"]
+__all__ = ["Operand", "read", "steps_of", "view_for", "write"]
 
 
 def _in_elements(strides: tuple[int, ...], size: int) -> tuple[int, ...] | None:
@@ -82,3 +83,13 @@ def write(array: Array, view: View) -> tuple[Operand, Array]:
         return _operand(array, strides), array
     place = _dense(array, view)
     return write(place, view)
+
+
+def steps_of(
+    arrays: Sequence[Array | None], operands: Sequence[Operand | None]
+) -> list[tuple[int, int, int] | None] | None:
+    """The strides on the view of each operand; None where one of them is not the array itself."""
+    for array, operand in zip(arrays, operands, strict=True):
+        if operand is not None and operand[0] is not array:
+            return None
+    return [None if operand is None else operand[1] for operand in operands]

@@ -19,16 +19,18 @@ from xhat.checks import (
     check_count,
     check_eps,
     check_output,
+    constants,
     dtype_code,
+    dtype_of,
     floating,
     like_x,
     overlapping,
 )
 from xhat.decomposition import gradient_paths
-from xhat.errors import ArgumentError, EngineError, OutputError
+from xhat.errors import EngineError
 from xhat.layout import View
-from xhat.operands import read, view_for, write
-from xhat.results import Context, Gradients, Moments, check_backward
+from xhat.operands import read, steps_of, view_for, write
+from xhat.results import Context, Form, Gradients, Moments, check_backward, results_for
 from xhat.weights import weights_for
 
 __all__ = [
@@ -51,6 +53,10 @@ __all__ = [
 
 # For a framework that checks its own tensors and hands over their addresses.
 run_forward, run_backward, run_track = _kernels.forward, _kernels.backward, _kernels.track
+
+# What the gate found of the calls that it let through: one that differs from such a call in its numbers alone is run
+# from there. Where it is not, None is returned, and the gate looks at all of it.
+CALLS = _kernels.Calls(np.ndarray, [np.dtype(n) for n in ("f8", "f4", "f2")], np.empty, np.empty_like)
 
 # Numbered as in kernels.h.
 ACTIVATIONS = {None: 0, "leaky_relu": 1, "silu": 2}
@@ -107,6 +113,10 @@ def batch_norm(
     1e154 / sqrt(m), or it overflows. Source: Ioffe and Szegedy 2015, algorithm 1.
     """
     operation = "batch_norm"
+    asked = (x, None, None, gamma, beta, residual, out, axis, eps, correction, activation)
+    if mask is None and (ran := CALLS.forward(asked)):
+        y, statistics, form, over = ran
+        return y, form.context(x, statistics, None, y, residual, over)
     x = floating(x, operation, "x")
     channels = layout.channel_axes(x.ndim, axis, operation)
     eps, correction = check_eps(eps, operation), check_correction(correction, operation)
@@ -114,9 +124,8 @@ def batch_norm(
     weights, count, values = weights_for(mask, operation, x, channels, view)
     if x.size:
         check_count(count, values, correction, operation, x.shape, masked=weights is not None)
-    shape = tuple(x.shape[a] for a in channels)
-    return _forward(operation, x, np.zeros(shape), np.zeros(shape), gamma, beta, channels, view, weights, count, eps,
-                    correction, residual, activation, out, batch=True)  # fmt: skip
+    return _forward(operation, asked if mask is None else None, x, None, gamma, beta, channels, view, weights, count,
+                    eps, correction, residual, activation, out)  # fmt: skip
 
 
 def normalize_with_context(
@@ -125,24 +134,16 @@ def normalize_with_context(
 ) -> tuple[Array, Context]:  # fmt: skip
     """As `normalize`, with a context for `batch_norm_backward`: mean and var are constants there (m is infinite)."""
     operation = "normalize"
+    asked = (x, mean, var, gamma, beta, residual, out, axis, eps, None, activation)
+    if mean is not None and var is not None and (ran := CALLS.forward(asked)):
+        y, statistics, form, over = ran
+        return y, form.context(x, statistics, None, y, residual, over)
     x = floating(x, operation, "x")
     channels = layout.channel_axes(x.ndim, axis, operation)
     eps = check_eps(eps, operation)
-    shape = tuple(x.shape[a] for a in channels)
-    if mean is None or var is None:
-        raise ArgumentError(
-            f"{operation}: mean and var are needed, got None. batch_norm takes the batch's own."
-        )
-    statistics = []
-    for name, value in (("mean", mean), ("var", var)):
-        # Running statistics may be wider or narrower than x: they are no parameters.
-        value = floating(value, operation, name).astype(np.float64)
-        statistics.append(channel_array(value, operation, name, shape, channels, x))
-    mean, var = statistics
-    if bool((var < 0).any()):
-        raise ArgumentError(f"{operation}: var has a negative value ({var.min():g}), expected at least 0.")
-    return _forward(operation, x, mean, var, gamma, beta, channels, view_for(x, channels), None, math.inf, eps, 0,
-                    residual, activation, out, batch=False)  # fmt: skip
+    fixed = constants(mean, var, operation, channels, x)
+    return _forward(operation, asked, x, fixed, gamma, beta, channels, view_for(x, channels), None, math.inf,
+                    eps, 0, residual, activation, out)  # fmt: skip
 
 
 def normalize(
@@ -161,15 +162,22 @@ def normalize(
 
 
 def _forward(
-    operation: str, x: Array, mean: Array, var: Array, gamma: Any, beta: Any, channels: tuple[int, ...], view: View,
-    weights: Array | None, count: float, eps: float, correction: int, residual: Any, activation: Any,
-    out: Array | None, *, batch: bool,
+    operation: str, asked: tuple[Any, ...] | None, x: Array, fixed: tuple[Array, Array] | None, gamma: Any, beta: Any,
+    channels: tuple[int, ...], view: View, weights: Array | None, count: float, eps: float, correction: int,
+    residual: Any, activation: Any, out: Array | None,
 ) -> tuple[Array, Context]:  # fmt: skip
-    """Both forward passes after their own checks: `batch` says whether mean and var are to be computed first."""
+    """Both forward passes after their own checks. `fixed`: mean and var, where they are not to be computed first."""
     kind, slope = activation_of(activation, operation)
-    dtypes = _dtype(gamma), _dtype(beta)
-    gamma = channel_array(gamma, operation, "gamma", mean.shape, channels, x)
-    beta = channel_array(beta, operation, "beta", mean.shape, channels, x)
+    dtypes = dtype_of(gamma), dtype_of(beta)
+    form = Form(channels, view, count, eps, correction, kind, slope, residual is not None, dtypes)
+    # Copies: the context must not change with the caller's arrays.
+    statistics = np.zeros((4, *[x.shape[a] for a in channels]))
+    mean, var, *parameters = statistics
+    if fixed is not None:
+        mean[...], var[...] = fixed
+    for row, name, value in zip(parameters, ("gamma", "beta"), (gamma, beta), strict=True):
+        if value is not None:
+            row[...] = channel_array(value, operation, name, row.shape, channels, x)
     inputs = {"x": x}
     if residual is not None:
         residual = inputs["residual"] = like_x(residual, operation, "residual", x)
@@ -177,45 +185,30 @@ def _forward(
         y = np.empty_like(x, subok=False)
     else:
         y = check_output(out, operation, "out", x, x, inputs)
+    context = form.context(x, statistics, weights, y, residual, out is not None and overlapping(y, x))
     if x.size:
-        operand, place = write(y, view)
-        _kernels.forward(batch, True, dtype_code(x.dtype), view.shape, read(x, view), weights, gamma, beta,
-                         read(residual, view), operand, mean, var, count - correction if batch else 1.0, eps,
-                         ACTIVATIONS[kind], slope)  # fmt: skip
-        if place is not y:
-            y[...] = place
-    extra = {None: None, "leaky_relu": y, "silu": residual}[kind] if residual is not None else None
-    return y, Context(x, gamma, beta, mean, var, count, eps, correction, weights, channels, view, extra, kind, slope,
-                      residual is not None, dtypes, out is not None and overlapping(y, x))  # fmt: skip
+        _run_forward(asked, context, residual, y, batch=fixed is None)
+    return y, context
 
 
-def _dtype(parameter: Any) -> np.dtype[Any] | None:
-    return None if parameter is None else np.asarray(parameter).dtype
+def _run_forward(
+    asked: tuple[Any, ...] | None, c: Context, residual: Array | None, y: Array, *, batch: bool
+) -> None:
+    """Runs moments and normalize, and remembers what was asked where no array had to be copied."""
+    f, view = c.form, c.form.view
+    source, extra, (target, place) = read(c.x, view), read(residual, view), write(y, view)
+    code, divisor = dtype_code(c.x.dtype), f.count - f.correction if batch else 1.0
+    kind = ACTIVATIONS[f.activation]
+    _kernels.forward(batch, True, code, view.shape, source, c.weights, c.gamma, c.beta, extra, target, c.mean,
+                     c.var, divisor, f.eps, kind, f.slope)  # fmt: skip
+    if place is not y:
+        y[...] = place
+    if asked is not None and (steps := steps_of((c.x, residual, y), (source, extra, target))):
+        CALLS.remember_forward(asked, f, c.statistics.shape, batch, code, view.shape, steps, divisor, f.eps, kind,
+                               f.slope)  # fmt: skip
 
 
 # ------------------------------------------------------------------------------------------------------ backward
-
-
-def _outputs(out: Any, dy: Array, c: Context, operation: str) -> tuple[Array, Array | None]:
-    """Where dx and, behind an activation, dresidual go."""
-    pair = out if isinstance(out, tuple) else (out, None)
-    if len(pair) != 2:
-        raise OutputError(
-            f"{operation}: out has {len(pair)} arrays, expected dx, or the pair (dx, dresidual)."
-        )
-    if pair[1] is not None and not c.residual:
-        raise OutputError(
-            f"{operation}: out has a place for dresidual, expected dx alone: there was no residual."
-        )
-    inputs = {"dy": dy, "x": c.x} | ({} if c.extra is None else {"the residual or y": c.extra})
-    dx = (
-        np.empty_like(c.x, subok=False)
-        if pair[0] is None
-        else check_output(pair[0], operation, "out", c.x, dy, inputs)
-    )
-    if pair[1] is None:
-        return dx, np.empty_like(c.x, subok=False) if c.residual else None
-    return dx, check_output(pair[1], operation, "out[1]", c.x, None, {**inputs, "out[0]": dx})
 
 
 def batch_norm_backward(dy: Any, context: Context, *, out: Any = None) -> Gradients:
@@ -232,14 +225,20 @@ def batch_norm_backward(dy: Any, context: Context, *, out: Any = None) -> Gradie
     Source: Ioffe and Szegedy 2015, section 3, with the variance's own correction and weights.
     """
     operation = "batch_norm_backward"
+    asked: tuple[Any, ...] | None = None
+    if type(context) is Context and context.weights is None and not context.overwritten:
+        places = out if type(out) is tuple and len(out) == 2 else (out, None)
+        asked = (dy, context.x, context.extra, *places, context.statistics)
+        if ran := CALLS.backward(asked, context.form):
+            return Gradients(*ran)
     dy = check_backward(dy, context, operation)
     c = context
-    dx, dresidual = _outputs(out, dy, c, operation)
+    dx, dresidual = results_for(out, dy, c, operation)
     sum_dy, sum_dy_xhat = np.zeros(c.mean.shape), np.zeros(c.mean.shape)
     if dresidual is not None and c.activation is None:  # before dx may be written over dy
         dresidual[...] = dy
     if c.x.size:
-        _backward(dy, c, dx, dresidual if c.activation else None, sum_dy, sum_dy_xhat)
+        _run_backward(asked, dy, c, dx, dresidual if c.activation else None, sum_dy, sum_dy_xhat)
     gamma_dtype, beta_dtype = c.parameter_dtypes
     return Gradients(
         dx,
@@ -249,19 +248,26 @@ def batch_norm_backward(dy: Any, context: Context, *, out: Any = None) -> Gradie
     )
 
 
-def _backward(
-    dy: Array, c: Context, dx: Array, dresidual: Array | None, sum_dy: Array, sum_dy_xhat: Array
-) -> None:
-    """Runs gradient_sums and input_gradient, which also gives dresidual where that is not dy itself."""
-    results = [(a, *write(a, c.view)) for a in (dx, dresidual) if a is not None]
-    operands = [operand for _, operand, _ in results] + [None]
-    _kernels.backward(True, True, dtype_code(c.x.dtype), c.view.shape, read(c.x, c.view), c.weights,
-                      c.gamma, c.beta, read(dy, c.view), read(c.extra, c.view), operands[0], operands[1], c.mean,
-                      c.var, sum_dy, sum_dy_xhat, c.count, c.count - c.correction, c.eps,
-                      SIDES[c.activation, c.residual], c.slope)  # fmt: skip
-    for array, _, place in results:
-        if place is not array:
-            array[...] = place
+def _run_backward(
+    asked: tuple[Any, ...] | None, dy: Array, c: Context, dx: Array, dresidual: Array | None, sum_dy: Array,
+    sum_dy_xhat: Array,
+) -> None:  # fmt: skip
+    """Runs gradient_sums and input_gradient, which also gives dresidual where that is not dy itself; remembers."""
+    f, view = c.form, c.form.view
+    source, gradient, extra = read(c.x, view), read(dy, view), read(c.extra, view)
+    target, place = write(dx, view)
+    second, second_place = (None, None) if dresidual is None else write(dresidual, view)
+    code, divisor, side = dtype_code(c.x.dtype), f.count - f.correction, SIDES[f.activation, f.residual]
+    _kernels.backward(True, True, code, view.shape, source, c.weights, c.gamma, c.beta, gradient, extra, target,
+                      second, c.mean, c.var, sum_dy, sum_dy_xhat, f.count, divisor, f.eps, side, f.slope)  # fmt: skip
+    if place is not dx:
+        dx[...] = place
+    if dresidual is not None and second_place is not dresidual:
+        dresidual[...] = second_place
+    arrays, operands = (c.x, dy, c.extra, dx, dresidual), (source, gradient, extra, target, second)
+    if asked is not None and (f.activation or not f.residual) and (steps := steps_of(arrays, operands)):
+        CALLS.remember_backward(asked, f, c.mean.shape, *f.parameter_dtypes, code, view.shape, steps, f.count,
+                                divisor, f.eps, side, f.slope)  # fmt: skip
 
 
 # -------------------------------------------------------------------------------------------------------- engine
