@@ -127,6 +127,7 @@ FORMS: dict[str, Callable[[Array], Any]] = {
     "askew": askew,
     "otherwise": otherwise,
     "reversed": lambda a: a[::-1],
+    "every other": lambda a: np.repeat(a, 2, axis=-1)[..., ::2],
     "swapped": swapped,
     "an int": lambda a: a.astype(np.int32),
     "wider": lambda a: a.astype(np.float64),

@@ -12,7 +12,7 @@ import numpy as np
 import oracle
 import pytest
 from conftest import ACTIVATIONS, DTYPES, LAYOUTS, Array
-from repeated import LAYOUT, Case, anew, contents, remembered, without_the_gate
+from repeated import LAYOUT, Case, anew, askew, contents, remembered, without_the_gate
 
 import xhat
 from xhat import ops
@@ -168,11 +168,19 @@ def test_many_threads_at_once() -> None:
         assert list(crowds) == [None] * 3
 
 
-def test_what_is_copied_masked_or_has_no_buffer_goes_through_the_gate() -> None:
+def test_what_is_copied_masked_askew_or_has_no_buffer_goes_through_the_gate() -> None:
     """And so the search above, for calls that did not, would find one."""
-    cropped, plain = Case(LAYOUTS["cropped"]), Case(LAYOUT)
-    half = Case(LAYOUT, DTYPES["bfloat16"])
-    for call in (cropped.forward, half.forward, lambda: plain.forward(mask=np.ones((6, 1, 1)))):
+    cropped, half, plain = Case(LAYOUTS["cropped"]), Case(LAYOUT, DTYPES["bfloat16"]), remembered()
+    x, gamma, y = askew(plain.x), askew(plain.gamma), askew(plain.y)
+    calls: list[Callable[[], Any]] = [
+        cropped.forward,
+        half.forward,
+        lambda: plain.forward(mask=np.ones((6, 1, 1))),
+        lambda: plain.forward(out=y),
+        lambda: xhat.batch_norm(x, plain.gamma, plain.beta, axis=1),
+        lambda: xhat.batch_norm(plain.x, gamma, plain.beta, axis=1),
+    ]
+    for call in calls:
         for _ in range(2):
             call()
         with without_the_gate(), pytest.raises(AssertionError, match="through the gate"):

@@ -1,6 +1,7 @@
 """After good calls an odd one is seen: it has the outcome that it has where nothing was remembered, word for word."""
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -37,20 +38,21 @@ FORWARD: dict[str, dict[str, Any]] = {
 
 
 def alike(odd: Callable[[Case], Any], wrong: type[Exception] | None = None) -> None:
-    """An odd call has the outcome after good calls that it has without them, and leaves the same behind."""
+    """An odd call, made twice, has the outcomes after good calls that a first one has, and leaves the same behind."""
     after = []
-    for prepared in (remembered, lambda: Case(LAYOUT)):
+    for memory in (nullcontext, anew):
         with anew():
-            case = prepared()
-            case.y, case.dx = (
-                np.full_like(case.x, 7),
-                np.full_like(case.x, 7),
-            )
-            found = outcome(lambda case=case: odd(case))
+            case = remembered() if memory is nullcontext else Case(LAYOUT)
+            # Whatever was written before is forgotten.
+            case.y, case.dx = np.full_like(case.x, 7), np.full_like(case.x, 7)
+            found = []
+            for _ in range(2):
+                with memory():
+                    found.append(outcome(lambda case=case: odd(case)))
             after.append((found, *(contents(a) for a in (case.x, case.dy, case.y, case.dx, case.gamma))))
     assert after[0] == after[1]
     if wrong is not None:
-        assert issubclass(after[0][0][0][0], wrong)
+        assert issubclass(after[0][0][0][0][0], wrong)
 
 
 @pytest.mark.parametrize("options", FORWARD.values(), ids=FORWARD)
@@ -110,28 +112,31 @@ def test_places_next_to_an_input_are_taken() -> None:
 def test_places_that_touch_a_residual_or_each_other_are_refused(activation: Any) -> None:
     more = {"activation": activation}
 
-    def case_of(_: Case) -> Case:
+    def case_of() -> Case:
         case = Case(LAYOUT, residual=True)
-        for out in (True, False, True):
-            case.both(out, **more)
+        for out, places in ((False, True), (True, True), (False, False)):
+            case.both(out, places, **more)
         return case
 
-    def over_the_residual(case: Case) -> Any:
-        case = case_of(case)
+    def over_the_residual(_: Case) -> Any:
+        case = case_of()
         return case.forward(out=case.residual, **more)
 
     def over(name: str) -> Callable[[Case], Any]:
-        def odd(case: Case) -> Any:
-            case = case_of(case)
-            context = case.both(**more)[1]
-            places = {"dx": (case.dx, case.dx), "dy": (case.dx, case.dy), "x": (case.dx, case.x)}
-            return xhat.batch_norm_backward(case.dy, context, out=places.get(name, (context.extra, None)))
+        def odd(_: Case) -> Any:
+            case = case_of()
+            context = case.forward(**more)[1]
+            dx, dresidual = case.dx, case.dresidual
+            pairs = {"dx": (dx, dx), "dy": (dx, case.dy), "x": (dx, case.x), "extra": (context.extra, dresidual),
+                     "locked": (dx, locked(dresidual)), "extra second": (dx, context.extra)}  # fmt: skip
+            return xhat.batch_norm_backward(case.dy, context, out=pairs[name])
 
         return odd
 
-    for odd in (over_the_residual, over("dx"), over("dy"), over("x")):
+    for odd in (over_the_residual, over("dx"), over("dy"), over("x"), over("locked")):
         alike(odd, OutputError)
-    alike(over("extra"), OutputError if activation else None)
+    for odd in (over("extra"), over("extra second")):
+        alike(odd, OutputError if activation else None)
 
 
 def test_interleaved_places_are_taken() -> None:
