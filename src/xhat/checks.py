@@ -25,7 +25,6 @@ __all__ = [
     "check_sum",
     "constants",
     "dtype_code",
-    "dtype_of",
     "floating",
     "like_x",
     "overlapping",
@@ -60,11 +59,6 @@ def dtype_code(dtype: np.dtype[Any]) -> int:
 def _known(dtype: np.dtype[Any]) -> bool:
     """Whether the kernels take this dtype: one of the four, in this machine's byte order."""
     return dtype.name in _CODES and dtype.isnative
-
-
-def dtype_of(parameter: Any) -> np.dtype[Any] | None:
-    """The dtype of a parameter as it was given; None stays None."""
-    return None if parameter is None else np.asarray(parameter).dtype
 
 
 def plain_array(value: Any, operation: str, name: str) -> Array:
@@ -102,6 +96,12 @@ def floating(value: Any, operation: str, name: str) -> Array:
     )
 
 
+@lru_cache
+def _takes(x: np.dtype[Any], parameter: np.dtype[Any]) -> bool:
+    """Whether parameters of this dtype go with such an x."""
+    return parameter.name in PARAMETER_DTYPES[x.name]
+
+
 def channel_array(
     value: Any, operation: str, name: str, shape: tuple[int, ...], channels: tuple[int, ...], x: Array
 ) -> Array | None:
@@ -118,7 +118,7 @@ def channel_array(
             f"{operation}: {name} has shape {shown(array.shape)}, expected {shown(shape)} to match {axes} "
             f"of x {shown(x.shape)}."
         )
-    if array.dtype != x.dtype and array.dtype.name not in PARAMETER_DTYPES[x.dtype.name]:
+    if not _takes(x.dtype, array.dtype):
         raise DtypeError(
             f"{operation}: {name} has dtype {array.dtype}, expected {' or '.join(PARAMETER_DTYPES[x.dtype.name])} "
             f"for x of {x.dtype}: parameters may be wider than x, not narrower."

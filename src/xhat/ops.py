@@ -21,7 +21,6 @@ from xhat.checks import (
     check_output,
     constants,
     dtype_code,
-    dtype_of,
     floating,
     like_x,
     overlapping,
@@ -168,16 +167,14 @@ def _forward(
 ) -> tuple[Array, Context]:  # fmt: skip
     """Both forward passes after their own checks. `fixed`: mean and var, where they are not to be computed first."""
     kind, slope = activation_of(activation, operation)
-    dtypes = dtype_of(gamma), dtype_of(beta)
-    form = Form(channels, view, count, eps, correction, kind, slope, residual is not None, dtypes)
+    shape = tuple([x.shape[a] for a in channels])
+    gamma = channel_array(gamma, operation, "gamma", shape, channels, x)
+    beta = channel_array(beta, operation, "beta", shape, channels, x)
     # Copies: the context must not change with the caller's arrays.
-    statistics = np.zeros((4, *[x.shape[a] for a in channels]))
-    mean, var, *parameters = statistics
-    if fixed is not None:
-        mean[...], var[...] = fixed
-    for row, name, value in zip(parameters, ("gamma", "beta"), (gamma, beta), strict=True):
+    statistics = np.zeros((4, *shape))
+    for row, value in enumerate((*(fixed or (None, None)), gamma, beta)):
         if value is not None:
-            row[...] = channel_array(value, operation, name, row.shape, channels, x)
+            statistics[row] = value
     inputs = {"x": x}
     if residual is not None:
         residual = inputs["residual"] = like_x(residual, operation, "residual", x)
@@ -185,6 +182,8 @@ def _forward(
         y = np.empty_like(x, subok=False)
     else:
         y = check_output(out, operation, "out", x, x, inputs)
+    dtypes = None if gamma is None else gamma.dtype, None if beta is None else beta.dtype
+    form = Form(channels, view, count, eps, correction, kind, slope, residual is not None, dtypes)
     context = form.context(x, statistics, weights, y, residual, out is not None and overlapping(y, x))
     if x.size:
         _run_forward(asked, context, residual, y, batch=fixed is None)
