@@ -149,7 +149,7 @@ nb::object place(const Numpy& numpy, const nb::tuple& asked, size_t out, size_t 
 
 }  // namespace
 
-std::optional<nb::tuple> Calls::forward(const nb::tuple& asked) {
+std::optional<Anything> Calls::forward(const Anything& asked) {
     Question question(numpy_);
     const auto seen = forward_question(question, asked);
     const auto found = question.known() ? forwards_.find(question.key()) : forwards_.end();
@@ -174,7 +174,7 @@ std::optional<nb::tuple> Calls::forward(const nb::tuple& asked) {
     b.mean = rows[0], b.var = rows[1];
     b.gamma = seen[GAMMA].at ? rows[2] : nullptr, b.beta = seen[BETA].at ? rows[3] : nullptr;
     run(xhat::forward, b);
-    return nb::make_tuple(y, statistics, call.form, over);
+    return Anything(nb::make_tuple(y, statistics, call.form, over));
 }
 
 void Calls::remember_forward(const nb::tuple& asked, nb::object form, nb::object statistics_shape, const Batch& batch) {
@@ -186,7 +186,7 @@ void Calls::remember_forward(const nb::tuple& asked, nb::object form, nb::object
     if (first) forms_.insert(form.ptr());
 }
 
-std::optional<nb::tuple> Calls::backward(const nb::tuple& asked, nb::handle form) {
+std::optional<Anything> Calls::backward(const Anything& asked, nb::handle form) {
     Question question(numpy_);
     const auto seen = backward_question(question, asked, form);
     const auto found = question.known() ? backwards_.find(question.key()) : backwards_.end();
@@ -211,8 +211,8 @@ std::optional<nb::tuple> Calls::backward(const nb::tuple& asked, nb::handle form
     b.beta = call.beta_dtype.is_none() ? nullptr : row + 3 * b.channels;
     b.sum_dy = sums.data(), b.sum_dy_xhat = sums.data() + b.channels;
     run(xhat::backward, b);
-    return nb::make_tuple(dx, gradient(b.sum_dy_xhat, b.channels, call.channels, call.gamma_dtype),
-                          gradient(b.sum_dy, b.channels, call.channels, call.beta_dtype), dresidual);
+    return Anything(nb::make_tuple(dx, gradient(b.sum_dy_xhat, b.channels, call.channels, call.gamma_dtype),
+                          gradient(b.sum_dy, b.channels, call.channels, call.beta_dtype), dresidual));
 }
 
 void Calls::remember_backward(const nb::tuple& asked, nb::object form, nb::object channels, nb::object gamma_dtype,

@@ -16,6 +16,8 @@
 
 namespace xhat {
 
+using Anything = nb::typed<nb::tuple, nb::any, nb::ellipsis>;  // for who reads types: tuple[Any, ...]
+
 // What never changes: NumPy's array, the dtypes by their number, and how memory is asked for.
 struct Numpy {
     nb::object array;
@@ -29,9 +31,9 @@ class Calls {
     explicit Calls(Numpy numpy) : numpy_(std::move(numpy)) {}
 
     // (x, mean, var, gamma, beta, residual, out, then options) -> (y, statistics, form, whether y is over x), or None.
-    std::optional<nb::tuple> forward(const nb::tuple& asked);
+    std::optional<Anything> forward(const Anything& asked);
     // (dy, x, extra, dx, dresidual, statistics), form -> (dx, dgamma, dbeta, dresidual), or None.
-    std::optional<nb::tuple> backward(const nb::tuple& asked, nb::handle form);
+    std::optional<Anything> backward(const Anything& asked, nb::handle form);
 
     // The same, and a batch of it without addresses. The first form of a kind is that of all.
     void remember_forward(const nb::tuple& asked, nb::object form, nb::object statistics_shape, const Batch& batch);

@@ -156,7 +156,7 @@ NB_MODULE(_kernels, m) {
         .def("backward", &Calls::backward, nb::arg("asked"), nb::arg("form"),
              "(dy, x, extra, dx, dresidual, statistics), form -> (dx, dgamma, dbeta, dresidual).")
         .def("remember_forward",
-             [](Calls& self, nb::tuple asked, nb::object form, nb::object statistics_shape, bool reduce, int dtype,
+             [](Calls& self, Anything asked, nb::object form, nb::object statistics_shape, bool reduce, int dtype,
                 Sizes shape, std::array<nb::object, 3> strides, double divisor, double eps, int activation, double slope) {
                  Batch b = batch(dtype, shape, steps(strides[0]), nb::none());
                  b.reduce = reduce, b.map = true;
@@ -169,7 +169,7 @@ NB_MODULE(_kernels, m) {
              nb::arg("shape"), nb::arg("strides"), nb::arg("divisor"), nb::arg("eps"), nb::arg("activation"),
              nb::arg("slope"), "What the gate found of a call; strides on the view are those of x, residual and y.")
         .def("remember_backward",
-             [](Calls& self, nb::tuple asked, nb::object form, nb::object channels, nb::object gamma_dtype,
+             [](Calls& self, Anything asked, nb::object form, nb::object channels, nb::object gamma_dtype,
                 nb::object beta_dtype, int dtype, Sizes shape, std::array<nb::object, 5> strides, double count,
                 double divisor, double eps, int side, double slope) {
                  Batch b = batch(dtype, shape, steps(strides[0]), nb::none());

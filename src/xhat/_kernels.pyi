@@ -3,6 +3,7 @@ The compiled kernels. Arrays are (address or buffer, strides in elements); xhat.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 
 def forward(reduce: bool, map: bool, dtype: int, shape: Sequence[int], x: object, weights: object | None, gamma: object | None, beta: object | None, residual: object | None, y: object | None, mean: object, var: object, divisor: float, eps: float, activation: int, slope: float) -> None:
@@ -27,22 +28,22 @@ class Calls:
 
     def __init__(self, array: object, dtypes: Sequence[object], empty: object, empty_like: object) -> None: ...
 
-    def forward(self, asked: tuple) -> tuple | None:
+    def forward(self, asked: tuple[Any, ...]) -> tuple[Any, ...] | None:
         """
         (x, mean, var, gamma, beta, residual, out, options...) -> (y, statistics, form, whether y is over x).
         """
 
-    def backward(self, asked: tuple, form: object) -> tuple | None:
+    def backward(self, asked: tuple[Any, ...], form: object) -> tuple[Any, ...] | None:
         """
         (dy, x, extra, dx, dresidual, statistics), form -> (dx, dgamma, dbeta, dresidual).
         """
 
-    def remember_forward(self, asked: tuple, form: object, statistics_shape: object, reduce: bool, dtype: int, shape: Sequence[int], strides: Sequence[object], divisor: float, eps: float, activation: int, slope: float) -> None:
+    def remember_forward(self, asked: tuple[Any, ...], form: object, statistics_shape: object, reduce: bool, dtype: int, shape: Sequence[int], strides: Sequence[object], divisor: float, eps: float, activation: int, slope: float) -> None:
         """
         What the gate found of a call; strides on the view are those of x, residual and y.
         """
 
-    def remember_backward(self, asked: tuple, form: object, channels: object, gamma_dtype: object | None, beta_dtype: object | None, dtype: int, shape: Sequence[int], strides: Sequence[object], count: float, divisor: float, eps: float, side: int, slope: float) -> None:
+    def remember_backward(self, asked: tuple[Any, ...], form: object, channels: object, gamma_dtype: object | None, beta_dtype: object | None, dtype: int, shape: Sequence[int], strides: Sequence[object], count: float, divisor: float, eps: float, side: int, slope: float) -> None:
         """Likewise; strides are those of x, dy, extra, dx and dresidual."""
 
 def isa() -> str:
