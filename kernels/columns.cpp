@@ -25,14 +25,17 @@ struct Plan {
     size_t together; // rows of the array in a wide row
     size_t width;    // columns of a wide row
     size_t rows;     // whole wide rows
+    size_t shift;    // columns that a map's rows begin later, where a cache line of the result begins
     std::vector<Piece> pieces;
 
     explicit Plan(const Pass& pass) {
         const Batch& b = pass.b;
         row = b.channels * b.inner;
-        together = joinable(pass) ? rows_together(b.outer) : 1;
+        const bool dense = no_gaps(pass);
+        together = dense ? rows_together(b.outer) : 1;
         width = row * together;
         rows = b.outer / together;
+        shift = dense && b.map && width % LANES == 0 ? to_line(b.out.at, SIZE_OF[b.dtype]) : 0;
         const size_t few = pass.part || b.size() < WORTH_A_TEAM ? 1 : 4;  // a part is one thread's anyway
         const size_t wanted = std::max(few, b.size() >> 17);
         pieces.resize(std::max<size_t>(1, std::min<size_t>({64, rows / 4, wanted})));
@@ -45,7 +48,7 @@ struct Plan {
     }
 
   private:
-    bool joinable(const Pass& pass) const {
+    bool no_gaps(const Pass& pass) const {
         if (pass.b.weights || !pass.neighbours) return false;
         for (const Array* a : {&pass.b.x, &pass.b.dy, &pass.b.extra, &pass.b.out, &pass.b.dresidual})
             if (a->at && a->outer != std::ptrdiff_t(row)) return false;
@@ -76,37 +79,40 @@ struct Walk {
     const Plan& plan;
     const Batch& b = pass.b;
     ColumnSums sums;
-    std::unique_ptr<double[]> space;  // the factors of every column
+    FactorSpace factors;  // of every column, as far as the last row of a map goes
     // Whether some channel's factors are beyond float, which takes the whole half of the pass to double.
     std::atomic<bool> wide_sums{false}, wide_map{false};
     bool quick;  // sums will do at first
 
     Walk(const Pass& p, const Plan& l)
-        : pass(p), plan(l), sums(l, p.b.channels), space(new double[FACTORS * l.width]), quick(p.quick()) {
+        : pass(p), plan(l), sums(l, p.b.channels), factors(l.width + l.shift, l.shift), quick(p.quick()) {
         if (pass.backward)
             for (size_t c = 0; c < b.channels && quick; c++) quick = pass.raw_will_do(b.mean[c], b.var[c]);
     }
 
-    template <class Visit> void tiles(size_t piece, const Visit& visit) const {
-        const Plan::Piece& part = plan.pieces[piece];
-        const size_t odd = piece + 1 == plan.pieces.size() ? b.outer % plan.together : 0;
-        if (part.last > part.first) visit(wide_rows(part.first * plan.together, part.last - part.first, plan.width));
-        if (odd) visit(wide_rows(plan.rows * plan.together, 1, odd * plan.row));
+    // The rows of a piece as tiles, and the column that each of them begins with. `shift`: of the whole rows.
+    template <class Visit> void tiles(size_t piece, size_t shift, const Visit& visit) const {
+        const size_t first = plan.pieces[piece].first, last = plan.pieces[piece].last, joined = plan.together;
+        const size_t whole = last - first - (shift && last > first), odd = piece + 1 == plan.pieces.size() ? b.outer % joined : 0;
+        if (shift && last > first) visit(wide_rows(first, 1, shift), 0);
+        if (whole) visit(wide_rows(first, whole, plan.width, shift), shift);
+        if (shift && last > first) visit(wide_rows(last - 1, 1, plan.width - shift, shift), shift);
+        if (odd) visit(wide_rows(plan.rows, 1, odd * plan.row), 0);
     }
 
     void reduce(size_t piece) const {
         const Care care = wide_sums ? Care::WIDE : quick ? Care::QUICK : Care::CAREFUL;
         set_origins(piece, care);
-        sum_up(piece, care, terms(wide_sums, space.get()), [](size_t) { return true; });
+        sum_up(piece, care, terms(wide_sums, factors), [](size_t) { return true; });
         if (care != Care::QUICK) return;
         const auto unsure = [&](size_t c) { return !sure(piece, c); };
         bool any = false;
         for (size_t c = 0; c < b.channels; c++) any |= unsure(c);
         if (!any) return;
-        const std::unique_ptr<double[]> own(new double[FACTORS * plan.width]);
-        if (pass.raw) correct_origins(piece, own.get(), unsure);
-        if (pass.backward) fill(own.get(), 0, b.channels, false);
-        sum_up(piece, pass.more_care(), terms(true, own.get()), unsure);
+        if (pass.raw) correct_origins(piece, unsure);
+        const FactorSpace own(plan.width, 0);
+        if (pass.backward) fill(own.of<double>(), 0, b.channels, false);
+        sum_up(piece, pass.more_care(), terms(true, own), unsure);
     }
 
     // Folds the pieces in order, and in each the columns of a channel; a few channels at a time, as they lie.
@@ -129,8 +135,8 @@ struct Walk {
     }
 
     void map(size_t piece) const {
-        tiles(piece, [&](Tile t) {
-            t.terms = terms(wide_map, space.get());
+        tiles(piece, plan.shift, [&](Tile t, size_t column) {
+            t.terms = terms(wide_map, factors, column);
             t.stream = pass.large;
             t.staged = t.staged || t.stream;
             pass.run_map(t, wide_map);
@@ -140,11 +146,11 @@ struct Walk {
     // The factors of the sums, or of the map: each member of the team makes those of its share of the channels.
     void prepare(Team team, bool with_sums, std::atomic<bool>& wide) {
         const size_t first = team.first(b.channels), last = team.last(b.channels);
-        if (!pass.terms_in_double(false) && !fill(reinterpret_cast<float*>(space.get()), first, last, with_sums))
+        if (!pass.terms_in_double(false) && !fill(factors.of<float>(), first, last, with_sums))
             wide = true;
         team.barrier();
         if (!pass.terms_in_double(wide)) return;
-        fill(space.get(), first, last, with_sums);
+        fill(factors.of<double>(), first, last, with_sums);
         team.barrier();
     }
 
@@ -166,7 +172,8 @@ struct Walk {
         if (pass.brief && !pass.backward) average_origins(piece);
     }
     // A number of each channel whose moments about zero are unsure.
-    template <class Unsure> void correct_origins(size_t piece, double* numbers, const Unsure& unsure) const {
+    template <class Unsure> void correct_origins(size_t piece, const Unsure& unsure) const {
+        double* const numbers = &sums.sum[piece * plan.width];  // of which the totals are known
         pass.values(plan.pieces[piece].origin, numbers);
         for (size_t c = 0; c < b.channels; c++)
             if (unsure(c)) origin(piece, c) = numbers[c];
@@ -177,7 +184,7 @@ struct Walk {
         const Plan::Piece& part = plan.pieces[piece];
         const size_t rows = std::min<size_t>(16, part.last - part.first);
         if (rows < 2) return;
-        Tile t = wide_rows(part.first * plan.together, rows, plan.width);
+        Tile t = wide_rows(part.first, rows, plan.width);
         t.x.row *= std::ptrdiff_t((part.last - part.first) / rows);
         clear(piece);
         add(piece, t, Terms{}, Care::QUICK);
@@ -208,7 +215,7 @@ struct Walk {
     template <class Wanted>
     void sum_up(size_t piece, Care care, const Terms& factors, const Wanted& wanted) const {
         clear(piece);
-        tiles(piece, [&](const Tile& t) { add(piece, t, factors, care); });
+        tiles(piece, 0, [&](const Tile& t, size_t) { add(piece, t, factors, care); });
         for (size_t c = 0; c < b.channels; c++)
             if (wanted(c)) total(piece, c) = column_sums(piece, c);
     }
@@ -231,8 +238,9 @@ struct Walk {
             b.var[c] = moments.m2 / b.divisor;
         }
     }
-    Tile wide_rows(size_t first, size_t rows, size_t width) const {
-        Tile t = pass.tile(first, 0, 0, rows, 1, width);
+    // From wide row `first` and column `column` on.
+    Tile wide_rows(size_t first, size_t rows, size_t width, size_t column = 0) const {
+        Tile t = pass.tile(first * plan.together, 0, column, rows, 1, width);
         const auto joined = std::ptrdiff_t(plan.together);
         t.x.row *= joined, t.dy.row *= joined, t.extra.row *= joined, t.out.row *= joined, t.dresidual.row *= joined;
         return t;
@@ -240,21 +248,19 @@ struct Walk {
     Factors factors_of(size_t c, bool with_sums) const {
         return {b, c, b.mean[c], b.var[c], with_sums ? b.sum_dy[c] : 0, with_sums ? b.sum_dy_xhat[c] : 0};
     }
-    // Of channels [first, last); whether all of them are moderate enough for float.
-    template <class A> bool fill(A* at, size_t first, size_t last, bool with_sums) const {
-        const FactorArrays<A> arrays{at, plan.width};
+    // Of channels [first, last), for every column of theirs; whether all of them are moderate enough for float.
+    template <class A> bool fill(const FactorArrays<A>& arrays, size_t first, size_t last, bool with_sums) const {
         bool fit = true;
         for (size_t c = first; c < last; c++) {
             const Factors f = factors_of(c, with_sums);
             fit &= f.fits_float();
-            for (size_t k = 0; k < plan.together; k++)
-                arrays.set(k * plan.row + c * b.inner, b.inner, f);
+            for (size_t k = c * b.inner; k < arrays.count; k += plan.row) arrays.set(k, std::min(b.inner, arrays.count - k), f);
         }
         return fit;
     }
-    Terms terms(bool in_double, double* at) const {
-        if (pass.terms_in_double(in_double)) return FactorArrays<double>{at, plan.width}.terms();
-        return FactorArrays<float>{reinterpret_cast<float*>(at), plan.width}.terms();
+    // From column `column` on.
+    Terms terms(bool in_double, const FactorSpace& space, size_t column = 0) const {
+        return pass.terms_in_double(in_double) ? space.of<double>().terms(column) : space.of<float>().terms(column);
     }
 };
 

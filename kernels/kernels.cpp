@@ -156,19 +156,31 @@ template <class T, bool columns, int side, bool weighted> void gradient_sums(con
     }
 }
 
+// g of silu is made first.
 template <bool columns, int side> void raw_sums(const Tile& t) {
-    const auto run_at = [&t](size_t r, size_t c, size_t first, size_t n, float* RESTRICT buffer) INLINE_LAMBDA {
-        RawRun run = raw_run(t, r, c, first);
-        if constexpr (is_silu(side)) {
-            float* const g = place_of_g(t, r, c, first, buffer);
-            make_gradients(gradient_at<float, columns, side, false>(t, r, c, first), n, g);
-            run.dy = g;
-        }
-        return run;
-    };
     constexpr int rest = is_silu(side) ? int(NO_ACTIVATION) : side;
-    if constexpr (columns) reduce_raw_columns<rest>(t, run_at);
-    else reduce_raw_lanes<rest>(t, run_at);
+    const auto made = [&t](size_t r, size_t c, size_t first, size_t n, float* buffer) {
+        float* const g = place_of_g(t, r, c, first, buffer);
+        make_gradients(gradient_at<float, columns, side, false>(t, r, c, first), n, g);
+        return g;
+    };
+    if constexpr (columns) {
+        reduce_raw_columns<rest>(t, is_silu(side) ? PACE : t.width,
+                                 [&](size_t r, size_t rows, size_t first, size_t n, float* buffer) INLINE_LAMBDA {
+            RawRows runs = raw_rows(t, r, first);
+            if constexpr (is_silu(side)) {
+                for (size_t k = rows; k-- > 0;) runs.first.dy = made(r + k, 0, first, n, buffer + k * PACE);
+                runs.dy = t.out.at ? t.out.row : ptrdiff_t(PACE);
+            }
+            return runs;
+        });
+    } else {
+        reduce_raw_lanes<rest>(t, [&](size_t r, size_t c, size_t first, size_t n, float* buffer) INLINE_LAMBDA {
+            RawRun run = raw_run(t, r, c, first);
+            if constexpr (is_silu(side)) run.dy = made(r, c, first, n, buffer);
+            return run;
+        });
+    }
 }
 
 // ------------------------------------------------------------------------------------------------- maps

@@ -2,7 +2,8 @@
 //
 // A channel is cut into pieces that depend on the shape alone. A block of channels is reduced and then mapped
 // while it is still in the cache: one read and one write of memory in the forward pass. Each member of the team
-// walks blocks of its own; where there are too few blocks, the team shares the pieces of one block after another.
+// walks blocks of its own; where there are too few blocks, or too large ones, the team shares the pieces of one block
+// after another.
 #include "pass.h"
 #include "threads.h"
 
@@ -19,6 +20,7 @@ using std::size_t;
 constexpr size_t MOST_CHANNELS = 64;  // of a block
 constexpr size_t ENOUGH = 16384;      // bytes of a row's run that are worth a block of their own
 constexpr size_t CACHED = size_t(1) << 19;  // bytes that stay in the second cache beside what is written
+constexpr size_t SHARED = size_t(1) << 20;  // of a block that one member's second cache may not hold, and a team's do
 
 size_t clamped(size_t v, size_t low, size_t high) { return std::max(low, std::min(v, high)); }
 
@@ -26,6 +28,7 @@ struct Plan {
     // Numbers [first, last); the one of the largest weight; the sum of weights.
     struct Piece { size_t first, last, origin; double m; };
     size_t length, block;  // numbers of a channel; channels of a block
+    size_t bytes;          // that are read of a block
     std::vector<Piece> pieces;
 
     explicit Plan(const Pass& pass) : length(pass.b.outer * pass.b.inner), block(1) {
@@ -33,6 +36,7 @@ struct Plan {
         const size_t run = b.inner * SIZE_OF[b.dtype];  // short runs of neighbouring channels share cache lines
         const size_t most = std::min(MOST_CHANNELS, CACHED / (length * SIZE_OF[b.dtype] * pass.read));
         if (b.outer > 1) block = clamped(std::min(ENOUGH / run, most), 1, b.channels);
+        bytes = pass.read * block * length * SIZE_OF[b.dtype];
         pieces.resize(clamped(256 / b.channels, 1, std::max<size_t>(1, length / 8192)));
         for (size_t p = 0; p < pieces.size(); p++) {
             const size_t first = length * p / pieces.size(), last = length * (p + 1) / pieces.size();
@@ -206,7 +210,7 @@ struct Block {
 void walk(const Pass& pass, const Plan& plan, Team team, std::vector<BlockSums>& sums, size_t first_block, size_t last_block) {
     const Batch& b = pass.b;
     const size_t p0 = team.first(plan.pieces.size()), p1 = team.last(plan.pieces.size());
-    const bool cached = b.reduce && pass.read * plan.block * plan.length * SIZE_OF[b.dtype] <= NEAR;
+    const bool cached = b.reduce && plan.bytes <= NEAR;
     for (size_t k = first_block; k < last_block; k++) {
         const size_t first = k * plan.block;
         Block block(pass, plan, sums[k % sums.size()], first, std::min(plan.block, b.channels - first));
@@ -227,7 +231,8 @@ void walk(const Pass& pass, const Plan& plan, Team team, std::vector<BlockSums>&
 void run_lanes(const Pass& pass, int threads) {
     const Plan plan(pass);
     const size_t blocks = (pass.b.channels + plan.block - 1) / plan.block;
-    if (threads > 1 && blocks < 2 * size_t(threads)) {
+    const bool large = plan.bytes > SHARED && plan.pieces.size() >= size_t(threads), few = blocks < 2 * size_t(threads);
+    if (threads > 1 && (large || few)) {
         std::vector<BlockSums> sums(2, BlockSums(plan));
         parallel(threads, [&](Team team) { walk(pass, plan, team, sums, 0, blocks); });
         return;

@@ -85,6 +85,13 @@ template <class T> class Written {
 };
 
 // A map is an `Each` with  void operator()(i, &out, &dresidual). Four rows of columns share the loads of their terms.
+template <class V, class Some> ALWAYS_INLINE void in_lines(const V* out, size_t n, const Some& some) {
+    if (n < LANES) return some(0, n);
+    some(0, LANES);
+    size_t i = (64 - beyond_line(out, 64)) / sizeof(V);  // from here on whole lines are written
+    for (; i + LANES <= n; i += LANES) some(i, i + LANES);
+    if (i < n) some(n - LANES, n);  // some of them again, which is quicker than one by one
+}
 template <class V, bool second, class Each> inline void map_row(const Each& each, size_t n, V* RESTRICT out, V* RESTRICT also) {
     const auto some = [&](size_t first, size_t last) INLINE_LAMBDA {
         IVDEP  // RESTRICT in the members of `each` is not believed, and two results in one loop are not vector code without it
@@ -94,27 +101,26 @@ template <class V, bool second, class Each> inline void map_row(const Each& each
             if (second) also[i] = dresidual;
         }
     };
-    if (!Each::simple || n < LANES) return some(0, n);
-    some(0, LANES);
-    size_t i = (64 - beyond_line(out, 64)) / sizeof(V);  // from here on whole lines are written
-    for (; i + LANES <= n; i += LANES) some(i, i + LANES);
-    if (i < n) some(n - LANES, n);  // some of them again, which is quicker than one by one
+    if (Each::simple) in_lines(out, n, some);
+    else some(0, n);
 }
 template <class V, bool second, class Each>
 inline void map_four_rows(const Each& a, const Each& b, const Each& c, const Each& d, size_t n, V* const* outs,
                           V* const* alsos) {
     V *RESTRICT o0 = outs[0], *RESTRICT o1 = outs[1], *RESTRICT o2 = outs[2], *RESTRICT o3 = outs[3];
     V *RESTRICT p0 = alsos[0], *RESTRICT p1 = alsos[1], *RESTRICT p2 = alsos[2], *RESTRICT p3 = alsos[3];
-    IVDEP
-    for (size_t i = 0; i < n; i++) {
-        V y0, y1, y2, y3, r0, r1, r2, r3;
-        a(i, y0, r0);
-        b(i, y1, r1);
-        c(i, y2, r2);
-        d(i, y3, r3);
-        o0[i] = y0, o1[i] = y1, o2[i] = y2, o3[i] = y3;
-        if (second) p0[i] = r0, p1[i] = r1, p2[i] = r2, p3[i] = r3;
-    }
+    in_lines(o0, n, [&](size_t first, size_t last) INLINE_LAMBDA {
+        IVDEP
+        for (size_t i = first; i < last; i++) {
+            V y0, y1, y2, y3, r0, r1, r2, r3;
+            a(i, y0, r0);
+            b(i, y1, r1);
+            c(i, y2, r2);
+            d(i, y3, r3);
+            o0[i] = y0, o1[i] = y1, o2[i] = y2, o3[i] = y3;
+            if (second) p0[i] = r0, p1[i] = r1, p2[i] = r2, p3[i] = r3;
+        }
+    });
 }
 
 // A result that is to be cached has its lines brought there first: asked for as early as the numbers it is made from.
@@ -149,7 +155,7 @@ template <class T, bool second, class At> inline void map_columns(const Tile& t,
                         (!second || t.dresidual.row == ptrdiff_t(t.width));
     const size_t pace = pace_of(t, t.dy.at ? PACE / 2 : PACE);
     for (size_t i = 0, n; i < t.width; i += n) {
-        n = joined ? t.width : pace - (t.stream ? beyond_line(to<T>(t.out, r, 0) + i, 64) / sizeof(T) : 0);
+        n = joined ? t.width : pace - beyond_line(to<T>(t.out, r, 0) + i, 64) / sizeof(T);
         n = n < t.width - i ? n : t.width - i;
         prefetch_rows<T>(t, t.x, r + ahead, i, n);
         prefetch_rows<T>(t, t.dy, r + ahead, i, n);

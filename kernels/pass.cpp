@@ -60,7 +60,7 @@ Tile Pass::tile(std::size_t row, std::size_t channel, std::size_t place, std::si
                 std::size_t width) const {
     const auto at = [&](const Array& a) {
         const auto elements = std::ptrdiff_t(row) * a.outer + std::ptrdiff_t(channel) * a.channel +
-                              std::ptrdiff_t(place) * a.inner;
+                              std::ptrdiff_t(place) * step(a);
         return a.at ? address(a.at, elements, b.dtype) : nullptr;
     };
     Tile t{};

@@ -27,7 +27,7 @@ struct Pass {
     // `bytes`: of the whole result, of which the batch may be a part.
     Pass(const Batch& batch, bool is_backward, bool by_columns, std::size_t bytes);
 
-    // A tile at outer row `row`, channel `channel`, place `place` along the inner axis.
+    // A tile at outer row `row`, channel `channel`, place `place` along the inner axis, or in columns along the row.
     Tile tile(std::size_t row, std::size_t channel, std::size_t place, std::size_t rows, std::size_t channels,
               std::size_t width) const;
     bool quick() const { return raw || brief; }

@@ -8,6 +8,8 @@
 #include "traversal.h"
 #include "vector.h"
 
+#include <initializer_list>
+
 namespace {
 
 constexpr int MOMENTS = -1;  // a side, of sums whose g is x
@@ -71,38 +73,79 @@ inline void raw_lanes(const RawRun& run, const RawRun& next, const RawTerms<Floa
     lanes.put_to(sum, product);
 }
 
-// Rows of columns side by side: four, or one.
-template <int side, class... Runs>
-inline void raw_rows(size_t width, const Tile& t, size_t first, Runs... runs) {
+// Rows of columns side by side: where the first of them lies, and what it is from each to the next.
+struct RawRows {
+    RawRun first;
+    ptrdiff_t x, dy, extra;
+    ALWAYS_INLINE RawRun operator[](size_t k) const {
+        return {first.x + ptrdiff_t(k) * x, first.dy + ptrdiff_t(k) * dy, first.extra + ptrdiff_t(k) * extra};
+    }
+};
+inline RawRows raw_rows(const Tile& t, size_t r, size_t first) {
+    return {raw_run(t, r, 0, first), t.x.row, t.dy.row, t.extra.row};
+}
+
+// What is asked for of rows ahead while LANES columns are added: a line of each row, or as many lines in the order of memory
+// where rows follow one another.
+class Ahead {
+  public:
+    static constexpr size_t ROWS = 4;
+
+    Ahead() = default;
+    Ahead(const Tile& t, size_t r) {
+        if (t.near || r + ROWS > t.rows) return;
+        for (const Source* s : {&t.x, &t.dy, &t.extra}) {
+            if (!s->at) continue;
+            const bool dense = s->row == ptrdiff_t(t.width);
+            of_[arrays_++] = {from<float>(*s, r, 0), dense ? ptrdiff_t(LANES) : s->row, dense ? ptrdiff_t(ROWS) : 1};
+        }
+    }
+    ALWAYS_INLINE void ask(size_t column) const {
+        for (size_t a = 0; a < arrays_; a++)
+            for (size_t k = 0; k < ROWS; k++) prefetch(of_[a].at + ptrdiff_t(column) * of_[a].column + ptrdiff_t(k) * of_[a].line);
+    }
+
+  private:
+    struct Lines { const float* at; ptrdiff_t line, column; } of_[3];
+    size_t arrays_ = 0;
+};
+
+// Columns [first, first + width) of some rows, which lie at `runs`; the same of the rows ahead is asked for.
+template <int side, size_t rows>
+inline void add_raw_rows(const Tile& t, const RawRows& runs, const Ahead& ahead, size_t first, size_t width) {
     double *RESTRICT sum = t.sum + first, *RESTRICT product = t.sum_product + first;
     constexpr bool bends = side == LEAKY_FROM_X;
     const float* scale = bends ? static_cast<const float*>(t.terms.scale) + first : nullptr;
     const float* kink = bends ? static_cast<const float*>(t.terms.kink) + first : nullptr;
     const Slope<Floats> slope(t.slope);
     size_t i = 0;
-    for (; i + VECTOR <= width; i += VECTOR) {
-        Doubles s = doubles(sum + i), p = doubles(product + i);
+    const auto add_vector = [&]() INLINE_LAMBDA {
         const RawTerms<Floats> terms{bends ? floats(scale + i) : Floats{}, bends ? floats(kink + i) : Floats{}, slope};
-        const auto add = [&](const RawRun& run) INLINE_LAMBDA {
-            const auto load = [&](const float* from) INLINE_LAMBDA { return floats(from + i); };
-            const Floats x = load(run.x);
-            const Doubles xi = widened(x), gi = side == MOMENTS ? xi : widened(raw_gradient<side>(x, run, terms, load));
-            s = s + gi;
-            p = plus_product(p, gi, xi);
-        };
-        (add(runs), ...);
+        const auto load = [&](const float* from) INLINE_LAMBDA { return floats(from + i); };
+        Doubles s = doubles(sum + i), p = doubles(product + i);
+        for (size_t k = 0; k < rows; k++) {
+            const Floats x = load(runs[k].x);
+            const Doubles xk = widened(x), gk = side == MOMENTS ? xk : widened(raw_gradient<side>(x, runs[k], terms, load));
+            s = s + gk;
+            p = plus_product(p, gk, xk);
+        }
         put(s, sum + i);
         put(p, product + i);
+        i += VECTOR;
+    };
+    while (i + LANES <= width) {
+        ahead.ask(first + i);
+        for (size_t k = 0; k < LANES; k += VECTOR) add_vector();
     }
+    while (i + VECTOR <= width) add_vector();
     for (; i < width; i++) {
         const RawTerms<float> terms{bends ? scale[i] : 0, bends ? kink[i] : 0, Slope<float>(t.slope)};
-        const auto add = [&](const RawRun& run) INLINE_LAMBDA {
-            const auto load = [&](const float* from) INLINE_LAMBDA { return from[i]; };
-            const double g = raw_gradient<side>(run.x[i], run, terms, load);
+        const auto load = [&](const float* from) INLINE_LAMBDA { return from[i]; };
+        for (size_t k = 0; k < rows; k++) {
+            const double x = load(runs[k].x), g = raw_gradient<side>(float(x), runs[k], terms, load);
             sum[i] += g;
-            product[i] += g * double(run.x[i]);
-        };
-        (add(runs), ...);
+            product[i] += g * x;
+        }
     }
 }
 
@@ -122,24 +165,24 @@ template <int side, class RunAt> inline void reduce_raw_lanes(const Tile& t, con
             }
         }
 }
-template <int side, class RunAt> inline void reduce_raw_columns(const Tile& t, const RunAt& run_at) {
-    constexpr size_t rows = 4;
-    float buffers[rows][PACE];
-    const size_t ahead = rows_ahead<float, rows>(t), pace = pace_of(t, PACE / 4);
-    for (size_t r = 0; r < t.rows;) {
-        const size_t four = r + rows <= t.rows ? rows : 1;
+// The same, some rows at a time, in pieces of `most` columns. `rows_at(row, rows, first, n, buffer)` says where they lie.
+template <int side, class RowsAt> inline void reduce_raw_columns(const Tile& t, size_t most, const RowsAt& rows_at) {
+    constexpr size_t rows = Ahead::ROWS;
+    float buffer[rows * PACE];
+    const size_t far = rows_ahead<float, rows>(t);
+    size_t r = 0;
+    for (; r + rows <= t.rows; r += rows) {
+        const Ahead ahead(t, r + far);
         for (size_t i = 0, n; i < t.width; i += n) {
-            n = t.width - i < pace ? t.width - i : pace;
-            RawRun run[rows];
-            for (size_t k = 0; k < four; k++) run[k] = run_at(r + k, 0, i, n, buffers[k]);
-            prefetch_rows<float, rows>(t, t.x, r + ahead, i, n);
-            prefetch_rows<float, rows>(t, t.dy, r + ahead, i, n);
-            if (reads_extra(side)) prefetch_rows<float, rows>(t, t.extra, r + ahead, i, n);
-            if (four == rows) raw_rows<side>(n, t, i, run[0], run[1], run[2], run[3]);
-            else raw_rows<side>(n, t, i, run[0]);
+            n = t.width - i < most ? t.width - i : most;
+            add_raw_rows<side, rows>(t, rows_at(r, rows, i, n, buffer), ahead, i, n);
         }
-        r += four;
     }
+    for (; r < t.rows; r++)
+        for (size_t i = 0, n; i < t.width; i += n) {
+            n = t.width - i < most ? t.width - i : most;
+            add_raw_rows<side, 1>(t, rows_at(r, 1, i, n, buffer), Ahead(), i, n);
+        }
 }
 
 }  // namespace

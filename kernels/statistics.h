@@ -6,6 +6,8 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdint>
+#include <memory>
 
 namespace xhat {
 
@@ -80,6 +82,12 @@ inline std::size_t heaviest(const Batch& b, std::size_t first, std::size_t last)
     return found;
 }
 
+// How many numbers of this size lie between an address and the next cache line.
+inline std::size_t to_line(const void* at, std::size_t size) {
+    constexpr std::size_t line = 64;
+    return (line - reinterpret_cast<std::uintptr_t>(at) % line) % line / size;
+}
+
 // The factors of both maps for one channel. The gradient sums are zero while they are still being computed.
 struct Factors {
     double m, mu, scale, beta, through_mu, through_var;
@@ -122,10 +130,27 @@ template <class A> struct FactorArrays {
         const A factors[FACTORS] = {hi, lo, scale, beta, bend, A(f.through_mu), A(f.through_var)};
         for (std::size_t k = 0; k < FACTORS; k++) std::fill_n(at(k) + first, n, factors[k]);
     }
-    Terms terms() const { return {at(0), at(1), at(2), at(3), at(4), at(5), at(6)}; }
+    // From the first place on, or a later one.
+    Terms terms(std::size_t i = 0) const { return {at(0) + i, at(1) + i, at(2) + i, at(3) + i, at(4) + i, at(5) + i, at(6) + i}; }
 
   private:
     A* at(std::size_t k) const { return space + k * count; }
+};
+
+// Room for the factors of `count` columns in either type, and up to LANES more, of which those of column `first` begin a
+// cache line.
+class FactorSpace {
+  public:
+    FactorSpace(std::size_t count, std::size_t first)
+        : width_((count + LANES - 1) / LANES * LANES), before_((LANES - first % LANES) % LANES),
+          space_(new double[FACTORS * width_ + 2 * LANES]) {}
+    template <class A> FactorArrays<A> of() const {
+        return {reinterpret_cast<A*>(space_.get() + to_line(space_.get(), sizeof(double))) + before_, width_};
+    }
+
+  private:
+    std::size_t width_, before_;
+    std::unique_ptr<double[]> space_;
 };
 
 }  // namespace xhat
