@@ -2,13 +2,15 @@
 
 A result that is not right to the contestant's tolerance raises Unverified, and nothing of it is timed. The
 contestants of one pass take turns: in every round each has one turn, a turn being a short pause (in which the
-threads of the one before go to sleep), untimed calls, and then as many calls as fill a few milliseconds; the
-order moves on by one from round to round. A time is the median over the rounds.
+threads of the one before go to sleep), untimed calls, and then as many calls as fill a few milliseconds. Every
+round has an order of its own, drawn by lot: who always came after the same rival would find the caches as that
+one leaves them. A time is the median over the rounds.
 
 No library that is measured is imported here.
 """
 
 import gc
+import random
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -99,16 +101,15 @@ def _error(name: str, got: Array, expected: Array) -> float:
 
 def race(entries: Mapping[str, Entry], rounds: int) -> dict[str, Timing]:
     """The times of all entries, taken in turns."""
-    pools = ThreadpoolController()
+    pools, lots = ThreadpoolController(), random.Random(0)
     names = list(entries)
     times: dict[str, list[float]] = {name: [] for name in names}
     counts = {name: _count(entries[name], pools) for name in names}
     collecting = gc.isenabled()
     gc.disable()
     try:
-        for start in range(rounds):
-            for turn in range(len(names)):
-                name = names[(start + turn) % len(names)]
+        for _ in range(rounds):
+            for name in lots.sample(names, len(names)):
                 times[name].append(_turn(entries[name], counts[name], pools))
     finally:
         if collecting:

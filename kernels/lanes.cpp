@@ -210,7 +210,7 @@ struct Block {
 void walk(const Pass& pass, const Plan& plan, Team team, std::vector<BlockSums>& sums, size_t first_block, size_t last_block) {
     const Batch& b = pass.b;
     const size_t p0 = team.first(plan.pieces.size()), p1 = team.last(plan.pieces.size());
-    const bool cached = b.reduce && plan.bytes <= NEAR;
+    const bool cached = b.reduce && 2 * plan.bytes <= NEAR;
     for (size_t k = first_block; k < last_block; k++) {
         const size_t first = k * plan.block;
         Block block(pass, plan, sums[k % sums.size()], first, std::min(plan.block, b.channels - first));
@@ -222,7 +222,7 @@ void walk(const Pass& pass, const Plan& plan, Team team, std::vector<BlockSums>&
         }
         const bool more = b.reduce && k + 1 < last_block && first + 2 * plan.block <= b.channels;
         if (b.map)
-            for (size_t p = p0; p < p1; p++) block.map(p, cached, more);
+            for (size_t p = p1; p-- > p0;) block.map(p, cached, more);  // what was read last is still in the caches
     }
 }
 

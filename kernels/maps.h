@@ -138,8 +138,8 @@ inline void map_run(const Tile& t, const At& at, size_t ahead, size_t r, size_t 
         if (!t.cached) {
             prefetch_next<T>(t, t.x, ahead, r, c, i, n);
             prefetch_next<T>(t, t.dy, ahead, r, c, i, n);
-            prefetch_next<T>(t, t.extra, ahead, r, c, i, n);
         }
+        if (!t.cached || !t.dy.at) prefetch_next<T>(t, t.extra, ahead, r, c, i, n);  // no sum has read a residual
         if (!t.staged) prefetch_next<T>(t, as_source(t.out), ahead, r, c, i, n);
         A<T>* const values = out.at(place + i);
         A<T>* const values2 = second ? also.at(place2 + i) : nullptr;

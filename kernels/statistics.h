@@ -27,8 +27,7 @@ struct Sums {
         return mu == origin ? product : product - (mu - origin) * sum;
     }
     bool sure_raw_moments(double m) const {
-        const double mu = sum / m;
-        return near_zero(mu, product / m - mu * mu);
+        return 16 * sum * sum <= 15 * m * product && product < INFINITY;
     }
     // m2 = squares - sum^2 / m: with two thirds of the squares cancelled, 18 u = 1.1e-6 off at the very worst. No square
     // may have overflowed or, beside the others, have been lost below float32's range. Where every square is zero, so is
