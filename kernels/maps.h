@@ -84,7 +84,7 @@ template <class T> class Written {
     }
 };
 
-// A map is an `Each` with  void operator()(i, &out, &dresidual). Four rows of columns share the loads of their terms.
+// Vectors that begin where cache lines of a result do.
 template <class V, class Some> ALWAYS_INLINE void in_lines(const V* out, size_t n, const Some& some) {
     if (n < LANES) return some(0, n);
     some(0, LANES);
@@ -92,6 +92,8 @@ template <class V, class Some> ALWAYS_INLINE void in_lines(const V* out, size_t 
     for (; i + LANES <= n; i += LANES) some(i, i + LANES);
     if (i < n) some(n - LANES, n);  // some of them again, which is quicker than one by one
 }
+
+// A map is an `Each` with  void operator()(i, &out, &dresidual). Four rows of columns share the loads of their terms.
 template <class V, bool second, class Each> inline void map_row(const Each& each, size_t n, V* RESTRICT out, V* RESTRICT also) {
     const auto some = [&](size_t first, size_t last) INLINE_LAMBDA {
         IVDEP  // RESTRICT in the members of `each` is not believed, and two results in one loop are not vector code without it
@@ -104,12 +106,12 @@ template <class V, bool second, class Each> inline void map_row(const Each& each
     if (Each::simple) in_lines(out, n, some);
     else some(0, n);
 }
-template <class V, bool second, class Each>
+template <class V, bool second, bool to_buffer, class Each>
 inline void map_four_rows(const Each& a, const Each& b, const Each& c, const Each& d, size_t n, V* const* outs,
                           V* const* alsos) {
     V *RESTRICT o0 = outs[0], *RESTRICT o1 = outs[1], *RESTRICT o2 = outs[2], *RESTRICT o3 = outs[3];
     V *RESTRICT p0 = alsos[0], *RESTRICT p1 = alsos[1], *RESTRICT p2 = alsos[2], *RESTRICT p3 = alsos[3];
-    in_lines(o0, n, [&](size_t first, size_t last) INLINE_LAMBDA {
+    const auto some = [&](size_t first, size_t last) INLINE_LAMBDA {
         IVDEP
         for (size_t i = first; i < last; i++) {
             V y0, y1, y2, y3, r0, r1, r2, r3;
@@ -120,7 +122,9 @@ inline void map_four_rows(const Each& a, const Each& b, const Each& c, const Eac
             o0[i] = y0, o1[i] = y1, o2[i] = y2, o3[i] = y3;
             if (second) p0[i] = r0, p1[i] = r1, p2[i] = r2, p3[i] = r3;
         }
-    });
+    };
+    if (to_buffer) some(0, n);
+    else in_lines(o0, n, some);
 }
 
 // A result that is to be cached has its lines brought there first: asked for as early as the numbers it is made from.
@@ -166,7 +170,8 @@ template <class T, bool second, class At> inline void map_columns(const Tile& t,
             values[k] = out.of(to<T>(t.out, r + k, 0) + i, k * n);
             if (second) values2[k] = also.of(to<T>(t.dresidual, r + k, 0) + i, k * n);
         }
-        map_four_rows<A<T>, second>(at(r, 0, i), at(r + 1, 0, i), at(r + 2, 0, i), at(r + 3, 0, i), n, values, values2);
+        map_four_rows<A<T>, second, Results<T>::rounded>(at(r, 0, i), at(r + 1, 0, i), at(r + 2, 0, i), at(r + 3, 0, i), n,
+                                                         values, values2);
         for (size_t k = 0; k < 4; k += joined ? 4 : 1) {
             out.finish(values[k], to<T>(t.out, r + k, 0) + i, joined ? 4 * n : n);
             if (second) also.finish(values2[k], to<T>(t.dresidual, r + k, 0) + i, joined ? 4 * n : n);
