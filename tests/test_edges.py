@@ -9,7 +9,7 @@ from conftest import ACTIVATIONS, DTYPES, LAYOUTS
 
 import xhat
 from xhat import ops
-from xhat.errors import DegenerateBatchError
+from xhat.errors import ContextError, DegenerateBatchError
 
 
 @pytest.mark.parametrize("name", DTYPES)
@@ -205,3 +205,20 @@ def test_subclasses_come_back_as_plain_arrays() -> None:
     y, context = xhat.batch_norm(x)
     grads = xhat.batch_norm_backward(x, context)
     assert {type(y), type(grads.dx), type(context.mean)} == {np.ndarray}
+
+
+def test_an_array_of_the_caller_that_got_another_shape_is_not_walked() -> None:
+    """What is larger than it was would be read and written beyond its end."""
+    for shape in ((600, 20), (5, 600, 4), (12000,)):
+        x, residual = (np.random.default_rng(seed).normal(size=(600, 5, 4)) for seed in range(2))
+        for name, activation in (("x", None), ("the residual or y", "relu"), ("the residual or y", "silu")):
+            y, context = xhat.batch_norm(x, residual=residual, activation=activation)
+            changed = x if name == "x" else y if activation == "relu" else residual
+            dy = np.ones(shape if name == "x" else x.shape)
+            expected = xhat.batch_norm_backward(np.ones(x.shape), context)
+            changed.shape = shape
+            for function in (xhat.batch_norm_backward, xhat.gradient_paths):
+                with pytest.raises(ContextError, match=f"{name} has shape"):
+                    function(dy, context)
+            changed.shape = (600, 5, 4)
+            assert np.array_equal(xhat.batch_norm_backward(np.ones(x.shape), context).dx, expected.dx)

@@ -246,8 +246,8 @@ def same_memory(a: Array, b: Array) -> bool:
     return a is b or (
         a.__array_interface__["data"][0] == b.__array_interface__["data"][0]
         and a.shape == b.shape
-        and a.strides == b.strides
         and a.dtype == b.dtype
+        and all(s == t for n, s, t in zip(a.shape, a.strides, b.strides, strict=True) if n > 1)
     )
 
 
