@@ -222,3 +222,50 @@ def test_an_array_of_the_caller_that_got_another_shape_is_not_walked() -> None:
                     function(dy, context)
             changed.shape = (600, 5, 4)
             assert np.array_equal(xhat.batch_norm_backward(np.ones(x.shape), context).dx, expected.dx)
+
+
+@pytest.mark.parametrize("name", ["float64", "float32", "bfloat16"])
+@pytest.mark.parametrize("where", ["(N, C)", "(N, C, L)"])
+def test_a_constant_channel_has_a_gradient_whatever_divides_it(where: str, name: str) -> None:
+    layout = LAYOUTS[where]
+    x, dy = layout.array("x", DTYPES[name]), layout.array("dy", DTYPES[name])
+    x[:, 1] = 3
+    gamma = np.ones(layout.channels)
+    gamma[1] = 1e20  # over eps: beyond float64
+    _, context = xhat.batch_norm(x, gamma, eps=1e-300)
+    gradients = xhat.batch_norm_backward(dy, context)
+    assert gradients.dgamma[1] == 0
+    assert not np.isnan(gradients.dx.astype(np.float64)).any()
+
+
+@pytest.mark.parametrize("name", ["float32", "bfloat16"])
+@pytest.mark.parametrize("where", ["(N, C)", "(N, C, L)"])
+@pytest.mark.parametrize("residual", [False, True])
+def test_a_slope_beyond_float32(where: str, name: str, residual: bool) -> None:
+    layout, dtype, slope = LAYOUTS[where], DTYPES[name], ("leaky_relu", 1e39)
+    x, dy = layout.array("x", dtype), layout.array("dy", dtype)
+    added = np.zeros_like(x) if residual else None
+    gamma, beta = np.full(layout.channels, 1e-36), np.zeros(layout.channels)
+    y, context = xhat.batch_norm(x, gamma, beta, residual=added, activation=slope)
+    expected = oracle.forward(x, gamma, activation=slope)
+    assert np.allclose(y.astype(np.float64), expected.y.astype(np.float64), rtol=2**-7)
+    dy[expected.pre < 0] = 0  # and passes as 0
+    gradients = xhat.batch_norm_backward(dy, context)
+    right = oracle.backward(dy, x, gamma, activation=slope)
+    assert oracle.relative_l2(gradients.dbeta, right.dbeta) < 1e-6
+    assert np.isfinite(gradients.dx.astype(np.float64)).all()
+
+
+@pytest.mark.parametrize("where", ["(N, C)", "(N, C, L)"])
+def test_a_mean_near_the_ends_of_float32(where: str) -> None:
+    """Subtracting it must not overflow, and its low half must not vanish."""
+    layout = LAYOUTS[where]
+    x, ones = layout.array("x"), np.ones(layout.channels)
+    large = (x / np.abs(x).max() * 3.4e38).astype(np.float32)
+    fixed = (ones * -9e36, ones * 1e50)
+    y = xhat.normalize(large, *fixed)
+    assert np.allclose(y, oracle.forward(large, fixed=fixed).y.astype(np.float64), rtol=1e-6)
+    small, dy = (x * 3e-40).astype(DTYPES["bfloat16"]), (layout.array("dy") * 1e30).astype(DTYPES["bfloat16"])
+    _, context = xhat.batch_norm(small, ones, eps=1e-30)
+    expected = oracle.backward(dy, small, ones, eps=1e-30)
+    assert oracle.relative_l2(xhat.batch_norm_backward(dy, context).dgamma, expected.dgamma) <= 1e-6
