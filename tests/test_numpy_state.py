@@ -93,6 +93,11 @@ def test_a_float32_state_loads_in_float64_and_back():
             "running_var has the value -1.0, expected none below 0",
         ),
         (
+            {"running_var": np.array([1, np.nan, -2, 3, -1])},
+            ArgumentError,
+            "running_var has the value -2.0, expected none below 0",
+        ),
+        (
             {"running_var": np.full(5, 1e60)},
             ArgumentError,
             r"running_var reaches 1e\+60, beyond float32; use",

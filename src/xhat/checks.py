@@ -142,7 +142,9 @@ def constants(
         found.append(channel_array(value, operation, name, shape, channels, x))
     mean, var = found
     if bool((var < 0).any()):
-        raise ArgumentError(f"{operation}: var has a negative value ({var.min():g}), expected at least 0.")
+        raise ArgumentError(
+            f"{operation}: var has a negative value ({np.nanmin(var):g}), expected at least 0."
+        )
     return mean, var
 
 

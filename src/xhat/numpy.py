@@ -246,8 +246,8 @@ def _loaded(name: str, given: Any, own: Array) -> Array:
         raise DtypeError(f"load_state_dict: {name} has dtype {value.dtype}, expected {kind}.")
     if value.shape != own.shape:
         raise ShapeError(f"load_state_dict: {name} has shape {value.shape}, expected {own.shape}.")
-    if name in ("running_var", "updates") and np.any(value < 0):
-        raise ArgumentError(f"load_state_dict: {name} has the value {np.min(value)}, expected none below 0.")
+    if name in ("running_var", "updates") and (least := np.fmin.reduce(value, axis=None)) < 0:
+        raise ArgumentError(f"load_state_dict: {name} has the value {least}, expected none below 0.")
     return value if name == "updates" else _rounded("load_state_dict", name, value, own.dtype)
 
 
