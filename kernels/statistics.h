@@ -101,7 +101,7 @@ struct Factors {
     // Float arithmetic is right while nothing comes near the ends of its range. (NaN and infinity stay what they
     // are in any arithmetic.)
     bool fits_float() const {
-        return !beyond(m, 1e30) && !beyond(beta, 1e30) && !beyond(slope, 1e30) && moderate(mu) && moderate(scale) &&
+        return !beyond(beta, 1e30) && !beyond(slope, 1e30) && moderate(m) && moderate(mu) && moderate(scale) &&
                moderate(through_mu) && moderate(through_var);
     }
 

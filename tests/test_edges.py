@@ -107,6 +107,19 @@ def test_the_scale_of_the_weights_does_not_matter_without_a_correction() -> None
         assert oracle.relative_l2(xhat.batch_norm_backward(x, context).dx, expected.dx) < 1e-13
 
 
+@pytest.mark.parametrize("where", ["(N, C)", "(N, C, L)"])
+@pytest.mark.parametrize("scale", [1e-43, 1e-36, 1e36, 1e43])
+def test_weights_beyond_float32(where: str, scale: float) -> None:
+    """Gradients beyond it, too, so that what is made of both is not."""
+    layout = LAYOUTS[where]
+    x, dy = layout.array("x", np.float32), layout.array("dy", np.float32)
+    dy *= np.float32(min(scale * 1e25, 1e25))
+    mask = scale * np.random.default_rng(0).uniform(0.1, 1, layout.mask_shape)
+    _, context = xhat.batch_norm(x, mask=mask)
+    expected = oracle.backward(dy, x, mask=mask)
+    assert oracle.relative_l2(xhat.batch_norm_backward(dy, context).dx, expected.dx) <= 1e-6
+
+
 @pytest.mark.parametrize("where", ["(N, C)", "(N, C, L)", "(N, L, C)"])
 @pytest.mark.parametrize("value", [1e3, 1e6])
 @pytest.mark.parametrize("weight", [1e-3, 1e-12, 1e-30])
