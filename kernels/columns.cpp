@@ -77,14 +77,16 @@ struct Walk {
     const Batch& b = pass.b;
     ColumnSums sums;
     std::unique_ptr<double[]> space;  // the factors of every column
+    std::unique_ptr<double[]> own;    // as much for each of the team: what can't be had is told before they begin
     // Whether some channel's factors are beyond float, which takes the whole half of the pass to double.
     std::atomic<bool> wide_sums{false}, wide_map{false};
     bool quick;  // sums will do at first
 
-    Walk(const Pass& p, const Plan& l)
+    Walk(const Pass& p, const Plan& l, std::size_t team)
         : pass(p), plan(l), sums(l, p.b.channels), space(new double[FACTORS * l.width]), quick(p.quick()) {
         if (pass.backward)
             for (size_t c = 0; c < b.channels && quick; c++) quick = pass.raw_will_do(b.mean[c], b.var[c]);
+        if (b.reduce && quick) own.reset(new double[team * FACTORS * plan.width]);
     }
 
     template <class Visit> void tiles(size_t piece, const Visit& visit) const {
@@ -94,7 +96,7 @@ struct Walk {
         if (odd) visit(wide_rows(plan.rows * plan.together, 1, odd * plan.row));
     }
 
-    void reduce(size_t piece) const {
+    void reduce(size_t piece, size_t member) const {
         const Care care = wide_sums ? Care::WIDE : quick ? Care::QUICK : Care::CAREFUL;
         set_origins(piece, care);
         sum_up(piece, care, terms(wide_sums, space.get()), [](size_t) { return true; });
@@ -103,10 +105,10 @@ struct Walk {
         bool any = false;
         for (size_t c = 0; c < b.channels; c++) any |= unsure(c);
         if (!any) return;
-        const std::unique_ptr<double[]> own(new double[FACTORS * plan.width]);
-        if (pass.raw) correct_origins(piece, own.get(), unsure);
-        if (pass.backward) fill(own.get(), 0, b.channels, false);
-        sum_up(piece, pass.more_care(), terms(true, own.get()), unsure);
+        double* const numbers = &own[member * FACTORS * plan.width];
+        if (pass.raw) correct_origins(piece, numbers, unsure);
+        if (pass.backward) fill(numbers, 0, b.channels, false);
+        sum_up(piece, pass.more_care(), terms(true, numbers), unsure);
     }
 
     // Folds the pieces in order, and in each the columns of a channel; a few channels at a time, as they lie.
@@ -263,13 +265,13 @@ struct Walk {
 void run_columns(const Pass& pass, int threads) {
     const Batch& b = pass.b;
     const Plan plan(pass);
-    Walk walk(pass, plan);
+    Walk walk(pass, plan, size_t(threads));
     const bool sums_have_factors = pass.backward && b.reduce && (b.side != NO_ACTIVATION || pass.brief);
     parallel(threads, [&](Team team) {
         if (sums_have_factors) walk.prepare(team, false, walk.wide_sums);
         const size_t p0 = team.first(plan.pieces.size()), p1 = team.last(plan.pieces.size());
         if (b.reduce) {
-            for (size_t p = p0; p < p1; p++) walk.reduce(p);
+            for (size_t p = p0; p < p1; p++) walk.reduce(p, team.rank);
             team.barrier();
             walk.fold(team.first(b.channels), team.last(b.channels));
         }
