@@ -196,10 +196,9 @@ std::optional<Anything> Calls::backward(const Anything& asked, nb::handle form) 
     const Seen &out = seen[DX], &second = seen[DRESIDUAL];
     const bool over = out.at && exactly_over(out, b.out, seen[DY], b.dy);
     if (!out.writable || !(over || out.apart(seen[DY])) || !second.writable || !second.apart(seen[DY])) return std::nullopt;
-    for (const Seen* other : {&seen[CONTEXT_X], &seen[EXTRA], &second})
-        if (!out.apart(*other)) return std::nullopt;
-    for (const Seen* other : {&seen[CONTEXT_X], &seen[EXTRA]})
-        if (!second.apart(*other)) return std::nullopt;
+    if (!out.apart(second)) return std::nullopt;
+    for (const Seen* other : {&seen[CONTEXT_X], &seen[EXTRA], &seen[STATISTICS]})
+        if (!out.apart(*other) || !second.apart(*other)) return std::nullopt;
     const nb::object dx = place(numpy_, asked, DX, CONTEXT_X, out, b.out);
     nb::object dresidual = nb::none();
     if (call.residual) dresidual = place(numpy_, asked, DRESIDUAL, CONTEXT_X, second, b.dresidual);
@@ -211,8 +210,10 @@ std::optional<Anything> Calls::backward(const Anything& asked, nb::handle form) 
     b.beta = call.beta_dtype.is_none() ? nullptr : row + 3 * b.channels;
     b.sum_dy = sums.data(), b.sum_dy_xhat = sums.data() + b.channels;
     run(xhat::backward, b);
-    return Anything(nb::make_tuple(dx, gradient(b.sum_dy_xhat, b.channels, call.channels, call.gamma_dtype),
-                          gradient(b.sum_dy, b.channels, call.channels, call.beta_dtype), dresidual));
+    // One after the other, so that what NumPy says of them comes in the gate's order.
+    const nb::object dgamma = gradient(b.sum_dy_xhat, b.channels, call.channels, call.gamma_dtype);
+    const nb::object dbeta = gradient(b.sum_dy, b.channels, call.channels, call.beta_dtype);
+    return Anything(nb::make_tuple(dx, dgamma, dbeta, dresidual));
 }
 
 void Calls::remember_backward(const nb::tuple& asked, nb::object form, nb::object channels, nb::object gamma_dtype,

@@ -79,15 +79,17 @@ struct Walk {
     const Plan& plan;
     const Batch& b = pass.b;
     ColumnSums sums;
-    FactorSpace factors;  // of every column, as far as the last row of a map goes
+    FactorSpace factors;           // of every column, as far as the last row of a map goes
+    std::vector<FactorSpace> own;  // of each of the team: what can't be had is told before they begin
     // Whether some channel's factors are beyond float, which takes the whole half of the pass to double.
     std::atomic<bool> wide_sums{false}, wide_map{false};
     bool quick;  // sums will do at first
 
-    Walk(const Pass& p, const Plan& l)
+    Walk(const Pass& p, const Plan& l, size_t team)
         : pass(p), plan(l), sums(l, p.b.channels), factors(l.width + l.shift, l.shift), quick(p.quick()) {
         if (pass.backward)
             for (size_t c = 0; c < b.channels && quick; c++) quick = pass.raw_will_do(b.mean[c], b.var[c]);
+        while (pass.backward && b.reduce && quick && own.size() < team) own.emplace_back(plan.width, 0);
     }
 
     // The rows of a piece as tiles, and the column that each of them begins with. `shift`: of the whole rows.
@@ -100,7 +102,7 @@ struct Walk {
         if (odd) visit(wide_rows(plan.rows, 1, odd * plan.row), 0);
     }
 
-    void reduce(size_t piece) const {
+    void reduce(size_t piece, size_t member) const {
         const Care care = wide_sums ? Care::WIDE : quick ? Care::QUICK : Care::CAREFUL;
         set_origins(piece, care);
         sum_up(piece, care, terms(wide_sums, factors), [](size_t) { return true; });
@@ -110,9 +112,8 @@ struct Walk {
         for (size_t c = 0; c < b.channels; c++) any |= unsure(c);
         if (!any) return;
         if (pass.raw) correct_origins(piece, unsure);
-        const FactorSpace own(plan.width, 0);
-        if (pass.backward) fill(own.of<double>(), 0, b.channels, false);
-        sum_up(piece, pass.more_care(), terms(true, own), unsure);
+        if (pass.backward) fill(own[member].of<double>(), 0, b.channels, false);
+        sum_up(piece, pass.more_care(), pass.backward ? terms(true, own[member]) : Terms{}, unsure);
     }
 
     // Folds the pieces in order, and in each the columns of a channel; a few channels at a time, as they lie.
@@ -269,13 +270,13 @@ struct Walk {
 void run_columns(const Pass& pass, int threads) {
     const Batch& b = pass.b;
     const Plan plan(pass);
-    Walk walk(pass, plan);
+    Walk walk(pass, plan, size_t(threads));
     const bool sums_have_factors = pass.backward && b.reduce && (b.side != NO_ACTIVATION || pass.brief);
     parallel(threads, [&](Team team) {
         if (sums_have_factors) walk.prepare(team, false, walk.wide_sums);
         const size_t p0 = team.first(plan.pieces.size()), p1 = team.last(plan.pieces.size());
         if (b.reduce) {
-            for (size_t p = p0; p < p1; p++) walk.reduce(p);
+            for (size_t p = p0; p < p1; p++) walk.reduce(p, team.rank);
             team.barrier();
             walk.fold(team.first(b.channels), team.last(b.channels));
         }

@@ -89,7 +89,7 @@ inline std::size_t to_line(const void* at, std::size_t size) {
 
 // The factors of both maps for one channel. The gradient sums are zero while they are still being computed.
 struct Factors {
-    double m, mu, scale, beta, through_mu, through_var;
+    double m, mu, scale, beta, slope, through_mu, through_var;
     bool bends;  // the backward pass asks on which side of relu's kink x lies
 
     Factors(const Batch& b, std::size_t c, double mean, double var, double sum_dy, double sum_dy_xhat) {
@@ -99,15 +99,17 @@ struct Factors {
         mu = mean;
         scale = (b.gamma ? b.gamma[c] : 1) * rstd;
         beta = b.beta ? b.beta[c] : 0;
+        slope = b.slope;
         through_mu = std::isinf(b.m) ? 0 : scale * (sum_dy / b.m);
-        through_var = std::isinf(b.m) ? 0 : scale * rstd * (sum_dy_xhat / b.divisor);
+        // From the right: scale rstd may be infinite in a constant channel, where the sum is zero.
+        through_var = std::isinf(b.m) ? 0 : scale * (rstd * (sum_dy_xhat / b.divisor));
     }
 
     // Float arithmetic is right while nothing comes near the ends of its range. (NaN and infinity stay what they
     // are in any arithmetic.)
     bool fits_float() const {
-        return !beyond(m, 1e30) && !beyond(mu, 1e37) && !beyond(beta, 1e30) && moderate(scale) && moderate(through_mu) &&
-               moderate(through_var);
+        return !beyond(beta, 1e30) && !beyond(slope, 1e30) && moderate(m) && moderate(mu) && moderate(scale) &&
+               moderate(through_mu) && moderate(through_var);
     }
 
   private:

@@ -2,6 +2,7 @@
 // Work is split into pieces that depend on the shape alone, so the team's size never shows in a result.
 #pragma once
 #include <cstddef>
+#include <exception>
 
 #if defined(_OPENMP)
 #include <omp.h>
@@ -35,12 +36,20 @@ inline int max_threads() {
 #endif
 }
 
-// work(team) on every member; alone where the team would be one.
+// work(team) on every member; alone where the team would be one. What a member throws is thrown here, when all have ended:
+// none may be waiting for it at a barrier, so memory is asked for before there is one.
 template <class Work> void parallel(int threads, const Work& work) {
 #if defined(_OPENMP)
     if (threads > 1 && !in_forked_child()) {
+        std::exception_ptr thrown;
 #pragma omp parallel num_threads(threads)
-        work(Team{std::size_t(omp_get_thread_num()), std::size_t(omp_get_num_threads())});
+        try {
+            work(Team{std::size_t(omp_get_thread_num()), std::size_t(omp_get_num_threads())});
+        } catch (...) {
+#pragma omp critical
+            thrown = std::current_exception();
+        }
+        if (thrown) std::rethrow_exception(thrown);
         return;
     }
 #endif

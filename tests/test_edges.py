@@ -9,7 +9,7 @@ from conftest import ACTIVATIONS, DTYPES, LAYOUTS
 
 import xhat
 from xhat import ops
-from xhat.errors import DegenerateBatchError
+from xhat.errors import ContextError, DegenerateBatchError
 
 
 @pytest.mark.parametrize("name", DTYPES)
@@ -105,6 +105,19 @@ def test_the_scale_of_the_weights_does_not_matter_without_a_correction() -> None
         assert np.allclose(scaled, y, rtol=0, atol=1e-14)
         expected = oracle.backward(x, x, mask=mask * scale)
         assert oracle.relative_l2(xhat.batch_norm_backward(x, context).dx, expected.dx) < 1e-13
+
+
+@pytest.mark.parametrize("where", ["(N, C)", "(N, C, L)"])
+@pytest.mark.parametrize("scale", [1e-43, 1e-36, 1e36, 1e43])
+def test_weights_beyond_float32(where: str, scale: float) -> None:
+    """Gradients beyond it, too, so that what is made of both is not."""
+    layout = LAYOUTS[where]
+    x, dy = layout.array("x", np.float32), layout.array("dy", np.float32)
+    dy *= np.float32(min(scale * 1e25, 1e25))
+    mask = scale * np.random.default_rng(0).uniform(0.1, 1, layout.mask_shape)
+    _, context = xhat.batch_norm(x, mask=mask)
+    expected = oracle.backward(dy, x, mask=mask)
+    assert oracle.relative_l2(xhat.batch_norm_backward(dy, context).dx, expected.dx) <= 1e-6
 
 
 @pytest.mark.parametrize("where", ["(N, C)", "(N, C, L)", "(N, L, C)"])
@@ -205,3 +218,67 @@ def test_subclasses_come_back_as_plain_arrays() -> None:
     y, context = xhat.batch_norm(x)
     grads = xhat.batch_norm_backward(x, context)
     assert {type(y), type(grads.dx), type(context.mean)} == {np.ndarray}
+
+
+def test_an_array_of_the_caller_that_got_another_shape_is_not_walked() -> None:
+    """What is larger than it was would be read and written beyond its end."""
+    for shape in ((600, 20), (5, 600, 4), (12000,)):
+        x, residual = (np.random.default_rng(seed).normal(size=(600, 5, 4)) for seed in range(2))
+        for name, activation in (("x", None), ("the residual or y", "relu"), ("the residual or y", "silu")):
+            y, context = xhat.batch_norm(x, residual=residual, activation=activation)
+            changed = x if name == "x" else y if activation == "relu" else residual
+            dy = np.ones(shape if name == "x" else x.shape)
+            expected = xhat.batch_norm_backward(np.ones(x.shape), context)
+            changed.shape = shape
+            for function in (xhat.batch_norm_backward, xhat.gradient_paths):
+                with pytest.raises(ContextError, match=f"{name} has shape"):
+                    function(dy, context)
+            changed.shape = (600, 5, 4)
+            assert np.array_equal(xhat.batch_norm_backward(np.ones(x.shape), context).dx, expected.dx)
+
+
+@pytest.mark.parametrize("name", ["float64", "float32", "bfloat16"])
+@pytest.mark.parametrize("where", ["(N, C)", "(N, C, L)"])
+def test_a_constant_channel_has_a_gradient_whatever_divides_it(where: str, name: str) -> None:
+    layout = LAYOUTS[where]
+    x, dy = layout.array("x", DTYPES[name]), layout.array("dy", DTYPES[name])
+    x[:, 1] = 3
+    gamma = np.ones(layout.channels)
+    gamma[1] = 1e20  # over eps: beyond float64
+    _, context = xhat.batch_norm(x, gamma, eps=1e-300)
+    gradients = xhat.batch_norm_backward(dy, context)
+    assert gradients.dgamma[1] == 0
+    assert not np.isnan(gradients.dx.astype(np.float64)).any()
+
+
+@pytest.mark.parametrize("name", ["float32", "bfloat16"])
+@pytest.mark.parametrize("where", ["(N, C)", "(N, C, L)"])
+@pytest.mark.parametrize("residual", [False, True])
+def test_a_slope_beyond_float32(where: str, name: str, residual: bool) -> None:
+    layout, dtype, slope = LAYOUTS[where], DTYPES[name], ("leaky_relu", 1e39)
+    x, dy = layout.array("x", dtype), layout.array("dy", dtype)
+    added = np.zeros_like(x) if residual else None
+    gamma, beta = np.full(layout.channels, 1e-36), np.zeros(layout.channels)
+    y, context = xhat.batch_norm(x, gamma, beta, residual=added, activation=slope)
+    expected = oracle.forward(x, gamma, activation=slope)
+    assert np.allclose(y.astype(np.float64), expected.y.astype(np.float64), rtol=2**-7)
+    dy[expected.pre < 0] = 0  # and passes as 0
+    gradients = xhat.batch_norm_backward(dy, context)
+    right = oracle.backward(dy, x, gamma, activation=slope)
+    assert oracle.relative_l2(gradients.dbeta, right.dbeta) < 1e-6
+    assert np.isfinite(gradients.dx.astype(np.float64)).all()
+
+
+@pytest.mark.parametrize("where", ["(N, C)", "(N, C, L)"])
+def test_a_mean_near_the_ends_of_float32(where: str) -> None:
+    """Subtracting it must not overflow, and its low half must not vanish."""
+    layout = LAYOUTS[where]
+    x, ones = layout.array("x"), np.ones(layout.channels)
+    large = (x / np.abs(x).max() * 3.4e38).astype(np.float32)
+    fixed = (ones * -9e36, ones * 1e50)
+    y = xhat.normalize(large, *fixed)
+    assert np.allclose(y, oracle.forward(large, fixed=fixed).y.astype(np.float64), rtol=1e-6)
+    small, dy = (x * 3e-40).astype(DTYPES["bfloat16"]), (layout.array("dy") * 1e30).astype(DTYPES["bfloat16"])
+    _, context = xhat.batch_norm(small, ones, eps=1e-30)
+    expected = oracle.backward(dy, small, ones, eps=1e-30)
+    assert oracle.relative_l2(xhat.batch_norm_backward(dy, context).dgamma, expected.dgamma) <= 1e-6

@@ -8,6 +8,7 @@ import pytest
 from numpy.typing import NDArray
 
 import xhat
+from xhat import ops
 
 LAYOUTS = {"lanes": ((4, 12, 700), 1), "columns": ((501, 12), 1), "short runs": ((64, 12, 5), 1)}
 DTYPES = {d.name: d for d in map(np.dtype, (np.float64, np.float32, np.float16, ml_dtypes.bfloat16))}
@@ -15,21 +16,27 @@ GAMMA = np.array([1, -1, 0.3, -7, 1e-6, -1e-6, 0.0, 2, 1, 1, -3, 1])
 BETA = np.array([0, 0, 1, 0.5, 1e-3, -1e-3, 1, -4, 50, -50, 1e-20, 1e-3])
 
 
-def near_the_kink(layout: str, dtype: np.dtype[Any], offset: float) -> tuple[NDArray[Any], int]:
-    """Many numbers within a few units in the last place of where pre changes its sign."""
-    shape, axis = LAYOUTS[layout]
-    rng = np.random.default_rng(0)
-    x = (rng.normal(size=shape) + offset).astype(dtype)
-    _, context = xhat.batch_norm(x, axis=axis)
-    with np.errstate(divide="ignore"):
-        kinks = context.mean - BETA / np.where(GAMMA == 0, np.inf, GAMMA) * np.sqrt(context.var + 1e-5)
-    spacing = np.abs(kinks) * np.finfo(np.float32).eps + 1e-12
-    steps = rng.integers(-8, 9, size=shape)
-    there = kinks.reshape(-1, *(1,) * (len(shape) - 2)) + steps * spacing.reshape(
-        -1, *(1,) * (len(shape) - 2)
-    )
-    chosen = rng.random(shape) < 0.5
-    return np.where(chosen, there, x.astype(np.float64)).astype(dtype), axis
+class NearTheKink:
+    """Many numbers within a few units in the last place of where pre changes its sign, and statistics that stay."""
+
+    def __init__(self, layout: str, dtype: np.dtype[Any], offset: float) -> None:
+        shape, self.axis = LAYOUTS[layout]
+        self.others = tuple(a for a in range(len(shape)) if a != self.axis)
+        rng = np.random.default_rng(0)
+        x = (rng.normal(size=shape) + offset).astype(dtype)
+        moments = xhat.moments(x, axis=self.axis)
+        self.mean, self.var = moments.mean, moments.var()
+        kinks = self.mean - BETA / np.where(GAMMA == 0, np.inf, GAMMA) * np.sqrt(self.var + 1e-5)
+        spacing = np.abs(kinks) * np.finfo(np.float64 if dtype == np.float64 else np.float32).eps
+        there = np.expand_dims(kinks, self.others) + rng.integers(-8, 9, shape) * np.expand_dims(
+            spacing, self.others
+        )
+        self.x = np.where(rng.random(shape) < 0.5, there, x.astype(np.float64)).astype(dtype)
+
+    def above(self, dtype: Any) -> NDArray[np.intp]:
+        """How many numbers of each channel lie above the kink, as the forward pass has it in this arithmetic."""
+        y = xhat.normalize(self.x.astype(dtype), self.mean, self.var, GAMMA, BETA, axis=self.axis)
+        return np.asarray((y > 0).sum(axis=self.others))
 
 
 @pytest.mark.parametrize("activation", ["relu", ("leaky_relu", 0.25)])
@@ -39,17 +46,22 @@ def near_the_kink(layout: str, dtype: np.dtype[Any], offset: float) -> tuple[NDA
 def test_the_sides_are_those_of_the_forward_pass(
     layout: str, dtype: str, offset: float, activation: Any
 ) -> None:
-    x, axis = near_the_kink(layout, DTYPES[dtype], offset)
-    _, plain = xhat.batch_norm(x, axis=axis)  # statistics that no later call changes
-    y = xhat.normalize(x, plain.mean, plain.var, GAMMA, BETA, axis=axis)
-    _, context = xhat.batch_norm(x, GAMMA, BETA, axis=axis, activation=activation)
-    assert np.array_equal(context.mean, plain.mean)
-    dy = np.ones(x.shape, x.dtype)
-    others = tuple(a for a in range(x.ndim) if a != axis)
-    above = (np.asarray(y, np.float64) > 0).sum(axis=others)
+    near = NearTheKink(layout, DTYPES[dtype], offset)
+    above = near.above(np.float64 if dtype == "float64" else np.float32)
+    _, context = ops.normalize_with_context(
+        near.x, near.mean, near.var, GAMMA, BETA, axis=near.axis, activation=activation
+    )
     slope = 0.0 if activation == "relu" else 0.25
-    expected = above + slope * (x.size // 12 - above)
-    assert np.array_equal(xhat.batch_norm_backward(dy, context).dbeta, expected)
+    expected = above + slope * (near.x.size // 12 - above)
+    assert np.array_equal(xhat.batch_norm_backward(np.ones_like(near.x), context).dbeta, expected)
+
+
+@pytest.mark.parametrize("offset", [0.0, 1.0, 1000.0])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_so_near_that_rounding_tells_the_sides(layout: str, offset: float) -> None:
+    """The neighbour of the test above: a kink that were found in double would not be the one of float32."""
+    near = NearTheKink(layout, DTYPES["float32"], offset)
+    assert (near.above(np.float32) != near.above(np.float64)).any()
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)

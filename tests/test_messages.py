@@ -138,6 +138,8 @@ NORMALIZE: list[tuple[dict[str, Any], type[errors.XhatError], str]] = [
     ({"mean": None}, errors.ArgumentError,
      "mean and var are needed, got None. batch_norm takes the batch's own."),
     ({"var": -ONE}, errors.ArgumentError, "var has a negative value (-1), expected at least 0."),
+    ({"var": np.array([np.nan, -2, -1])}, errors.ArgumentError,
+     "var has a negative value (-2), expected at least 0."),
     ({"mean": np.zeros(3, np.int64)}, errors.DtypeError,
      f"mean has dtype int64, {NUMBERS} Convert it first, for example mean.astype(np.float32)."),
     ({"eps": 0.0}, errors.ArgumentError, "eps is 0.0, expected a finite number above 0, such as 1e-5."),

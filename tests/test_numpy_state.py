@@ -78,6 +78,7 @@ def test_a_float32_state_loads_in_float64_and_back():
         ),
         ({"weight": np.ones(5)}, ArgumentError, "weight unexpected, expected only gamma, beta, running_mean"),
         ({"beta": np.ones(4)}, ShapeError, r"beta has shape \(4,\), expected \(5,\)\."),
+        ({"beta": [[1.0], [1.0, 2.0]]}, ShapeError, "beta makes no array, expected rows of equal length"),
         ({"beta": np.ones(5, int)}, DtypeError, "beta has dtype int64, expected a real floating array"),
         (
             {"beta": np.ones(5, complex)},
@@ -90,6 +91,11 @@ def test_a_float32_state_loads_in_float64_and_back():
             {"running_var": -np.ones(5)},
             ArgumentError,
             "running_var has the value -1.0, expected none below 0",
+        ),
+        (
+            {"running_var": np.array([1, np.nan, -2, 3, -1])},
+            ArgumentError,
+            "running_var has the value -2.0, expected none below 0",
         ),
         (
             {"running_var": np.full(5, 1e60)},
@@ -107,6 +113,14 @@ def test_a_wrong_state_is_refused_whole(change, error, message):
         layer.load_state_dict(state)
     for name, value in layer.state_dict().items():
         np.testing.assert_array_equal(value, before[name])
+
+
+@pytest.mark.parametrize("state", [None, 1, "gamma", [("gamma", 1)]])
+def test_a_state_that_is_no_mapping_is_refused(state):
+    with pytest.raises(
+        ArgumentError, match=f"^load_state_dict: state is {type(state).__name__}, expected a mapping"
+    ):
+        layer_with_parameters(5).load_state_dict(state)
 
 
 def test_a_layer_can_be_copied_and_pickled():
@@ -139,9 +153,17 @@ def test_a_layer_can_be_copied_and_pickled():
         ({"momentum": -0.1}, ArgumentError, "momentum is -0.1, expected None or 0 to 1."),
         ({"momentum": float("nan")}, ArgumentError, "momentum is nan, expected None or 0 to 1."),
         ({"correction": 2}, ArgumentError, "correction is 2, expected 0 or 1."),
+        ({"correction": ("a", [1])}, ArgumentError, "correction is ('a', [1]), expected 0 or 1."),
+        ({"correction": 1 + 0j}, ArgumentError, "correction is (1+0j), expected 0 or 1."),
         ({"running_correction": -1}, ArgumentError, "running_correction is -1, expected 0 or 1."),
         ({"dtype": np.float16}, DtypeError, "dtype is float16, expected float32 or float64."),
         ({"dtype": int}, DtypeError, "dtype is int64, expected float32 or float64."),
+        (
+            {"dtype": "single precision"},
+            DtypeError,
+            "dtype is 'single precision', expected float32 or float64.",
+        ),
+        ({"dtype": 32}, DtypeError, "dtype is 32, expected float32 or float64."),
     ],
 )
 def test_wrong_options_are_refused(options, error, message):

@@ -151,6 +151,31 @@ def test_a_result_that_overlaps_an_input_otherwise_is_refused(step: int) -> None
     assert np.array_equal(dy, before[1])
 
 
+@pytest.mark.parametrize("again", [False, True])
+def test_a_result_over_the_statistics_of_its_context_is_refused(again: bool) -> None:
+    """They are read while dx is written."""
+    x, dy = np.random.default_rng(0).normal(size=(2, 2, 5000, 2))
+    if again:
+        xhat.batch_norm_backward(dy, xhat.batch_norm(x)[1], out=np.empty_like(x))
+    _, context = xhat.batch_norm(x)
+    before = context.statistics.copy()
+    with pytest.raises(OutputError, match="overlaps the context's statistics"):
+        xhat.batch_norm_backward(dy, context, out=context.statistics.reshape(x.shape))
+    assert np.array_equal(context.statistics, before)
+
+
+def test_the_stride_of_an_axis_with_one_number_does_not_matter() -> None:
+    """It leads nowhere, and y over x is y over x."""
+    a = np.random.default_rng(0).normal(size=(6, 5)).astype(np.float32)
+    x, out = a.reshape(6, 5, 1), a[..., None]
+    expected, _ = xhat.batch_norm(x)
+    assert x.strides != out.strides
+    assert np.array_equal(xhat.batch_norm(x, out=out)[0], expected)
+    _, context = xhat.batch_norm(expected)
+    dx = xhat.batch_norm_backward(x, context).dx
+    assert np.array_equal(xhat.batch_norm_backward(x, context, out=out).dx, dx)
+
+
 def test_interleaved_results_do_not_overlap() -> None:
     """Every other number is x's, the ones between are y's: no number is shared."""
     room = np.zeros((9, 40), np.float32)

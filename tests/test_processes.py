@@ -176,3 +176,26 @@ print(json.dumps({name: another_thread_ran_during(work) for name, work in works.
 def test_the_interpreters_lock_is_released() -> None:
     found = json.loads(in_a_process(BATCH + LOCK))
     assert found == {"nothing": False, "forward": True, "backward": True, "normalize": True, "moments": True}
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/statm"), reason="memory is not limited like this here")
+def test_too_little_memory_is_an_error_that_can_be_caught() -> None:
+    """Wherever it ends. An exception in one of several threads would end the process."""
+    code = """
+import resource
+x = np.full((2, 1_500_000), 99, np.float32)  # so many channels that no thread has room for all of their factors
+x[1] = 101
+y, context = xhat.batch_norm(x, out=np.empty_like(x))
+used = int(open("/proc/self/statm").read().split()[0]) * os.sysconf("SC_PAGE_SIZE")
+_, most = resource.getrlimit(resource.RLIMIT_AS)
+ends = []
+for more in range(0, 512, 32):
+    resource.setrlimit(resource.RLIMIT_AS, (used + more * 2**20, most))
+    try:
+        xhat.batch_norm(x, out=y)
+        ends.append("done")
+    except MemoryError:
+        ends.append("refused")
+print(json.dumps([ends[0], ends[-1]]))
+"""
+    assert json.loads(in_a_process(BATCH + code, OMP_NUM_THREADS="2")) == ["refused", "done"]

@@ -142,7 +142,9 @@ def constants(
         found.append(channel_array(value, operation, name, shape, channels, x))
     mean, var = found
     if bool((var < 0).any()):
-        raise ArgumentError(f"{operation}: var has a negative value ({var.min():g}), expected at least 0.")
+        raise ArgumentError(
+            f"{operation}: var has a negative value ({np.nanmin(var):g}), expected at least 0."
+        )
     return mean, var
 
 
@@ -246,8 +248,8 @@ def same_memory(a: Array, b: Array) -> bool:
     return a is b or (
         a.__array_interface__["data"][0] == b.__array_interface__["data"][0]
         and a.shape == b.shape
-        and a.strides == b.strides
         and a.dtype == b.dtype
+        and all(s == t for n, s, t in zip(a.shape, a.strides, b.strides, strict=True) if n > 1)
     )
 
 

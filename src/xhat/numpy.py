@@ -74,9 +74,7 @@ class BatchNorm:
         self.correction = _choice("correction", correction)
         self.running_correction = _choice("running_correction", running_correction)
         self.activation = activation
-        self.dtype = np.dtype(dtype)
-        if self.dtype not in (np.float32, np.float64):
-            raise DtypeError(f"BatchNorm: dtype is {self.dtype}, expected float32 or float64.")
+        self.dtype = _dtype(dtype)
         shape = self.num_features
         self.gamma: Array | None = np.ones(shape, self.dtype) if affine else None
         self.beta: Array | None = np.zeros(shape, self.dtype) if affine else None
@@ -156,6 +154,10 @@ class BatchNorm:
         an integer for updates).
         """
         own = self._state()
+        if not isinstance(state, Mapping):
+            raise ArgumentError(
+                f"load_state_dict: state is {type(state).__name__}, expected a mapping of names to arrays."
+            )
         if missing := sorted(set(own) - set(state)):
             raise ArgumentError(f"load_state_dict: {', '.join(missing)} missing, expected {', '.join(own)}.")
         if unexpected := sorted(map(str, set(state) - set(own))):
@@ -235,14 +237,17 @@ def _rounded(operation: str, name: str, value: Array, dtype: np.dtype[Any]) -> A
 
 def _loaded(name: str, given: Any, own: Array) -> Array:
     """One array of a state, checked against the array that it will be copied into."""
-    value = np.asarray(given)
+    try:
+        value = np.asarray(given)
+    except ValueError:
+        raise ShapeError(f"load_state_dict: {name} makes no array, expected rows of equal length.") from None
     kinds, kind = ("iu", "an integer") if name == "updates" else ("f", "a real floating array")
     if value.dtype.kind not in kinds:
         raise DtypeError(f"load_state_dict: {name} has dtype {value.dtype}, expected {kind}.")
     if value.shape != own.shape:
         raise ShapeError(f"load_state_dict: {name} has shape {value.shape}, expected {own.shape}.")
-    if name in ("running_var", "updates") and np.any(value < 0):
-        raise ArgumentError(f"load_state_dict: {name} has the value {np.min(value)}, expected none below 0.")
+    if name in ("running_var", "updates") and (least := np.fmin.reduce(value, axis=None)) < 0:
+        raise ArgumentError(f"load_state_dict: {name} has the value {least}, expected none below 0.")
     return value if name == "updates" else _rounded("load_state_dict", name, value, own.dtype)
 
 
@@ -276,6 +281,19 @@ def _real(name: str, given: Any, expected: str, fits: Any) -> float:
 
 
 def _choice(name: str, given: Any) -> int:
-    if np.ndim(given) or given not in (0, 1):
-        raise ArgumentError(f"BatchNorm: {name} is {given!r}, expected 0 or 1.")
-    return int(given)
+    try:
+        if np.ndim(given) == 0 and given in (0, 1):
+            return int(given)
+    except (TypeError, ValueError):  # a complex number, or rows of unequal length
+        pass
+    raise ArgumentError(f"BatchNorm: {name} is {given!r}, expected 0 or 1.")
+
+
+def _dtype(given: Any) -> np.dtype[Any]:
+    try:
+        dtype: np.dtype[Any] = np.dtype(given)
+    except (TypeError, ValueError):
+        raise DtypeError(f"BatchNorm: dtype is {given!r}, expected float32 or float64.") from None
+    if dtype not in (np.float32, np.float64):
+        raise DtypeError(f"BatchNorm: dtype is {dtype}, expected float32 or float64.")
+    return dtype

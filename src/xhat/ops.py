@@ -183,7 +183,7 @@ def _forward(
     else:
         y = check_output(out, operation, "out", x, x, inputs)
     dtypes = None if gamma is None else gamma.dtype, None if beta is None else beta.dtype
-    form = Form(channels, view, count, eps, correction, kind, slope, residual is not None, dtypes)
+    form = Form(x.shape, channels, view, count, eps, correction, kind, slope, residual is not None, dtypes)
     context = form.context(x, statistics, weights, y, residual, out is not None and overlapping(y, x))
     if x.size:
         _run_forward(asked, context, residual, y, batch=fixed is None)

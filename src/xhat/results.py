@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from xhat import equations
-from xhat.checks import Array, check_correction, check_output, like_x
+from xhat.checks import Array, check_correction, check_output, like_x, shown
 from xhat.errors import ArgumentError, ContextError, OutputError, ShapeError
 from xhat.layout import View
 
@@ -68,6 +68,7 @@ class Moments(NamedTuple):
 class Form:
     """What forward passes have in common whose arrays differ in their numbers alone. It never changes."""
 
+    shape: tuple[int, ...]
     axis: tuple[int, ...]
     view: View
     count: float
@@ -178,7 +179,7 @@ class Context:
 
 
 def check_backward(dy: Any, context: Any, operation: str) -> Array:
-    """dy as an array of x's shape and dtype. Raises ContextError where the context has no gradient."""
+    """dy as an array of x's shape and dtype. Raises ContextError where the context has no gradient, or no longer."""
     if not isinstance(context, Context):
         raise ContextError(
             f"{operation}: context is {type(context).__name__}, expected the context that batch_norm returned "
@@ -188,6 +189,13 @@ def check_backward(dy: Any, context: Any, operation: str) -> Array:
         raise ContextError(
             f"{operation}: the forward pass wrote y over x, and the gradient needs x. Give batch_norm another out."
         )
+    # They are the caller's, who may have given them another shape in place: the view does not walk that one.
+    for name, array in (("x", context.x), ("the residual or y", context.extra)):
+        if array is not None and array.shape != context.form.shape:
+            raise ContextError(
+                f"{operation}: {name} has shape {shown(array.shape)}, and had {shown(context.form.shape)} in the "
+                "forward pass. Give it that shape again; reshape(...) makes a view, and leaves the array as it is."
+            )
     return like_x(dy, operation, "dy", context.x)
 
 
@@ -202,7 +210,9 @@ def results_for(out: Any, dy: Array, c: Context, operation: str) -> tuple[Array,
         raise OutputError(
             f"{operation}: out has a place for dresidual, expected dx alone: there was no residual."
         )
-    inputs = {"dy": dy, "x": c.x} | ({} if c.extra is None else {"the residual or y": c.extra})
+    inputs = {"dy": dy, "x": c.x, "the context's statistics": c.statistics} | (
+        {} if c.extra is None else {"the residual or y": c.extra}
+    )
     dx = (
         np.empty_like(c.x, subok=False)
         if pair[0] is None
