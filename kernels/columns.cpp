@@ -80,7 +80,7 @@ struct Walk {
     const Batch& b = pass.b;
     ColumnSums sums;
     FactorSpace factors;           // of every column, as far as the last row of a map goes
-    std::vector<FactorSpace> own;  // of each of the team: what can't be had is told before they begin
+    std::vector<FactorSpace> own;  // of each of the team, where gradient sums may be unsure; nothing is asked for in their midst
     // Whether some channel's factors are beyond float, which takes the whole half of the pass to double.
     std::atomic<bool> wide_sums{false}, wide_map{false};
     bool quick;  // sums will do at first
@@ -89,7 +89,7 @@ struct Walk {
         : pass(p), plan(l), sums(l, p.b.channels), factors(l.width + l.shift, l.shift), quick(p.quick()) {
         if (pass.backward)
             for (size_t c = 0; c < b.channels && quick; c++) quick = pass.raw_will_do(b.mean[c], b.var[c]);
-        while (pass.backward && b.reduce && quick && own.size() < team) own.emplace_back(plan.width, 0);
+        while (pass.backward && b.reduce && pass.brief && own.size() < team) own.emplace_back(plan.width, 0);
     }
 
     // The rows of a piece as tiles, and the column that each of them begins with. `shift`: of the whole rows.
