@@ -51,7 +51,6 @@ class Question {
     }
 
   private:
-
     const Numpy& numpy_;
     std::array<std::intptr_t, WORDS> words_;
     size_t count_ = 0;
@@ -212,7 +211,7 @@ std::optional<Anything> Calls::backward(const Anything& asked, nb::handle form) 
     b.sum_dy = sums.data(), b.sum_dy_xhat = sums.data() + b.channels;
     run(xhat::backward, b);
     return Anything(nb::make_tuple(dx, gradient(b.sum_dy_xhat, b.channels, call.channels, call.gamma_dtype),
-                          gradient(b.sum_dy, b.channels, call.channels, call.beta_dtype), dresidual));
+                                   gradient(b.sum_dy, b.channels, call.channels, call.beta_dtype), dresidual));
 }
 
 void Calls::remember_backward(const nb::tuple& asked, nb::object form, nb::object channels, nb::object gamma_dtype,

@@ -1,7 +1,9 @@
 // A team of threads for one call: OpenMP's pool, shared with whoever else in the process uses it.
 // Work is split into pieces that depend on the shape alone, so the team's size never shows in a result.
 #pragma once
+#include <atomic>
 #include <cstddef>
+#include <exception>
 
 #if defined(_OPENMP)
 #include <omp.h>
@@ -35,7 +37,8 @@ inline int max_threads() {
 #endif
 }
 
-// work(team) on every member; alone where the team would be one.
+// work(team) on every member; alone where the team would be one. It must not throw: no exception leaves OpenMP's threads,
+// and a member that is gone would be waited for at the next barrier.
 template <class Work> void parallel(int threads, const Work& work) {
 #if defined(_OPENMP)
     if (threads > 1 && !in_forked_child()) {
@@ -46,6 +49,20 @@ template <class Work> void parallel(int threads, const Work& work) {
 #endif
     (void)threads;
     work(Team{0, 1});
+}
+
+// The same for members that never wait for one another: what one of them throws is thrown here, when all have ended.
+template <class Work> void parallel_apart(int threads, const Work& work) {
+    std::atomic_flag caught = ATOMIC_FLAG_INIT;
+    std::exception_ptr first;
+    parallel(threads, [&](Team team) {
+        try {
+            work(team);
+        } catch (...) {
+            if (!caught.test_and_set()) first = std::current_exception();
+        }
+    });
+    if (first) std::rethrow_exception(first);
 }
 
 }  // namespace xhat
