@@ -25,7 +25,7 @@ from benchmarks.contest import Contestant, Entry, Timing, race, verify
 from benchmarks.floor import Floor
 from benchmarks.problem import EPS, Problem, Variant, exact
 from benchmarks.report import document, print_race, print_verdicts, readme_table
-from benchmarks.results import RESULTS_FOLDER, ROOT, Row, fill, index, machine, slug, write
+from benchmarks.results import RESULTS_FOLDER, ROOT, Row, fill, index, machine, read, slug, write
 from benchmarks.targets import verdicts
 from xhat import ops
 
@@ -236,6 +236,7 @@ def write_all(described: dict[str, str], rows: list[Row], console: Console) -> N
     """The results file, the same in Markdown, and the README's table."""
     path = RESULTS_FOLDER / f"{slug(described)}.csv"
     write(path, described, rows)
+    _, rows = read(path, Row)  # with the digits that the file keeps
     path.with_suffix(".md").write_text(document(described, rows))
     filled = fill(ROOT / "README.md", "bench", readme_table(described, rows))
     console.print(f"wrote {path.name} and .md" + (", filled README.md" if filled else ""))

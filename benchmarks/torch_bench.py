@@ -120,6 +120,7 @@ def write_all(described: dict[str, str], rows: list[TorchRow], console: Console)
     """The results file, the same in Markdown, and the README's tables."""
     path = RESULTS_FOLDER / f"{slug(described)}-torch.csv"
     write(path, described, rows)
+    _, rows = read(path, TorchRow)  # with the digits that the file keeps
     path.with_suffix(".md").write_text(document(described, rows))
     filled = fill(ROOT / "README.md", "torch", readme_tables(described, rows))
     console.print(f"wrote {path.name} and .md" + (", filled README.md" if filled else ""))

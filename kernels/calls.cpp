@@ -51,7 +51,6 @@ class Question {
     }
 
   private:
-
     const Numpy& numpy_;
     std::array<std::intptr_t, WORDS> words_;
     size_t count_ = 0;

@@ -233,10 +233,10 @@ struct Walk {
     void publish(size_t c, const Moments& moments, double total, double total_product) const {
         if (pass.backward) {
             b.sum_dy[c] = total;
-            b.sum_dy_xhat[c] = total_product / std::sqrt(b.var[c] + b.eps);
+            b.sum_dy_xhat[c] = through_xhat(b, total_product, b.var[c]);
         } else {
             b.mean[c] = moments.mu;
-            b.var[c] = moments.m2 / b.divisor;
+            b.var[c] = variance(b, moments);
         }
     }
     // From wide row `first` and column `column` on.

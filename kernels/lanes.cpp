@@ -115,10 +115,10 @@ struct Block {
             }
             if (pass.backward) {
                 sum_dy[c] = total;
-                sum_dy_xhat[c] = total_product / std::sqrt(var[c] + pass.b.eps);
+                sum_dy_xhat[c] = through_xhat(pass.b, total_product, var[c]);
             } else {
                 mean[c] = moments.mu;
-                var[c] = moments.m2 / pass.b.divisor;
+                var[c] = variance(pass.b, moments);
             }
         }
     }

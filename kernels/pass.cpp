@@ -149,6 +149,7 @@ void Pass::run_widened(const Tile& t, Kernel kernel) const {
                            term(t.terms.beta),  term(t.terms.kink),       term(t.terms.through_mu),
                            term(t.terms.through_var)};
                 u.staged = u.stream = false;
+                u.following = 0;  // nothing lies behind a buffer
                 kernel(u);
                 narrow(t.out, b.out, out);
                 narrow(t.dresidual, b.dresidual, dresidual);

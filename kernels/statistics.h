@@ -64,6 +64,10 @@ struct Moments {
     }
 };
 
+// var of the batch; and dgamma, of sum g (x - mu).
+inline double variance(const Batch& b, const Moments& moments) { return moments.m2 / b.divisor; }
+inline double through_xhat(const Batch& b, double product, double var) { return product / std::sqrt(var + b.eps); }
+
 inline double sum_of_weights(const Batch& b, std::size_t first, std::size_t last) {
     if (!b.weights) return double(last - first);
     double m = 0;

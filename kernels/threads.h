@@ -36,8 +36,8 @@ inline int max_threads() {
 #endif
 }
 
-// work(team) on every member; alone where the team would be one. What a member throws is thrown here, when all have ended:
-// none may be waiting for it at a barrier, so memory is asked for before there is one.
+// work(team) on every member; alone where the team would be one. What a member throws is thrown here, when all have ended.
+// None may then be waiting for it at a barrier: where there is one, memory is asked for before.
 template <class Work> void parallel(int threads, const Work& work) {
 #if defined(_OPENMP)
     if (threads > 1 && !in_forked_child()) {

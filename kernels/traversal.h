@@ -30,7 +30,6 @@ template <class T, bool columns> const T* place(const Source& s, size_t row, siz
 
 inline const double* weights(const Tile& t, size_t row) { return t.weights + ptrdiff_t(row) * t.weights_row; }
 
-// While a run of lanes is walked, the same channel's in the next row is asked for.
 ALWAYS_INLINE bool has_next(const Tile& t, size_t row, size_t ahead = 1) { return row + ahead < t.rows; }
 
 // Rows read side by side are no stream to the processor's own prefetcher: it is told what comes next, whole rows
@@ -50,7 +49,7 @@ ALWAYS_INLINE void prefetch_rows(const Tile& t, const Source& s, size_t row, siz
     if (s.row == ptrdiff_t(t.width)) return prefetch_numbers(from<T>(s, row, 0) + rows * first, rows * n);
     for (size_t k = 0; k < rows; k++) prefetch_numbers(from<T>(s, row + k, 0) + first, n);
 }
-// Asks for the same part of a row `ahead`.
+// While a run of lanes is walked, the same channel's in a row `ahead` is asked for.
 template <class T>
 ALWAYS_INLINE void prefetch_next(const Tile& t, const Source& s, size_t ahead, size_t r, size_t c, size_t first, size_t n) {
     if (!t.near && s.at && has_next(t, r, ahead)) prefetch_numbers(from<T>(s, r + ahead, c) + first, n);

@@ -100,6 +100,7 @@ LAYOUTS: dict[str, Layout] = {
     "every other channel": Layout((3, 10, 4, 7), lambda a: a[:, ::2], 1),
     "every other sample": Layout((6, 5, 4, 7), lambda a: a[::2], 1),
     "every other value": Layout((3, 5, 22), lambda a: a[..., ::2], 1),
+    "values cropped": Layout((3, 5, 11), lambda a: a[..., 2:-2], 1),
     "every other row": Layout((74, 5), lambda a: a[::2], 1),
     "every other column": Layout((37, 10), lambda a: a[:, ::2], 1),
     "transposed": Layout((5, 37), lambda a: a.T, 1),

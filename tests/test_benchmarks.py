@@ -236,6 +236,28 @@ def test_a_whole_run_writes_two_files_and_the_readme(
     assert "(32, 256, 56, 56) NCHW" in (tmp_path / "README.md").read_text()
 
 
+def test_what_is_shown_has_the_digits_of_the_results_file(
+    rows: list[Row], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """1234.96 us are 1235 there, which is 1.24 ms; and 1.23 to who measured."""
+    monkeypatch.setattr(bench, "RESULTS_FOLDER", tmp_path)
+    monkeypatch.setattr(bench, "ROOT", tmp_path)
+    described = results.machine(2)
+    bench.write_all(described, [row._replace(median=1234.96) for row in rows], Console(quiet=True))
+
+    (path,) = tmp_path.glob("*.csv")
+    assert path.with_suffix(".md").read_text() == report.document(*results.read(path, Row))
+
+
+def test_the_pages_hold_the_tables_of_the_results() -> None:
+    """One machine's are in the README, each machine's in a page beside its file."""
+    readme = (ROOT / "README.md").read_text("utf-8")
+    found = [(path, *results.read(path, Row)) for path in (ROOT / "benchmarks/results").glob("*cores.csv")]
+    assert sum(report.readme_table(described, rows) in readme for _, described, rows in found) == 1
+    for path, described, rows in found:
+        assert path.with_suffix(".md").read_text("utf-8") == report.document(described, rows)
+
+
 def test_every_shape_is_measured_in_its_layouts() -> None:
     assert len(CASES) == len(set(CASES)) == 25
     assert sum(case.dtype == "bfloat16" for case in CASES) == 6

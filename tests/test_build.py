@@ -58,6 +58,44 @@ def test_a_shared_inline_function_would_be_seen_as_a_weak_symbol(tmp_path: Path)
     assert kinds["shared(int)"] == "W" or sys.platform == "darwin"
 
 
+THROWN = """
+#include <cstdio>
+#include <new>
+
+#include "threads.h"
+
+bool xhat::in_forked_child() { return false; }
+
+int main() {
+    for (std::size_t from = 1; from <= 3; from++) {
+        try {
+            xhat::parallel(3, [=](xhat::Team team) {
+                if (team.rank >= from) throw std::bad_alloc();
+            });
+            std::puts("ran");
+        } catch (const std::bad_alloc&) {
+            std::puts("thrown");
+        }
+    }
+}
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere compilers ask for OpenMP in their own ways")
+def test_what_a_member_of_a_team_throws_reaches_the_caller(tmp_path: Path) -> None:
+    """Where OpenMP's threads let an exception go, the process ends: memory that is wanting must be a MemoryError."""
+    source, program = tmp_path / "thrown.cpp", tmp_path / "thrown"
+    source.write_text(THROWN)
+    compiler = os.environ.get("CXX", "g++")
+    try:
+        subprocess.run(
+            [compiler, "-std=c++17", "-fopenmp", f"-I{ROOT / 'kernels'}", source, "-o", program], check=True
+        )
+    except FileNotFoundError:
+        pytest.skip(f"there is no {compiler} here")
+    assert printed(program).split() == ["thrown", "thrown", "ran"]
+
+
 @needs_objects
 def test_an_object_uses_the_registers_of_its_instruction_set_only() -> None:
     """Where CXXFLAGS raise the baseline, an older processor would stop with an illegal instruction."""

@@ -141,6 +141,16 @@ def test_an_outlier_of_little_weight_in_the_first_place(where: str, value: float
     assert oracle.worst(y[inside], expected.y[inside]) <= 2e-6
 
 
+def test_weights_stay_with_values_that_are_gathered_in_chunks() -> None:
+    rng = np.random.default_rng(0)
+    x, dy = rng.normal(size=(2, 4, 3, 2062))[..., ::2]
+    mask = rng.uniform(size=(4, 1, 1031))
+    y, context = xhat.batch_norm(x, mask=mask)
+    assert oracle.worst(y, oracle.forward(x, mask=mask).y) < 1e-13
+    dx = xhat.batch_norm_backward(dy, context).dx
+    assert oracle.worst(dx, oracle.backward(dy, x, mask=mask).dx) < 1e-13
+
+
 @pytest.mark.parametrize("activation", ACTIVATIONS.values(), ids=ACTIVATIONS)
 @pytest.mark.parametrize("residual", [False, True], ids=["", "residual"])
 def test_the_paths_do_not_see_padding_that_is_not_a_number(residual: bool, activation: Any) -> None:

@@ -254,3 +254,19 @@ def test_whole_weights_are_the_same_as_repeating_values() -> None:
     repeated = xhat.moments(np.repeat(x, times, axis=0))
     assert weighted.count == repeated.count
     near(weighted.m2, oracle.wide(repeated.m2), np.float64)
+
+
+def test_a_mask_of_ones_is_no_mask() -> None:
+    """It has no weights to read, and the bits of a call without one."""
+    x = np.random.default_rng(0).normal(size=(6, 5, 4)).astype(np.float32)
+    (y, context), (expected, _) = xhat.batch_norm(x, mask=np.ones((6, 1, 4))), xhat.batch_norm(x)
+    assert context.weights is None
+    assert y.tobytes() == expected.tobytes()
+
+
+def test_an_empty_batch_changes_no_moments() -> None:
+    """Not by an infinity times 0 either."""
+    one, none = xhat.moments(np.full((4, 2), 1e200)), xhat.moments(np.zeros((0, 2)))
+    for merged in (one.merge(none), none.merge(one)):
+        assert merged.count == 4
+        assert np.array_equal((merged.mean, merged.m2), (one.mean, one.m2))

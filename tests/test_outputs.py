@@ -184,3 +184,14 @@ def test_interleaved_results_do_not_overlap() -> None:
     expected, _ = xhat.batch_norm(x.copy())
     xhat.batch_norm(x, out=y)
     assert np.allclose(y, expected, atol=1e-6)
+
+
+def test_memory_that_is_too_hard_to_tell_apart_is_taken_for_shared(monkeypatch: pytest.MonkeyPatch) -> None:
+    def too_hard(*_: Any, **__: Any) -> bool:
+        raise np.exceptions.TooHardError
+
+    room = np.random.default_rng(0).normal(size=(6, 10))
+    xhat.batch_norm(room[:, ::2], out=room[:, 1::2])
+    monkeypatch.setattr(np, "shares_memory", too_hard)
+    with pytest.raises(OutputError, match="out overlaps x"):
+        xhat.batch_norm(room[:, ::2], out=room[:, 1::2])

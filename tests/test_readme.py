@@ -2,6 +2,7 @@
 
 import json
 import re
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,23 @@ def test_the_checker_says_what_the_readme_says(
     Path(command.split()[1]).write_text(block)
     assert main(command.split()) == 1
     assert said in " ".join(capsys.readouterr().out.split())
+
+
+def test_the_checkers_page_shows_what_is_printed(tmp_path: Path) -> None:
+    """But for the errors of what is right, which are rounding."""
+    from xhat.lens import check_file
+
+    def but_for_rounding(text: str) -> str:
+        return re.sub(r"(right  error) \S+", r"\1", text)
+
+    (block,) = (block for block in PYTHON if block.startswith(FILE))
+    (tmp_path / "batchnorm.py").write_text(block)
+    page = (ROOT / "docs" / "checker.md").read_text("utf-8")
+    (shown,) = re.findall(
+        r"^    \$ xhat check batchnorm.py\n(.*?)\n\n(?=\S)", page, flags=re.DOTALL | re.MULTILINE
+    )
+    said = str(check_file(tmp_path / "batchnorm.py"))
+    assert but_for_rounding(textwrap.dedent(shown)) == but_for_rounding(said)
 
 
 def test_the_sentence_about_bad_input() -> None:

@@ -133,6 +133,17 @@ def test_not_everything_is_remembered_for_ever() -> None:
             assert contents(xhat.batch_norm(x)) == expected
 
 
+def test_contexts_that_do_not_come_again_push_nothing_out() -> None:
+    """A list goes through the gate each time, and has a form of its own, of which no backward pass is asked again."""
+    with anew():
+        case = remembered()
+        for _ in range(4200):
+            _, context = xhat.batch_norm(case.x, case.gamma.tolist(), case.beta, **case.options)
+            xhat.batch_norm_backward(case.dy, context)
+        with without_the_gate():
+            case.both()
+
+
 @pytest.mark.parametrize("copied", [lambda c: pickle.loads(pickle.dumps(c)), copy.copy, copy.deepcopy])
 def test_a_copy_of_a_context_has_the_same_gradient(copied: Callable[[Any], Any]) -> None:
     case = remembered()

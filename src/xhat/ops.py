@@ -104,6 +104,8 @@ def batch_norm(
     ("leaky_relu", slope) or "silu". out: where to write y; it may be x itself when no gradient will be asked.
 
     Returns y (x's dtype and memory order) and the context that `batch_norm_backward` takes. Statistics are float64.
+    The context holds x, and behind a residual and an activation y (relu) or the residual (silu), and no copy of them:
+    they must not change before the backward pass.
     Layouts whose strides are an (outer, channel, inner) view run as they are (NCHW, NHWC, (N, C), channel first,
     most slices); any other array is copied once. An empty batch gives an empty y.
 

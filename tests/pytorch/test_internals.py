@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from beside import WARNS, X
+from conftest import in_a_process
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.autograd import forward_ad
@@ -205,3 +206,25 @@ def test_unrecorded() -> None:
     graph = torch.jit.trace(sized, (X,), check_trace=False)
     assert torch.equal(graph(X * 2), (X * 2).sin())
     assert internals.unrecorded(lambda t: t.shape[0], X) == 4
+
+
+def test_constant() -> None:
+    """The mark that torch's own decorator makes; and Dynamo, which could not read this function, takes its value."""
+
+    @internals.constant
+    def unreadable() -> float:
+        return float(id(type("Another", (), {})) > 0)
+
+    def plain() -> float:
+        return 1.0
+
+    assert vars(unreadable) == vars(torch.compiler.assume_constant_result(plain)) != {}
+    compiled = torch.compile(lambda x: x * unreadable(), backend="eager", fullgraph=True)
+    assert torch.equal(compiled(X), X)
+
+
+def test_the_compiler_is_not_loaded_until_somebody_compiles() -> None:
+    """It takes longer to load than torch itself."""
+    loaded = "import sys, {0}; print('torch._dynamo' in sys.modules)"
+    assert in_a_process(loaded.format("xhat.torch")) == "False\n"
+    assert in_a_process(loaded.format("torch._dynamo")) == "True\n"

@@ -236,6 +236,13 @@ def test_a_whole_run_writes_two_files_and_the_readme(
     assert "(32, 64, 56, 56) NCHW" in (tmp_path / "README.md").read_text()
 
 
+def test_the_pages_hold_the_tables_of_the_results() -> None:
+    (path,) = results.RESULTS_FOLDER.glob("*-torch.csv")
+    described, rows = results.read(path, TorchRow)
+    assert torch_report.readme_tables(described, rows) in (results.ROOT / "README.md").read_text("utf-8")
+    assert path.with_suffix(".md").read_text("utf-8") == torch_report.document(described, rows)
+
+
 def test_what_is_measured_covers_the_goals() -> None:
     assert len({layer.label for layer in LAYERS}) == len(LAYERS)
     for layout, variant in FASTER:

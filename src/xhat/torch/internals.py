@@ -10,6 +10,7 @@ from torch.autograd import forward_ad
 
 __all__ = [
     "batched",
+    "constant",
     "device_of",
     "differentiating_forward",
     "hooked",
@@ -24,6 +25,7 @@ __all__ = [
 ]
 
 T = TypeVar("T")
+F = TypeVar("F", bound=Callable[..., Any])
 
 _transforms_active = torch._C._are_functorch_transforms_active
 _modes = torch._C._len_torch_dispatch_stack
@@ -59,6 +61,14 @@ def unrecorded(function: Callable[..., T], *arguments: Any) -> T:
         return function(*arguments)
     finally:
         _set_tracing_state(state)
+
+
+def constant(function: F) -> F:
+    """Marks a function whose value torch.compile takes for a constant, as torch.compiler.assume_constant_result does;
+    but that would load the whole compiler with xhat.torch, which takes longer than torch itself.
+    """
+    function._dynamo_marked_constant = True  # type: ignore[attr-defined]
+    return function
 
 
 def tangents(*tensors: Tensor | None) -> bool:

@@ -4,7 +4,6 @@ import copyreg
 from functools import cache
 from typing import Any, TypeVar
 
-import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.lazy import LazyModuleMixin
@@ -16,7 +15,7 @@ from xhat.torch.convert import OURS, adopt, reason_to_leave
 from xhat.torch.errors import path_of
 from xhat.torch.exchange import Subject
 from xhat.torch.functional import normalized
-from xhat.torch.internals import tracing
+from xhat.torch.internals import constant, tracing
 from xhat.torch.layers import BatchNorm, BatchNorm1d, BatchNorm2d, BatchNorm3d
 from xhat.torch.options import Batch, Options
 
@@ -98,7 +97,7 @@ class SyncBatchNorm(BatchNorm):
         return self._path
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+@constant
 def _path_in_model(layer: nn.Module) -> str:
     """The layer's path in the running model, without what wraps the model."""
     return ".".join(part for part in path_of(layer).split(".") if part not in ("module", "_orig_mod"))
