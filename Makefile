@@ -67,7 +67,7 @@ $(MADE)/python:
 
 # Python files are used where they are; the kernels are compiled again when they have changed.
 $(MADE)/engine: $(ENGINE) | $(MADE)/python
-	@echo "Compiling the kernels, which takes a minute or two"
+	@echo "Compiling the kernels, which takes a few minutes"
 	$(PIP) $(INSTALL) --editable .
 	@touch $@
 
