@@ -136,13 +136,14 @@ struct Block {
         const bool in_double = wide(0, count, pass.backward);
         const Terms terms = terms_of(0, count, in_double, pass.backward, space);
         const bool stream = pass.large && count * b.inner * SIZE_OF[b.dtype] >= 1024;
+        const bool reads = !pass.backward && b.extra.at;  // a residual, and memory has enough to do
         segments(plan.pieces[piece].first, plan.pieces[piece].last, b.inner,
                  [&](size_t row, size_t rows, size_t place, size_t width) {
                      Tile t = pass.tile(row, first, place, rows, count, width);
                      t.terms = terms;
                      t.stream = stream;
                      t.cached = cached;
-                     t.following = stream && more ? plan.block : 0;
+                     t.following = stream && more && !reads ? plan.block : 0;
                      t.staged = t.staged || stream;
                      pass.run_map(t, in_double);
                  });

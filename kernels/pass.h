@@ -34,6 +34,7 @@ struct Pass {
     void run_reduce(Tile t, Care care) const {
         t.out = keeps_g ? place_of_g(t) : Target{};
         t.dresidual.at = nullptr;  // a reduction has no other results to scatter
+        if (!backward) t.extra.at = nullptr;  // and moments read no residual
         run(t, care == Care::QUICK ? quick_reduce : reduce, wide_reduce, care == Care::WIDE);
     }
     void run_map(Tile t, bool wide) const {
