@@ -21,7 +21,7 @@ from rich.console import Console
 import xhat
 from benchmarks import ours, rivals
 from benchmarks.cases import CASES, FUSED, PASSES, QUICK, TINY, Case
-from benchmarks.contest import Contestant, Entry, Timing, race, verify
+from benchmarks.contest import QUIET, Contestant, Entry, Timing, race, verify
 from benchmarks.floor import Floor
 from benchmarks.problem import EPS, Problem, Variant, exact
 from benchmarks.report import document, print_race, print_verdicts, readme_table
@@ -195,9 +195,8 @@ def _options(arguments: list[str]) -> argparse.Namespace:
 
 def _prepare(threads: int, arguments: list[str]) -> None:
     """Starts the process again with recycled memory and the number of threads, which libraries read once."""
-    wanted = {name: str(threads) for name in ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS")} | {
-        "JAX_PLATFORMS": "cpu"
-    }
+    wanted = {name: str(threads) for name in ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS")}
+    wanted |= QUIET | {"JAX_PLATFORMS": "cpu"}
     if platform.libc_ver()[0] == "glibc":
         wanted |= RECYCLE
     if hasattr(os, "sched_setaffinity"):  # JAX takes every core it may run on

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from benchmarks.contest import QUIET
 from benchmarks.report import print_verdicts
 from benchmarks.results import RESULTS_FOLDER, ROOT, fill, machine, read, slug, write
 from benchmarks.torch_cases import LAYERS, MEMORIES, NETS, SAVED, VARIANTS, Layer, TorchRow
@@ -89,7 +90,7 @@ def _in_processes(options: argparse.Namespace, arguments: list[str]) -> Iterator
     """The rows of a process for each kind of memory; the number of threads is what libraries read once."""
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: options.threads])
-    environment = os.environ | {"OMP_NUM_THREADS": str(options.threads)}
+    environment = os.environ | QUIET | {"OMP_NUM_THREADS": str(options.threads)}
     with tempfile.TemporaryDirectory() as folder:
         for memory in [options.memory] if options.memory else MEMORIES:
             path = Path(folder) / f"{memory}.csv"
