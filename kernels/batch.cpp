@@ -50,7 +50,7 @@ void run(const Batch& batch, bool backward, int threads) {
     // Short runs of many channels: a block of channels at a time, each member of the team its own.
     const size_t block = std::max<size_t>(1, MANY_COLUMNS / 2 / batch.inner);
     const size_t blocks = (batch.channels + block - 1) / block;
-    parallel(threads, [&](Team team) {  // each asks for memory
+    parallel(threads, [&](Team team) {  // whose members ask for memory, and never meet
         for (size_t k = team.first(blocks); k < team.last(blocks); k++) {
             const Batch part = channels_of(batch, k * block, std::min(block, batch.channels - k * block));
             run_columns(Pass(part, backward, true, bytes), 1);

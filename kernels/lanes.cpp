@@ -211,7 +211,7 @@ struct Block {
 void walk(const Pass& pass, const Plan& plan, Team team, std::vector<BlockSums>& sums, size_t first_block, size_t last_block) {
     const Batch& b = pass.b;
     const size_t p0 = team.first(plan.pieces.size()), p1 = team.last(plan.pieces.size());
-    const bool cached = b.reduce && 2 * plan.bytes <= NEAR;
+    const bool cached = b.reduce && 2 * plan.bytes <= NEAR;  // beside what is written
     for (size_t k = first_block; k < last_block; k++) {
         const size_t first = k * plan.block;
         Block block(pass, plan, sums[k % sums.size()], first, std::min(plan.block, b.channels - first));

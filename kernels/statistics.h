@@ -13,7 +13,8 @@ namespace xhat {
 
 // Raw sums are made of x itself, about zero, and cancel where x lies far from it: m2 = sum x^2 - sum^2 / m, and likewise
 // sum g (x - mu) = sum g x - mu sum g. Up to here that costs at most four of a double's 53 bits. NaN and infinity do not.
-inline bool near_zero(double mu, double var) { return mu * mu <= 15 * var; }
+constexpr double NEAR_ZERO = 15;
+inline bool near_zero(double mu, double var) { return mu * mu <= NEAR_ZERO * var; }
 
 // The sums of a part of a channel. Of 16-bit numbers, kernels add eight terms in float32, pairwise, before they meet a
 // double. With u = 2^-24, the terms are then off by u (x - origin), 2 u (g (x - mu)) or 3 u ((x - origin)^2), and their
@@ -26,8 +27,9 @@ struct Sums {
     double product_about(double mu, double origin) const {
         return mu == origin ? product : product - (mu - origin) * sum;
     }
+    // near_zero of mu = sum / m and var = product / m - mu^2, times m^2: no division.
     bool sure_raw_moments(double m) const {
-        return 16 * sum * sum <= 15 * m * product && product < INFINITY;
+        return (1 + NEAR_ZERO) * sum * sum <= NEAR_ZERO * m * product && product < INFINITY;
     }
     // m2 = squares - sum^2 / m: with two thirds of the squares cancelled, 18 u = 1.1e-6 off at the very worst. No square
     // may have overflowed or, beside the others, have been lost below float32's range. Where every square is zero, so is
