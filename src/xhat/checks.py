@@ -6,35 +6,34 @@ No arithmetic of batch normalization and no layout lives here.
 import math
 import operator
 from collections.abc import Sequence
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from xhat.errors import ArgumentError, DegenerateBatchError, DtypeError, OutputError, ShapeError
+from xhat.layout import channel_axes
 
 __all__ = [
     "Array",
     "activation_of",
-    "channel_array",
+    "Kind",
     "check_correction",
     "check_count",
     "check_eps",
+    "check_kinds",
+    "check_like_x",
     "check_output",
     "check_sum",
-    "constants",
-    "dtype_code",
-    "floating",
-    "like_x",
+    "check_variance",
     "overlapping",
     "plain_array",
     "shown",
 ]
 
 Array = npt.NDArray[Any]
+Kind = tuple[tuple[int, ...], Any] | None  # shape and dtype of an array; None for an argument that was not given
 
-_CODES = {"float64": 0, "float32": 1, "float16": 2, "bfloat16": 3}  # as in kernels.h
 # The parameters that x of each dtype takes: its own dtype, or a wider one.
 PARAMETER_DTYPES = {
     "float64": ("float64",),
@@ -47,18 +46,6 @@ PARAMETER_DTYPES = {
 def shown(shape: Sequence[int]) -> str:
     """A shape as it is written: (8, 64, 32, 32)."""
     return str(tuple(int(n) for n in shape))
-
-
-@lru_cache
-def dtype_code(dtype: np.dtype[Any]) -> int:
-    """The kernels' number for one of the four dtypes."""
-    return _CODES[dtype.name]
-
-
-@lru_cache
-def _known(dtype: np.dtype[Any]) -> bool:
-    """Whether the kernels take this dtype: one of the four, in this machine's byte order."""
-    return dtype.name in _CODES and dtype.isnative
 
 
 def plain_array(value: Any, operation: str, name: str) -> Array:
@@ -76,91 +63,86 @@ def plain_array(value: Any, operation: str, name: str) -> Array:
         raise ShapeError(f"{operation}: {name} makes no array, expected rows of equal length.") from None
 
 
-def floating(value: Any, operation: str, name: str) -> Array:
-    """The value as an array of one of the four dtypes. Raises DtypeError, with the conversion that would help."""
-    array = plain_array(value, operation, name)
-    if _known(array.dtype):
-        return array
-    if array.dtype.name not in _CODES:
+def check_dtype(operation: str, name: str, dtype: np.dtype[Any]) -> None:
+    """Raises DtypeError unless this is one of the four dtypes, with the conversion that would help."""
+    if dtype.name not in PARAMETER_DTYPES:
         remedy = (
             f"Convert it first, for example {name}.astype(np.float32)."
-            if array.dtype.kind in "iub"
+            if dtype.kind in "iub"
             else "Only real floating-point numbers have a batch norm here."
         )
         raise DtypeError(
-            f"{operation}: {name} has dtype {array.dtype}, expected float64, float32, float16 or bfloat16. {remedy}"
+            f"{operation}: {name} has dtype {dtype}, expected float64, float32, float16 or bfloat16. {remedy}"
         )
-    raise DtypeError(
-        f"{operation}: {name} has the byte order of another machine ({array.dtype.str}), expected the native one. "
-        f'Convert it with {name}.astype({name}.dtype.newbyteorder("=")).'
-    )
-
-
-@lru_cache
-def _takes(x: np.dtype[Any], parameter: np.dtype[Any]) -> bool:
-    """Whether parameters of this dtype go with such an x."""
-    return parameter.name in PARAMETER_DTYPES[x.name]
-
-
-def channel_array(
-    value: Any, operation: str, name: str, shape: tuple[int, ...], channels: tuple[int, ...], x: Array
-) -> Array | None:
-    """A parameter or statistic of each channel as an array; None stays None.
-
-    Raises ShapeError unless it has the shape of x's channel axes, DtypeError unless its dtype is x's or wider.
-    """
-    if value is None:
-        return None
-    array = floating(value, operation, name)
-    if array.shape != shape:
-        axes = f"axis {channels[0]}" if len(channels) == 1 else f"axes {shown(channels)}"
-        raise ShapeError(
-            f"{operation}: {name} has shape {shown(array.shape)}, expected {shown(shape)} to match {axes} "
-            f"of x {shown(x.shape)}."
-        )
-    if not _takes(x.dtype, array.dtype):
+    if not dtype.isnative:
         raise DtypeError(
-            f"{operation}: {name} has dtype {array.dtype}, expected {' or '.join(PARAMETER_DTYPES[x.dtype.name])} "
-            f"for x of {x.dtype}: parameters may be wider than x, not narrower."
+            f"{operation}: {name} has the byte order of another machine ({dtype.str}), expected the native one. "
+            f'Convert it with {name}.astype({name}.dtype.newbyteorder("=")).'
         )
-    return array
 
 
-def constants(
-    mean: Any, var: Any, operation: str, channels: tuple[int, ...], x: Array
-) -> tuple[Array, Array]:
-    """Given statistics in float64. Raises what `channel_array` raises, and ArgumentError without one or below 0."""
-    if mean is None or var is None:
-        raise ArgumentError(
-            f"{operation}: mean and var are needed, got None. batch_norm takes the batch's own."
+def check_kinds(
+    operation: str, shape: tuple[int, ...], dtype: Any, axis: Any, gamma: Kind, beta: Kind, residual: Kind, mean: Kind,
+    var: Kind,
+) -> tuple[int, ...]:  # fmt: skip
+    """The channel axes of x, if the shapes and dtypes of all arrays fit it. Raises ShapeError or DtypeError."""
+    check_dtype(operation, "x", dtype)
+    axes = channel_axes(len(shape), axis, operation)
+    for name, vector in (("mean", mean), ("var", var), ("gamma", gamma), ("beta", beta)):
+        if vector is not None:
+            _check_vector(operation, name, vector, shape, axes)
+            if name in ("gamma", "beta"):  # statistics may be narrower than x
+                _check_parameter(operation, name, vector[1], dtype)
+    if residual is not None:
+        check_like_x(operation, "residual", residual, shape, dtype)
+    return axes
+
+
+def _check_vector(
+    operation: str, name: str, vector: tuple[tuple[int, ...], Any], shape: tuple[int, ...], axes: tuple[int, ...]
+) -> None:
+    """Raises DtypeError or ShapeError unless this is an element for each channel of x."""
+    check_dtype(operation, name, vector[1])
+    channels = tuple(shape[a] for a in axes)
+    if vector[0] != channels:
+        where = f"axis {axes[0]}" if len(axes) == 1 else f"axes {shown(axes)}"
+        raise ShapeError(
+            f"{operation}: {name} has shape {shown(vector[0])}, expected {shown(channels)} to match {where} "
+            f"of x {shown(shape)}."
         )
-    shape = tuple(x.shape[a] for a in channels)
-    found = []
-    for name, value in (("mean", mean), ("var", var)):
-        # They may be wider or narrower than x: they are no parameters.
-        value = floating(value, operation, name).astype(np.float64)
-        found.append(channel_array(value, operation, name, shape, channels, x))
-    mean, var = found
+
+
+def _check_parameter(operation: str, name: str, dtype: Any, x: Any) -> None:
+    """Raises DtypeError where a parameter is narrower than x."""
+    if dtype.name not in PARAMETER_DTYPES[x.name]:
+        raise DtypeError(
+            f"{operation}: {name} has dtype {dtype}, expected {' or '.join(PARAMETER_DTYPES[x.name])} "
+            f"for x of {x}: parameters may be wider than x, not narrower."
+        )
+
+
+def check_like_x(
+    operation: str, name: str, kind: tuple[tuple[int, ...], Any], shape: tuple[int, ...], dtype: Any
+) -> None:
+    """Raises ShapeError or DtypeError unless an array of this kind (dy, residual) has the shape and dtype of x."""
+    check_dtype(operation, name, kind[1])
+    if kind[0] != shape:
+        raise ShapeError(
+            f"{operation}: {name} has shape {shown(kind[0])}, expected {shown(shape)}, the shape of x."
+        )
+    if kind[1] != dtype:
+        raise DtypeError(
+            f"{operation}: {name} has dtype {kind[1]}, expected {dtype}, the dtype of x. "
+            f"Convert it with {name}.astype(x.dtype)."
+        )
+
+
+def check_variance(operation: str, var: Array) -> None:
+    """Raises ArgumentError for a negative variance, which every call may bring; NaN passes."""
     if bool((var < 0).any()):
         raise ArgumentError(
             f"{operation}: var has a negative value ({np.nanmin(var):g}), expected at least 0."
         )
-    return mean, var
-
-
-def like_x(value: Any, operation: str, name: str, x: Array) -> Array:
-    """An array of x's shape and dtype (dy, residual). Raises ShapeError or DtypeError."""
-    array = floating(value, operation, name)
-    if array.shape != x.shape:
-        raise ShapeError(
-            f"{operation}: {name} has shape {shown(array.shape)}, expected {shown(x.shape)}, the shape of x."
-        )
-    if array.dtype != x.dtype:
-        raise DtypeError(
-            f"{operation}: {name} has dtype {array.dtype}, expected {x.dtype}, the dtype of x. "
-            f"Convert it with {name}.astype(x.dtype)."
-        )
-    return array
 
 
 def check_eps(eps: Any, operation: str) -> float:
@@ -234,7 +216,7 @@ def activation_of(activation: Any, operation: str) -> tuple[str | None, float]:
         except (TypeError, ValueError, OverflowError):
             slope = math.nan
         if 0 <= slope < math.inf:
-            return "leaky_relu", slope
+            return "leaky_relu", abs(slope)  # of -0.0, which equals 0.0 as a key
         raise ArgumentError(
             f"{operation}: leaky_relu has slope {activation[1]!r}, expected a finite number of at least 0."
         )
@@ -288,7 +270,6 @@ def check_output(
     return out
 
 
-@lru_cache(maxsize=4096)
 def overlapping_itself(shape: tuple[int, ...], strides: tuple[int, ...], itemsize: int) -> bool:
     """Whether two indices of such an array name one number, as in a broadcast one."""
     reach = 0

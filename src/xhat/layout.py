@@ -9,19 +9,18 @@ and which inside; every group must be one stride, so that three numbers describe
 
 import operator
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import lru_cache
 from itertools import pairwise
 from math import prod
+from typing import NamedTuple
 
 from xhat.errors import ShapeError
 
-__all__ = ["View", "canonical", "channel_axes", "strides_on", "view_of"]
+__all__ = ["Strides", "View", "canonical", "channel_axes", "strides_on", "view_of", "walk", "weight_order", "weight_sizes"]
+
+Strides = tuple[int, int, int]  # of (outer, channel, inner), in elements
 
 
-# No eq: what is cached by a view asks for its identity, not for its contents.
-@dataclass(frozen=True, slots=True, eq=False)
-class View:
+class View(NamedTuple):
     """Sizes of (outer, channel, inner), and the axes that each group takes, slowest first."""
 
     shape: tuple[int, int, int]
@@ -63,7 +62,6 @@ def _stride(axes: Sequence[int], shape: Sequence[int], strides: Sequence[int]) -
     return None
 
 
-@lru_cache(maxsize=4096)
 def view_of(shape: tuple[int, ...], strides: tuple[int, ...], channels: tuple[int, ...]) -> View | None:
     """The view that walks an array of these strides without a copy, or None when only a copy can."""
     if any(strides[a] == 0 and shape[a] > 1 for a in range(len(shape))):
@@ -88,8 +86,7 @@ def _view(
     return View(sizes, outer, channel, inner)
 
 
-@lru_cache(maxsize=4096)
-def strides_on(view: View, shape: tuple[int, ...], strides: tuple[int, ...]) -> tuple[int, int, int] | None:
+def strides_on(view: View, shape: tuple[int, ...], strides: tuple[int, ...]) -> Strides | None:
     """The strides (outer, channel, inner) of an array walked by this view, or None when it needs a copy first."""
     outer = _stride(view.outer, shape, strides)
     channel = _stride(view.channel, shape, strides)
@@ -99,9 +96,55 @@ def strides_on(view: View, shape: tuple[int, ...], strides: tuple[int, ...]) -> 
     return outer, channel, inner
 
 
-@lru_cache(maxsize=1024)
+def walk(
+    shape: tuple[int, ...], memory: tuple[int, ...], unit: int, channels: tuple[int, ...]
+) -> tuple[View, Strides | None, bool]:
+    """How an array is walked: a view, the array's strides on it, and whether the array is dense.
+
+    memory: the strides of the array. unit: how much of them is one element (NumPy counts bytes, PyTorch elements); 0 if
+    the elements are misaligned. If no view walks the array, its strides are None, and the view is one for a copy: in the
+    array's own order of axes, or, if no view walks that either, the canonical one.
+    dense: the elements fill their memory without a gap or an overlap, so that an array made like it has its strides.
+    """
+    strides = None if unit == 0 or any(s % unit for s in memory) else tuple(s // unit for s in memory)
+    if strides is not None and (view := view_of(shape, strides, channels)) is not None:
+        return view, strides_on(view, shape, strides), _is_dense(shape, strides)
+    return view_of(shape, _dense_strides(shape, memory), channels) or canonical(shape, channels), None, False
+
+
+def _dense_strides(shape: tuple[int, ...], strides: tuple[int, ...]) -> tuple[int, ...]:
+    """The strides of a dense copy whose axes have the order of these strides, as numpy.empty_like makes it."""
+    step, found = 1, dict.fromkeys(range(len(shape)), 1)
+    for axis in sorted(range(len(shape)), key=lambda a: -abs(strides[a]))[::-1]:
+        found[axis] = step
+        step *= shape[axis]
+    return tuple(found.values())
+
+
+def _is_dense(shape: tuple[int, ...], strides: tuple[int, ...]) -> bool:
+    """Whether the elements of an array of these strides fill its memory, each place once."""
+    reach = 1
+    for stride, size in sorted(zip(strides, shape, strict=True)):
+        if size != 1 and stride != reach:
+            return False
+        reach *= max(size, 1)
+    return True
+
+
 def canonical(shape: tuple[int, ...], channels: tuple[int, ...]) -> View:
     """The view for a copy: axes before the first channel axis outside, the others inside, each in its order."""
     others = [a for a in range(len(shape)) if a not in channels]
     outer = tuple(a for a in others if a < channels[0])
     return _view(shape, outer, channels, tuple(a for a in others if a > channels[0]))
+
+
+def weight_order(view: View, ndim: int) -> tuple[int, ...]:
+    """The axes in the order in which the kernels read weights; those along which a mask has size 1 come first."""
+    walked = view.outer + view.inner
+    return tuple(a for a in range(ndim) if a not in walked) + walked
+
+
+def weight_sizes(view: View, shape: tuple[int, ...]) -> list[int]:
+    """The size of weights along each axis of `weight_order`."""
+    walked = view.outer + view.inner
+    return [shape[a] if a in walked else 1 for a in weight_order(view, len(shape))]

@@ -207,7 +207,7 @@ class BatchNorm:
                 "the running variance; pass running_correction=0, or more (or larger) weights."
             )
         weight = 1 / (self.updates + 1) if self.momentum is None else self.momentum
-        var = context.var * ((m - context.correction) / (m - c))
+        var = context.var * ((m - context.plan.options.correction) / (m - c))
         with np.errstate(over="ignore", invalid="ignore"):
             mean = _followed("running_mean", self.running_mean, context.mean, weight)
             var = _followed("running_var", self.running_var, var, weight)

@@ -1,95 +1,109 @@
-"""How arrays meet the kernels: which view walks x, and which arrays have to be copied for it.
+"""How arrays meet the kernels: as they are where the plan's view walks them, and else by one copy; masks as weights.
 
-No value is computed here.
+Nothing else is computed here.
 """
 
-from collections.abc import Sequence
-from functools import lru_cache
+from typing import Any
 
 import numpy as np
 
-from xhat import layout
-from xhat.checks import Array
-from xhat.layout import View
+from xhat.checks import Array, check_count, check_sum, plain_array, shown
+from xhat.errors import ArgumentError, DtypeError, ShapeError
+from xhat.layout import Strides, View, strides_on, weight_order, weight_sizes
+from xhat.plan import Plan
 
-__all__ = ["Operand", "read", "steps_of", "view_for", "write"]
+__all__ = ["Operand", "as_mask", "read", "weights_for", "write"]
 
-
-def _in_elements(strides: tuple[int, ...], size: int) -> tuple[int, ...] | None:
-    return None if any(s % size for s in strides) else tuple(s // size for s in strides)
-
-
-def _steps(array: Array, view: View) -> tuple[int, int, int] | None:
-    """The strides that walk the array, None where they don't, or where elements lie askew."""
-    return _steps_on(view, array.shape, array.strides, array.itemsize) if array.flags.aligned else None
+# An array as the kernels take it: a buffer and its strides on the view.
+Operand = tuple[Array, Strides]
 
 
-@lru_cache(maxsize=4096)
-def _steps_on(
-    view: View, shape: tuple[int, ...], strides: tuple[int, ...], size: int
-) -> tuple[int, int, int] | None:
-    elements = _in_elements(strides, size)
-    return None if elements is None else layout.strides_on(view, shape, elements)
+def read(array: Array, plan: Plan) -> Operand:
+    """An input, copied once where the view does not walk it."""
+    if (strides := _strides(array, plan)) is None:
+        copy = _dense(array, plan.view)
+        copy[...] = array
+        return read(copy, plan)
+    return _operand(array, strides)
 
 
-def view_for(x: Array, channels: tuple[int, ...]) -> View:
-    """The view of x, or else of a copy in x's order of axes, or else of a copy in an order that has one."""
-    view = _view_of(x.shape, x.strides, x.itemsize, channels) if x.flags.aligned else None
-    if view is not None:
-        return view
-    copy = np.empty_like(x)
-    return _view_of(x.shape, copy.strides, x.itemsize, channels) or layout.canonical(x.shape, channels)
+def write(array: Array, plan: Plan) -> tuple[Operand, Array]:
+    """A result, and the array that receives it: another one where the view does not walk the caller's."""
+    if (strides := _strides(array, plan)) is None:
+        return write(_dense(array, plan.view), plan)
+    return _operand(array, strides), array
 
 
-@lru_cache(maxsize=4096)
-def _view_of(
-    shape: tuple[int, ...], strides: tuple[int, ...], size: int, channels: tuple[int, ...]
-) -> View | None:
-    elements = _in_elements(strides, size)
-    return None if elements is None else layout.view_of(shape, elements, channels)
+def _operand(array: Array, strides: Strides) -> Operand:
+    return (array.view(np.uint16) if array.dtype.kind == "V" else array), strides  # bfloat16 exports no buffer
+
+
+def _strides(array: Array, plan: Plan) -> Strides | None:
+    """The strides of an array of x's shape on the view; None where the view does not walk it, or it is misaligned."""
+    memory, size = array.strides, array.itemsize
+    if not array.flags.aligned:
+        return None
+    if memory == plan.memory:
+        return plan.strides
+    if any(s % size for s in memory):
+        return None
+    return strides_on(plan.view, plan.shape, tuple(s // size for s in memory))
 
 
 def _dense(like: Array, view: View) -> Array:
     """A new array of this shape and dtype that the view walks."""
-    named = view.outer + view.channel + view.inner
-    order = tuple(a for a in range(like.ndim) if a not in named) + named
+    walked = view.outer + view.channel + view.inner
+    order = tuple(a for a in range(like.ndim) if a not in walked) + walked
     return np.empty([like.shape[a] for a in order], like.dtype).transpose(np.argsort(order))
 
 
-# An array as the kernels take it: a buffer and its strides on the view.
-Operand = tuple[Array, tuple[int, int, int]]
+# --------------------------------------------------------------------------------------------------------- masks
 
 
-def _operand(array: Array, strides: tuple[int, int, int]) -> Operand:
-    return (array.view(np.uint16) if array.dtype.kind == "V" else array), strides
+def weights_for(mask: Any, operation: str, x: Array, plan: Plan) -> tuple[Array | None, float]:
+    """The weights of a mask in the order in which the kernels read them, and their sum m. None: all weights are 1.
+
+    Raises DtypeError for what is not bool or real, ShapeError for a shape that does not broadcast, ArgumentError for
+    negative, infinite or NaN weights, DegenerateBatchError for a batch without a variance.
+    """
+    weights = _weights_of(mask, operation, x, plan.axes)
+    values = plan.view.shape[0] * plan.view.shape[2]
+    flat, count = None, float(values)
+    if not bool((weights == 1).all()):
+        flat = np.ascontiguousarray(weights.transpose(weight_order(plan.view, x.ndim)).reshape(-1))
+        with np.errstate(over="ignore"):
+            count, values = check_sum(float(flat.sum()), operation), int(np.count_nonzero(flat))
+    if x.size and operation != "moments":  # which are defined without a variance
+        check_count(count, values, plan.options.correction, operation, x.shape, masked=flat is not None)
+    return flat, count
 
 
-def read(array: Array | None, view: View) -> Operand | None:
-    """An input, copied once where the view can't walk it."""
-    if array is None:
-        return None
-    strides = _steps(array, view)
-    if strides is None:
-        copy = _dense(array, view)
-        copy[...] = array
-        return read(copy, view)
-    return _operand(array, strides)
+def _weights_of(mask: Any, operation: str, x: Array, axes: tuple[int, ...]) -> Array:
+    """The mask in float64, broadcast to x's shape with size 1 along the channel axes."""
+    array = plain_array(mask, operation, "mask")
+    if array.dtype.kind not in "biuf" and array.dtype.name != "bfloat16":
+        raise DtypeError(f"{operation}: mask has dtype {array.dtype}, expected bool or real weights.")
+    target = tuple(1 if a in axes else n for a, n in enumerate(x.shape))
+    try:
+        array = np.broadcast_to(array, target)
+    except ValueError:
+        raise ShapeError(
+            f"{operation}: mask has shape {shown(array.shape)}, expected one that broadcasts to {shown(target)}: "
+            f"x is {shown(x.shape)}, and a mask has size 1 along the channels."
+        ) from None
+    weights: Array = array.astype(np.float64)
+    if not bool(np.isfinite(weights).all()):
+        raise ArgumentError(
+            f"{operation}: mask has NaN or infinite weights, expected finite weights of at least 0."
+        )
+    if bool((weights < 0).any()):
+        raise ArgumentError(
+            f"{operation}: mask has a negative weight ({weights.min():g}), expected weights of at least 0."
+        )
+    return weights
 
 
-def write(array: Array, view: View) -> tuple[Operand, Array]:
-    """A result, and the array that receives it: another one where the view can't walk the caller's."""
-    strides = _steps(array, view)
-    if strides is not None:
-        return _operand(array, strides), array
-    place = _dense(array, view)
-    return write(place, view)
-
-
-def steps_of(
-    arrays: Sequence[Array | None], operands: Sequence[Operand | None]
-) -> list[tuple[int, int, int] | None] | None:
-    """The strides on the view of each operand; None where one of them is not the array itself."""
-    for array, operand in zip(arrays, operands, strict=True):
-        if operand is not None and operand[0] is not array:
-            return None
-    return [None if operand is None else operand[1] for operand in operands]
+def as_mask(weights: Array, plan: Plan) -> Array:
+    """Such weights in the order of x's axes, of size 1 along the channels."""
+    order = weight_order(plan.view, len(plan.shape))
+    return weights.reshape(weight_sizes(plan.view, plan.shape)).transpose(np.argsort(order))

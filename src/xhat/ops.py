@@ -1,40 +1,22 @@
-"""The gate: checks what comes in, finds its view, runs the kernels, and composes the five functions.
+"""The gate of NumPy's arrays: looks up the plan of a call, checks what the plan does not cover, and runs the kernels.
 
-The formulas live in `equations` (and in the kernels, which are tested against them); no framework's arrays
-and no state live here. Every array is NumPy's; all statistics are float64.
+The formulas live in `equations` (and in the kernels, which are tested against them); no framework's arrays and no
+state live here. All statistics are float64.
 """
 
-import math
 import os
 from typing import Any
 
 import numpy as np
 
-from xhat import _kernels, layout
-from xhat.checks import (
-    Array,
-    activation_of,
-    channel_array,
-    check_correction,
-    check_count,
-    check_eps,
-    check_output,
-    constants,
-    dtype_code,
-    floating,
-    like_x,
-    overlapping,
-)
-from xhat.decomposition import gradient_paths
-from xhat.errors import EngineError
-from xhat.layout import View
-from xhat.operands import read, steps_of, view_for, write
-from xhat.results import Context, Form, Gradients, Moments, check_backward, results_for
-from xhat.weights import weights_for
+from xhat import _kernels
+from xhat.checks import Array, Kind, check_kinds, check_output, check_variance, overlapping, plain_array
+from xhat.errors import ArgumentError, EngineError
+from xhat.operands import read, weights_for, write
+from xhat.plan import Plan, plan_of
+from xhat.results import Context, Gradients, Moments, check_backward, gradient_paths, results_for
 
 __all__ = [
-    "ACTIVATIONS",
-    "SIDES",
     "Context",
     "Gradients",
     "Moments",
@@ -53,16 +35,6 @@ __all__ = [
 # For a framework that checks its own tensors and hands over their addresses.
 run_forward, run_backward, run_track = _kernels.forward, _kernels.backward, _kernels.track
 
-# What the gate found of the calls that it let through: one that differs from such a call in its numbers alone is run
-# from there. Where it is not, None is returned, and the gate looks at all of it.
-CALLS = _kernels.Calls(np.ndarray, [np.dtype(n) for n in ("f8", "f4", "f2")], np.empty, np.empty_like)
-
-# Numbered as in kernels.h.
-ACTIVATIONS = {None: 0, "leaky_relu": 1, "silu": 2}
-# How the backward finds where the activation stands: from x alone, or, with a residual, from y or the residual.
-SIDES = {(None, False): 0, (None, True): 0, ("leaky_relu", False): 1, ("leaky_relu", True): 2, ("silu", False): 3,
-         ("silu", True): 4}  # fmt: skip
-
 Axis = int | tuple[int, ...]
 
 
@@ -76,16 +48,14 @@ def moments(x: Any, *, axis: Axis = 1, mask: Any = None) -> Moments:
     that broadcast to x, of size 1 along the channels. Returns float64 moments of the channels' shape, that
     merge with those of other batches. An empty batch has count 0. Raises ShapeError, DtypeError, ArgumentError.
     """
-    operation = "moments"
-    x = floating(x, operation, "x")
-    channels = layout.channel_axes(x.ndim, axis, operation)
-    view = view_for(x, channels)
-    weights, count, _ = weights_for(mask, operation, x, channels, view)
-    shape = tuple(x.shape[a] for a in channels)
+    x = _array(x, "moments", "x")
+    plan = _plan("moments", x, masked=True, axis=axis)
+    weights, count = (None, plan.count) if mask is None else weights_for(mask, "moments", x, plan)
+    shape = tuple(x.shape[a] for a in plan.axes)
     mean, m2 = np.zeros(shape), np.zeros(shape)
     if x.size and count:
-        _kernels.forward(True, False, dtype_code(x.dtype), view.shape, read(x, view), weights, None, None, None,
-                         None, mean, m2, 1.0, 1.0, 0, 0.0)  # fmt: skip
+        _kernels.forward(True, False, plan.dtype, plan.view.shape, read(x, plan), weights, None, None, None, None, mean,
+                         m2, 1.0, 1.0, 0, 0.0)  # fmt: skip
     return Moments(count, mean, m2)
 
 
@@ -113,20 +83,9 @@ def batch_norm(
     is a single value per channel. The variance is a float64: |x - mu| of float64 must stay below about
     1e154 / sqrt(m), or it overflows. Source: Ioffe and Szegedy 2015, algorithm 1.
     """
-    operation = "batch_norm"
-    asked = (x, None, None, gamma, beta, residual, out, axis, eps, correction, activation)
-    if mask is None and (ran := CALLS.forward(asked)):
-        y, statistics, form, over = ran
-        return y, form.context(x, statistics, None, y, residual, over)
-    x = floating(x, operation, "x")
-    channels = layout.channel_axes(x.ndim, axis, operation)
-    eps, correction = check_eps(eps, operation), check_correction(correction, operation)
-    view = view_for(x, channels)
-    weights, count, values = weights_for(mask, operation, x, channels, view)
-    if x.size:
-        check_count(count, values, correction, operation, x.shape, masked=weights is not None)
-    return _forward(operation, asked if mask is None else None, x, None, gamma, beta, channels, view, weights, count,
-                    eps, correction, residual, activation, out)  # fmt: skip
+    return _forward(
+        "batch_norm", x, None, None, gamma, beta, axis, eps, correction, mask, residual, activation, out
+    )
 
 
 def normalize_with_context(
@@ -134,17 +93,9 @@ def normalize_with_context(
     residual: Any = None, activation: Any = None, out: Array | None = None,
 ) -> tuple[Array, Context]:  # fmt: skip
     """As `normalize`, with a context for `batch_norm_backward`: mean and var are constants there (m is infinite)."""
-    operation = "normalize"
-    asked = (x, mean, var, gamma, beta, residual, out, axis, eps, None, activation)
-    if mean is not None and var is not None and (ran := CALLS.forward(asked)):
-        y, statistics, form, over = ran
-        return y, form.context(x, statistics, None, y, residual, over)
-    x = floating(x, operation, "x")
-    channels = layout.channel_axes(x.ndim, axis, operation)
-    eps = check_eps(eps, operation)
-    fixed = constants(mean, var, operation, channels, x)
-    return _forward(operation, asked, x, fixed, gamma, beta, channels, view_for(x, channels), None, math.inf,
-                    eps, 0, residual, activation, out)  # fmt: skip
+    if mean is None or var is None:
+        raise ArgumentError("normalize: mean and var are needed, got None. batch_norm takes the batch's own.")
+    return _forward("normalize", x, mean, var, gamma, beta, axis, eps, 0, None, residual, activation, out)
 
 
 def normalize(
@@ -163,50 +114,60 @@ def normalize(
 
 
 def _forward(
-    operation: str, asked: tuple[Any, ...] | None, x: Array, fixed: tuple[Array, Array] | None, gamma: Any, beta: Any,
-    channels: tuple[int, ...], view: View, weights: Array | None, count: float, eps: float, correction: int,
-    residual: Any, activation: Any, out: Array | None,
+    operation: str, x: Any, mean: Any, var: Any, gamma: Any, beta: Any, axis: Axis, eps: float, correction: int,
+    mask: Any, residual: Any, activation: Any, out: Array | None,
 ) -> tuple[Array, Context]:  # fmt: skip
-    """Both forward passes after their own checks. `fixed`: mean and var, where they are not to be computed first."""
-    kind, slope = activation_of(activation, operation)
-    shape = tuple([x.shape[a] for a in channels])
-    gamma = channel_array(gamma, operation, "gamma", shape, channels, x)
-    beta = channel_array(beta, operation, "beta", shape, channels, x)
-    # Copies: the context must not change with the caller's arrays.
-    statistics = np.zeros((4, *shape))
-    for row, value in enumerate((*(fixed or (None, None)), gamma, beta)):
+    """Both forward passes: with the batch's own statistics, or with those that are given."""
+    x = _array(x, operation, "x")
+    mean, var = _maybe(mean, operation, "mean"), _maybe(var, operation, "var")
+    gamma, beta = _maybe(gamma, operation, "gamma"), _maybe(beta, operation, "beta")
+    residual = _maybe(residual, operation, "residual")
+    plan = _plan(operation, x, gamma, beta, residual, mean, var, mask is not None, axis, eps, correction, activation)
+    weights, count = (None, plan.count) if mask is None else weights_for(mask, operation, x, plan)
+    if var is not None:
+        check_variance(operation, var)
+    if out is None:
+        y, overwritten = np.empty_like(x), False
+    else:
+        y = check_output(out, operation, "out", x, x, {"x": x} if residual is None else {"x": x, "residual": residual})
+        overwritten = overlapping(y, x)
+    # Copies, so that the context does not change with the caller's arrays.
+    statistics = np.zeros((4, *[x.shape[a] for a in plan.axes]))
+    for row, value in enumerate((mean, var, gamma, beta)):
         if value is not None:
             statistics[row] = value
-    inputs = {"x": x}
-    if residual is not None:
-        residual = inputs["residual"] = like_x(residual, operation, "residual", x)
-    if out is None:
-        y = np.empty_like(x, subok=False)
-    else:
-        y = check_output(out, operation, "out", x, x, inputs)
-    dtypes = None if gamma is None else gamma.dtype, None if beta is None else beta.dtype
-    form = Form(x.shape, channels, view, count, eps, correction, kind, slope, residual is not None, dtypes)
-    context = form.context(x, statistics, weights, y, residual, out is not None and overlapping(y, x))
+    c = Context(x, statistics, weights, count, plan.saved(y, residual), overwritten, plan)
     if x.size:
-        _run_forward(asked, context, residual, y, batch=fixed is None)
-    return y, context
+        (target, place), options = write(y, plan), plan.options
+        divisor = 1.0 if mean is not None else count - options.correction
+        _kernels.forward(mean is None, True, plan.dtype, plan.view.shape, read(x, plan), weights, c.gamma, c.beta,
+                         None if residual is None else read(residual, plan), target, c.mean, c.var, divisor,
+                         options.eps, plan.activation, options.slope)  # fmt: skip
+        if place is not y:
+            y[...] = place
+    return y, c
 
 
-def _run_forward(
-    asked: tuple[Any, ...] | None, c: Context, residual: Array | None, y: Array, *, batch: bool
-) -> None:
-    """Runs moments and normalize, and remembers what was asked where no array had to be copied."""
-    f, view = c.form, c.form.view
-    source, extra, (target, place) = read(c.x, view), read(residual, view), write(y, view)
-    code, divisor = dtype_code(c.x.dtype), f.count - f.correction if batch else 1.0
-    kind = ACTIVATIONS[f.activation]
-    _kernels.forward(batch, True, code, view.shape, source, c.weights, c.gamma, c.beta, extra, target, c.mean,
-                     c.var, divisor, f.eps, kind, f.slope)  # fmt: skip
-    if place is not y:
-        y[...] = place
-    if asked is not None and (steps := steps_of((c.x, residual, y), (source, extra, target))):
-        CALLS.remember_forward(asked, f, c.statistics.shape, batch, code, view.shape, steps, divisor, f.eps, kind,
-                               f.slope)  # fmt: skip
+def _array(value: Any, operation: str, name: str) -> Array:
+    return value if type(value) is np.ndarray else plain_array(value, operation, name)
+
+
+def _maybe(value: Any, operation: str, name: str) -> Array | None:
+    return value if value is None or type(value) is np.ndarray else plain_array(value, operation, name)
+
+
+def _kind(array: Array | None) -> Kind:
+    return None if array is None else (array.shape, array.dtype)
+
+
+def _plan(
+    operation: str, x: Array, gamma: Array | None = None, beta: Array | None = None, residual: Array | None = None,
+    mean: Array | None = None, var: Array | None = None, masked: bool = False, axis: Axis = 1, eps: float = 1.0,
+    correction: int = 0, activation: Any = None,
+) -> Plan:  # fmt: skip
+    unit = x.itemsize if x.flags.aligned else 0
+    return plan_of(check_kinds, operation, x.shape, x.dtype, x.strides, unit, _kind(gamma), _kind(beta),
+                   _kind(residual), _kind(mean), _kind(var), masked, axis, eps, correction, activation)  # fmt: skip
 
 
 # ------------------------------------------------------------------------------------------------------ backward
@@ -225,22 +186,15 @@ def batch_norm_backward(dy: Any, context: Context, *, out: Any = None) -> Gradie
     Raises ContextError for a context that is none, or whose x was overwritten; ShapeError, DtypeError, OutputError.
     Source: Ioffe and Szegedy 2015, section 3, with the variance's own correction and weights.
     """
-    operation = "batch_norm_backward"
-    asked: tuple[Any, ...] | None = None
-    if type(context) is Context and context.weights is None and not context.overwritten:
-        places = out if type(out) is tuple and len(out) == 2 else (out, None)
-        asked = (dy, context.x, context.extra, *places, context.statistics)
-        if ran := CALLS.backward(asked, context.form):
-            return Gradients(*ran)
-    dy = check_backward(dy, context, operation)
-    c = context
-    dx, dresidual = results_for(out, dy, c, operation)
-    sum_dy, sum_dy_xhat = np.zeros(c.mean.shape), np.zeros(c.mean.shape)
-    if dresidual is not None and c.activation is None:  # before dx may be written over dy
+    dy = check_backward(dy, context, "batch_norm_backward")
+    c, plan = context, context.plan
+    dx, dresidual = results_for(out, dy, c, "batch_norm_backward")
+    sum_dy, sum_dy_xhat = np.zeros((2, *c.mean.shape))
+    if dresidual is not None and not plan.activated_residual:  # before dx may be written over dy
         dresidual[...] = dy
     if c.x.size:
-        _run_backward(asked, dy, c, dx, dresidual if c.activation else None, sum_dy, sum_dy_xhat)
-    gamma_dtype, beta_dtype = c.parameter_dtypes
+        _run_backward(dy, c, dx, dresidual if plan.activated_residual else None, sum_dy, sum_dy_xhat)
+    gamma_dtype, beta_dtype = plan.parameter_dtypes
     return Gradients(
         dx,
         None if gamma_dtype is None else sum_dy_xhat.astype(gamma_dtype, copy=False),
@@ -250,25 +204,20 @@ def batch_norm_backward(dy: Any, context: Context, *, out: Any = None) -> Gradie
 
 
 def _run_backward(
-    asked: tuple[Any, ...] | None, dy: Array, c: Context, dx: Array, dresidual: Array | None, sum_dy: Array,
-    sum_dy_xhat: Array,
-) -> None:  # fmt: skip
-    """Runs gradient_sums and input_gradient, which also gives dresidual where that is not dy itself; remembers."""
-    f, view = c.form, c.form.view
-    source, gradient, extra = read(c.x, view), read(dy, view), read(c.extra, view)
-    target, place = write(dx, view)
-    second, second_place = (None, None) if dresidual is None else write(dresidual, view)
-    code, divisor, side = dtype_code(c.x.dtype), f.count - f.correction, SIDES[f.activation, f.residual]
-    _kernels.backward(True, True, code, view.shape, source, c.weights, c.gamma, c.beta, gradient, extra, target,
-                      second, c.mean, c.var, sum_dy, sum_dy_xhat, f.count, divisor, f.eps, side, f.slope)  # fmt: skip
+    dy: Array, c: Context, dx: Array, dresidual: Array | None, sum_dy: Array, sum_dy_xhat: Array
+) -> None:
+    """Runs gradient_sums and input_gradient, which also writes dresidual where that is not dy itself."""
+    plan, options = c.plan, c.plan.options
+    target, place = write(dx, plan)
+    second, second_place = (None, None) if dresidual is None else write(dresidual, plan)
+    _kernels.backward(True, True, plan.dtype, plan.view.shape, read(c.x, plan), c.weights, c.gamma, c.beta,
+                      read(dy, plan), None if c.saved is None else read(c.saved, plan), target, second, c.mean, c.var,
+                      sum_dy, sum_dy_xhat, c.count, c.count - options.correction, options.eps, plan.activation_grad,
+                      options.slope)  # fmt: skip
     if place is not dx:
         dx[...] = place
     if dresidual is not None and second_place is not dresidual:
         dresidual[...] = second_place
-    arrays, operands = (c.x, dy, c.extra, dx, dresidual), (source, gradient, extra, target, second)
-    if asked is not None and (f.activation or not f.residual) and (steps := steps_of(arrays, operands)):
-        CALLS.remember_backward(asked, f, c.mean.shape, *f.parameter_dtypes, code, view.shape, steps, f.count,
-                                divisor, f.eps, side, f.slope)  # fmt: skip
 
 
 # -------------------------------------------------------------------------------------------------------- engine

@@ -1,19 +1,21 @@
-"""What the functions return: moments, the context of a forward pass, and gradients.
+"""What the functions return: moments, the context of a forward pass, gradients, and dx path by path.
 
-No kernel is run here. The only arithmetic, that of moments, is the one in `equations`.
+No kernel is run here. The only arithmetic is that of `equations`, in NumPy and float64.
 """
 
-from dataclasses import dataclass
+import math
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from xhat import equations
-from xhat.checks import Array, check_correction, check_output, like_x, shown
+from xhat.checks import Array, check_correction, check_like_x, check_output, plain_array, shown
+from xhat.equations import Paths
 from xhat.errors import ArgumentError, ContextError, OutputError, ShapeError
-from xhat.layout import View
+from xhat.operands import as_mask
+from xhat.plan import Plan
 
-__all__ = ["Context", "Form", "Gradients", "Moments", "check_backward", "results_for"]
+__all__ = ["Context", "Gradients", "Moments", "check_backward", "gradient_paths", "results_for"]
 
 
 class Gradients(NamedTuple):
@@ -62,45 +64,25 @@ class Moments(NamedTuple):
         return variance
 
 
-# No eq: what was remembered of a form asks for its identity, not for its contents. Neither class is frozen: guarded
-# assignments cost microseconds a call.
-@dataclass(slots=True, eq=False)
-class Form:
-    """What forward passes have in common whose arrays differ in their numbers alone. It never changes."""
+class Context(NamedTuple):
+    """What the backward pass needs of the forward pass: x itself, a few float64 per channel, and no copy of x.
 
-    shape: tuple[int, ...]
-    axis: tuple[int, ...]
-    view: View
-    count: float
-    eps: float
-    correction: int
-    activation: str | None
-    slope: float
-    residual: bool
-    parameter_dtypes: tuple[np.dtype[Any] | None, np.dtype[Any] | None]
-
-    def context(self, x: Array, statistics: Array, weights: Array | None, y: Array, residual: Array | None,
-                overwritten: bool) -> "Context":  # fmt: skip
-        """The context of one of them. Its extra: where a residual was added, what tells the activation's side."""
-        extra = None if residual is None else {None: None, "leaky_relu": y, "silu": residual}[self.activation]
-        return Context(x, statistics, weights, extra, overwritten, self)
-
-
-@dataclass(slots=True, eq=False, repr=False)
-class Context:
-    """What the backward pass needs of the forward pass: x itself, O(C) statistics, and nothing else of x's size.
-
-    Where a residual was added before an activation, y (leaky_relu, relu) or the residual (silu) is held too, as
-    `extra`: arrays that the caller has anyway. `statistics` are mean, var, gamma and beta in float64, one row each;
-    a parameter that was not given has a row without a meaning.
+    x             the caller's array, not a copy
+    statistics    mean, var, gamma and beta in float64, one row each; a parameter that was not given has a row of zeros
+    weights       those of the mask, in the order in which the kernels read them; None: all are 1
+    count         m, the sum of weights; infinite for given statistics
+    saved         behind a residual and an activation, y (leaky_relu, relu) or the residual (silu): the caller's array
+    overwritten   whether y was written over x, so that there is no gradient
+    plan          shape, channel axes, eps, correction, activation
     """
 
     x: Array
     statistics: Array
     weights: Array | None
-    extra: Array | None
+    count: float  # type: ignore[assignment]  # the number m, not a tuple's method
+    saved: Array | None
     overwritten: bool
-    form: Form
+    plan: Plan
 
     @property
     def mean(self) -> Array:
@@ -110,72 +92,31 @@ class Context:
 
     @property
     def var(self) -> Array:
-        """The variance, divided by m - correction."""
+        """The variance, m2 / (m - correction)."""
         var: Array = self.statistics[1]
         return var
 
     @property
     def gamma(self) -> Array | None:
-        """A copy, in float64; None as it was given."""
-        return None if self.form.parameter_dtypes[0] is None else self.statistics[2]
+        """A copy in float64; None where gamma was not given."""
+        return None if self.plan.parameter_dtypes[0] is None else self.statistics[2]
 
     @property
     def beta(self) -> Array | None:
-        """Likewise."""
-        return None if self.form.parameter_dtypes[1] is None else self.statistics[3]
-
-    @property
-    def axis(self) -> tuple[int, ...]:
-        """The channel axes, ascending."""
-        return self.form.axis
-
-    @property
-    def view(self) -> View:
-        """How x is walked."""
-        return self.form.view
-
-    @property
-    def count(self) -> float:
-        """m, the sum of weights; infinite for constant statistics."""
-        return self.form.count
-
-    @property
-    def eps(self) -> float:
-        """What was added to the variance."""
-        return self.form.eps
-
-    @property
-    def correction(self) -> int:
-        """0 or 1."""
-        return self.form.correction
-
-    @property
-    def activation(self) -> str | None:
-        """None, "leaky_relu" (relu is one of slope 0) or "silu"."""
-        return self.form.activation
-
-    @property
-    def slope(self) -> float:
-        """Of leaky_relu below zero."""
-        return self.form.slope
-
-    @property
-    def residual(self) -> bool:
-        """Whether there was one."""
-        return self.form.residual
-
-    @property
-    def parameter_dtypes(self) -> tuple[np.dtype[Any] | None, np.dtype[Any] | None]:
-        """Those of gamma and beta, as they were given."""
-        return self.form.parameter_dtypes
+        """A copy in float64; None where beta was not given."""
+        return None if self.plan.parameter_dtypes[1] is None else self.statistics[3]
 
     @property
     def moments(self) -> Moments:
         """The batch's moments, for running statistics."""
-        return Moments(self.count, self.mean, self.var * (self.count - self.correction))
+        return Moments(self.count, self.mean, self.var * (self.count - self.plan.options.correction))
+
+    # Two contexts are equal if they are the same: arrays have no single answer.
+    __eq__ = object.__eq__
+    __hash__ = object.__hash__
 
     def __repr__(self) -> str:
-        return f"Context(x {self.x.shape} {self.x.dtype}, axis {self.axis}, m {self.count:g})"
+        return f"Context(x {self.x.shape} {self.x.dtype}, axis {self.plan.axes}, m {self.count:g})"
 
 
 def check_backward(dy: Any, context: Any, operation: str) -> Array:
@@ -189,35 +130,84 @@ def check_backward(dy: Any, context: Any, operation: str) -> Array:
         raise ContextError(
             f"{operation}: the forward pass wrote y over x, and the gradient needs x. Give batch_norm another out."
         )
-    # They are the caller's, who may have given them another shape in place: the view does not walk that one.
-    for name, array in (("x", context.x), ("the residual or y", context.extra)):
-        if array is not None and array.shape != context.form.shape:
+    # The caller may have changed the shape of these arrays in place: the plan's view does not walk that one.
+    for name, array in (("x", context.x), ("the residual or y", context.saved)):
+        if array is not None and array.shape != context.plan.shape:
             raise ContextError(
-                f"{operation}: {name} has shape {shown(array.shape)}, and had {shown(context.form.shape)} in the "
+                f"{operation}: {name} has shape {shown(array.shape)}, and had {shown(context.plan.shape)} in the "
                 "forward pass. Give it that shape again; reshape(...) makes a view, and leaves the array as it is."
             )
-    return like_x(dy, operation, "dy", context.x)
+    if type(dy) is not np.ndarray:
+        dy = plain_array(dy, operation, "dy")
+    if dy.shape != context.x.shape or dy.dtype != context.x.dtype:
+        check_like_x(operation, "dy", (dy.shape, dy.dtype), context.x.shape, context.x.dtype)
+    gradient: Array = dy
+    return gradient
 
 
 def results_for(out: Any, dy: Array, c: Context, operation: str) -> tuple[Array, Array | None]:
-    """Where dx and, behind an activation, dresidual go."""
+    """Where dx goes and, behind a residual, dresidual. Raises OutputError."""
+    if out is None:
+        return np.empty_like(c.x), np.empty_like(c.x) if c.plan.residual else None
     pair = out if isinstance(out, tuple) else (out, None)
     if len(pair) != 2:
         raise OutputError(
             f"{operation}: out has {len(pair)} arrays, expected dx, or the pair (dx, dresidual)."
         )
-    if pair[1] is not None and not c.residual:
+    if pair[1] is not None and not c.plan.residual:
         raise OutputError(
             f"{operation}: out has a place for dresidual, expected dx alone: there was no residual."
         )
     inputs = {"dy": dy, "x": c.x, "the context's statistics": c.statistics} | (
-        {} if c.extra is None else {"the residual or y": c.extra}
+        {} if c.saved is None else {"the residual or y": c.saved}
     )
     dx = (
-        np.empty_like(c.x, subok=False)
-        if pair[0] is None
-        else check_output(pair[0], operation, "out", c.x, dy, inputs)
+        np.empty_like(c.x) if pair[0] is None else check_output(pair[0], operation, "out", c.x, dy, inputs)
     )
     if pair[1] is None:
-        return dx, np.empty_like(c.x, subok=False) if c.residual else None
+        return dx, np.empty_like(c.x) if c.plan.residual else None
     return dx, check_output(pair[1], operation, "out[1]", c.x, None, {**inputs, "out[0]": dx})
+
+
+def gradient_paths(dy: Any, context: Context) -> Paths:
+    """dx path by path, in float64: direct (through xhat), through the mean, through the variance; they sum to dx.
+
+        direct   =  gamma rstd g
+        mean     = -gamma rstd w sum(g) / m
+        variance = -gamma rstd w xhat sum(g xhat) / (m - correction)
+
+    dy: x's shape and dtype; g = dy act'(pre). Returns Paths(direct, mean, variance) of x's shape.
+    Raises what `batch_norm_backward` raises.
+    """
+    c = context
+    dy = check_backward(dy, c, "gradient_paths")
+    plan, options = c.plan, c.plan.options
+    if not c.x.size:
+        return Paths(np.zeros(c.x.shape), np.zeros(c.x.shape), np.zeros(c.x.shape))
+    others = tuple(a for a in range(c.x.ndim) if a not in plan.axes)
+    shape = [n if a in plan.axes else 1 for a, n in enumerate(c.x.shape)]
+
+    def per_channel(value: Array | None, default: float) -> Any:
+        return default if value is None else value.reshape(shape)
+
+    gamma, mu = per_channel(c.gamma, 1.0), per_channel(c.mean, 0.0)
+    rstd = equations.reciprocal_std(per_channel(c.var, 1.0), options.eps, np.sqrt)
+    xhat = equations.standardize(c.x.astype(np.float64), mu, rstd)
+    g = dy.astype(np.float64)
+    if options.activation is not None:
+        pre = gamma * xhat + per_channel(c.beta, 0.0)
+        if c.saved is not None:
+            pre = c.saved.astype(np.float64) + (0 if options.activation == "leaky_relu" else pre)
+        slope = equations.activation_slope(pre, options.activation, options.slope, np)
+        g = np.where(g == 0, g, g * slope)  # padding: dy = 0 gives 0 even where the slope is NaN
+    w: Any = 1.0
+    if c.weights is not None:
+        w = as_mask(c.weights, plan)
+        xhat = np.where((w == 0) & (g == 0), 0.0, xhat)  # padding: x may be NaN there
+    if math.isinf(c.count):
+        xhat = np.zeros_like(xhat)  # no path leads through given statistics, whatever x is
+    sums = equations.gradient_sums(g, xhat, lambda v: v.sum(axis=others, keepdims=True))
+    terms = equations.paths(
+        g, xhat, *sums, gamma=gamma, rstd=rstd, m=c.count, correction=options.correction, w=w
+    )
+    return Paths(*(np.broadcast_to(term, c.x.shape).copy() for term in terms))

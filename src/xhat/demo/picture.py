@@ -55,7 +55,7 @@ class LayerPaths(NamedTuple):
 
 def paths_of(context: xhat.Context, dy: Array) -> LayerPaths:
     """What is drawn of a layer: the context of its forward and the gradient that came back to it."""
-    rstd = equations.reciprocal_std(context.var, context.eps, np.sqrt)
+    rstd = equations.reciprocal_std(context.var, context.plan.options.eps, np.sqrt)
     xhat_ = equations.standardize(context.x, context.mean, rstd)
     return LayerPaths(xhat_, *xhat.gradient_paths(dy, context))
 

@@ -50,10 +50,10 @@ def path_summary(dy: ArrayLike, context: Any) -> PathSummary:
     Every field has the shape of the channels. Raises what `xhat.gradient_paths` raises.
     """
     whole = gradient_paths(dy, context)  # first, since it checks the context
-    x, axes = context.x, context.axis
+    x, axes = context.x, context.plan.axes
     paths = equations.Paths(*(by_channel(path, axes) for path in whole))
     mu, var = (np.asarray(moment, dtype=np.float64).reshape(-1, 1) for moment in (context.mean, context.var))
-    rstd = equations.reciprocal_std(var, context.eps, np.sqrt)
+    rstd = equations.reciprocal_std(var, context.plan.options.eps, np.sqrt)
     xhat = equations.standardize(by_channel(x, axes).astype(np.float64), mu, rstd)
     channels = tuple(x.shape[a] for a in axes)
     return PathSummary(*(field.reshape(channels) for field in summarize(paths, xhat)))

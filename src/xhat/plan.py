@@ -1,0 +1,133 @@
+"""The plan of a call: what follows from shapes, strides, dtypes and options alone, found once for each combination.
+
+The gates of NumPy (`ops`) and of PyTorch (`torch.functional`) look their plans up here, in one cache. A plan holds
+for every call whose arrays differ in their addresses and elements only, so no array and no address may live here.
+An error is never cached: a call that is refused is checked again.
+"""
+
+from collections.abc import Callable
+from functools import lru_cache
+from math import inf, prod
+from typing import Any, NamedTuple
+
+from xhat import layout
+from xhat.checks import Kind, activation_of, check_correction, check_count, check_eps
+from xhat.layout import Strides, View
+
+__all__ = ["ACTIVATIONS", "ACTIVATION_GRADS", "DTYPES", "Options", "Plan", "check_options", "plan_of"]
+
+DTYPES = {"float64": 0, "float32": 1, "float16": 2, "bfloat16": 3}
+ACTIVATIONS = {None: 0, "leaky_relu": 1, "silu": 2}
+ACTIVATION_GRADS = {(None, False): 0, (None, True): 0, ("leaky_relu", False): 1, ("leaky_relu", True): 2,
+                    ("silu", False): 3, ("silu", True): 4}  # fmt: skip
+
+
+class Options(NamedTuple):
+    """eps, the correction c of m - c, and the activation (None, "leaky_relu" or "silu") with its slope below 0."""
+
+    eps: float
+    correction: int
+    activation: str | None
+    slope: float
+
+    @property
+    def linear(self) -> "Options":
+        """The same options without the activation."""
+        return self._replace(activation=None, slope=0.0)
+
+
+def check_options(operation: str, eps: Any, correction: Any, activation: Any) -> Options:
+    """The options of a call. Raises ArgumentError."""
+    return Options(check_eps(eps, operation), check_correction(correction, operation),
+                   *activation_of(activation, operation))  # fmt: skip
+
+
+class Plan(NamedTuple):
+    """What the calls of one kind have in common.
+
+    shape, dtype        of x; dtype is the kernels' code
+    axes                the channel axes, ascending
+    view                how the kernels walk x: (outer, channel, inner)
+    memory              the strides of x as its framework counts them: NumPy in bytes, PyTorch in elements
+    strides             the strides of x on the view, in elements; None where x has to be copied first
+    dense               whether an array that is made like x has the strides of x
+    count               m without a mask: elements per channel; infinite where mean and var are given
+    options             eps, correction, activation, slope
+    activation          the kernels' code of the activation, and
+    activation_grad     of how the backward pass finds where the activation stood
+    residual            whether a residual is added before the activation
+    parameter_dtypes    those of gamma and beta; None for one that was not given
+    """
+
+    shape: tuple[int, ...]
+    dtype: int
+    axes: tuple[int, ...]
+    view: View
+    memory: tuple[int, ...]
+    strides: Strides | None
+    dense: bool
+    count: float
+    options: Options
+    activation: int
+    activation_grad: int
+    residual: bool
+    parameter_dtypes: tuple[Any, Any]
+
+    @property
+    def activated_residual(self) -> bool:
+        """Whether dresidual = dy act'(pre) is an array of its own; without an activation it is dy."""
+        return self.residual and self.activation != 0
+
+    def saved(self, y: Any, residual: Any) -> Any:
+        """What the backward pass needs besides x: behind a residual, y (leaky_relu) or the residual (silu)."""
+        if not self.activated_residual:
+            return None
+        return y if self.options.activation == "leaky_relu" else residual
+
+    def linear(self) -> "Plan":
+        """The plan of the same call without the activation."""
+        return self._replace(options=self.options.linear, activation=0, activation_grad=0)
+
+
+def plan_of(*key: Any) -> Plan:
+    """The plan of a call, after every check that needs no element of an array. The arguments are those of `_cached`."""
+    try:
+        return _cached(*key)
+    except TypeError:  # an option without a hash, such as a list; or a DtypeError, which is raised again below
+        pass
+    return _cached.__wrapped__(*key)
+
+
+@lru_cache(maxsize=4096, typed=True)  # typed: 1 is a correction, 1.0 is none
+def _cached(
+    check: Callable[..., tuple[int, ...]], operation: str, shape: tuple[int, ...], dtype: Any, memory: tuple[int, ...],
+    unit: int, gamma: Kind, beta: Kind, residual: Kind, mean: Kind, var: Kind, masked: bool, axis: Any,
+    eps: Any, correction: Any, activation: Any,
+) -> Plan:  # fmt: skip
+    """The plan of calls of one kind.
+
+    check: the gate's own checks, check(operation, shape, dtype, axis, gamma, beta, residual, mean, var), which returns
+    the channel axes. memory, unit: as in `layout.walk`. masked: m is the sum of weights, and is checked with them.
+    Raises what `check` raises, ArgumentError for an option, DegenerateBatchError for a batch without a variance.
+    """
+    options = check_options(operation, eps, correction, activation)
+    axes = check(operation, shape, dtype, axis, gamma, beta, residual, mean, var)
+    view, strides, dense = layout.walk(shape, memory, unit, axes)
+    values = view.shape[0] * view.shape[2]
+    if mean is None and not masked and prod(shape):
+        check_count(values, values, options.correction, operation, shape, masked=False)
+    return Plan(
+        shape=shape,
+        dtype=DTYPES[str(dtype).rpartition(".")[2]],  # "float32", "torch.float32"
+        axes=axes,
+        view=view,
+        memory=memory,
+        strides=strides,
+        dense=dense,
+        count=inf if mean is not None else float(values),
+        options=options,
+        activation=ACTIVATIONS[options.activation],
+        activation_grad=ACTIVATION_GRADS[options.activation, residual is not None],
+        residual=residual is not None,
+        parameter_dtypes=(gamma and gamma[1], beta and beta[1]),
+    )
