@@ -82,10 +82,13 @@ def check_dtype(operation: str, name: str, dtype: np.dtype[Any]) -> None:
 
 
 def check_kinds(
-    operation: str, shape: tuple[int, ...], dtype: Any, axis: Any, gamma: Kind, beta: Kind, residual: Kind, mean: Kind,
-    var: Kind,
+    operation: str, shape: tuple[int, ...], dtype: Any, axis: Any, masked: bool, mean: Kind, var: Kind, gamma: Kind,
+    beta: Kind, residual: Kind,
 ) -> tuple[int, ...]:  # fmt: skip
-    """The channel axes of x, if the shapes and dtypes of all arrays fit it. Raises ShapeError or DtypeError."""
+    """The channel axes of x, if the shapes and dtypes of all arrays fit it.
+
+    Raises ShapeError, DtypeError, and DegenerateBatchError for a single value per channel, unless there is a mask.
+    """
     check_dtype(operation, "x", dtype)
     axes = channel_axes(len(shape), axis, operation)
     for name, vector in (("mean", mean), ("var", var), ("gamma", gamma), ("beta", beta)):
@@ -95,6 +98,9 @@ def check_kinds(
                 _check_parameter(operation, name, vector[1], dtype)
     if residual is not None:
         check_like_x(operation, "residual", residual, shape, dtype)
+    values = math.prod(n for a, n in enumerate(shape) if a not in axes)
+    if values == 1 and mean is None and not masked and 0 not in shape:
+        check_count(1, 1, 0, operation, shape, masked=False)
     return axes
 
 

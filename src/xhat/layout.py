@@ -98,18 +98,20 @@ def strides_on(view: View, shape: tuple[int, ...], strides: tuple[int, ...]) -> 
 
 def walk(
     shape: tuple[int, ...], memory: tuple[int, ...], unit: int, channels: tuple[int, ...]
-) -> tuple[View, Strides | None, bool]:
-    """How an array is walked: a view, the array's strides on it, and whether the array is dense.
+) -> tuple[View, Strides | None]:
+    """How an array is walked: a view, and the array's strides on it.
 
     memory: the strides of the array. unit: how much of them is one element (NumPy counts bytes, PyTorch elements); 0 if
     the elements are misaligned. If no view walks the array, its strides are None, and the view is one for a copy: in the
     array's own order of axes, or, if no view walks that either, the canonical one.
-    dense: the elements fill their memory without a gap or an overlap, so that an array made like it has its strides.
     """
     strides = None if unit == 0 or any(s % unit for s in memory) else tuple(s // unit for s in memory)
     if strides is not None and (view := view_of(shape, strides, channels)) is not None:
-        return view, strides_on(view, shape, strides), _is_dense(shape, strides)
-    return view_of(shape, _dense_strides(shape, memory), channels) or canonical(shape, channels), None, False
+        return view, strides_on(view, shape, strides)
+    # Of a broadcast axis, PyTorch's copies keep the place, while NumPy's have it innermost.
+    broadcast = unit == 1 and any(s == 0 and n > 1 for s, n in zip(memory, shape, strict=True))
+    own = None if broadcast else view_of(shape, _dense_strides(shape, memory), channels)
+    return own or canonical(shape, channels), None
 
 
 def _dense_strides(shape: tuple[int, ...], strides: tuple[int, ...]) -> tuple[int, ...]:
@@ -119,16 +121,6 @@ def _dense_strides(shape: tuple[int, ...], strides: tuple[int, ...]) -> tuple[in
         found[axis] = step
         step *= shape[axis]
     return tuple(found.values())
-
-
-def _is_dense(shape: tuple[int, ...], strides: tuple[int, ...]) -> bool:
-    """Whether the elements of an array of these strides fill its memory, each place once."""
-    reach = 1
-    for stride, size in sorted(zip(strides, shape, strict=True)):
-        if size != 1 and stride != reach:
-            return False
-        reach *= max(size, 1)
-    return True
 
 
 def canonical(shape: tuple[int, ...], channels: tuple[int, ...]) -> View:

@@ -20,34 +20,31 @@ Operand = tuple[Array, Strides]
 
 def read(array: Array, plan: Plan) -> Operand:
     """An input, copied once where the view does not walk it."""
-    if (strides := _strides(array, plan)) is None:
+    if array.strides == plan.memory and array.flags.aligned and plan.strides is not None:
+        strides: Strides | None = plan.strides
+    elif (strides := _strides(array, plan)) is None:
         copy = _dense(array, plan.view)
         copy[...] = array
         return read(copy, plan)
-    return _operand(array, strides)
+    return (array.view(np.uint16) if array.dtype.kind == "V" else array), strides  # bfloat16 exports no buffer
 
 
 def write(array: Array, plan: Plan) -> tuple[Operand, Array]:
     """A result, and the array that receives it: another one where the view does not walk the caller's."""
-    if (strides := _strides(array, plan)) is None:
-        return write(_dense(array, plan.view), plan)
-    return _operand(array, strides), array
-
-
-def _operand(array: Array, strides: Strides) -> Operand:
-    return (array.view(np.uint16) if array.dtype.kind == "V" else array), strides  # bfloat16 exports no buffer
+    place = array if _strides(array, plan) else _dense(array, plan.view)
+    return read(place, plan), place
 
 
 def _strides(array: Array, plan: Plan) -> Strides | None:
     """The strides of an array of x's shape on the view; None where the view does not walk it, or it is misaligned."""
-    memory, size = array.strides, array.itemsize
     if not array.flags.aligned:
         return None
-    if memory == plan.memory:
+    if array.strides == plan.memory:
         return plan.strides
-    if any(s % size for s in memory):
+    size = array.itemsize
+    if any(s % size for s in array.strides):
         return None
-    return strides_on(plan.view, plan.shape, tuple(s // size for s in memory))
+    return strides_on(plan.view, plan.shape, tuple([s // size for s in array.strides]))
 
 
 def _dense(like: Array, view: View) -> Array:

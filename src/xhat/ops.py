@@ -4,13 +4,14 @@ The formulas live in `equations` (and in the kernels, which are tested against t
 state live here. All statistics are float64.
 """
 
+import math
 import os
 from typing import Any
 
 import numpy as np
 
 from xhat import _kernels
-from xhat.checks import Array, Kind, check_kinds, check_output, check_variance, overlapping, plain_array
+from xhat.checks import Array, check_kinds, check_output, check_variance, overlapping, plain_array
 from xhat.errors import ArgumentError, EngineError
 from xhat.operands import read, weights_for, write
 from xhat.plan import Plan, plan_of
@@ -48,8 +49,8 @@ def moments(x: Any, *, axis: Axis = 1, mask: Any = None) -> Moments:
     that broadcast to x, of size 1 along the channels. Returns float64 moments of the channels' shape, that
     merge with those of other batches. An empty batch has count 0. Raises ShapeError, DtypeError, ArgumentError.
     """
-    x = _array(x, "moments", "x")
-    plan = _plan("moments", x, masked=True, axis=axis)
+    x = plain_array(x, "moments", "x")
+    plan = _plan("moments", x, (None,) * 5, True, axis, 1.0, 0, None)
     weights, count = (None, plan.count) if mask is None else weights_for(mask, "moments", x, plan)
     shape = tuple(x.shape[a] for a in plan.axes)
     mean, m2 = np.zeros(shape), np.zeros(shape)
@@ -118,56 +119,63 @@ def _forward(
     mask: Any, residual: Any, activation: Any, out: Array | None,
 ) -> tuple[Array, Context]:  # fmt: skip
     """Both forward passes: with the batch's own statistics, or with those that are given."""
-    x = _array(x, operation, "x")
-    mean, var = _maybe(mean, operation, "mean"), _maybe(var, operation, "var")
-    gamma, beta = _maybe(gamma, operation, "gamma"), _maybe(beta, operation, "beta")
-    residual = _maybe(residual, operation, "residual")
-    plan = _plan(operation, x, gamma, beta, residual, mean, var, mask is not None, axis, eps, correction, activation)
+    x, mean, var, gamma, beta, residual = _arrays(operation, (x, mean, var, gamma, beta, residual))
+    kinds = (mean if mean is None else (mean.shape, mean.dtype), var if var is None else (var.shape, var.dtype),
+             gamma if gamma is None else (gamma.shape, gamma.dtype), beta if beta is None else (beta.shape, beta.dtype),
+             residual if residual is None else (residual.shape, residual.dtype))  # fmt: skip
+    plan = _plan(operation, x, kinds, mask is not None, axis, eps, correction, activation)
     weights, count = (None, plan.count) if mask is None else weights_for(mask, operation, x, plan)
     if var is not None:
         check_variance(operation, var)
-    if out is None:
-        y, overwritten = np.empty_like(x), False
-    else:
+    y, overwritten = np.empty_like(x), False
+    if out is not None:
         y = check_output(out, operation, "out", x, x, {"x": x} if residual is None else {"x": x, "residual": residual})
         overwritten = overlapping(y, x)
     # Copies, so that the context does not change with the caller's arrays.
-    statistics = np.zeros((4, *[x.shape[a] for a in plan.axes]))
+    statistics = np.zeros(plan.statistics_shape)
     for row, value in enumerate((mean, var, gamma, beta)):
         if value is not None:
             statistics[row] = value
     c = Context(x, statistics, weights, count, plan.saved(y, residual), overwritten, plan)
     if x.size:
-        (target, place), options = write(y, plan), plan.options
-        divisor = 1.0 if mean is not None else count - options.correction
-        _kernels.forward(mean is None, True, plan.dtype, plan.view.shape, read(x, plan), weights, c.gamma, c.beta,
-                         None if residual is None else read(residual, plan), target, c.mean, c.var, divisor,
-                         options.eps, plan.activation, options.slope)  # fmt: skip
-        if place is not y:
-            y[...] = place
+        _run_forward(c, residual, y)
     return y, c
 
 
-def _array(value: Any, operation: str, name: str) -> Array:
-    return value if type(value) is np.ndarray else plain_array(value, operation, name)
+def _run_forward(c: Context, residual: Array | None, y: Array) -> None:
+    """Runs moments, unless the statistics are given, and normalize."""
+    plan, options = c.plan, c.plan.options
+    mean, var, gamma, beta = c.statistics
+    batch = c.count != math.inf
+    target, place = write(y, plan)
+    _kernels.forward(batch, True, plan.dtype, plan.view.shape, read(c.x, plan), c.weights,
+                     gamma if plan.parameter_dtypes[0] else None, beta if plan.parameter_dtypes[1] else None,
+                     residual if residual is None else read(residual, plan), target, mean, var,
+                     c.count - options.correction if batch else 1.0, options.eps, plan.activation,
+                     options.slope)  # fmt: skip
+    if place is not y:
+        y[...] = place
 
 
-def _maybe(value: Any, operation: str, name: str) -> Array | None:
-    return value if value is None or type(value) is np.ndarray else plain_array(value, operation, name)
+def _plan(operation: str, x: Array, *rest: Any) -> Plan:
+    """The plan of a call with x; the rest are arguments of `plan_of`, from `kinds` on."""
+    key = (check_kinds, operation, x.shape, x.dtype, x.strides, x.itemsize if x.flags.aligned else 0, *rest)
+    try:
+        return plan_of(*key)
+    except TypeError:  # an option that has no hash; or a DtypeError, which the next line raises again
+        pass
+    return plan_of.__wrapped__(*key)
 
 
-def _kind(array: Array | None) -> Kind:
-    return None if array is None else (array.shape, array.dtype)
+_ARRAY_OR_NONE = frozenset((np.ndarray, type(None)))
+_NAMES = ("x", "mean", "var", "gamma", "beta", "residual")
 
 
-def _plan(
-    operation: str, x: Array, gamma: Array | None = None, beta: Array | None = None, residual: Array | None = None,
-    mean: Array | None = None, var: Array | None = None, masked: bool = False, axis: Axis = 1, eps: float = 1.0,
-    correction: int = 0, activation: Any = None,
-) -> Plan:  # fmt: skip
-    unit = x.itemsize if x.flags.aligned else 0
-    return plan_of(check_kinds, operation, x.shape, x.dtype, x.strides, unit, _kind(gamma), _kind(beta),
-                   _kind(residual), _kind(mean), _kind(var), masked, axis, eps, correction, activation)  # fmt: skip
+def _arrays(operation: str, given: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The arguments of a forward pass as arrays; None stays None, except for x."""
+    if given[0] is not None and _ARRAY_OR_NONE.issuperset(map(type, given)):
+        return given
+    return tuple(a if a is None and n != "x" else plain_array(a, operation, n) for n, a in zip(_NAMES, given, strict=True))
 
 
 # ------------------------------------------------------------------------------------------------------ backward

@@ -7,11 +7,11 @@ An error is never cached: a call that is refused is checked again.
 
 from collections.abc import Callable
 from functools import lru_cache
-from math import inf, prod
+from math import inf
 from typing import Any, NamedTuple
 
 from xhat import layout
-from xhat.checks import Kind, activation_of, check_correction, check_count, check_eps
+from xhat.checks import Kind, activation_of, check_correction, check_eps
 from xhat.layout import Strides, View
 
 __all__ = ["ACTIVATIONS", "ACTIVATION_GRADS", "DTYPES", "Options", "Plan", "check_options", "plan_of"]
@@ -29,6 +29,12 @@ class Options(NamedTuple):
     correction: int
     activation: str | None
     slope: float
+
+    @property
+    def arguments(self) -> tuple[float, int, Any]:
+        """eps, correction and activation as a caller gives them."""
+        leaky = self.activation == "leaky_relu"
+        return self.eps, self.correction, ("leaky_relu", self.slope) if leaky else self.activation
 
     @property
     def linear(self) -> "Options":
@@ -50,12 +56,12 @@ class Plan(NamedTuple):
     view                how the kernels walk x: (outer, channel, inner)
     memory              the strides of x as its framework counts them: NumPy in bytes, PyTorch in elements
     strides             the strides of x on the view, in elements; None where x has to be copied first
-    dense               whether an array that is made like x has the strides of x
     count               m without a mask: elements per channel; infinite where mean and var are given
     options             eps, correction, activation, slope
     activation          the kernels' code of the activation, and
     activation_grad     of how the backward pass finds where the activation stood
     residual            whether a residual is added before the activation
+    statistics_shape    (4, channels...): of mean, var, gamma and beta
     parameter_dtypes    those of gamma and beta; None for one that was not given
     """
 
@@ -65,12 +71,12 @@ class Plan(NamedTuple):
     view: View
     memory: tuple[int, ...]
     strides: Strides | None
-    dense: bool
     count: float
     options: Options
     activation: int
     activation_grad: int
     residual: bool
+    statistics_shape: tuple[int, ...]
     parameter_dtypes: tuple[Any, Any]
 
     @property
@@ -89,33 +95,24 @@ class Plan(NamedTuple):
         return self._replace(options=self.options.linear, activation=0, activation_grad=0)
 
 
-def plan_of(*key: Any) -> Plan:
-    """The plan of a call, after every check that needs no element of an array. The arguments are those of `_cached`."""
-    try:
-        return _cached(*key)
-    except TypeError:  # an option without a hash, such as a list; or a DtypeError, which is raised again below
-        pass
-    return _cached.__wrapped__(*key)
-
-
 @lru_cache(maxsize=4096, typed=True)  # typed: 1 is a correction, 1.0 is none
-def _cached(
+def plan_of(
     check: Callable[..., tuple[int, ...]], operation: str, shape: tuple[int, ...], dtype: Any, memory: tuple[int, ...],
-    unit: int, gamma: Kind, beta: Kind, residual: Kind, mean: Kind, var: Kind, masked: bool, axis: Any,
-    eps: Any, correction: Any, activation: Any,
+    unit: int, kinds: tuple[Kind, Kind, Kind, Kind, Kind], masked: bool, axis: Any, eps: Any, correction: Any,
+    activation: Any,
 ) -> Plan:  # fmt: skip
     """The plan of calls of one kind.
 
-    check: the gate's own checks, check(operation, shape, dtype, axis, gamma, beta, residual, mean, var), which returns
-    the channel axes. memory, unit: as in `layout.walk`. masked: m is the sum of weights, and is checked with them.
-    Raises what `check` raises, ArgumentError for an option, DegenerateBatchError for a batch without a variance.
+    check: the gate's own checks, check(operation, shape, dtype, axis, masked, *kinds), which returns the channel axes.
+    memory, unit: as in `layout.walk`. kinds: of mean, var, gamma, beta and the residual. masked: whether there is a
+    mask, with which m is checked. Raises what `check` raises, ArgumentError for an option, and TypeError for an option
+    without a hash, such as a list: the gates call `plan_of.__wrapped__` then.
     """
     options = check_options(operation, eps, correction, activation)
-    axes = check(operation, shape, dtype, axis, gamma, beta, residual, mean, var)
-    view, strides, dense = layout.walk(shape, memory, unit, axes)
+    axes = check(operation, shape, dtype, axis, masked, *kinds)
+    mean, _, gamma, beta, residual = kinds
+    view, strides = layout.walk(shape, memory, unit, axes)
     values = view.shape[0] * view.shape[2]
-    if mean is None and not masked and prod(shape):
-        check_count(values, values, options.correction, operation, shape, masked=False)
     return Plan(
         shape=shape,
         dtype=DTYPES[str(dtype).rpartition(".")[2]],  # "float32", "torch.float32"
@@ -123,11 +120,11 @@ def _cached(
         view=view,
         memory=memory,
         strides=strides,
-        dense=dense,
         count=inf if mean is not None else float(values),
         options=options,
         activation=ACTIVATIONS[options.activation],
         activation_grad=ACTIVATION_GRADS[options.activation, residual is not None],
         residual=residual is not None,
+        statistics_shape=(4, *[shape[a] for a in axes]),
         parameter_dtypes=(gamma and gamma[1], beta and beta[1]),
     )

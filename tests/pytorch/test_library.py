@@ -212,7 +212,7 @@ def test_operators_check_what_they_are_given() -> None:
             (*arguments[:6], torch.ones(2, 3), *arguments[7:]),
             "statistics have dtype torch.float32",
         ),
-        (backward_of, (*arguments[:7], True, 1e-5, 0, "silu", 0.0), "extra is missing"),
+        (backward_of, (*arguments[:7], True, 1e-5, 0, "silu", 0.0), "saved is missing"),
         (track, (torch.ones(3), *tracked()[1:]), "statistics have shape"),
     ]
     for operator, given, said in wrong:

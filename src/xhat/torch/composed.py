@@ -1,8 +1,8 @@
 """The equations over torch's own operations: for any device, any transform, and gradients of any order.
 
-The formulas are those of `xhat.equations`; here is only what they are summed over and in which precision: in
-float64 on the CPU, elsewhere in float32 at least. Values are taken relative to a rough mean first, which the
-equations cancel, so that an offset costs no digits in float32 either.
+The formulas are those of `xhat.equations`. This file chooses what they are summed over and the precision: float64 on
+the CPU, at least float32 elsewhere. A rough mean is subtracted from x first. It cancels in the equations, and so a large
+offset of x costs no digits in float32 either.
 """
 
 import math
@@ -14,10 +14,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from xhat import equations
-from xhat.torch.options import Batch, Options
+from xhat.plan import Options
+from xhat.torch.inputs import Batch, Inputs
 
 __all__ = [
-    "Others",
+    "AcrossRanks",
     "activate",
     "activation_gradient",
     "batch_norm",
@@ -40,28 +41,28 @@ def _column(vector: Tensor | None, x: Tensor, dtype: torch.dtype) -> Any:
     return None if vector is None else vector.to(dtype).reshape(1, -1, *[1] * (x.dim() - 2))
 
 
-class Others(NamedTuple):
-    """What a rank knows of a batch that lies on many: its sums over all ranks, m and the mean."""
+class AcrossRanks(NamedTuple):
+    """What a rank knows of a batch that is spread over many: how to sum over all ranks, m and the mean."""
 
-    total: Callable[[Tensor], Tensor]  # over the ranks, of what each has summed over its own part
+    total: Callable[[Tensor], Tensor]  # the sum over ranks of what each has summed over its own part
     m: Tensor
     mean: Tensor
 
 
 class Centred(NamedTuple):
-    """x relative to a rough mean, which mu is relative to as well, and the weights: what every equation starts from."""
+    """x and mu relative to a shift, a rough mean, and the weights: the operands of every equation."""
 
     x: Tensor
-    origin: Tensor
+    shift: Tensor
     mu: Tensor
     var: Tensor
     m: Any = math.inf
     w: Any = 1
-    lost: Tensor | None = None  # what is no number and has no weight
+    padding: Tensor | None = None  # where w is 0 and x was NaN or infinite; 0 stands there
 
     @property
     def batch(self) -> bool:
-        """Whether the statistics are a batch's, and no constants."""
+        """Whether the statistics are the batch's own; else they are given constants."""
         return self.m is not math.inf
 
     def standardized(self, eps: float) -> tuple[Tensor, Tensor]:
@@ -71,77 +72,72 @@ class Centred(NamedTuple):
 
 
 class _Weighed(NamedTuple):
-    """A batch's values, those without weight being numbers, their weights, and the sum of these."""
+    """A batch's finite elements, their weights, and the sum of the weights."""
 
     x: Tensor
     m: Any
     w: Any = 1
-    lost: Tensor | None = None
+    padding: Tensor | None = None
 
 
 def _weighed(x: Tensor, mask: Tensor | None, dtype: torch.dtype) -> _Weighed:
     wide = x.to(dtype)
     if mask is None:
         return _Weighed(wide, x.numel() // x.shape[1])
-    # Expanded: its sum over the batch is m for every channel.
+    # Expanded over the batch, so that its sum is m.
     w = mask.to(dtype).expand([x.shape[0], 1, *x.shape[2:]])
-    lost = (w == 0) & ~torch.isfinite(wide)
-    return _Weighed(torch.where(lost, 0.0, wide), w.sum(), w, lost)  # 0 times NaN is NaN
+    padding = (w == 0) & ~torch.isfinite(wide)
+    return _Weighed(torch.where(padding, 0.0, wide), w.sum(), w, padding)  # 0 times NaN is NaN
 
 
 def _summed(v: Tensor) -> Tensor:
-    """The sum over a channel, of values that are here."""
+    """The sum over a channel of the elements on this rank."""
     return v.sum([0, *range(2, v.dim())], keepdim=True)
 
 
 def _by_statistics(wide: Tensor, mean: Tensor, var: Tensor | None) -> Centred:
-    """By given mean and variance, which do not depend on x."""
-    origin = _column(mean, wide, wide.dtype)
-    return Centred(wide - origin, origin, torch.zeros_like(origin), _column(var, wide, wide.dtype))
+    """The operands for a given mean and variance, which do not depend on x."""
+    shift = _column(mean, wide, wide.dtype)
+    return Centred(wide - shift, shift, torch.zeros_like(shift), _column(var, wide, wide.dtype))
 
 
-def _by_batch(b: _Weighed, origin: Tensor, total: Callable[[Tensor], Tensor], o: Options) -> Centred:
-    """By the batch's own mean and variance; total: the sum over a channel, of the whole batch."""
-    x = b.x - origin
+def _by_batch(b: _Weighed, shift: Tensor, total: Callable[[Tensor], Tensor], o: Options) -> Centred:
+    """The operands for the batch's own mean and variance; total: the sum over a channel of the whole batch."""
+    x = b.x - shift
     mu, m2 = equations.moments(x, total, b.m, b.w)
-    return Centred(x, origin, mu, equations.variance(m2, b.m, o.correction), b.m, b.w, b.lost)
+    return Centred(x, shift, mu, equations.variance(m2, b.m, o.correction), b.m, b.w, b.padding)
 
 
-def _centred(
-    x: Tensor, mask: Tensor | None, mean: Tensor | None, var: Tensor | None, o: Options, dtype: torch.dtype,
-    others: Others | None = None,
-) -> Centred:  # fmt: skip
-    """By given statistics, by those of x, or, with others, by those of a batch that x is a part of."""
-    if mean is not None and others is None:
-        return _by_statistics(x.to(dtype), mean, var)
-    b = _weighed(x, mask, dtype)
-    if others is None:
+def _centred(t: Inputs, o: Options, dtype: torch.dtype, ranks: AcrossRanks | None = None) -> Centred:
+    """The operands for given statistics, those of x, or, with ranks, those of a batch that x is a part of."""
+    if t.mean is not None and ranks is None:
+        return _by_statistics(t.x.to(dtype), t.mean, t.var)
+    b = _weighed(t.x, t.mask, dtype)
+    if ranks is None:
         return _by_batch(b, _summed(b.w * b.x.detach()) / b.m, _summed, o)
-    b = b._replace(m=others.m.to(dtype))
-    if mean is not None:
-        return _by_statistics(b.x, mean, var)._replace(m=b.m, w=b.w, lost=b.lost)
-    return _by_batch(b, _column(others.mean, x, dtype), lambda v: others.total(_summed(v)), o)
+    b = b._replace(m=ranks.m.to(dtype))
+    if t.mean is not None:
+        return _by_statistics(b.x, t.mean, t.var)._replace(m=b.m, w=b.w, padding=b.padding)
+    return _by_batch(b, _column(ranks.mean, t.x, dtype), lambda v: ranks.total(_summed(v)), o)
 
 
-def batch_norm(
-    x: Tensor, weight: Tensor | None, bias: Tensor | None, residual: Tensor | None, mask: Tensor | None,
-    mean: Tensor | None, var: Tensor | None, o: Options, dtype: torch.dtype | None = None,
-) -> tuple[Tensor, Batch]:  # fmt: skip
+def batch_norm(t: Inputs, o: Options, dtype: torch.dtype | None = None) -> tuple[Tensor, Batch]:
     """y = act(weight xhat + bias [+ residual]) with given statistics, or, where mean is None, with the batch's own.
 
     dtype: what to compute in, at least; None for the default.
     """
-    dtype = _precision(x, weight, mean) if dtype is None else torch.promote_types(x.dtype, dtype)
-    c = _centred(x, mask, mean, var, o, dtype)
+    x, weight, bias, residual = t[:4]
+    dtype = _precision(x, weight, t.mean) if dtype is None else torch.promote_types(x.dtype, dtype)
+    c = _centred(t, o, dtype)
     rstd = equations.reciprocal_std(c.var, o.eps, torch.sqrt)
     gamma, beta = _column(weight, x, dtype), _column(bias, x, dtype)
     pre = equations.normalize(c.x, c.mu, rstd, 1 if gamma is None else gamma, 0 if beta is None else beta)
     if residual is not None:
         pre = pre + residual
-    if c.lost is not None:
-        pre = torch.where(c.lost, math.nan, pre)
+    if c.padding is not None:
+        pre = torch.where(c.padding, math.nan, pre)
     y = activate(pre, o).to(x.dtype)
-    return y, Batch(torch.stack(((c.origin + c.mu).flatten(), c.var.flatten())).detach(), _constant(c.m))
+    return y, Batch(torch.stack(((c.shift + c.mu).flatten(), c.var.flatten())).detach(), _constant(c.m))
 
 
 def _constant(m: Any) -> Any:
@@ -150,9 +146,9 @@ def _constant(m: Any) -> Any:
 
 def moments(x: Tensor, mask: Tensor | None) -> tuple[float, int, Tensor]:
     """m, the number of values that have a weight, and mean and m2 (2, C) in float64; zeros where there are none."""
-    c = _centred(x, mask, None, None, Options(1.0, 0, None, 0.0), _precision(x))
+    c = _centred(Inputs(x, None, None, None, mask, None, None), Options(1.0, 0, None, 0.0), _precision(x))
     values = x.numel() // x.shape[1] if mask is None else int(torch.count_nonzero(c.w))
-    found = torch.stack(((c.origin + c.mu).flatten(), (c.var * c.m).flatten())).double()
+    found = torch.stack(((c.shift + c.mu).flatten(), (c.var * c.m).flatten())).double()
     return float(c.m), values, found if values else torch.zeros_like(found)
 
 
@@ -177,17 +173,16 @@ def activation_gradient(dy: Tensor, pre: Tensor, o: Options) -> Tensor:
 
 
 def gradients(
-    dy: Tensor, x: Tensor, weight: Tensor | None, bias: Tensor | None, extra: Tensor | None, mask: Tensor | None,
-    statistics: Tensor | None, residual: bool, o: Options, others: Others | None = None,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    dy: Tensor, t: Inputs, saved: Tensor | None, residual: bool, o: Options, ranks: AcrossRanks | None = None
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """dx, dweight, dbias, dresidual of `batch_norm`, by the closed form; differentiable again, to any order.
 
-    extra: y or the residual (see `cpu.kept`). statistics: constants (2, C), or None for the batch's. others: of a batch
-    on many ranks; dweight and dbias are this rank's sums.
+    saved: what `Plan.saved` names; residual: whether there was one. ranks: of a batch on many; dweight and dbias are
+    then this rank's sums.
     """
-    dtype = _precision(x, weight, statistics)
-    mean, var = (None, None) if statistics is None else statistics.unbind(0)
-    c = _centred(x, mask, mean, var, o, dtype, others)
+    x, weight, bias = t[:3]
+    dtype = _precision(x, weight, t.mean)
+    c = _centred(t, o, dtype, ranks)
     xhat, rstd = c.standardized(o.eps)
     gamma, beta = _column(weight, x, dtype), _column(bias, x, dtype)
     gamma = 1 if gamma is None else gamma
@@ -195,37 +190,34 @@ def gradients(
     if o.activation is not None:
         pre = gamma * xhat + (0 if beta is None else beta)
         if residual:
-            assert extra is not None
-            pre = extra.to(dtype) if o.activation == "leaky_relu" else pre + extra
+            assert saved is not None
+            pre = saved.to(dtype) if o.activation == "leaky_relu" else pre + saved
         g = activation_gradient(g, pre, o)
-    if c.lost is not None:
-        xhat = torch.where(c.lost & (g != 0), math.nan, xhat)  # the loss looks at it
+    if c.padding is not None:
+        xhat = torch.where(c.padding & (g != 0), math.nan, xhat)  # dy is not 0 there: the loss depends on it
     sum_dy, sum_dy_xhat = equations.gradient_sums(g, xhat, _summed)
     sums: Any = (sum_dy, sum_dy_xhat)
-    if others is not None:
-        sums = others.total(torch.stack(sums)).unbind(0)  # together: an exchange takes its time
-    # No path leads through constant statistics, whatever number xhat is.
+    if ranks is not None:
+        sums = ranks.total(torch.stack(sums)).unbind(0)  # one exchange for both
+    # No path leads through given statistics, even where xhat is not finite.
     through = (xhat, *sums) if c.batch else (0.0, 0.0, 0.0)
     dx = equations.input_gradient(g, *through, gamma=gamma, rstd=rstd, m=c.m, correction=o.correction, w=c.w)
     return dx.to(x.dtype), sum_dy_xhat.reshape(-1), sum_dy.reshape(-1), g.to(x.dtype)
 
 
 def second_gradients(
-    cotangents: tuple[Tensor | None, ...], dy: Tensor, x: Tensor, weight: Tensor | None, bias: Tensor | None,
-    extra: Tensor | None, mask: Tensor | None, statistics: Tensor | None, residual: bool, o: Options,
-    others: Others | None = None,
+    cotangents: tuple[Tensor | None, ...], dy: Tensor, t: Inputs, saved: Tensor | None, residual: bool, o: Options,
+    ranks: AcrossRanks | None = None,
 ) -> tuple[Tensor | None, ...]:  # fmt: skip
-    """The gradients of `gradients` with respect to dy, x, weight, bias and extra, by autograd: again to any order."""
+    """The gradients of `gradients` with respect to dy, x, weight, bias and saved, by autograd: again to any order."""
     again = torch.is_grad_enabled()
     with torch.enable_grad():
         # Aliases: dy may be made from x, and that path is no part of this derivative.
-        given = [
-            t.view_as(t) if t is not None and t.requires_grad else t for t in (dy, x, weight, bias, extra)
-        ]
-        dy_, x_, weight_, bias_, extra_ = given
+        given = [a.view_as(a) if a is not None and a.requires_grad else a for a in (dy, *t[:3], saved)]
+        dy_, x_, weight_, bias_, saved_ = given
         assert dy_ is not None and x_ is not None
-        found = gradients(dy_, x_, weight_, bias_, extra_, mask, statistics, residual, o, others)
-        # An empty cotangent stands for none, except of what is empty itself.
+        found = gradients(dy_, t._replace(x=x_, weight=weight_, bias=bias_), saved_, residual, o, ranks)
+        # An operator returns an empty tensor for a gradient that does not exist; its cotangent is left out.
         pairs = [
             (f, c.to(f.dtype).reshape(f.shape))
             for f, c in zip(found, cotangents, strict=False)
@@ -234,6 +226,6 @@ def second_gradients(
         if not pairs:
             return (None,) * len(given)
         outputs, weights = zip(*pairs, strict=True)
-        inputs = [t for t in given if t is not None and t.requires_grad]
+        inputs = [a for a in given if a is not None and a.requires_grad]
         wanted = iter(torch.autograd.grad(outputs, inputs, weights, create_graph=again, allow_unused=True))
-    return tuple(next(wanted) if t is not None and t.requires_grad else None for t in given)
+    return tuple(next(wanted) if a is not None and a.requires_grad else None for a in given)

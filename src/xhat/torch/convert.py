@@ -10,9 +10,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.parametrize import is_parametrized
 
 from xhat.errors import ArgumentError, XhatError
-from xhat.torch import layers
+from xhat.torch import nn as layers
 from xhat.torch.fusion import fuse, unfuse
-from xhat.torch.options import options_of
+from xhat.plan import check_options
 from xhat.torch.patterns import kind_of, named_kind, passes
 
 __all__ = ["OURS", "BatchNormAct2d", "Change", "adopt", "convert", "reason_to_leave", "revert"]
@@ -177,7 +177,7 @@ def reason_to_leave(m: nn.Module) -> str | None:
     if taken:
         return f"it has an attribute {taken[0]!r} already"
     try:
-        options_of(float(vars(m)["eps"]), 0, None)
+        check_options("batch_norm", float(vars(m)["eps"]), 0, None)
     except XhatError as error:
         return str(error).rstrip(".")
     return None

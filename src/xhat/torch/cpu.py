@@ -4,163 +4,133 @@ Nothing is checked here (the gate is `functional`), and no formula stands here (
 """
 
 import math
-from functools import lru_cache
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from xhat.checks import check_count, check_sum
-from xhat.layout import View, canonical, strides_on, view_of
-from xhat.ops import ACTIVATIONS, SIDES, run_backward, run_forward
+from xhat.layout import Strides, strides_on
+from xhat.ops import run_backward, run_forward, run_track
+from xhat.plan import Plan, plan_of
+from xhat.torch.inputs import CODES, Inputs, as_mask, check_kinds, check_mask, weights_in_order
 from xhat.torch.memory import LARGE, ask_for_huge_pages
-from xhat.torch.options import Options
-from xhat.torch.weights import mask_of, weights_in_order
 
 __all__ = [
-    "CODES",
-    "Pass",
+    "FLOAT64",
+    "Run",
     "backward",
-    "evaluate",
     "gradient_sums",
     "gradients",
     "input_gradient",
-    "kept",
+    "moments",
     "normalize",
-    "read",
-    "result_like",
-    "walk_of",
+    "part_of",
+    "plan_for",
+    "run_of",
+    "track",
 ]
 
-# As in kernels.h.
-CODES = {torch.float64: 0, torch.float32: 1, torch.float16: 2, torch.bfloat16: 3}
-CHANNELS = (1,)
-_FLOAT64 = torch.empty(0, dtype=torch.float64, device="cpu")  # what is made like it is made in half the time
+FLOAT64 = torch.empty(0, dtype=torch.float64, device="cpu")  # new_empty of it takes half the time of torch.empty
 
-Operand = tuple[int, tuple[int, int, int]]
+Operand = tuple[int, Strides]  # address, and strides on the view
+Vector = tuple[int, int]  # address and dtype of an element per channel
 
 
-class Walk(NamedTuple):
-    """How the kernels walk a tensor of some shape and strides, and those made like it."""
+class Run(NamedTuple):
+    """One forward pass: its plan, and what the backward pass needs of it besides tensors of x's size and parameters.
 
-    view: View
-    stride: tuple[int, ...]  # of the tensor
-    steps: tuple[int, int, int] | None  # the same on the view; None: it has to be copied first
-    dense: bool  # empty_like gives the same strides again
-
-
-@lru_cache(maxsize=4096)
-def walk_of(shape: tuple[int, ...], stride: tuple[int, ...]) -> Walk:
-    """The view that walks such a tensor, or else a copy of it."""
-    view = view_of(shape, stride, CHANNELS)
-    dense, reach = True, 1
-    for step, size in sorted(zip(stride, shape, strict=True)):
-        dense &= size == 1 or step == reach
-        reach *= max(size, 1)
-    walked = view or canonical(shape, CHANNELS)
-    return Walk(walked, stride, None if view is None else strides_on(view, shape, stride), dense)
-
-
-class Pass:
-    """What the backward pass needs of the forward pass besides x, its companions and the parameters.
-
-    `statistics` are mean and var (2, C) in float64: the batch's, written by `normalize` when `batch` is true, else
-    constants, with an infinite count. `weights` are the mask's numbers in the view's order, a copy: who gave the mask
-    may fill it anew for the next batch.
+    statistics    mean and var (2, C) in float64: the batch's, which `normalize` writes, or given ones
+    count         m, the sum of weights; infinite for given statistics
+    weights       a copy of the mask's elements in the order in which the kernels read them; None: all are 1
     """
 
-    __slots__ = ("batch", "count", "options", "residual", "statistics", "walk", "weights")
+    plan: Plan
+    statistics: Tensor
+    count: float
+    weights: Tensor | None = None
 
-    def __init__(
-        self,
-        x: Tensor,
-        options: Options,
-        statistics: Tensor | None,
-        residual: bool,
-        mask: Tensor | None = None,
-    ) -> None:
-        self.options = options
-        self.walk = walk_of(x.shape, x.stride())
-        self.residual = residual
-        self.weights: Tensor | None = None
-        self.batch = statistics is None
-        if statistics is not None:
-            self.statistics, self.count = statistics, math.inf
-            return
-        outer, channels, inner = self.walk.view.shape
-        self.statistics = _FLOAT64.new_empty(2, channels)
-        self.count = float(outer * inner)
-        if mask is not None:
-            self.weights = weights_in_order(mask, x, self.walk.view)
-            self.count = check_sum(float(self.weights.sum()), "batch_norm")
-            values = int(torch.count_nonzero(self.weights))
-            check_count(self.count, values, options.correction, "batch_norm", x.shape, masked=True)
+    def linear(self) -> "Run":
+        """The same pass without the activation."""
+        return self._replace(plan=self.plan.linear())
 
-    def linear(self, x: Tensor) -> "Pass":
-        """The same pass over x without the activation, its statistics those that were found."""
-        p = Pass(x, self.options.linear, self.statistics, self.residual)
-        p.batch, p.count, p.weights = self.batch, self.count, self.weights
-        return p
-
-    def mask(self, x: Tensor) -> Tensor | None:
-        """The weights in x's order, of size 1 along the channels."""
-        return None if self.weights is None else mask_of(self.weights, x, self.walk.view)
+    def mask(self) -> Tensor | None:
+        """The weights in the order of x's dimensions, of size 1 along the channels."""
+        return None if self.weights is None else as_mask(self.weights, self.plan)
 
     @property
-    def divisor(self) -> float:
-        """m - c."""
-        return self.count - self.options.correction
+    def batch(self) -> bool:
+        """Whether the statistics are the batch's own, so that dx has terms through them."""
+        return self.count != math.inf
 
-    @property
-    def weights_pointer(self) -> int | None:
-        """The address of the weights."""
-        return None if self.weights is None else self.weights.data_ptr()
+
+def plan_for(t: Inputs, *options: Any, operation: str = "batch_norm") -> Plan:
+    """The plan of a call with these tensors, and options eps, correction, activation. Raises where they do not fit.
+
+    operation: "moments" for a part of a batch, which needs no variance.
+    """
+    x, weight, bias, residual, mask, mean, var = t
+    kinds = (mean if mean is None else (mean.shape, mean.dtype), var if var is None else (var.shape, var.dtype),
+             weight if weight is None else (weight.shape, weight.dtype),
+             bias if bias is None else (bias.shape, bias.dtype),
+             residual if residual is None else (residual.shape, residual.dtype))  # fmt: skip
+    key = (check_kinds, operation, x.shape, x.dtype, x.stride(), 1, kinds, mask is not None, 1, *options)
+    try:
+        return plan_of(*key)
+    except TypeError:  # an option that has no hash; or an error of ours, which the next line raises again
+        pass
+    return plan_of.__wrapped__(*key)
+
+
+def run_of(plan: Plan, x: Tensor, mask: Tensor | None) -> Run:
+    """A pass by the batch's own statistics, which are still to be found. Raises where the mask leaves no variance."""
+    statistics = FLOAT64.new_empty(2, plan.view.shape[1])
+    if mask is None:
+        return Run(plan, statistics, plan.count)
+    check_mask(x, mask)
+    weights = weights_in_order(mask, plan)
+    count, values = check_sum(float(weights.sum()), "batch_norm"), int(torch.count_nonzero(weights))
+    check_count(count, values, plan.options.correction, "batch_norm", x.shape, masked=True)
+    return Run(plan, statistics, count, weights)
+
+
+def part_of(plan: Plan, count: float, mask: Tensor | None) -> Run:
+    """A pass over one rank's part of a batch of this count in all; its statistics are still to be set."""
+    return Run(plan, FLOAT64, count, None if mask is None else weights_in_order(mask, plan))
 
 
 # ------------------------------------------------------------------------------------------------------ operands
 
 
-def result_like(x: Tensor, walk: Walk) -> tuple[Tensor, Operand]:
-    """A result of x's shape and dtype, like x in memory where that can be walked."""
+def _result_like(x: Tensor, plan: Plan) -> tuple[Tensor, Operand]:
+    """A result of x's shape and dtype, with x's strides where the view walks them."""
     new = torch.empty_like(x)
     if new.nbytes >= LARGE:
         ask_for_huge_pages(new.data_ptr(), new.nbytes)
-    if walk.dense and walk.steps is not None and x.stride() == walk.stride:
-        return new, (new.data_ptr(), walk.steps)
-    steps = strides_on(walk.view, new.shape, new.stride())
-    if steps is None:
-        view = walk.view
-        named = view.outer + view.channel + view.inner
-        order = tuple(a for a in range(x.dim()) if a not in named) + named
+    strides = plan.strides if new.stride() == plan.memory else strides_on(plan.view, new.shape, new.stride())
+    if strides is None:
+        view = plan.view
+        walked = view.outer + view.channel + view.inner
+        order = tuple(a for a in range(x.dim()) if a not in walked) + walked
         new = torch.empty_permuted(x.shape, order, dtype=x.dtype, device="cpu")
-        steps = strides_on(view, new.shape, new.stride()) if new.numel() else (0, 0, 0)
-        assert steps is not None
-    return new, (new.data_ptr(), steps)
+        strides = strides_on(view, new.shape, new.stride()) if new.numel() else (0, 0, 0)
+        assert strides is not None
+    return new, (new.data_ptr(), strides)
 
 
-def read(t: Tensor, walk: Walk) -> tuple[Tensor, Operand]:
-    """An input, or a copy where the view can't walk it: who calls keeps it alive."""
-    if t.stride() == walk.stride:
-        steps = walk.steps
-    else:
-        steps = strides_on(walk.view, t.shape, t.stride())
+def _read(t: Tensor, plan: Plan) -> tuple[Tensor, Operand]:
+    """An input, or a copy where the view does not walk it; the caller keeps it alive."""
+    strides = plan.strides if t.stride() == plan.memory else strides_on(plan.view, t.shape, t.stride())
     address = t.data_ptr()
-    if steps is not None and address:  # a tensor that is known to be zero has none
-        return t, (address, steps)
-    copy, operand = result_like(t, walk)
+    if strides is not None and address:  # a tensor that is known to be zero has no address
+        return t, (address, strides)
+    copy, operand = _result_like(t, plan)
     return copy.copy_(t), operand
 
 
-def _maybe_read(t: Tensor | None, walk: Walk) -> tuple[Tensor | None, Operand | None]:
-    return (None, None) if t is None else read(t, walk)
-
-
-def _per_channel(vector: Tensor | None) -> tuple[Tensor | None, tuple[int, int] | None]:
-    return (None, None) if vector is None else _read_vector(vector)
-
-
-def _read_vector(vector: Tensor) -> tuple[Tensor, tuple[int, int]]:
-    """A number per channel, as address and dtype: who calls keeps it alive."""
+def _vector(vector: Tensor) -> tuple[Tensor, Vector]:
+    """An element per channel as address and dtype; the caller keeps the tensor alive."""
     address = vector.data_ptr()
     if vector.stride() != (1,) or not address:
         vector = vector.clone(memory_format=torch.contiguous_format)
@@ -171,116 +141,144 @@ def _read_vector(vector: Tensor) -> tuple[Tensor, tuple[int, int]]:
 # ------------------------------------------------------------------------------------------------------- forward
 
 
+def moments(x: Tensor, mask: Tensor | None) -> tuple[float, int, Tensor]:
+    """m, the number of values that have a weight, and mean and m2 (2, C) in float64; zeros where there are none."""
+    plan = plan_for(Inputs(x, None, None, None, mask, None, None), 1.0, 0, None, operation="moments")
+    found = torch.zeros((2, x.shape[1]), dtype=torch.float64, device="cpu")
+    values, weights = x.numel() // x.shape[1], None
+    count = float(values)
+    if mask is not None:
+        weights = weights_in_order(mask, plan)
+        count, values = float(weights.sum()), int(torch.count_nonzero(weights))
+    if count:
+        x, source = _read(x, plan)
+        mean, place = found.data_ptr(), None if weights is None else weights.data_ptr()
+        run_forward(True, False, plan.dtype, plan.view.shape, source, place, None, None, None, None, mean,
+                    mean + 8 * x.shape[1], 1.0, 1.0, 0, 0.0)  # fmt: skip
+    return count, values, found
+
+
 def normalize(
-    x: Tensor, weight: Tensor | None, bias: Tensor | None, residual: Tensor | None, p: Pass
-) -> Tensor:
-    """y = act(weight xhat + bias [+ residual]); writes p.statistics first when they are to be the batch's."""
-    mean = p.statistics.data_ptr()
-    var = mean + 8 * p.walk.view.shape[1]
-    divisor = p.divisor if p.batch else 1.0
-    return _forward(
-        p.batch, x, weight, bias, residual, p.walk, p.weights_pointer, mean, var, divisor, p.options
-    )
-
-
-def evaluate(
-    x: Tensor, weight: Tensor | None, bias: Tensor | None, residual: Tensor | None, mean: Tensor, var: Tensor,
-    o: Options,
+    x: Tensor, weight: Tensor | None, bias: Tensor | None, residual: Tensor | None, run: Run,
+    given: tuple[Tensor, Tensor] | None = None,
 ) -> Tensor:  # fmt: skip
-    """The same with given statistics of any dtype, which nobody will differentiate."""
-    mean, mu = _read_vector(mean)
-    var, sigma = _read_vector(var)
-    return _forward(False, x, weight, bias, residual, walk_of(x.shape, x.stride()), None, mu, sigma, 1.0, o)
+    """y = act(weight xhat + bias [+ residual]); writes run.statistics first where they are the batch's own.
 
-
-def _forward(
-    batch: bool, x: Tensor, weight: Tensor | None, bias: Tensor | None, residual: Tensor | None, walk: Walk,
-    weights: int | None, mean: Any, var: Any, divisor: float, o: Options,
-) -> Tensor:  # fmt: skip
-    y, result = result_like(x, walk)
-    x, source = read(x, walk)
-    weight, gamma = _per_channel(weight)
-    bias, beta = _per_channel(bias)
-    residual, added = _maybe_read(residual, walk)
-    run_forward(batch, True, CODES[x.dtype], walk.view.shape, source, weights, gamma, beta, added, result, mean, var,
-                divisor, o.eps, ACTIVATIONS[o.activation], o.slope)  # fmt: skip
+    given: mean and var of any dtype in place of run.statistics, if no gradient will be needed.
+    """
+    plan, statistics, count, weights = run
+    y, result = _result_like(x, plan)
+    x, source = _read(x, plan)
+    gamma = beta = added = None
+    if weight is not None:
+        weight, gamma = _vector(weight)
+    if bias is not None:
+        bias, beta = _vector(bias)
+    if residual is not None:
+        residual, added = _read(residual, plan)
+    eps, correction, _, slope = plan.options
+    batch = count != math.inf
+    mean: int | Vector = statistics.data_ptr()
+    var: int | Vector = statistics.data_ptr() + 8 * plan.view.shape[1]
+    if given is not None:
+        (mean_, mean), (var_, var) = map(_vector, given)
+    run_forward(batch, True, plan.dtype, plan.view.shape, source, None if weights is None else weights.data_ptr(),
+                gamma, beta, added, result, mean, var, count - correction if batch else 1.0, eps, plan.activation,
+                slope)  # fmt: skip
     return y
 
 
-def kept(residual: Tensor | None, y: Tensor, options: Options) -> Tensor | None:
-    """What tells where the activation stood, beside x: nothing, y (leaky_relu) or the residual (silu)."""
-    if residual is None or options.activation is None:
-        return None
-    return y if options.activation == "leaky_relu" else residual
+def track(
+    mean: Tensor, var: Tensor, batches: Tensor | None, statistics: Tensor, weight: float, factor: float
+) -> None:
+    """mean += weight (batch mean - mean), var += weight (factor batch var - var), batches += 1: all contiguous."""
+    run_track(mean.shape[0], (mean.data_ptr(), CODES[mean.dtype]), (var.data_ptr(), CODES[var.dtype]),
+              None if batches is None else batches.data_ptr(), statistics.data_ptr(), weight, factor)  # fmt: skip
+    # A graph that has saved them for a gradient detects the change by their version.
+    torch.autograd.graph.increment_version((mean, var) if batches is None else (mean, var, batches))
 
 
 # ------------------------------------------------------------------------------------------------------ backward
 
 
 def backward(
-    dy: Tensor, x: Tensor, p: Pass, sum_dy: Tensor, sum_dy_xhat: Tensor, *, reduce: bool, dx: Operand | None = None,
-    gamma: Tensor | None = None, beta: Tensor | None = None, extra: Tensor | None = None,
+    dy: Tensor, x: Tensor, run: Run, sum_dy: Tensor, sum_dy_xhat: Tensor, *, reduce: bool, dx: Operand | None = None,
+    gamma: Tensor | None = None, beta: Tensor | None = None, saved: Tensor | None = None,
     dresidual: Operand | None = None, weighted: bool = True,
 ) -> None:  # fmt: skip
-    """gradient_sums (reduce: writes both sums) and input_gradient (writes dx, and dresidual where extra is read)."""
-    walk, o = p.walk, p.options
-    if not x.numel():  # the kernels, called for nothing, write nothing
+    """gradient_sums (reduce: writes both sums) and input_gradient (writes dx, and dresidual where `saved` is read)."""
+    plan, statistics, count, weights = run
+    if not x.numel():  # nothing to add; the kernels would leave the sums as they are
         sum_dy.zero_()
         sum_dy_xhat.zero_()
         return
-    x, source = read(x, walk)
-    dy, gradient = read(dy, walk)
-    gamma, scale = _per_channel(gamma)
-    beta, shift = _per_channel(beta)
-    extra, other = _maybe_read(extra, walk)
-    mean = p.statistics.data_ptr()
-    run_backward(reduce, dx is not None, CODES[x.dtype], walk.view.shape, source,
-                 p.weights_pointer if weighted else None, scale, shift, gradient, other, dx, dresidual, mean,
-                 mean + 8 * walk.view.shape[1], (sum_dy.data_ptr(), CODES[sum_dy.dtype]),
-                 (sum_dy_xhat.data_ptr(), CODES[sum_dy_xhat.dtype]), p.count, p.divisor, o.eps,
-                 SIDES[o.activation, p.residual], o.slope)  # fmt: skip
-
-
-def _sum_for(parameter: Tensor | None, needed: bool, channels: int) -> Tensor:
-    """Where a parameter's gradient goes; in float64, and for the map alone, where nobody asks for it."""
-    if parameter is not None and needed:
-        return torch.empty_like(parameter)
-    return torch.zeros(channels, dtype=torch.float64, device="cpu")
+    x, source = _read(x, plan)
+    dy, gradient = _read(dy, plan)
+    scale = shift = other = None
+    if gamma is not None:
+        gamma, scale = _vector(gamma)
+    if beta is not None:
+        beta, shift = _vector(beta)
+    if saved is not None:
+        saved, other = _read(saved, plan)
+    eps, correction, _, slope = plan.options
+    mean = statistics.data_ptr()
+    run_backward(reduce, dx is not None, plan.dtype, plan.view.shape, source,
+                 weights.data_ptr() if weighted and weights is not None else None, scale, shift, gradient, other, dx,
+                 dresidual, mean, mean + 8 * plan.view.shape[1], (sum_dy.data_ptr(), CODES[sum_dy.dtype]),
+                 (sum_dy_xhat.data_ptr(), CODES[sum_dy_xhat.dtype]), count, count - correction, eps,
+                 plan.activation_grad, slope)  # fmt: skip
 
 
 def gradients(
-    dy: Tensor, x: Tensor, weight: Tensor | None, bias: Tensor | None, extra: Tensor | None, p: Pass,
-    needs: tuple[bool, ...],
+    dy: Tensor, x: Tensor, weight: Tensor | None, bias: Tensor | None, saved: Tensor | None, run: Run,
+    needs: tuple[bool, ...], total: Callable[[Tensor], Tensor] | None = None,
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]:  # fmt: skip
-    """dx, dweight, dbias, dresidual, of those that are needed (the others are None)."""
+    """dx, dweight, dbias, dresidual, of those that are needed; the others are None.
+
+    total: of a batch on many processes, the sum over all of them; dweight and dbias are then this one's own sums.
+    """
     need_x, need_weight, need_bias, need_residual = needs
-    activated = p.residual and p.options.activation is not None  # dresidual = dy act'(pre) comes with dx
+    activated = run.plan.activated_residual  # dresidual = dy act'(pre) is written together with dx
     dx = dresidual = into = into_residual = None
     if need_x or (need_residual and activated):
-        dx, into = result_like(x, p.walk)
+        dx, into = _result_like(x, run.plan)
         if activated:
-            dresidual, into_residual = result_like(x, p.walk)
-    channels = x.shape[1]
-    dweight, dbias = _sum_for(weight, need_weight, channels), _sum_for(bias, need_bias, channels)
-    backward(dy, x, p, dbias, dweight, reduce=p.batch or need_weight or need_bias, dx=into, gamma=weight, beta=bias,
-              extra=extra, dresidual=into_residual)  # fmt: skip
+            dresidual, into_residual = _result_like(x, run.plan)
+    if total is None:
+        dbias, dweight = _sum_for(bias, need_bias, x), _sum_for(weight, need_weight, x)
+        backward(dy, x, run, dbias, dweight, reduce=run.batch or need_weight or need_bias, dx=into, gamma=weight,
+                 beta=bias, saved=saved, dresidual=into_residual)  # fmt: skip
+    else:
+        own = torch.zeros((2, x.shape[1]), dtype=torch.float64, device="cpu")
+        dbias, dweight = own
+        backward(dy, x, run, dbias, dweight, reduce=True, gamma=weight, beta=bias, saved=saved)
+        backward(dy, x, run, *total(own), reduce=False, dx=into, gamma=weight, beta=bias, saved=saved,
+                 dresidual=into_residual)  # fmt: skip
     if need_residual and not activated:
         dresidual = dy
     return (dx if need_x else None, dweight if need_weight else None, dbias if need_bias else None,
             dresidual if need_residual else None)  # fmt: skip
 
 
-def gradient_sums(dy: Tensor, x: Tensor, p: Pass) -> tuple[Tensor, Tensor]:
+def _sum_for(parameter: Tensor | None, needed: bool, x: Tensor) -> Tensor:
+    """Where a parameter's gradient goes; in float64, and for dx alone, where it is not needed."""
+    if parameter is not None and needed:
+        return torch.empty_like(parameter)
+    return torch.zeros(x.shape[1], dtype=torch.float64, device="cpu")
+
+
+def gradient_sums(dy: Tensor, x: Tensor, run: Run) -> tuple[Tensor, Tensor]:
     """sum(dy) and sum(dy xhat) in float64, without weights."""
     sum_dy, sum_dy_xhat = torch.empty((2, x.shape[1]), dtype=torch.float64, device="cpu")
-    backward(dy, x, p, sum_dy, sum_dy_xhat, reduce=True, weighted=False)
+    backward(dy, x, run, sum_dy, sum_dy_xhat, reduce=True, weighted=False)
     return sum_dy, sum_dy_xhat
 
 
 def input_gradient(
-    dy: Tensor, x: Tensor, gamma: Tensor, sum_dy: Tensor, sum_dy_xhat: Tensor, p: Pass, *, weighted: bool
+    dy: Tensor, x: Tensor, gamma: Tensor, sum_dy: Tensor, sum_dy_xhat: Tensor, run: Run, *, weighted: bool
 ) -> Tensor:
     """gamma rstd (dy - w sum_dy / m - w xhat sum_dy_xhat / (m - c)), with these sums."""
-    dx, into = result_like(x, p.walk)
-    backward(dy, x, p, sum_dy, sum_dy_xhat, reduce=False, dx=into, gamma=gamma, weighted=weighted)
+    dx, into = _result_like(x, run.plan)
+    backward(dy, x, run, sum_dy, sum_dy_xhat, reduce=False, dx=into, gamma=gamma, weighted=weighted)
     return dx

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-from xhat.ops import ACTIVATIONS
+from xhat.plan import ACTIVATIONS
 from xhat.torch.errors import ExchangeError, first_line
 from xhat.torch.internals import device_of, timeout_of, untransformed
 from xhat.torch.merging import Array

@@ -11,7 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.parametrize import is_parametrized
 
 from xhat.errors import ArgumentError
-from xhat.torch.layers import BatchNorm
+from xhat.torch.nn import BatchNorm
 
 __all__ = ["freeze", "unfreeze"]
 

@@ -1,20 +1,27 @@
-"""The gate of torch's tensors: checks what comes in, and finds the way that the caller's transform can follow."""
+"""The gate of PyTorch's tensors: checks what comes in, and chooses the way that the active transform can follow.
 
+    autograd, cpu   plain CPU tensors in eager mode: by address to the kernels
+    operators       while a graph is recorded: one operator
+    composed        everything else: the equations over torch's operations
+"""
+
+import math
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from xhat.errors import ArgumentError
-from xhat.torch import composed, cpu, library
+from xhat.plan import Plan, check_options
+from xhat.torch import composed, cpu, operators
 from xhat.torch.autograd import normalize
+from xhat.torch.cpu import Run, plan_for
 from xhat.torch.errors import TensorShapeError
-from xhat.torch.internals import differentiating_forward, plain, tracing, transforming, unrecorded
-from xhat.torch.options import Batch, Options, check_nonfinite, options_of
-from xhat.torch.statistics import Running, follow
-from xhat.torch.tensors import check_tensor, check_weights, nothing_to_average
+from xhat.torch.inputs import CODES, Batch, Inputs, check_inputs, check_nonfinite, check_tensor, check_weights
+from xhat.torch.internals import differentiating_forward, eager, plain, recomputing, tracing, transforming, unrecorded
+from xhat.torch.running_stats import Running, move
 
-__all__ = ["batch_norm", "normalized"]
+__all__ = ["batch_norm", "follow", "normalized"]
 
 Maybe = Tensor | None
 
@@ -53,63 +60,108 @@ def batch_norm(
             "batch_norm: running_mean and running_var are needed when training=False, got None. "
             "Pass them, or training=True for the batch's own statistics."
         )
-    given = (None, None) if training else (running_mean, running_var)
-    options = options_of(eps, correction, activation)
     check_nonfinite(nonfinite)
-    y, batch = normalized(input, weight, bias, residual, mask, *given, options)
+    given = (None, None) if training else (running_mean, running_var)
+    y, batch = normalized(Inputs(input, weight, bias, residual, mask, *given), eps, correction, activation)
     if batch is not None and running_mean is not None and running_var is not None:
         running = Running(running_mean, running_var, None, None)
         follow(running, batch, momentum, correction, running_correction, nonfinite)
     return y
 
 
-def normalized(
-    x: Tensor, weight: Maybe, bias: Maybe, residual: Maybe, mask: Maybe, mean: Maybe, var: Maybe, o: Options
-) -> tuple[Tensor, Batch | None]:
+def normalized(t: Inputs, eps: Any, correction: Any, activation: Any) -> tuple[Tensor, Batch | None]:
     """y with given statistics, or, where mean is None, with the batch's own, which come with it (unless x is empty)."""
-    if unrecorded(
-        nothing_to_average, x, weight, bias, residual, mask, mean, var
-    ):  # nothing to average: any statistics will do
-        mean, var = x.new_zeros(x.shape[1], dtype=torch.float32), x.new_ones(x.shape[1], dtype=torch.float32)
-    if mean is not None:
-        mask = None  # weighs statistics, and these are given
-    batch: Batch | None
-    recorded, dual = tracing(), differentiating_forward()
-    if transforming() or (recorded and dual):
-        y, batch = composed.batch_norm(x, weight, bias, residual, mask, mean, var, o)
-    elif recorded:
-        y, batch = library.batch_norm(x, weight, bias, residual, mask, mean, var, o)
-    elif not dual and _for_kernels(x, weight, bias, residual, mask, mean, var):
-        y, batch = _by_kernels(x, weight, bias, residual, mask, mean, var, o)
-    else:
-        if mask is not None and not mask.is_meta:
-            check_weights(x, mask.detach(), o)
-        y, batch = composed.batch_norm(x, weight, bias, residual, mask, mean, var, o)
-    return y, batch if mean is None else None
+    if t.mask is not None and t.mean is not None:
+        t = t._replace(mask=None)  # a mask weighs the batch's statistics
+    if eager() and plain(*t) and (t.mask is t.mean is None or not _differentiated(t.mask, t.mean, t.var)):
+        return _by_kernels(t, plan_for(t, eps, correction, activation))
+    o = check_options("batch_norm", eps, correction, activation)
+    if unrecorded(_checked, t) and t.mean is None:
+        return normalized(_of_nothing(t), eps, correction, activation)[0], None
+    recorded = tracing()
+    if recorded and not transforming() and not differentiating_forward():
+        return operators.batch_norm(t, o)
+    if t.mask is not None and not (recorded or transforming() or t.mask.is_meta):
+        check_weights(t.x, t.mask.detach(), o)
+    y, batch = composed.batch_norm(t, o)
+    return y, batch if t.mean is None else None
 
 
-def _for_kernels(
-    x: Tensor, weight: Maybe, bias: Maybe, residual: Maybe, mask: Maybe, mean: Maybe, var: Maybe
-) -> bool:
-    """Whether all lie in plain memory, and no gradient is asked with respect to a mask or given statistics."""
-    if not plain(x, weight, bias, residual, mask, mean, var):
-        return False
-    return not torch.is_grad_enabled() or not any(
-        t is not None and t.requires_grad for t in (mask, mean, var)
-    )
+def _differentiated(*constants: Maybe) -> bool:
+    """Whether a gradient is needed with respect to a mask or given statistics, which the kernels do not compute."""
+    return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in constants)
 
 
-def _by_kernels(
-    x: Tensor, weight: Maybe, bias: Maybe, residual: Maybe, mask: Maybe, mean: Maybe, var: Maybe, o: Options
-) -> tuple[Tensor, Batch | None]:
+def _by_kernels(t: Inputs, plan: Plan) -> tuple[Tensor, Batch | None]:
+    x, weight, bias, residual, mask, mean, var = t
     differentiated = torch.is_grad_enabled()
-    statistics = None
+    run = normalize if differentiated else cpu.normalize
     if mean is not None and var is not None:
         if not differentiated:
-            return cpu.evaluate(x, weight, bias, residual, mean, var, o), None
-        statistics = torch.stack(
-            (mean, var)
-        ).double()  # a copy: the layer's may have moved when the gradient is asked
-    p = cpu.Pass(x, o, statistics, residual is not None, mask)
-    run = normalize if differentiated else cpu.normalize
+            return cpu.normalize(x, weight, bias, residual, Run(plan, cpu.FLOAT64, plan.count), (mean, var)), None
+        statistics = torch.stack((mean, var)).double()  # a copy: the layer's may have moved before the backward pass
+        return run(x, weight, bias, residual, Run(plan, statistics, plan.count)), None
+    if not x.numel():
+        return _by_kernels(_of_nothing(t), plan._replace(count=math.inf))
+    p = cpu.run_of(plan, x, mask)
     return run(x, weight, bias, residual, p), Batch(p.statistics, p.count)
+
+
+def _checked(t: Inputs) -> bool:
+    """Whether x is empty, if all tensors fit it."""
+    check_inputs(t)
+    return not t.x.numel()
+
+
+def _of_nothing(t: Inputs) -> Inputs:
+    """An empty batch with statistics, of which any will do."""
+    zeros, ones = t.x.new_zeros(t.x.shape[1], dtype=torch.float32), t.x.new_ones(t.x.shape[1], dtype=torch.float32)
+    return t._replace(mask=None, mean=zeros, var=ones)
+
+
+def follow(
+    running: Running, batch: Batch, momentum: Any, correction: int, running_correction: int, nonfinite: str
+) -> None:
+    """Moves the running statistics towards the batch's, unless this forward repeats one (activation checkpointing).
+
+        batches += 1      k = momentum, or when it is None 1 / (batches - skipped), the plain average over those that
+                              a channel has not left out, under whatever policy
+        running_mean += k (mean - running_mean)
+        running_var  += k (m2 / (m - running_correction) - running_var)
+
+    nonfinite "skip" leaves a channel as it is where these would be no finite numbers of their dtype, and counts it in
+    `skipped`; "raise" raises ArgumentError. Raises DegenerateBatchError where m <= running_correction.
+    If an exception is raised, nothing has changed.
+    """
+    if recomputing():
+        return
+    mean, var, batches, skipped = running
+    statistics, m = batch
+    if (
+        type(m) is float  # the kernels have found these statistics: there is no transform, and no graph
+        and m - running_correction > 1e-6 * m
+        and type(running_correction) is int
+        and 0 <= running_correction <= 1
+        and nonfinite == "propagate"
+        and (type(momentum) is float or (momentum is skipped is None and batches is not None))
+        and _in_place(mean, var, batches, statistics)
+    ):
+        k = 1 / (int(batches) + 1) if momentum is None else momentum  # type: ignore[arg-type]  # a tensor, see above
+        cpu.track(mean, var, batches, statistics, k, (m - correction) / (m - running_correction))
+    elif tracing() and not transforming():
+        operators.track(running, batch, momentum, correction, running_correction, nonfinite)
+    else:
+        move(running, batch, momentum, correction, running_correction, nonfinite)
+
+
+def _in_place(mean: Tensor, var: Tensor, batches: Maybe, statistics: Tensor) -> bool:
+    """Whether the kernels can write all of them where they are."""
+    return (
+        plain(mean, var, batches)
+        and mean.shape == var.shape == statistics.shape[1:]
+        and mean.dtype in CODES
+        and var.dtype in CODES
+        and mean.stride() == var.stride() == (1,)
+        and not (mean.requires_grad or var.requires_grad or mean.is_inference() or var.is_inference())
+        and (batches is None or (batches.dtype is torch.int64 and not batches.is_inference()))
+    )

@@ -13,6 +13,7 @@ __all__ = [
     "constant",
     "device_of",
     "differentiating_forward",
+    "eager",
     "hooked",
     "plain",
     "recomputing",
@@ -27,7 +28,6 @@ __all__ = [
 T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., Any])
 
-_transforms_active = torch._C._are_functorch_transforms_active
 _modes = torch._C._len_torch_dispatch_stack
 _task = torch._C._current_graph_task_id
 _legacy_batched = torch._C._functorch.is_legacy_batchedtensor
@@ -41,9 +41,19 @@ untransformed = torch._C._DisableFuncTorch  # tensors made in its block are no w
 _PLAIN = (Tensor, torch.nn.Parameter)
 
 
-def transforming() -> bool:
-    """Whether torch.func (grad, vjp, jvp, vmap, ...) is looking: every operation must be one of torch's own."""
-    return _transforms_active()
+# Whether a transform of torch.func (grad, vjp, jvp, vmap, ...) is active: every operation must be one of torch's own.
+transforming = torch._C._are_functorch_transforms_active
+
+
+def eager() -> bool:
+    """Whether no graph is recorded, no torch.func transform is active, and no forward-mode level is open."""
+    return not (
+        _is_compiling()
+        or _modes() > 0
+        or _tracing_state() is not None
+        or transforming()
+        or forward_ad._current_level >= 0
+    )
 
 
 def differentiating_forward() -> bool:

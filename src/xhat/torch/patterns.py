@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from xhat.torch.internals import hooked
-from xhat.torch.layers import BatchNorm
+from xhat.torch.nn import BatchNorm
 
 __all__ = ["Fusion", "add_then_activate", "fuse_calls", "kind_of", "named_kind", "passes", "ready"]
 

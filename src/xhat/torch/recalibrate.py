@@ -17,18 +17,16 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from xhat import equations
 from xhat.checks import shown
 from xhat.errors import ArgumentError, ShapeError
-from xhat.torch import composed, exchange, parts
-from xhat.torch.cpu import CODES
+from xhat.torch import composed, cpu, exchange
 from xhat.torch.exchange import Subject
 from xhat.torch.functional import normalized
 from xhat.torch.internals import plain
-from xhat.torch.layers import BatchNorm
+from xhat.torch.nn import BatchNorm
 from xhat.torch.merging import Array, Moments, layer_by_layer, merge, merged
-from xhat.torch.options import Batch, options_of
 from xhat.torch.progress import watched
-from xhat.torch.statistics import Running
+from xhat.torch.running_stats import Running
 from xhat.torch.sync import SyncBatchNorm
-from xhat.torch.tensors import check_known
+from xhat.torch.inputs import CODES, Batch, Inputs, check_known
 
 __all__ = ["Recalibrated", "recalibrate"]
 
@@ -207,7 +205,7 @@ class Watch:
         layer = self.layer
         layer._check_input_dim(input)
         y, batch = normalized(
-            input, layer.weight, layer.bias, None, None, None, None, options_of(layer.eps, 0, None)
+            Inputs(input, layer.weight, layer.bias, None, None, None, None), layer.eps, 0, None
         )
         if batch is not None:
             self.add(float(batch.count), batch.statistics[0], batch.statistics[1] * float(batch.count))
@@ -223,7 +221,7 @@ class Watch:
                 f"recalibrate: the input of layer {self.path!r} has {got}, expected (N, {self.channels}, ...). "
                 "Set its track_running_stats to False to leave it out."
             )
-        m, _, moments = (parts if plain(x) and x.dtype in CODES else composed).moments(x, None)
+        m, _, moments = (cpu if plain(x) and x.dtype in CODES else composed).moments(x, None)
         if m:
             self.add(m, moments[0], moments[1])
 

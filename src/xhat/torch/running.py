@@ -12,7 +12,7 @@ from xhat.errors import ArgumentError
 from xhat.torch import exchange
 from xhat.torch.exchange import Subject
 from xhat.torch.merging import layer_by_layer, merged
-from xhat.torch.tensors import check_known
+from xhat.torch.inputs import check_known
 
 __all__ = ["merge_running_statistics"]
 

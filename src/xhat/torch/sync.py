@@ -16,8 +16,8 @@ from xhat.torch.errors import path_of
 from xhat.torch.exchange import Subject
 from xhat.torch.functional import normalized
 from xhat.torch.internals import constant, tracing
-from xhat.torch.layers import BatchNorm, BatchNorm1d, BatchNorm2d, BatchNorm3d
-from xhat.torch.options import Batch, Options
+from xhat.torch.nn import BatchNorm, BatchNorm1d, BatchNorm2d, BatchNorm3d
+from xhat.torch.inputs import Batch, Inputs
 
 __all__ = ["SyncBatchNorm", "convert_sync"]
 
@@ -73,22 +73,22 @@ class SyncBatchNorm(BatchNorm):
         if input.dim() < 2:
             raise ShapeError(f"expected at least 2D input (got {input.dim()}D input)")
 
-    def _prepared(self, x: Tensor, activation: Any) -> tuple[Maybe, Maybe, Maybe, Maybe, Options]:
+    def _prepared(self, x: Tensor) -> tuple[Maybe, Maybe, Maybe, Maybe]:
         if tracing() or not self._shares():
-            return super()._prepared(x, activation)
+            return super()._prepared(x)
         with exchange.joining(Subject("statistics", self._called(), 0), self._group):
-            return super()._prepared(x, activation)
+            return super()._prepared(x)
 
     def _shares(self) -> bool:
         """Whether the statistics of this forward pass are those of many ranks."""
         return self.training and not self.frozen_statistics and exchange.world(self._group) > 1
 
     def _normalized(
-        self, x: Tensor, weight: Maybe, bias: Maybe, residual: Maybe, mask: Maybe, mean: Maybe, var: Maybe, o: Options
-    ) -> tuple[Tensor, Batch | None]:  # fmt: skip
-        if mean is not None or not self._shares():
-            return normalized(x, weight, bias, residual, mask, mean, var, o)
-        return synchronized.normalized(x, weight, bias, residual, mask, o, self._group, self._called())
+        self, t: Inputs, eps: Any, correction: Any, activation: Any
+    ) -> tuple[Tensor, Batch | None]:
+        if t.mean is not None or not self._shares():
+            return normalized(t, eps, correction, activation)
+        return synchronized.normalized(t, eps, correction, activation, self._group, self._called())
 
     def _called(self) -> str:
         """The layer's path, as its first forward pass finds it: what ranks know each other's layers by."""

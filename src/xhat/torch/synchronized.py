@@ -3,16 +3,12 @@
     forward    moments -> [exchange] -> merge -> normalize
     backward   gradient_sums -> [exchange] -> sum -> input_gradient
 
-Operators, for eager calls and graphs alike:
-
-    xhat::synchronized             y, statistics, count
-    xhat::synchronized_backward    dx, dweight, dbias, dresidual; the parameters' are this rank's share
-    xhat::rank_sum                 the sum over ranks, which is its own adjoint
-
-The kernels' work is in `parts`, the formulas are in `xhat.equations`.
+The operators are those of a batch on one process (`xhat.torch.operators`), which call `Exchanged` where there is a group;
+in eager mode `AcrossRanks` runs the same functions. One operator more, xhat::rank_sum, is the sum over ranks, which is its
+own adjoint. The kernels' work is in `cpu`, the formulas are in `xhat.equations`.
 """
 
-from functools import partial
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -22,63 +18,43 @@ from torch import Tensor
 from xhat import equations
 from xhat.checks import check_count
 from xhat.errors import ArgumentError
-from xhat.torch import composed, cpu, exchange, parts
-from xhat.torch.cpu import Pass
+from xhat.plan import Options, check_options
+from xhat.torch import composed, cpu, exchange, operators
 from xhat.torch.exchange import Subject
+from xhat.torch.inputs import Batch, Inputs, check_inputs
 from xhat.torch.internals import differentiating_forward, plain, tracing, transforming
-from xhat.torch.library import OPTIONS, asked, backward_fake, forward_fake, returned
 from xhat.torch.merging import Array, added, merged
-from xhat.torch.options import Batch, Options
-from xhat.torch.tensors import check, check_mask
+from xhat.torch.operators import Where
 
 __all__ = ["normalized"]
 
 Maybe = Tensor | None
 
-_library = torch.library.Library("xhat", "FRAGMENT")
-_WHERE = "str group, str layer"
-_library.define(
-    "synchronized(Tensor x, Tensor? weight, Tensor? bias, Tensor? residual, Tensor? mask, "
-    f"bool differentiated, {_WHERE}, {OPTIONS}) -> (Tensor, Tensor, Tensor)"
-)
-_library.define(
-    "synchronized_backward(Tensor dy, Tensor x, Tensor? weight, Tensor? bias, Tensor? extra, Tensor? mask, "
-    f"Tensor statistics, Tensor count, bool residual, bool differentiated, {_WHERE}, {OPTIONS}) -> "
-    "(Tensor, Tensor, Tensor, Tensor)"
-)
-_library.define(f"rank_sum(Tensor numbers, {_WHERE}) -> Tensor")
-_operators = torch.ops.xhat
-
 
 def normalized(
-    x: Tensor, weight: Maybe, bias: Maybe, residual: Maybe, mask: Maybe, o: Options, group: str, layer: str
+    t: Inputs, eps: Any, correction: Any, activation: Any, group: str, layer: str
 ) -> tuple[Tensor, Batch | None]:
     """y by the statistics of the batch of all ranks, which come with it (unless it is empty)."""
-    if tracing():
-        _check(x, weight, bias, residual, mask)
-    else:
-        with exchange.joining(Subject("statistics", layer, 0), group):
-            _check(x, weight, bias, residual, mask)
-    differentiated = torch.is_grad_enabled() and x.requires_grad
-    run = (
-        _operators.synchronized if tracing() else Synchronized.apply if torch.is_grad_enabled() else _forward
-    )
-    y, statistics, count = run(x, weight, bias, residual, mask, differentiated, group, layer, *o)
-    if tracing():
+    graph, gradient = tracing(), torch.is_grad_enabled()
+    with nullcontext() if graph else exchange.joining(Subject("statistics", layer, 0), group):
+        o = check_options("batch_norm", eps, correction, activation)
+        _check(t)
+    where = Where(group, layer, gradient and t.x.requires_grad)
+    run = torch.ops.xhat.batch_norm if graph else AcrossRanks.apply if gradient else operators.forward
+    y, statistics, count = run(*t[:5], *o, *where)
+    if graph:
         return y, Batch(statistics.detach(), count.detach())
     m = float(count)
     return y, Batch(statistics.detach(), m) if m else None
 
 
-def _check(x: Tensor, weight: Maybe, bias: Maybe, residual: Maybe, mask: Maybe) -> None:
+def _check(t: Inputs) -> None:
     _refuse_transforms()
-    check(x, weight, bias, residual, None, None)
-    if mask is not None:
-        check_mask(x, mask)
-        if mask.requires_grad and torch.is_grad_enabled():
-            raise ArgumentError(
-                "batch_norm: mask requires a gradient, which a batch on many processes has none for. Detach it."
-            )
+    check_inputs(t, operation="moments")  # a part of a batch may be a single value, or empty
+    if t.mask is not None and t.mask.requires_grad and torch.is_grad_enabled():
+        raise ArgumentError(
+            "batch_norm: mask requires a gradient, which a batch on many processes has none for. Detach it."
+        )
 
 
 def _refuse_transforms() -> None:
@@ -89,42 +65,64 @@ def _refuse_transforms() -> None:
         )
 
 
-# ------------------------------------------------------------------------------------------------------- forward
+class AcrossRanks(torch.autograd.Function):
+    """The operator in eager mode, where a Function takes less time; its second derivative is the operators'."""
+
+    @staticmethod
+    def forward(ctx: Any, *inputs: Any) -> tuple[Tensor, Tensor, Tensor]:
+        """As `operators.forward`."""
+        output = operators.forward(*inputs)
+        operators.save(ctx, inputs, output)
+        return output
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor, *_: Any) -> tuple[Any, ...]:
+        """As `operators.gradients_of`."""
+        _refuse_transforms()
+        graph = tracing() or torch.is_grad_enabled()
+        return operators.gradients_of(ctx, dy, torch.ops.xhat.batch_norm_backward if graph else operators.backward)
+
+
+# ------------------------------------------------------------------------------------- what the operators exchange
+
+
+class Exchanged:
+    """`operators.Ranks` over a process group."""
+
+    def statistics(self, x: Tensor, mask: Maybe, o: Options, where: Where) -> tuple[Tensor, Tensor]:
+        """Mean and var (2, C) of the batch of all ranks, and m. Raises DegenerateBatchError where it has no variance."""
+        channels = x.shape[1]
+        subject = Subject("statistics", where.layer, channels, x.dtype, where.differentiated, *o)
+        with exchange.joining(subject, where.group or ""):
+            mine = _moments(x, mask)
+        ranks = exchange.gather(mine, subject, where.group or "")
+        (m,), mean, m2 = merged(ranks[:, :1], ranks[:, 3 : 3 + channels], ranks[:, 3 + channels :])
+        values, everything = added(ranks[:, 1:3]).astype(int)
+        if everything:
+            check_count(m, values, o.correction, "batch_norm", (everything, channels), masked=values < everything)
+            var = equations.variance(m2, m, o.correction)
+        else:  # the batch is empty on all ranks, and any statistics will do
+            var = m2 + 1
+        statistics = torch.from_numpy(np.stack((mean, var))).to(x.device)
+        return statistics, torch.full((), m, dtype=torch.float64, device=x.device)
+
+    def total(self, sums: Tensor, x: Tensor, o: Options, where: Where) -> Tensor:
+        """The sum over all ranks of the gradient sums."""
+        return _sum(sums, Subject("gradient sums", where.layer, x.shape[1], x.dtype, True, *o), where.group or "")
+
+    def differentiable_total(self, sums: Tensor, where: Where) -> Tensor:
+        """The same as an operator."""
+        total: Tensor = torch.ops.xhat.rank_sum(sums, where.group, where.layer)
+        return total
+
+
+operators.across_ranks[:] = [Exchanged()]
 
 
 def _moments(x: Tensor, mask: Maybe) -> Array:
     """Of this rank: m, how many values have a weight, how many there are at all; then means and m2."""
-    count, values, moments = (parts if plain(x, mask) else composed).moments(x, mask)
+    count, values, moments = (cpu if plain(x, mask) else composed).moments(x, mask)
     return np.concatenate(((count, values, x.numel() // x.shape[1]), moments.flatten().cpu().numpy()))
-
-
-def _forward(
-    x: Tensor, weight: Maybe, bias: Maybe, residual: Maybe, mask: Maybe, differentiated: bool, group: str, layer: str,
-    *options: Any,
-) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    o = Options(*options)
-    channels = x.shape[1]
-    subject = Subject("statistics", layer, channels, x.dtype, differentiated, *o)
-    with exchange.joining(subject, group):
-        mine = _moments(x, mask)
-    ranks = exchange.gather(mine, subject, group)
-    (m,), mean, m2 = merged(ranks[:, :1], ranks[:, 3 : 3 + channels], ranks[:, 3 + channels :])
-    values, everything = added(ranks[:, 1:3]).astype(int)
-    if everything:
-        check_count(m, values, o.correction, "batch_norm", (everything, channels), masked=values < everything)
-        var = equations.variance(m2, m, o.correction)
-    else:  # nothing to average: any statistics will do
-        var = m2 + 1
-    statistics = torch.from_numpy(np.stack((mean, var))).to(x.device)
-    count = torch.full((), m, dtype=torch.float64, device=x.device)
-    if plain(x, weight, bias, residual):
-        y = cpu.normalize(x, weight, bias, residual, Pass(x, o, statistics, residual is not None))
-    else:
-        y, _ = composed.batch_norm(x, weight, bias, residual, None, statistics[0], statistics[1], o)
-    return y, statistics, count
-
-
-# ------------------------------------------------------------------------------------------------------ backward
 
 
 def _sum(sums: Tensor, subject: Subject, group: str) -> Tensor:
@@ -133,130 +131,20 @@ def _sum(sums: Tensor, subject: Subject, group: str) -> Tensor:
     return torch.from_numpy(added(ranks)).to(sums.device).reshape(sums.shape)
 
 
-def _backward(
-    dy: Tensor, x: Tensor, weight: Maybe, bias: Maybe, extra: Maybe, mask: Maybe, statistics: Tensor, count: Tensor,
-    residual: bool, differentiated: bool, group: str, layer: str, *options: Any,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
-    o = Options(*options)
-
-    def total(sums: Tensor) -> Tensor:
-        if not differentiated or not count:  # nobody needs dx, or there is none
-            return sums
-        return _sum(sums, Subject("gradient sums", layer, x.shape[1], x.dtype, True, *o), group)
-
-    if plain(dy, x, weight, bias, extra, mask):
-        found = parts.gradients(dy, x, weight, bias, extra, mask, statistics, float(count), residual, o,
-                                total if differentiated else None)  # fmt: skip
-    else:
-        others = composed.Others(total, count, statistics[0])
-        found = composed.gradients(dy, x, weight, bias, extra, mask, statistics, residual, o, others)
-    dx, dweight, dbias, dresidual = returned(found, x, weight, bias, residual, o)
-    return dx if differentiated else x.new_empty(0), dweight, dbias, dresidual
-
-
 def _rank_sum(numbers: Tensor, group: str, layer: str) -> Tensor:
     return _sum(numbers, Subject("sums", layer, numbers.numel(), numbers.dtype), group)
 
 
-# ----------------------------------------------------------------------------- their shapes, for fake tensors
+def _rank_sum_gradient(ctx: Any, dsum: Tensor) -> tuple[Tensor, None, None]:
+    return torch.ops.xhat.rank_sum(dsum, *ctx.where), None, None
 
 
-def _backward_fake(
-    dy: Tensor, x: Tensor, weight: Maybe, bias: Maybe, extra: Maybe, mask: Maybe, statistics: Tensor, count: Tensor,
-    residual: bool, differentiated: bool, group: str, layer: str, *options: Any,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
-    dx, dweight, dbias, dresidual = backward_fake(
-        dy, x, weight, bias, extra, mask, statistics, residual, *options
-    )
-    return dx if differentiated else x.new_empty(0), dweight, dbias, dresidual
+def _save_where(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    ctx.where = inputs[1:]
 
 
-def _rank_sum_fake(numbers: Tensor, *_: Any) -> Tensor:
-    return torch.empty_like(numbers)
-
-
-for _name, _run, _fake in (
-    ("synchronized", _forward, forward_fake),
-    ("synchronized_backward", _backward, _backward_fake),
-    ("rank_sum", _rank_sum, _rank_sum_fake),
-):
-    _library.impl(_name, _run, "CompositeExplicitAutograd")
-    torch.library.register_fake(f"xhat::{_name}", _fake, lib=_library)
-
-
-# --------------------------------------------------------------------------------------------------- their gradients
-
-
-def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    x, weight, bias, residual, mask, ctx.differentiated, ctx.group, ctx.layer, *options = inputs
-    y, statistics, count = output
-    ctx.options, ctx.residual = Options(*options), residual is not None
-    extra = cpu.kept(residual, y, ctx.options)
-    ctx.save_for_backward(x, weight, bias, extra, mask, statistics, count)
-
-
-def _differentiate(ctx: Any, dy: Tensor, *_: Any) -> tuple[Any, ...]:
-    _refuse_transforms()
-    x, weight, bias, extra, mask, statistics, count = ctx.saved_tensors
-    o: Options = ctx.options
-    if extra is not None and o.activation == "leaky_relu":
-        extra = extra.detach()  # of y only the sign is asked: its own gradient would be one more exchange
-    run = _operators.synchronized_backward if tracing() or torch.is_grad_enabled() else _backward
-    found = run(
-        dy, x, weight, bias, extra, mask, statistics, count, ctx.residual, ctx.differentiated, ctx.group, ctx.layer, *o
-    )  # fmt: skip
-    dx, *others = asked(found, dy, weight, bias, ctx.residual, o)
-    return dx if ctx.differentiated else None, *others, *[None] * 8
-
-
-def _keep_second(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    dy, x, weight, bias, extra, mask, statistics, count, ctx.residual, ctx.differentiated, *rest = inputs
-    ctx.group, ctx.layer, *options = rest
-    ctx.options = Options(*options)
-    ctx.save_for_backward(dy, x, weight, bias, extra, mask, statistics, count)
-
-
-def _differentiate_second(ctx: Any, *cotangents: Maybe) -> tuple[Any, ...]:
-    """By torch's operations and `rank_sum`: six exchanges, in the same order on all ranks."""
-    dy, x, weight, bias, extra, mask, statistics, count = ctx.saved_tensors
-    others = None
-    if ctx.differentiated and count:
-        total = partial(_operators.rank_sum, group=ctx.group, layer=ctx.layer)
-        others, statistics = composed.Others(total, count, statistics[0]), None
-    wanted = composed.second_gradients(
-        cotangents, dy, x, weight, bias, extra, mask, statistics, ctx.residual, ctx.options, others
-    )
-    return *wanted, *[None] * 11
-
-
-def _differentiate_sum(ctx: Any, dsum: Tensor) -> tuple[Tensor, None, None]:
-    return _operators.rank_sum(dsum, ctx.group, ctx.layer), None, None
-
-
-def _keep_where(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    _, ctx.group, ctx.layer = inputs
-
-
-class Synchronized(torch.autograd.Function):
-    """The operator for eager calls, which it takes less time to reach; its second derivative is the operators'."""
-
-    @staticmethod
-    def forward(ctx: Any, *inputs: Any) -> tuple[Tensor, Tensor, Tensor]:
-        """As `_forward`."""
-        output = _forward(*inputs)
-        _keep(ctx, inputs, output)
-        ctx.mark_non_differentiable(*output[1:])
-        return output
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Any, ...]:
-        """As `_differentiate`."""
-        return _differentiate(ctx, *gradients)
-
-
-for _name, _gradient, _setup in (
-    ("synchronized", _differentiate, _keep),
-    ("synchronized_backward", _differentiate_second, _keep_second),
-    ("rank_sum", _differentiate_sum, _keep_where),
-):
-    torch.library.register_autograd(f"xhat::{_name}", _gradient, setup_context=_setup, lib=_library)
+_library = torch.library.Library("xhat", "FRAGMENT")
+_library.define("rank_sum(Tensor numbers, str group, str layer) -> Tensor")
+_library.impl("rank_sum", _rank_sum, "CompositeExplicitAutograd")
+torch.library.register_fake("xhat::rank_sum", lambda numbers, *_: torch.empty_like(numbers), lib=_library)
+torch.library.register_autograd("xhat::rank_sum", _rank_sum_gradient, setup_context=_save_where, lib=_library)

@@ -7,12 +7,11 @@ from torch import Tensor, fx, nn
 
 from xhat.checks import check_correction, shown
 from xhat.errors import ShapeError, XhatError
+from xhat.plan import check_options
 from xhat.torch.errors import named
-from xhat.torch.functional import normalized
-from xhat.torch.options import Batch, Options, check_nonfinite, options_of
-from xhat.torch.statistics import Running, follow
-from xhat.torch.tensors import check_tensor
-from xhat.torch.tracing import one_call
+from xhat.torch.functional import follow, normalized
+from xhat.torch.inputs import Batch, Inputs, check_nonfinite, check_tensor
+from xhat.torch.running_stats import Running
 
 __all__ = [
     "DEFAULTS",
@@ -67,7 +66,7 @@ class BatchNorm(nn.modules.batchnorm._BatchNorm):
         self.running_correction = running_correction
         self.activation = activation
         self.nonfinite = check_nonfinite(nonfinite)
-        options_of(1.0, correction, activation)
+        check_options("batch_norm", 1.0, correction, activation)
         check_correction(running_correction, "batch_norm", "running_correction")
         self._widen_statistics()
         self._count_skipped()
@@ -82,36 +81,28 @@ class BatchNorm(nn.modules.batchnorm._BatchNorm):
         """y, in input's dtype and memory format.
 
         residual: as input, added before the activation. mask: bool or weights >= 0 that broadcast to input with size 1
-        along the channels: they weigh the batch's statistics, and nothing in evaluation; what has no weight may be NaN.
-        activation: for this call, in place of the layer's own.
+        along the channels: they weigh the batch's statistics, and nothing in evaluation; where the weight is 0, input
+        may be NaN. activation: for this call, in place of the layer's own.
         """
         if isinstance(input, fx.Proxy):  # torch.fx records a layer of torch's as one call, and so one of ours
-            return one_call(self, input, residual=residual, mask=mask, activation=activation)
+            return self._traced(input, residual=residual, mask=mask, activation=activation)
+        activation = self.activation if activation is None else activation
+        learning = self.training and not self.frozen_statistics
         try:
-            return self._forward(input, residual, mask, activation)
+            mean, var, weight, bias = self._prepared(input)
+            given = (None, None) if learning or mean is None or var is None else (mean, var)
+            y, batch = self._normalized(
+                Inputs(input, weight, bias, residual, mask, *given), self.eps, self.correction, activation
+            )
+            if batch is not None and learning and self.track_running_stats and mean is not None and var is not None:
+                buffers = self._buffers
+                self._follow(Running(mean, var, buffers["num_batches_tracked"], buffers["skipped"]), batch)
         except XhatError as error:
             raise type(error)(f"{named(self)}: {error}") from None
-
-    def _forward(self, x: Tensor, residual: Maybe, mask: Maybe, activation: Any) -> Tensor:
-        mean, var, weight, bias, options = self._prepared(x, activation)
-        learning = self.training and not self.frozen_statistics
-        by_batch = learning or mean is None or var is None
-        y, batch = self._normalized(
-            x, weight, bias, residual, mask, None if by_batch else mean, None if by_batch else var, options
-        )
-        if (
-            learning
-            and batch is not None
-            and mean is not None
-            and var is not None
-            and self.track_running_stats
-        ):
-            buffers = self._buffers
-            self._follow(Running(mean, var, buffers["num_batches_tracked"], buffers["skipped"]), batch)
         return y
 
-    def _prepared(self, x: Tensor, activation: Any) -> tuple[Maybe, Maybe, Maybe, Maybe, Options]:
-        """Checks the dimensions of x, and gives running mean and variance, weight, bias and options for it."""
+    def _prepared(self, x: Tensor) -> tuple[Maybe, Maybe, Maybe, Maybe]:
+        """Checks the dimensions of x, and gives running mean and variance, weight and bias for it."""
         try:
             self._check_input_dim(x)
         except AttributeError:
@@ -119,8 +110,7 @@ class BatchNorm(nn.modules.batchnorm._BatchNorm):
             raise
         except ValueError as error:
             raise ShapeError(f"batch_norm: {error}: its shape is {shown(x.shape)}.") from None
-        # Asking the module for each costs more than a small kernel.
-        buffers, parameters = self._buffers, self._parameters
+        buffers, parameters = self._buffers, self._parameters  # attributes of a module take longer than a small kernel
         weight: Maybe
         bias: Maybe
         try:
@@ -131,8 +121,13 @@ class BatchNorm(nn.modules.batchnorm._BatchNorm):
             weight, bias = self.weight, self.bias
         if self.frozen_affine:
             weight, bias = (None if p is None else p.detach() for p in (weight, bias))
-        activation = self.activation if activation is None else activation
-        return mean, var, weight, bias, options_of(self.eps, self.correction, activation)
+        return mean, var, weight, bias
+
+    def _traced(self, x: fx.Proxy, **options: Any) -> Any:
+        """A call of this layer in a graph of torch.fx, with the options that are given."""
+        given = {name: value for name, value in options.items() if value is not None}
+        path = x.tracer.path_of_module(self)  # type: ignore[attr-defined]
+        return x.tracer.create_proxy("call_module", path, (x,), given)
 
     def _follow(self, running: Running, batch: Batch) -> None:
         """What a batch in training leaves behind."""

@@ -1,4 +1,4 @@
-"""How running statistics follow a batch: momentum, conventions, NaN and infinity, and recomputed forward passes."""
+"""How running statistics move by torch's operations: momentum, conventions, NaN and infinity."""
 
 from typing import Any, NamedTuple
 
@@ -8,13 +8,11 @@ from torch import Tensor
 from xhat import equations
 from xhat.checks import check_correction, shown
 from xhat.errors import ArgumentError, DegenerateBatchError
-from xhat.ops import run_track
-from xhat.torch.cpu import CODES
 from xhat.torch.errors import TensorArgumentError, TensorDtypeError, TensorShapeError, TensorTypeError
-from xhat.torch.internals import plain, recomputing, tracing, transforming
-from xhat.torch.options import Batch, check_nonfinite
+from xhat.torch.internals import transforming
+from xhat.torch.inputs import CODES, Batch, check_nonfinite
 
-__all__ = ["Running", "follow", "move"]
+__all__ = ["Running", "move"]
 
 
 class Running(NamedTuple):
@@ -26,42 +24,6 @@ class Running(NamedTuple):
     skipped: Tensor | None
 
 
-def follow(
-    running: Running,
-    batch: Batch,
-    momentum: float | None,
-    correction: int,
-    running_correction: int,
-    nonfinite: str,
-) -> None:
-    """Moves the running statistics towards the batch's, unless this forward repeats one (activation checkpointing).
-
-        batches += 1      k = momentum, or when it is None 1 / (batches - skipped), the plain average over those that
-                              a channel has not left out, under whatever policy
-        running_mean += k (mean - running_mean)
-        running_var  += k (m2 / (m - running_correction) - running_var)
-
-    nonfinite "skip" leaves a channel as it is where these would be no finite numbers of their dtype, and counts it in
-    `skipped`; "raise" raises ArgumentError. Raises DegenerateBatchError where m <= running_correction.
-    Who raises has changed nothing.
-    """
-    if recomputing():
-        return
-    check_correction(running_correction, "batch_norm", "running_correction")
-    if tracing() and not transforming():
-        torch.ops.xhat.track(*running, batch.statistics, _scalar(batch), momentum, correction, running_correction,
-                             nonfinite)  # fmt: skip
-        return
-    move(running, batch, momentum, correction, running_correction, nonfinite)
-
-
-def _scalar(batch: Batch) -> Tensor:
-    """m as a tensor, which a graph can hold."""
-    if isinstance(batch.count, Tensor):
-        return batch.count
-    return torch.full((), batch.count, dtype=batch.statistics.dtype, device=batch.statistics.device)
-
-
 def move(
     running: Running,
     batch: Batch,
@@ -70,31 +32,26 @@ def move(
     running_correction: int,
     nonfinite: str,
 ) -> None:
-    """`follow` for a batch that counts."""
-    visible = not transforming()  # whether values can be looked at
+    """`functional.follow` by torch's operations, for a batch that counts; every check that it needs."""
+    check_correction(running_correction, "batch_norm", "running_correction")
+    visible = not transforming()  # inside torch.func, values can't be read
     _check(running, batch, visible)
     if type(momentum) is not float:
         momentum = _number(momentum)
     if batch.statistics.is_meta and running.mean.is_meta:  # there are no numbers
         return
-    # Weights that sum to 1 do so up to a rounding, which nothing should be divided by.
+    # Weights that sum to 1 do so up to rounding errors, by which nothing should be divided.
     if visible and not batch.count - running_correction > 1e-6 * batch.count:
         raise DegenerateBatchError(
             f"batch_norm: the batch has m = {float(batch.count):g}, expected more than running_correction="
             f"{running_correction} for the running variance. Pass running_correction=0, or more (or larger) weights."
         )
     factor = (batch.count - correction) / (batch.count - running_correction)
-    # The average of a channel that has left out batches is over the others: a number for each, no number for all.
-    alike = running.skipped is None or momentum is not None
-    if visible and alike and nonfinite == "propagate" and _kernels_can(running, batch):
-        _move_by_kernel(running, batch, momentum, float(factor))
-    else:
-        if visible:
-            _check_places(running)
-        with torch.no_grad():
-            _move_composed(
-                running, batch, momentum, factor, _finite(running, batch, factor, nonfinite, visible)
-            )
+    if visible:
+        _check_places(running)
+    with torch.no_grad():
+        finite = _finite(running, batch, factor, nonfinite, visible)
+        _move(running, batch, momentum, factor, finite)
 
 
 def _check(running: Running, batch: Batch, visible: bool) -> None:
@@ -150,24 +107,6 @@ def _cumulative(batches: Tensor | None) -> Tensor:
     return batches
 
 
-def _kernels_can(running: Running, batch: Batch) -> bool:
-    mean, var, batches, _ = running
-    contiguous = mean.stride() == var.stride() == (1,)
-    counted = batches is None or (batches.dtype == torch.int64 and not batches.is_inference())
-    writable = counted and not (mean.is_inference() or var.is_inference())
-    found = batch.statistics
-    return contiguous and writable and found.dtype == torch.float64 and plain(mean, var, batches, found)
-
-
-def _move_by_kernel(running: Running, batch: Batch, momentum: float | None, factor: float) -> None:
-    mean, var, batches, _ = running
-    weight = 1 / (int(_cumulative(batches)) + 1) if momentum is None else momentum
-    run_track(mean.shape[0], (mean.data_ptr(), CODES[mean.dtype]), (var.data_ptr(), CODES[var.dtype]),
-              None if batches is None else batches.data_ptr(), batch.statistics.data_ptr(), weight, factor)  # fmt: skip
-    # Whoever saved them for a gradient is to hear of it.
-    torch.autograd.graph.increment_version((mean, var) if batches is None else (mean, var, batches))
-
-
 def _finite(running: Running, batch: Batch, factor: Any, nonfinite: str, visible: bool) -> Tensor | None:
     """Which channels may move, None for all. Raises ArgumentError for nonfinite="raise" and one that may not."""
     if check_nonfinite(nonfinite) == "propagate":
@@ -195,7 +134,7 @@ def _finite(running: Running, batch: Batch, factor: Any, nonfinite: str, visible
     return None
 
 
-def _move_composed(
+def _move(
     running: Running, batch: Batch, momentum: float | None, factor: Any, finite: Tensor | None
 ) -> None:
     mean, var, batches, skipped = running
