@@ -12,7 +12,6 @@ from xhat.torch.functional import normalized
 from xhat.torch.options import Batch, Options, check_nonfinite, options_of
 from xhat.torch.statistics import Running, follow
 from xhat.torch.tensors import check_tensor
-from xhat.torch.tracing import one_call
 
 __all__ = [
     "DEFAULTS",
@@ -86,7 +85,7 @@ class BatchNorm(nn.modules.batchnorm._BatchNorm):
         activation: for this call, in place of the layer's own.
         """
         if isinstance(input, fx.Proxy):  # torch.fx records a layer of torch's as one call, and so one of ours
-            return one_call(self, input, residual=residual, mask=mask, activation=activation)
+            return _record_call(self, input, residual=residual, mask=mask, activation=activation)
         try:
             return self._forward(input, residual, mask, activation)
         except XhatError as error:
@@ -194,6 +193,12 @@ class BatchNorm(nn.modules.batchnorm._BatchNorm):
             channels = self.num_features if nn.parameter.is_lazy(mean) else len(mean)
             counts = torch.zeros(channels, dtype=torch.long, device=mean.device)
         self.register_buffer("skipped", counts, persistent=False)
+
+
+def _record_call(layer: nn.Module, x: fx.Proxy, **options: Any) -> Any:
+    """Records one call of this layer, with the options that are not None, in the graph that torch.fx is tracing."""
+    given = {name: value for name, value in options.items() if value is not None}
+    return x.tracer.create_proxy("call_module", x.tracer.path_of_module(layer), (x,), given)  # type: ignore[attr-defined]
 
 
 class BatchNorm1d(BatchNorm, nn.BatchNorm1d):

@@ -17,17 +17,18 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from xhat import equations
 from xhat.checks import shown
 from xhat.errors import ArgumentError, ShapeError
-from xhat.torch import composed, exchange, parts
+from xhat.torch import composed, parts
 from xhat.torch.cpu import CODES
-from xhat.torch.exchange import Subject
 from xhat.torch.functional import normalized
 from xhat.torch.internals import plain
 from xhat.torch.layers import BatchNorm
-from xhat.torch.merging import Array, Moments, layer_by_layer, merge, merged
 from xhat.torch.options import Batch, options_of
 from xhat.torch.progress import watched
 from xhat.torch.statistics import Running
-from xhat.torch.sync import SyncBatchNorm
+from xhat.torch.sync import frames
+from xhat.torch.sync.frames import FrameHeader
+from xhat.torch.sync.layer import SyncBatchNorm
+from xhat.torch.sync.merge import Array, Moments, layer_by_layer, merge, merged
 from xhat.torch.tensors import check_known
 
 __all__ = ["Recalibrated", "recalibrate"]
@@ -82,15 +83,19 @@ def recalibrate(
     if not layers:
         raise ArgumentError("recalibrate: the model has no batch norm whose running statistics may move.")
     check_known("recalibrate", layers)
-    group = exchange.group_name(process_group)
+    group = frames.group_name(process_group)
     watches = [Watch(path, layer) for path, layer in layers.items()]
-    subject = Subject("population moments", f"{len(layers)} layers", sum(w.channels for w in watches))
-    shared = any(isinstance(m, SyncBatchNorm) and exchange.world(m._group) > 1 for m in layers.values())
-    many = exchange.world(group) > 1
-    with exchange.joining(subject, group) if many else nullcontext(), torch.no_grad(), ExitStack() as stack:
+    subject = FrameHeader("population moments", f"{len(layers)} layers", sum(w.channels for w in watches))
+    shared = any(isinstance(m, SyncBatchNorm) and frames.world_size(m._group) > 1 for m in layers.values())
+    many = frames.world_size(group) > 1
+    with (
+        frames.announce_failure(subject, group) if many else nullcontext(),
+        torch.no_grad(),
+        ExitStack() as stack,
+    ):
         for watch in watches:
             stack.enter_context(watch.watching())
-        shown = watched(batches, progress and (not many or exchange.rank(group) == 0))
+        shown = watched(batches, progress and (not many or frames.rank(group) == 0))
         for batch in _in_step(shown, group) if shared and many else shown:
             (forward or _call)(model, batch)
     found = _together(watches, subject, group) if many else [w.moments for w in watches]
@@ -146,7 +151,7 @@ def _in_step(batches: Iterable[Any], group: str) -> Iterator[Any]:
     while True:
         batch = next(iterator, none)
         more = np.array([float(batch is not none)])
-        have = exchange.gather(more, Subject("population moments", "the next batch", 0), group).ravel()
+        have = frames.gather(more, FrameHeader("population moments", "the next batch", 0), group).ravel()
         if not have.any():
             return
         if not have.all():
@@ -198,7 +203,7 @@ class Watch:
     def follow(self, running: Running, batch: Batch) -> None:
         """In place of moving the running statistics."""
         m, c = float(batch.count), self.layer.correction
-        shares = exchange.world(self.layer._group) if isinstance(self.layer, SyncBatchNorm) else 1
+        shares = frames.world_size(self.layer._group) if isinstance(self.layer, SyncBatchNorm) else 1
         mean, var = batch.statistics.unbind(0)
         self.add(m / shares, mean, var * ((m - c) / shares))  # all who share a batch bring it: each its share
 
@@ -278,10 +283,10 @@ class Watch:
 _TORCHS = (_BatchNorm.forward, nn.SyncBatchNorm.forward)
 
 
-def _together(watches: list[Watch], subject: Subject, group: str) -> list[Moments]:
+def _together(watches: list[Watch], subject: FrameHeader, group: str) -> list[Moments]:
     """Every layer's moments on all ranks, in one exchange."""
     mine = np.concatenate([n for w in watches for n in ([w.calls], *w.moments)])
-    ranks = exchange.gather(mine, subject, group)
+    ranks = frames.gather(mine, subject, group)
     found: list[Moments] = []
     everybodys = layer_by_layer(ranks, [(1, *[w.channels] * 3) for w in watches])
     for watch, (calls, *moments) in zip(watches, everybodys, strict=True):

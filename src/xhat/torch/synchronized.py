@@ -22,13 +22,14 @@ from torch import Tensor
 from xhat import equations
 from xhat.checks import check_count
 from xhat.errors import ArgumentError
-from xhat.torch import composed, cpu, exchange, parts
+from xhat.torch import composed, cpu, parts
 from xhat.torch.cpu import Pass
-from xhat.torch.exchange import Subject
 from xhat.torch.internals import differentiating_forward, plain, tracing, transforming
 from xhat.torch.library import OPTIONS, asked, backward_fake, forward_fake, returned
-from xhat.torch.merging import Array, added, merged
 from xhat.torch.options import Batch, Options
+from xhat.torch.sync import frames
+from xhat.torch.sync.frames import FrameHeader
+from xhat.torch.sync.merge import Array, added, merged
 from xhat.torch.tensors import check, check_mask
 
 __all__ = ["normalized"]
@@ -57,7 +58,7 @@ def normalized(
     if tracing():
         _check(x, weight, bias, residual, mask)
     else:
-        with exchange.joining(Subject("statistics", layer, 0), group):
+        with frames.announce_failure(FrameHeader("statistics", layer, 0), group):
             _check(x, weight, bias, residual, mask)
     differentiated = torch.is_grad_enabled() and x.requires_grad
     run = (
@@ -104,10 +105,10 @@ def _forward(
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     o = Options(*options)
     channels = x.shape[1]
-    subject = Subject("statistics", layer, channels, x.dtype, differentiated, *o)
-    with exchange.joining(subject, group):
+    subject = FrameHeader("statistics", layer, channels, x.dtype, differentiated, *o)
+    with frames.announce_failure(subject, group):
         mine = _moments(x, mask)
-    ranks = exchange.gather(mine, subject, group)
+    ranks = frames.gather(mine, subject, group)
     (m,), mean, m2 = merged(ranks[:, :1], ranks[:, 3 : 3 + channels], ranks[:, 3 + channels :])
     values, everything = added(ranks[:, 1:3]).astype(int)
     if everything:
@@ -127,9 +128,9 @@ def _forward(
 # ------------------------------------------------------------------------------------------------------ backward
 
 
-def _sum(sums: Tensor, subject: Subject, group: str) -> Tensor:
+def _sum(sums: Tensor, subject: FrameHeader, group: str) -> Tensor:
     """The sum over all ranks, in this shape."""
-    ranks = exchange.gather(sums.detach().flatten().cpu().numpy(), subject, group)
+    ranks = frames.gather(sums.detach().flatten().cpu().numpy(), subject, group)
     return torch.from_numpy(added(ranks)).to(sums.device).reshape(sums.shape)
 
 
@@ -142,7 +143,7 @@ def _backward(
     def total(sums: Tensor) -> Tensor:
         if not differentiated or not count:  # nobody needs dx, or there is none
             return sums
-        return _sum(sums, Subject("gradient sums", layer, x.shape[1], x.dtype, True, *o), group)
+        return _sum(sums, FrameHeader("gradient sums", layer, x.shape[1], x.dtype, True, *o), group)
 
     if plain(dy, x, weight, bias, extra, mask):
         found = parts.gradients(dy, x, weight, bias, extra, mask, statistics, float(count), residual, o,
@@ -155,7 +156,7 @@ def _backward(
 
 
 def _rank_sum(numbers: Tensor, group: str, layer: str) -> Tensor:
-    return _sum(numbers, Subject("sums", layer, numbers.numel(), numbers.dtype), group)
+    return _sum(numbers, FrameHeader("sums", layer, numbers.numel(), numbers.dtype), group)
 
 
 # ----------------------------------------------------------------------------- their shapes, for fake tensors

@@ -10,14 +10,15 @@ from torch.nn.modules.lazy import LazyModuleMixin
 from torch.nn.utils.parametrize import is_parametrized
 
 from xhat.errors import ArgumentError, ShapeError
-from xhat.torch import exchange, synchronized
+from xhat.torch import synchronized
 from xhat.torch.convert import OURS, adopt, reason_to_leave
 from xhat.torch.errors import path_of
-from xhat.torch.exchange import Subject
 from xhat.torch.functional import normalized
 from xhat.torch.internals import constant, tracing
 from xhat.torch.layers import BatchNorm, BatchNorm1d, BatchNorm2d, BatchNorm3d
 from xhat.torch.options import Batch, Options
+from xhat.torch.sync import frames
+from xhat.torch.sync.frames import FrameHeader
 
 __all__ = ["SyncBatchNorm", "convert_sync"]
 
@@ -63,11 +64,11 @@ class SyncBatchNorm(BatchNorm):
     @property
     def process_group(self) -> Any:
         """The processes that share a batch; None: all. Kept by name, so that the layer can be copied."""
-        return exchange.group_of(self._group) if self._group else None
+        return frames.group_of(self._group) if self._group else None
 
     @process_group.setter
     def process_group(self, group: Any) -> None:
-        self._group = exchange.group_name(group)
+        self._group = frames.group_name(group)
 
     def _check_input_dim(self, input: Tensor) -> None:
         if input.dim() < 2:
@@ -76,12 +77,12 @@ class SyncBatchNorm(BatchNorm):
     def _prepared(self, x: Tensor, activation: Any) -> tuple[Maybe, Maybe, Maybe, Maybe, Options]:
         if tracing() or not self._shares():
             return super()._prepared(x, activation)
-        with exchange.joining(Subject("statistics", self._called(), 0), self._group):
+        with frames.announce_failure(FrameHeader("statistics", self._called(), 0), self._group):
             return super()._prepared(x, activation)
 
     def _shares(self) -> bool:
         """Whether the statistics of this forward pass are those of many ranks."""
-        return self.training and not self.frozen_statistics and exchange.world(self._group) > 1
+        return self.training and not self.frozen_statistics and frames.world_size(self._group) > 1
 
     def _normalized(
         self, x: Tensor, weight: Maybe, bias: Maybe, residual: Maybe, mask: Maybe, mean: Maybe, var: Maybe, o: Options

@@ -11,9 +11,9 @@ from torch.nn.utils.parametrize import is_parametrized
 
 from xhat.errors import ArgumentError, XhatError
 from xhat.torch import layers
-from xhat.torch.fusion import fuse, unfuse
+from xhat.torch.convert.fuse import fuse, unfuse
+from xhat.torch.convert.match import kind_of, named_kind, passes
 from xhat.torch.options import options_of
-from xhat.torch.patterns import kind_of, named_kind, passes
 
 __all__ = ["OURS", "BatchNormAct2d", "Change", "adopt", "convert", "reason_to_leave", "revert"]
 

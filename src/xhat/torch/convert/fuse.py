@@ -17,9 +17,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from xhat.torch.faithful import UnfaithfulError
-from xhat.torch.patterns import Fusion, add_then_activate, fuse_calls, kind_of, passes, ready
-from xhat.torch.tracing import called_methods, mentioned, trace
+from xhat.torch.convert.guards import UnfaithfulError
+from xhat.torch.convert.match import Fusion, add_then_activate, fuse_calls, kind_of, passes, ready
+from xhat.torch.convert.trace import called_methods, mentioned, trace
 
 __all__ = ["Fused", "fuse", "unfuse"]
 
@@ -135,7 +135,7 @@ _NAMES: dict[str, Any] = {  # all that such a source may know
     "kind_of": kind_of,
     "passes": passes,
     "ready": ready,
-    "xhat_torch_patterns_add_then_activate": add_then_activate,
+    "xhat_torch_convert_match_add_then_activate": add_then_activate,
 }
 _numbers = itertools.count()
 

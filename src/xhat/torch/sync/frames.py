@@ -21,9 +21,18 @@ import torch.distributed as dist
 from xhat.ops import ACTIVATIONS
 from xhat.torch.errors import ExchangeError, first_line
 from xhat.torch.internals import device_of, timeout_of, untransformed
-from xhat.torch.merging import Array
+from xhat.torch.sync.merge import Array
 
-__all__ = ["KINDS", "Subject", "gather", "group_name", "group_of", "joining", "rank", "world"]
+__all__ = [
+    "KINDS",
+    "FrameHeader",
+    "announce_failure",
+    "gather",
+    "group_name",
+    "group_of",
+    "rank",
+    "world_size",
+]
 
 KINDS = ("nothing", "statistics", "gradient sums", "sums", "running statistics", "population moments")
 DTYPES = (None, torch.float64, torch.float32, torch.float16, torch.bfloat16)
@@ -36,7 +45,7 @@ WORDS = HEADER.size // 8
 _all_gather: Any = getattr(dist, "all_gather_single", getattr(dist, "all_gather_into_tensor", None))
 
 
-class Subject(NamedTuple):
+class FrameHeader(NamedTuple):
     """What the numbers of an exchange are; all ranks must bring the same."""
 
     kind: str
@@ -53,7 +62,7 @@ class Subject(NamedTuple):
 # ------------------------------------------------------------------------------------------------------- groups
 
 _groups: "weakref.WeakValueDictionary[str, Any]" = weakref.WeakValueDictionary()
-_lines: "weakref.WeakKeyDictionary[Any, Line]" = weakref.WeakKeyDictionary()
+_sessions: "weakref.WeakKeyDictionary[Any, Session]" = weakref.WeakKeyDictionary()
 
 
 def group_name(group: Any) -> str:
@@ -78,7 +87,7 @@ def group_of(name: str) -> Any:
     return group
 
 
-def world(name: str) -> int:
+def world_size(name: str) -> int:
     """The number of ranks: 1 where nothing is distributed."""
     if name == "" and not (dist.is_available() and dist.is_initialized()):
         return 1
@@ -93,16 +102,16 @@ def rank(name: str) -> int:
 # ------------------------------------------------------------------------------------------------------ exchange
 
 
-def gather(numbers: Array, subject: Subject, group: str) -> Array:
+def gather(numbers: Array, subject: FrameHeader, group: str) -> Array:
     """Every rank's numbers (k,), float64, as (ranks, k), the same on all ranks.
 
     Raises ExchangeError on every rank where they disagree about the subject, and where the collective fails.
     """
-    return _line(group).gather(numbers, subject)
+    return _session(group).gather(numbers, subject)
 
 
 @contextmanager
-def joining(subject: Subject, group: str) -> Iterator[None]:
+def announce_failure(subject: FrameHeader, group: str) -> Iterator[None]:
     """Where this rank fails before its part of an exchange, the others are told, and do not wait for it."""
     try:
         yield
@@ -110,7 +119,7 @@ def joining(subject: Subject, group: str) -> Iterator[None]:
         raise
     except Exception:
         with suppress(ExchangeError), untransformed():  # what this rank raises itself says more
-            _line(group).leave(subject)
+            _session(group).abort(subject)
         raise
 
 
@@ -126,11 +135,11 @@ def _in_time(what: str, rank: int, ranks: int) -> Iterator[None]:
         ) from error
 
 
-def _line(group: str) -> "Line":
+def _session(group: str) -> "Session":
     found = group_of(group)
-    if found not in _lines:
-        _lines[found] = Line(_twin(found) if group == "" else found)
-    return _lines[found]
+    if found not in _sessions:
+        _sessions[found] = Session(_twin(found) if group == "" else found)
+    return _sessions[found]
 
 
 def _twin(group: Any) -> Any:
@@ -143,17 +152,17 @@ def _twin(group: Any) -> Any:
         return dist.new_group(timeout=timeout_of(group))
 
 
-class Line:
+class Session:
     """The exchanges of one group: which came after which, as all its ranks have seen it."""
 
     def __init__(self, group: Any) -> None:
         self.group = weakref.ref(group)
         self.rank, self.ranks = dist.get_rank(group), dist.get_world_size(group)
         self.device = device_of(group)
-        self.last: Subject | None = None
-        self.room_after: dict[Subject | None, int] = {}
+        self.last: FrameHeader | None = None
+        self.room_after: dict[FrameHeader | None, int] = {}
 
-    def gather(self, numbers: Array, subject: Subject) -> Array:
+    def gather(self, numbers: Array, subject: FrameHeader) -> Array:
         """See `gather`."""
         room, length = self.room_after.get(self.last, 0), len(numbers)
         frames = self._exchange(numbers, subject, room)
@@ -163,11 +172,11 @@ class Line:
         self.last = subject
         return frames[:, WORDS : WORDS + length]
 
-    def leave(self, subject: Subject) -> None:
+    def abort(self, subject: FrameHeader) -> None:
         """Takes part without numbers: everybody is refused them."""
         self._exchange(np.zeros(0), subject._replace(kind="nothing"), self.room_after.get(self.last, 0))
 
-    def _exchange(self, numbers: Array, subject: Subject, room: int) -> Array:
+    def _exchange(self, numbers: Array, subject: FrameHeader, room: int) -> Array:
         """One collective, of frames with room for so many numbers; they are in it if they fit."""
         header, frame = _header(subject, len(numbers)), np.zeros(WORDS + room)
         frame[:WORDS] = header.view(np.float64)
@@ -188,7 +197,7 @@ class Line:
 
 
 @lru_cache(maxsize=4096)
-def _header(subject: Subject, length: int) -> Array:
+def _header(subject: FrameHeader, length: int) -> Array:
     """The subject as 64-bit words."""
     kind, layer, channels, dtype, differentiated, eps, correction, activation, slope = subject
     codes = KINDS.index(kind), DTYPES.index(dtype), differentiated, ACTIVATIONS[activation], correction
@@ -196,18 +205,18 @@ def _header(subject: Subject, length: int) -> Array:
     return np.frombuffer(packed, np.int64)
 
 
-def _read(header: Array) -> Subject | None:
+def _read(header: Array) -> FrameHeader | None:
     """The subject of a header; None where it is none."""
     mark, _, channels, *codes, eps, slope, name = HEADER.unpack(header.tobytes())
     if mark != MARK:
         return None
     kind, dtype, differentiated, activation, correction = codes
     layer = name.rstrip(b"\0").decode(errors="replace")
-    return Subject(KINDS[kind], layer, channels, DTYPES[dtype], differentiated, eps, correction,
+    return FrameHeader(KINDS[kind], layer, channels, DTYPES[dtype], differentiated, eps, correction,
                    tuple(ACTIVATIONS)[activation], slope)  # fmt: skip
 
 
-def _disagreement(subjects: list[Subject | None], mine: Subject, rank: int) -> str:
+def _disagreement(subjects: list[FrameHeader | None], mine: FrameHeader, rank: int) -> str:
     """The sentence for ranks that bring different things: the layer, and the values."""
     if any(s is None for s in subjects):
         return (
@@ -236,7 +245,7 @@ def _disagreement(subjects: list[Subject | None], mine: Subject, rank: int) -> s
     )
 
 
-def _called(subject: Subject) -> str:
+def _called(subject: FrameHeader) -> str:
     return f"{subject.kind} of layer {subject.layer!r}" if subject.layer else subject.kind
 
 

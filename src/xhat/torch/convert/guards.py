@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from xhat.torch.convert.recorded import Recorded
 from xhat.torch.errors import first_line
-from xhat.torch.recorded import Recorded
 
 __all__ = ["UnfaithfulError", "conditions"]
 

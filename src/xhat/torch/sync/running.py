@@ -9,9 +9,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from xhat import equations
 from xhat.errors import ArgumentError
-from xhat.torch import exchange
-from xhat.torch.exchange import Subject
-from xhat.torch.merging import layer_by_layer, merged
+from xhat.torch.sync import frames
+from xhat.torch.sync.frames import FrameHeader
+from xhat.torch.sync.merge import layer_by_layer, merged
 from xhat.torch.tensors import check_known
 
 __all__ = ["merge_running_statistics"]
@@ -39,20 +39,20 @@ def merge_running_statistics(model: M, process_group: Any = None) -> M:
         raise ArgumentError(
             f"merge_running_statistics: model is {type(model).__name__}, expected a torch.nn.Module."
         )
-    group = exchange.group_name(process_group)
+    group = frames.group_name(process_group)
     layers: dict[str, Any] = {
         path: m
         for path, m in model.named_modules()
         if isinstance(m, _BatchNorm) and m.running_mean is not None and m.running_var is not None
     }
-    if not layers or exchange.world(group) == 1:
+    if not layers or frames.world_size(group) == 1:
         return model
     check_known("merge_running_statistics", layers)
     numbers = torch.cat([t.cpu() for layer in layers.values() for t in _numbers(layer)]).numpy()
     widths = {path: len(layer.running_mean) for path, layer in layers.items()}
     mark = zlib.crc32(repr(widths).encode())
-    subject = Subject("running statistics", f"{len(layers)} layers, {mark:08x}", sum(widths.values()))
-    ranks = exchange.gather(numbers, subject, group)
+    subject = FrameHeader("running statistics", f"{len(layers)} layers, {mark:08x}", sum(widths.values()))
+    ranks = frames.gather(numbers, subject, group)
     everybodys = layer_by_layer(ranks, [(1, c, c) for c in widths.values()])
     for layer, (n, mean, var) in zip(layers.values(), everybodys, strict=True):
         if n.any():

@@ -9,11 +9,11 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, fx, nn
 
+from xhat.torch.convert.guards import UnfaithfulError, conditions
+from xhat.torch.convert.recorded import Recorded
 from xhat.torch.errors import first_line
-from xhat.torch.faithful import UnfaithfulError, conditions
-from xhat.torch.recorded import Recorded
 
-__all__ = ["Trace", "called_methods", "is_chain", "mentioned", "one_call", "trace"]
+__all__ = ["Trace", "called_methods", "is_chain", "mentioned", "trace"]
 
 
 class Trace(NamedTuple):
@@ -64,12 +64,6 @@ def called_methods(module: nn.Module, method: str) -> set[str]:
     """Names of the module's own methods that this one mentions: it can leave its work to them."""
     found = {n: inspect.getattr_static(type(module), n, None) for n in mentioned(module, method)}
     return {name for name, value in found.items() if isinstance(value, FunctionType)}
-
-
-def one_call(layer: nn.Module, x: fx.Proxy, **options: Any) -> Any:
-    """A call of this layer in a graph of torch.fx, with the options that are given."""
-    given = {name: value for name, value in options.items() if value is not None}
-    return x.tracer.create_proxy("call_module", x.tracer.path_of_module(layer), (x,), given)  # type: ignore[attr-defined]
 
 
 class _Proxy(fx.Proxy):
