@@ -1,10 +1,9 @@
-"""Gives modules a forward in which batch norm, sum and activation are one call, and takes it back.
+"""Fused modules: methods in which batch norm, sum and activation are one call, guarded, with the original as fallback.
 
-A fused module becomes an instance of a subclass of its class. Each call asks first whether the module is still as it
-was traced; if it is not, the original method runs. Which layers are converted must never be decided here.
+The class of a fused module is a subclass of its original class. Each of its methods evaluates its guards, calls the
+fused code if all of them are true, and else the original method. Which layers are converted must never be decided here.
 """
 
-import copyreg
 import functools
 import itertools
 import linecache
@@ -17,42 +16,52 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from xhat.torch.convert.guards import UnfaithfulError
-from xhat.torch.convert.match import Fusion, add_then_activate, fuse_calls, kind_of, passes, ready
-from xhat.torch.convert.trace import called_methods, mentioned, trace
+from xhat.torch.convert.generated import reduce_generated
+from xhat.torch.convert.match import (
+    Fusion,
+    activation_of,
+    add_then_activate,
+    fuse_calls,
+    is_fusable,
+    is_identity,
+)
+from xhat.torch.convert.source import UntraceableError
+from xhat.torch.convert.trace import attribute_names, called_methods, trace
 
 __all__ = ["Fused", "fuse", "unfuse"]
 
 
 class Recipe(NamedTuple):
-    """What makes a fused class: the original one, its rewritten methods, and what repr says of them.
+    """What a fused class is made from: the original class, the fused methods, and the text for repr.
 
-    A method is its name and its variants, each the source of `holds(self)` and `forward(self, ...)`.
+    A fused method is its name and its variants. A variant is the source of two functions, `guards_hold(self)` and
+    `forward(self, ...)`.
     """
 
     original: type[nn.Module]
     methods: tuple[tuple[str, tuple[str, ...]], ...]
-    words: str
+    summary: str
 
 
 class Fused(nn.Module):
-    """Mixin of fused classes: pickles as the original class and a recipe, and says in repr what is fused."""
+    """Mixin of fused classes. They pickle as a recipe, and their repr shows what is fused."""
 
     recipe_of_fusion: Recipe
 
     def extra_repr(self) -> str:
-        """The original's, and which layers are called together with what."""
-        return ", ".join(filter(None, (super().extra_repr(), self.recipe_of_fusion.words)))
+        """The original class's, and the layers with what each is fused with."""
+        return ", ".join(filter(None, (super().extra_repr(), self.recipe_of_fusion.summary)))
 
     def __reduce_ex__(self, protocol: Any) -> Any:
-        made = super().__reduce_ex__(max(2, protocol))
-        if not isinstance(made, tuple) or made[0] is not copyreg.__newobj__:  # type: ignore[attr-defined]
-            return made  # the original class has its own way
-        return (_remake, (type(self).recipe_of_fusion, *made[1][1:]), *made[2:])
+        reduced = super().__reduce_ex__(max(2, protocol))
+        return reduce_generated(reduced, _fused_class, type(self).recipe_of_fusion)
 
 
 def fuse(module: Any) -> tuple[list[Fusion], dict[str, str]]:
-    """Fuses what can be in this module's own methods; returns it, and, by path or its start, why not more."""
+    """Fuses the calls in this module's own methods.
+
+    Returns the fusions, and the reasons for calls that were not fused, by a layer's path or the first name in it.
+    """
     if isinstance(module, Fused):
         return [], {}
     if isinstance(module, torch.fx.GraphModule):
@@ -60,71 +69,74 @@ def fuse(module: Any) -> tuple[list[Fusion], dict[str, str]]:
     found: list[Fusion] = []
     methods: dict[str, tuple[str, ...]] = {}
     reasons: dict[str, str] = {}
-    waiting = ["forward"]
-    for method in waiting:
+    pending = ["forward"]
+    for method in pending:
         try:
-            fused, missed, sources = _rewritten(module, method)
-        except UnfaithfulError as error:
-            reasons |= dict.fromkeys(mentioned(module, method), str(error))
+            fused, missed, variants = _fused_variants(module, method)
+        except UntraceableError as error:
+            reasons |= dict.fromkeys(attribute_names(module, method), str(error))
         else:
             found += fused
             reasons |= missed
-            methods |= {method: sources} if fused else {}
-        waiting += sorted(called_methods(module, method) - set(waiting))
+            methods |= {method: variants} if fused else {}
+        pending += sorted(called_methods(module, method) - set(pending))
     if methods:
-        words = "; ".join(f"{f.layer} with {f.what}" for f in found)
-        module.__class__ = _fused_class(Recipe(type(module), tuple(methods.items()), f"fused: {words}"))
+        summary = "; ".join(f"{f.layer} with {f.what}" for f in found)
+        module.__class__ = _fused_class(Recipe(type(module), tuple(methods.items()), f"fused: {summary}"))
     return found, reasons
 
 
 def unfuse(module: Any) -> None:
-    """Gives a fused module its original class again; does nothing to others."""
+    """Gives a fused module its original class again. Does nothing to others."""
     if isinstance(module, Fused):
         original: Any = type(module).recipe_of_fusion.original
         module.__class__ = original
 
 
-# -------------------------------------------------------------------------------------------- source and classes
+# ---------------------------------------------------------------------------------------------- source of a method
 
 
-def _rewritten(module: nn.Module, method: str) -> tuple[list[Fusion], dict[str, str], tuple[str, ...]]:
-    """What is fused in this method, what stood in the way, and its variants: for training and for evaluation."""
+def _fused_variants(module: nn.Module, method: str) -> tuple[list[Fusion], dict[str, str], tuple[str, ...]]:
+    """The fusions, the missed ones, and the variants of a method: in training and, if it differs, in evaluation."""
     found: dict[Fusion, None] = {}
     missed: dict[str, str] = {}
-    sources: dict[str, None] = {}
-    refused: list[UnfaithfulError] = []
+    variants: dict[str, None] = {}
+    refused: list[UntraceableError] = []
     before = module.training
     for mode in (True, False):
-        module.training = mode  # of this module alone: its children are not looked into
+        module.training = mode  # of this module alone: the trace does not enter its children
         try:
-            fused, why, source = _variant(module, method)
-        except UnfaithfulError as error:
+            fused, why, source = _fused_source(module, method)
+        except UntraceableError as error:
             refused.append(error)
         else:
             found |= dict.fromkeys(fused)
             missed |= why
-            sources |= {source: None} if fused else {}
+            variants |= {source: None} if fused else {}
         finally:
             module.training = before
     if len(refused) == 2:
         raise refused[0]
-    return list(found), missed, tuple(sources)
+    return list(found), missed, tuple(variants)
 
 
-def _variant(module: nn.Module, method: str) -> tuple[list[Fusion], dict[str, str], str]:
-    graph, conditions = trace(module, method)
+def _fused_source(module: nn.Module, method: str) -> tuple[list[Fusion], dict[str, str], str]:
+    """The fusions, the missed ones, and the source of one variant."""
+    graph, guards = trace(module, method)
     fused, missed = fuse_calls(graph, module)
     for node in graph.nodes:
-        node.type = None  # an annotation would need names that the source has not
+        node.type = None  # an annotation would refer to names that are not in _NAMES
     code = graph.python_code("self")
     unknown = sorted(set(code.globals) - set(_NAMES))
     if unknown:
-        raise UnfaithfulError(f"its {method} uses {', '.join(unknown)}")
-    every = dict.fromkeys((*conditions, *(c for f in fused for c in f.conditions)))
-    return fused, missed, f"def holds(self):\n    return {' and '.join(f'({c})' for c in every)}\n{code.src}"
+        raise UntraceableError(f"its {method} uses {', '.join(unknown)}")
+    every = dict.fromkeys((*guards, *(guard for f in fused for guard in f.guards)))
+    condition = " and ".join(f"({guard})" for guard in every)
+    return fused, missed, f"def guards_hold(self):\n    return {condition}\n{code.src}"
 
 
-_NAMES: dict[str, Any] = {  # all that such a source may know
+# The global names of a variant's source.
+_NAMES: dict[str, Any] = {
     "torch": torch,
     "device": torch.device,
     "inf": math.inf,
@@ -132,43 +144,49 @@ _NAMES: dict[str, Any] = {  # all that such a source may know
     "NoneType": type(None),
     "pytree": torch.utils._pytree,
     "fx_pytree": torch.fx._pytree,
-    "kind_of": kind_of,
-    "passes": passes,
-    "ready": ready,
-    "xhat_torch_convert_match_add_then_activate": add_then_activate,
+    "activation_of": activation_of,
+    "is_identity": is_identity,
+    "is_fusable": is_fusable,
+    f"{add_then_activate.__module__}.add_then_activate".replace(
+        ".", "_"
+    ): add_then_activate,  # torch.fx's name for it
 }
-_numbers = itertools.count()
 
 
-# By recipe, while a module has it: it is to go with the last one, and the original class with it.
+# ---------------------------------------------------------------------------------------------------- fused classes
+
+# A weak cache: a fused class lives as long as a module uses it, and does not keep its original class alive.
 _classes: weakref.WeakValueDictionary[Recipe, type[Fused]] = weakref.WeakValueDictionary()
+_file_numbers = itertools.count()
 
 
 def _fused_class(recipe: Recipe) -> type[Fused]:
-    """The subclass that this recipe describes; the same one for the same recipe."""
-    made = _classes.get(recipe)
-    return _classes.setdefault(recipe, _made_class(recipe)) if made is None else made
+    """The fused class of this recipe; the same class for the same recipe."""
+    cached = _classes.get(recipe)
+    return _classes.setdefault(recipe, _create_class(recipe)) if cached is None else cached
 
 
-def _made_class(recipe: Recipe) -> type[Fused]:
+def _create_class(recipe: Recipe) -> type[Fused]:
     original = recipe.original
     members: dict[str, Any] = {"recipe_of_fusion": recipe, "__module__": original.__module__}
     members |= {"__doc__": original.__doc__, "__qualname__": original.__qualname__}
-    for name, sources in recipe.methods:
-        members[name] = _method(getattr(original, name), sources, f"{original.__qualname__}.{name}")
+    for name, variants in recipe.methods:
+        members[name] = _guarded_method(getattr(original, name), variants, f"{original.__qualname__}.{name}")
     return types.new_class(
-        original.__name__, (Fused, original), exec_body=lambda space: space.update(members)
+        original.__name__, (Fused, original), exec_body=lambda namespace: namespace.update(members)
     )
 
 
-def _method(original: Callable[..., Any], sources: tuple[str, ...], label: str) -> Callable[..., Any]:
-    """The original method, or, where its conditions hold, the first of these variants."""
-    variants = [_compiled(source, label) for source in sources]
+def _guarded_method(
+    original: Callable[..., Any], variants: tuple[str, ...], label: str
+) -> Callable[..., Any]:
+    """A method that calls the first variant whose guards hold, and the original method if there is none."""
+    compiled = [_compiled(source, label) for source in variants]
 
     @functools.wraps(original)
     def method(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        for holds, forward in variants:
-            if holds(self):
+        for guards_hold, forward in compiled:
+            if guards_hold(self):
                 return forward(self, *args, **kwargs)
         return original(self, *args, **kwargs)
 
@@ -176,16 +194,10 @@ def _method(original: Callable[..., Any], sources: tuple[str, ...], label: str) 
 
 
 def _compiled(source: str, label: str) -> tuple[Callable[..., bool], Callable[..., Any]]:
-    """The functions of a variant; tracebacks show their source."""
-    file = f"<{label}, fused by xhat, {next(_numbers)}>"
-    space = dict(_NAMES)
-    exec(compile(source, file, "exec"), space)
+    """The two functions of a variant. Their source is registered with linecache, so that tracebacks show it."""
+    file = f"<{label}, fused by xhat, {next(_file_numbers)}>"
+    namespace = dict(_NAMES)
+    exec(compile(source, file, "exec"), namespace)
     linecache.cache[file] = (len(source), None, source.splitlines(True), file)
-    weakref.finalize(space["forward"], linecache.cache.pop, file, None)
-    return space["holds"], space["forward"]
-
-
-def _remake(recipe: Recipe, *args: Any) -> nn.Module:
-    """For pickle and deepcopy: an empty module of the fused class."""
-    made = _fused_class(recipe)
-    return made.__new__(made, *args)
+    weakref.finalize(namespace["forward"], linecache.cache.pop, file, None)
+    return namespace["guards_hold"], namespace["forward"]

@@ -1,105 +1,116 @@
-"""Reads the source of a method: whether a trace of it is faithful, and under which conditions.
+"""Guards: the conditions under which the graph of a method, traced by torch.fx, computes what the method computes.
 
-Running a method once with stand-ins for its inputs freezes whatever Python decided on the way. So nothing may decide
-but the module's own attributes, whose values become conditions. The trace itself must never live here.
+A trace runs the method once with proxies in place of its inputs. Whatever Python decides in that run (which branch
+is taken, what an attribute's value is, which module a name refers to) is fixed in the graph. This file reads the
+method's source. It derives a guard, a Python expression of `self`, from each decision that depends on attributes of
+the module, and refuses methods that decide by anything else, such as an input's shape. A fused module evaluates its
+guards in each call, and runs the original method if one of them is false. The trace itself must never live here.
 """
 
 import ast
-import inspect
-import textwrap
-from collections.abc import Iterator
-from types import FunctionType, ModuleType
+from functools import reduce
+from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from xhat.torch.convert.recorded import Recorded
+from xhat.torch.convert.source import (
+    UntraceableError,
+    attributes,
+    fold_is_scripting,
+    is_only_compared_with_none,
+    parsed,
+    prefixes,
+)
 from xhat.torch.errors import first_line
 
-__all__ = ["UnfaithfulError", "conditions"]
+__all__ = ["RecordedPaths", "guards_of"]
 
 
-class UnfaithfulError(Exception):
-    """A trace could differ from what the method does; the message says where."""
+def guards_of(module: nn.Module, method: str) -> tuple[str, ...]:
+    """The guards of a trace of this method: while all of them are true, the graph computes what the method does.
 
-
-def conditions(module: nn.Module, method: str) -> tuple[str, ...]:
-    """Python expressions of `self` that must be true for a trace of this method to be what the method does.
-
-    They ask for values of attributes, and whether a name still leads to what torch.fx records by another. Raises
-    UnfaithfulError where no such conditions are enough: other control flow than tests of attributes, calls of other
-    things than children, torch's functions and methods of tensors, changes to anything but local names.
+    They compare values of attributes, and check that names still refer to the modules and tensors that torch.fx has
+    recorded. Raises UntraceableError if the method has other control flow than tests of attributes, calls anything but
+    children, functions of torch and methods of tensors, or changes anything but local variables.
     """
-    return tuple(_Reader(module, _function(module, method)).read())
+    return tuple(_SourceReader(module, method).read())
 
 
-_PLAIN = (bool, int, float, str, torch.dtype, torch.device, torch.memory_format, torch.Size)
-_TORCH = {
+class RecordedPaths:
+    """The path by which torch.fx records each child and tensor of a module: the first one, whatever the source has."""
+
+    def __init__(self, module: nn.Module) -> None:
+        parts = (*module.named_modules(), *module.named_parameters(), *module.named_buffers())
+        self._paths = {id(part): path for path, part in parts}
+
+    def __contains__(self, part: Any) -> bool:
+        return bool(self._paths.get(id(part)))  # the module itself has an empty path
+
+    def guards(self, source: str, part: Any) -> tuple[str, ...]:
+        """A guard that the expression `source` refers to what is at the recorded path; none if they are the same."""
+        path = self._paths[id(part)]
+        recorded = reduce(lambda text, name: f"getattr({text}, {name!r}, None)", path.split("."), "self")
+        return () if source in (f"self.{path}", recorded) else (f"{source} is {recorded}",)
+
+
+_CONSTANTS = (type(None), bool, int, float, str, torch.dtype, torch.device, torch.memory_format, torch.Size)
+_TORCH_FUNCTIONS = {
     id(value): f"{space.__name__}.{name}"
     for space in (torch.nn.functional, torch)
     for name, value in vars(space).items()
     if callable(value) and not isinstance(value, type) and not name.startswith("__")
 }
 _COMPARISONS = (ast.Eq, ast.NotEq, ast.Lt, ast.LtE, ast.Gt, ast.GtE)
+_IN_TESTS = (
+    *(ast.Constant, ast.Attribute, ast.Compare, ast.BoolOp, ast.UnaryOp),
+    *(ast.cmpop, ast.boolop, ast.unaryop, ast.expr_context),
+)
 
 
-def _function(module: nn.Module, method: str) -> FunctionType:
-    function = getattr(type(module), method)
-    if not isinstance(function, FunctionType) or method in vars(module) or hasattr(function, "__wrapped__"):
-        raise UnfaithfulError(f"its {method} is wrapped or replaced")
-    return function
+def _is_constant(value: Any) -> bool:
+    """Whether a guard can compare with this value, by its repr."""
+    return type(value) in _CONSTANTS or (type(value) is tuple and all(map(_is_constant, value)))
 
 
-def _parsed(function: FunctionType) -> ast.FunctionDef:
-    """The method's source, parsed."""
-    try:
-        tree = ast.parse(textwrap.dedent(inspect.getsource(function))).body[0]
-    except (OSError, TypeError, SyntaxError):
-        raise UnfaithfulError("its source can't be read") from None
-    if not isinstance(tree, ast.FunctionDef):
-        raise UnfaithfulError("its source can't be read")
-    return tree
+class _SourceReader:
+    """Reads the statements that the method executes for this module, and collects the guards."""
 
-
-def _is_plain(value: Any) -> bool:
-    return value is None or type(value) in _PLAIN or (type(value) is tuple and all(map(_is_plain, value)))
-
-
-class _Reader:
-    """Reads the statements that this module would run, and collects what they take from its attributes."""
-
-    def __init__(self, module: nn.Module, function: FunctionType) -> None:
-        self.module, self.globals, self.recorded = module, function.__globals__, Recorded(module)
-        self.tree = _parsed(function)
+    def __init__(self, module: nn.Module, method: str) -> None:
+        self.module, self.recorded = module, RecordedPaths(module)
+        function, self.tree = parsed(module, method)
+        self.globals = function.__globals__
         a = self.tree.args
         if self.tree.decorator_list or a.vararg or a.kwarg or a.kwonlyargs or a.posonlyargs or not a.args:
-            raise UnfaithfulError("it is decorated, or has other than plain arguments")
+            raise UntraceableError("it is decorated, or has other than plain arguments")
         outer = set(function.__code__.co_freevars) - {"__class__"}
-        if outer or not all(map(_is_plain, function.__defaults__ or ())):
-            raise UnfaithfulError(
+        if outer or not all(map(_is_constant, function.__defaults__ or ())):
+            raise UntraceableError(
                 "it has names from a function around it, or defaults that are no plain values"
             )
-        self.me = a.args[0].arg
-        if self.me != "self":
-            raise UnfaithfulError("its first argument is not called self")
-        self.inside = {argument.arg for argument in a.args[1:]}  # names of values that the inputs decide
-        self.lists: set[str] = set()  # names of lists that the method made
-        self.conditions: dict[str, None] = {}  # in the order of reading, each once
+        if a.args[0].arg != "self":
+            raise UntraceableError("its first argument is not called self")
+        self.locals = {argument.arg for argument in a.args[1:]}  # their values may depend on the inputs
+        self.lists: set[str] = set()  # local variables that hold a list which the method made
+        self.guards: dict[str, None] = {}  # each once, in the order of the source
 
     def read(self) -> list[str]:
+        """The guards."""
         self.block(self.tree.body)
-        return list(self.conditions)
+        return list(self.guards)
 
-    def refuse(self, node: ast.AST, what: str) -> UnfaithfulError:
+    def refusal(self, node: ast.AST, what: str) -> UntraceableError:
+        """The error for a node that no guard can cover."""
         method = f"{type(self.module).__name__}.{self.tree.name}"
-        return UnfaithfulError(f"line {getattr(node, 'lineno', 1)} of {method} {what}")
+        return UntraceableError(f"line {getattr(node, 'lineno', 1)} of {method} {what}")
 
     def block(self, statements: list[ast.stmt]) -> bool:
-        """Reads statements; True when one of them returned."""
+        """Reads statements up to a return. True if there was one."""
         return any(self.statement(s) for s in statements)
 
     def statement(self, s: ast.stmt) -> bool:
+        """Reads a statement. True if it returns from the method."""
         match s:
             case ast.Pass() | ast.Expr(value=ast.Constant()):
                 pass
@@ -108,83 +119,75 @@ class _Reader:
                     self.expression(value)
                 return True
             case ast.If(test=test, body=body, orelse=orelse):
-                return self.block(body if self.decided(test) else orelse)
+                return self.block(body if self.branch(test) else orelse)
             case ast.Assign(targets=targets, value=value):
                 self.expression(value)
                 for target in targets:
-                    self.target(target)
-                    self.lists |= (
-                        {target.id} if isinstance(value, ast.List) and isinstance(target, ast.Name) else set()
-                    )
+                    self.assign(target)
+                    if isinstance(value, ast.List) and isinstance(target, ast.Name):
+                        self.lists.add(target.id)
             case ast.Expr(
                 value=ast.Call(func=ast.Attribute(ast.Name(name), "append"), args=[value], keywords=[])
             ) if name in self.lists:
                 self.expression(value)
             case ast.AnnAssign(target=target, value=value) if value is not None:
                 self.expression(value)
-                self.target(target)
-            case ast.AugAssign(target=ast.Name(), op=ast.Add(), value=value):  # tracing.py records no other
+                self.assign(target)
+            case ast.AugAssign(
+                target=ast.Name(), op=ast.Add(), value=value
+            ):  # the only one that `trace` records
                 self.expression(value)
             case _:
                 first = ast.unparse(s).splitlines()[0]
-                raise self.refuse(s, f"is `{first}`, which a trace can't follow")
+                raise self.refusal(s, f"is `{first}`, which a trace can't follow")
         return False
 
-    def target(self, t: ast.expr) -> None:
-        match t:
-            case ast.Name(id=name) if name != self.me:
-                self.inside.add(name)
+    def assign(self, target: ast.expr) -> None:
+        """An assignment: only local variables may change."""
+        match target:
+            case ast.Name(id=name) if name != "self":
+                self.locals.add(name)
                 self.lists.discard(name)
             case ast.Tuple(elts=parts):
                 for part in parts:
-                    self.target(part)
+                    self.assign(part)
             case _:
-                raise self.refuse(t, f"changes `{ast.unparse(t)}`")
+                raise self.refusal(target, f"changes `{ast.unparse(target)}`")
 
-    def decided(self, test: ast.expr) -> bool:
-        """Which way a test goes; it may ask nothing but attributes of self."""
-        test = _WithoutScripting(self.globals).visit(test)
+    def branch(self, test: ast.expr) -> bool:
+        """The value of a test, which may depend on attributes of self alone; it becomes a guard."""
+        test = fold_is_scripting(test, self.globals)
         for node in ast.walk(test):
-            known = isinstance(node, ast.Constant | ast.Compare | ast.BoolOp | ast.UnaryOp | ast.Attribute
-                               | ast.cmpop | ast.boolop | ast.unaryop | ast.expr_context)  # fmt: skip
-            if not known and not (isinstance(node, ast.Name) and node.id == self.me):
-                raise self.refuse(test, f"decides by `{ast.unparse(test)}`")
-        for chain in _chains(test):
-            value = self.value(chain)
-            if not (isinstance(value, nn.Module) or _is_plain(value) or _compared_with_none(test, chain)):
-                raise self.refuse(test, f"decides by `{ast.unparse(test)}`")
-        taken = bool(self.value(test))
+            if not isinstance(node, _IN_TESTS) and not (isinstance(node, ast.Name) and node.id == "self"):
+                raise self.refusal(test, f"decides by `{ast.unparse(test)}`")
+        for attribute in attributes(test):
+            value = self.evaluate(attribute)
+            known = isinstance(value, nn.Module) or _is_constant(value)
+            if not known and not is_only_compared_with_none(attribute, test):
+                raise self.refusal(test, f"decides by `{ast.unparse(test)}`")
+        taken = bool(self.evaluate(test))
         text = ast.unparse(test)
-        self.conditions[f"bool({text})" if taken else f"not ({text})"] = None
+        self.guards[f"bool({text})" if taken else f"not ({text})"] = None
         return taken
 
-    def value(self, e: ast.expr) -> Any:
-        """What an expression of self is, now."""
-        for node in ast.walk(e):
-            if isinstance(node, ast.Attribute) and node.attr.startswith("__"):
-                raise self.refuse(e, f"reads `{ast.unparse(e)}`")
-        try:
-            return eval(compile(ast.Expression(e), "<attribute>", "eval"), {"self": self.module})
-        except Exception as error:
-            raise self.refuse(e, f"reads `{ast.unparse(e)}`: {first_line(error)}") from None
-
     def expression(self, e: ast.expr) -> None:
-        if self.rooted(e):
+        """Reads an expression, or refuses it."""
+        if self.is_of_self(e):
             return self.attribute(e)
         match e:
             case ast.Constant():
                 pass
-            case ast.Name(id=name) if name in self.inside:
+            case ast.Name(id=name) if name in self.locals:
                 pass
-            case ast.Name() | ast.Attribute() if self.known(e) is not None:
-                if not isinstance(self.known(e), torch.dtype | torch.memory_format):
-                    raise self.refuse(e, f"reads `{ast.unparse(e)}`")
+            case ast.Name() | ast.Attribute() if self.global_value(e) is not None:
+                if not isinstance(self.global_value(e), torch.dtype | torch.memory_format):
+                    raise self.refusal(e, f"reads `{ast.unparse(e)}`")
             case ast.IfExp(test=test, body=body, orelse=orelse):
-                self.expression(body if self.decided(test) else orelse)
+                self.expression(body if self.branch(test) else orelse)
             case ast.Call():
                 self.call(e)
             case ast.Compare(ops=ops) if not all(isinstance(op, _COMPARISONS) for op in ops):
-                raise self.refuse(e, f"decides by `{ast.unparse(e)}`")
+                raise self.refusal(e, f"decides by `{ast.unparse(e)}`")
             case (
                 ast.Attribute() | ast.Subscript() | ast.Slice() | ast.BinOp() | ast.UnaryOp() | ast.Compare()
                 | ast.Tuple() | ast.List() | ast.Dict()
@@ -193,103 +196,75 @@ class _Reader:
                     if isinstance(part, ast.expr):
                         self.expression(part)
             case _:
-                raise self.refuse(e, f"has `{ast.unparse(e)}`, which a trace can't follow")
+                raise self.refusal(e, f"has `{ast.unparse(e)}`, which a trace can't follow")
         return None
 
-    def rooted(self, e: ast.expr) -> bool:
-        """Whether this is self, an attribute of it, or an attribute or an item with a constant index of such a one."""
+    def attribute(self, e: ast.expr) -> None:
+        """An attribute of self: a tensor is read in each call, and the value of anything else becomes a guard."""
+        value: Any = self.module
+        for prefix in prefixes(e):
+            value = self.evaluate(prefix)
+            if isinstance(value, Tensor):
+                return self.part(
+                    prefix, value
+                )  # the rest of `e` is an operation on the tensor, which is recorded
+        if not _is_constant(value):
+            raise self.refusal(e, f"reads `{ast.unparse(e)}`, which is no plain value")
+        self.guards[f"{ast.unparse(e)} == {value!r}"] = None
+        return None
+
+    def part(self, e: ast.expr, value: Any) -> None:
+        """A child or tensor of the module. By another name or a property, `e` may refer to another one later."""
+        if value not in self.recorded:
+            what = "of tensors that are no parameters" if isinstance(value, Tensor) else "which is no child"
+            raise self.refusal(e, f"takes `{ast.unparse(e)}`, {what}")
+        self.guards |= dict.fromkeys(self.recorded.guards(ast.unparse(e), value))
+
+    def call(self, e: ast.Call) -> None:
+        """A call of a child, of a function of torch, or of a method of a value that depends on the inputs."""
+        given = [*e.args, *(k.value for k in e.keywords)]
+        if any(isinstance(a, ast.Starred) for a in e.args) or any(k.arg is None for k in e.keywords):
+            raise self.refusal(e, f"has `{ast.unparse(e)}`, which a trace can't follow")
+        if self.is_of_self(e.func):
+            function = self.evaluate(e.func)
+            if id(function) in _TORCH_FUNCTIONS:
+                self.guards[f"{ast.unparse(e.func)} is {_TORCH_FUNCTIONS[id(function)]}"] = None
+            else:
+                self.part(e.func, function)
+        elif self.global_value(e.func) is not None:
+            names = {node.id for a in given for node in ast.walk(a) if isinstance(node, ast.Name)}
+            if id(self.global_value(e.func)) not in _TORCH_FUNCTIONS or not names & self.locals:
+                raise self.refusal(e, f"calls `{ast.unparse(e.func)}`")
+        elif isinstance(e.func, ast.Attribute):
+            self.expression(e.func.value)
+        else:
+            raise self.refusal(e, f"calls `{ast.unparse(e.func)}`")
+        for a in given:
+            self.expression(a)
+
+    def evaluate(self, e: ast.expr) -> Any:
+        """The present value of an expression of self."""
+        for node in ast.walk(e):
+            if isinstance(node, ast.Attribute) and node.attr.startswith("__"):
+                raise self.refusal(e, f"reads `{ast.unparse(e)}`")
+        try:
+            return eval(compile(ast.Expression(e), "<attribute>", "eval"), {"self": self.module})
+        except Exception as error:
+            raise self.refusal(e, f"reads `{ast.unparse(e)}`: {first_line(error)}") from None
+
+    def is_of_self(self, e: ast.expr) -> bool:
+        """Whether this is self, or reached from self by attributes and constant indices."""
         while isinstance(e, ast.Attribute) or (
             isinstance(e, ast.Subscript) and isinstance(e.slice, ast.Constant)
         ):
             e = e.value
-        return isinstance(e, ast.Name) and e.id == self.me
+        return isinstance(e, ast.Name) and e.id == "self"
 
-    def known(self, e: ast.expr) -> Any:
-        """What a global name, or an attribute of an imported module, is; None for anything else."""
+    def global_value(self, e: ast.expr) -> Any:
+        """The value of a global name, or of an attribute of an imported module; None for anything else."""
         if isinstance(e, ast.Name):
-            return None if e.id in self.inside else self.globals.get(e.id)
+            return None if e.id in self.locals else self.globals.get(e.id)
         if isinstance(e, ast.Attribute):
-            space = self.known(e.value)
+            space = self.global_value(e.value)
             return getattr(space, e.attr, None) if isinstance(space, ModuleType) else None
         return None
-
-    def attribute(self, e: ast.expr) -> None:
-        """A value that is read from self: tensors are read anew by every call, other values are frozen."""
-        value: Any = self.module
-        for part in _links(e):
-            value = self.value(part)
-            if isinstance(value, Tensor):
-                return self.named(part, value)  # what follows is asked of the tensor, and recorded
-        if not _is_plain(value):
-            raise self.refuse(e, f"reads `{ast.unparse(e)}`, which is no plain value")
-        self.conditions[f"{ast.unparse(e)} == {value!r}"] = None
-        return None
-
-    def named(self, e: ast.expr, value: Any) -> None:
-        """A child or tensor of this name: another name or a property may lead to it, and elsewhere later."""
-        if value not in self.recorded:
-            tensor = isinstance(value, Tensor)
-            what = "of tensors that are no parameters" if tensor else "which is no child"
-            raise self.refuse(e, f"takes `{ast.unparse(e)}`, {what}")
-        self.conditions |= dict.fromkeys(self.recorded.conditions(ast.unparse(e), value))
-
-    def call(self, e: ast.Call) -> None:
-        """Children, torch's functions of the inputs, and methods of what came from the inputs."""
-        given = [*e.args, *(k.value for k in e.keywords)]
-        if any(isinstance(a, ast.Starred) for a in e.args) or any(k.arg is None for k in e.keywords):
-            raise self.refuse(e, f"has `{ast.unparse(e)}`, which a trace can't follow")
-        if self.rooted(e.func):
-            callee = self.value(e.func)
-            if id(callee) in _TORCH:
-                self.conditions[f"{ast.unparse(e.func)} is {_TORCH[id(callee)]}"] = None
-            else:
-                self.named(e.func, callee)
-        elif self.known(e.func) is not None:
-            names = {node.id for a in given for node in ast.walk(a) if isinstance(node, ast.Name)}
-            if id(self.known(e.func)) not in _TORCH or not names & self.inside:
-                raise self.refuse(e, f"calls `{ast.unparse(e.func)}`")
-        elif isinstance(e.func, ast.Attribute):
-            self.expression(e.func.value)
-        else:
-            raise self.refuse(e, f"calls `{ast.unparse(e.func)}`")
-        for a in given:
-            self.expression(a)
-
-
-class _WithoutScripting(ast.NodeTransformer):
-    """torch.jit.is_scripting() is False wherever Python runs."""
-
-    def __init__(self, names: dict[str, Any]) -> None:
-        self.names = names
-
-    def visit_Call(self, node: ast.Call) -> ast.expr:
-        space = self.names.get("torch")
-        ours = space is torch and ast.unparse(node) == "torch.jit.is_scripting()"
-        return ast.copy_location(ast.Constant(False), node) if ours else node
-
-
-def _links(e: ast.expr) -> list[ast.expr]:
-    """self.a, self.a.b, self.a.b[0] of self.a.b[0]."""
-    found: list[ast.expr] = []
-    while isinstance(e, ast.Attribute | ast.Subscript):
-        found.append(e)
-        e = e.value
-    return found[::-1]
-
-
-def _chains(test: ast.expr) -> Iterator[ast.expr]:
-    """The longest attributes in a test."""
-    if isinstance(test, ast.Attribute):
-        yield test
-    else:
-        for part in ast.iter_child_nodes(test):
-            if isinstance(part, ast.expr):
-                yield from _chains(part)
-
-
-def _compared_with_none(test: ast.expr, chain: ast.expr) -> bool:
-    """Whether all that is asked of this attribute is whether it is None (the answer to more could change)."""
-    for node in ast.walk(test):
-        if isinstance(node, ast.Compare) and chain in ast.walk(node):
-            return all(isinstance(op, ast.Is | ast.IsNot) for op in node.ops)
-    return False
