@@ -17,7 +17,7 @@ from xhat.torch.memory import reuse_memory as reuse_memory
 from xhat.torch.recalibrate import Recalibrated as Recalibrated
 from xhat.torch.recalibrate import recalibrate as recalibrate
 from xhat.torch.sync.layer import SyncBatchNorm as SyncBatchNorm
-from xhat.torch.sync.running import merge_running_statistics as merge_running_statistics
+from xhat.torch.sync.merge import merge_running_statistics as merge_running_statistics
 
 __all__ = [
     "BatchNorm1d",

@@ -26,9 +26,9 @@ from xhat.torch.options import Batch, options_of
 from xhat.torch.progress import watched
 from xhat.torch.statistics import Running
 from xhat.torch.sync import frames
-from xhat.torch.sync.frames import FrameHeader
+from xhat.torch.sync.frames import Array, FrameHeader
 from xhat.torch.sync.layer import SyncBatchNorm
-from xhat.torch.sync.merge import Array, Moments, layer_by_layer, merge, merged
+from xhat.torch.sync.merge import Moments, layer_by_layer, merge, merged
 from xhat.torch.tensors import check_known
 
 __all__ = ["Recalibrated", "recalibrate"]

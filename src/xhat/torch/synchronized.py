@@ -28,8 +28,8 @@ from xhat.torch.internals import differentiating_forward, plain, tracing, transf
 from xhat.torch.library import OPTIONS, asked, backward_fake, forward_fake, returned
 from xhat.torch.options import Batch, Options
 from xhat.torch.sync import frames
-from xhat.torch.sync.frames import FrameHeader
-from xhat.torch.sync.merge import Array, added, merged
+from xhat.torch.sync.frames import Array, FrameHeader
+from xhat.torch.sync.merge import added, merged
 from xhat.torch.tensors import check, check_mask
 
 __all__ = ["normalized"]

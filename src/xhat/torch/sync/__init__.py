@@ -1,1 +1,4 @@
-"""Batch normalization over several processes: the layer, the exchange between ranks, and the merge of their moments."""
+"""Batch normalization over several processes: frames (the exchange between ranks) -> merge (of their moments) -> layer.
+
+Imports nothing, since the operators below the layers import `frames` and `merge`.
+"""
