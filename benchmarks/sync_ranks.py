@@ -17,8 +17,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 import xhat.torch as xt
-from xhat.torch import exchange
-from xhat.torch.exchange import Subject
+from xhat.torch.sync import frames
+from xhat.torch.sync.frames import FrameHeader
 
 __all__ = ["SyncRow"]
 
@@ -46,17 +46,17 @@ class Traffic:
 
     def __init__(self, run: Callable[[], Any]) -> None:
         self.sent: list[int] = []
-        before = exchange._all_gather
+        before = frames._all_gather
 
         def counted(out: Tensor, frame: Tensor, **more: Any) -> Any:
             self.sent.append(frame.nbytes)
             return before(out, frame, **more)
 
-        exchange._all_gather = counted
+        frames._all_gather = counted
         try:
             run()
         finally:
-            exchange._all_gather = before
+            frames._all_gather = before
 
 
 def timed(what: str, case: str, contestants: dict[str, Callable[[], Any]], rounds: int) -> list[SyncRow]:
@@ -121,13 +121,13 @@ def collectives(rounds: int) -> list[SyncRow]:
     rows = []
     for c in CHANNELS:
         numbers, k = torch.randn(2 * c, dtype=torch.float64), dist.get_world_size()
-        subject = Subject("sums", f"{c} channels", c)
+        subject = FrameHeader("sums", f"{c} channels", c)
         out = torch.empty(2 * c * k, dtype=torch.float64)
-        mine = exchange.gather(numbers.numpy(), subject, "")[dist.get_rank()]
+        mine = frames.gather(numbers.numpy(), subject, "")[dist.get_rank()]
         assert (mine == numbers.numpy()).all()
         runs: dict[str, Callable[[], Any]] = {
-            "exchange": lambda n=numbers, s=subject: exchange.gather(n.numpy(), s, ""),  # type: ignore[misc]
-            "all-gather": lambda n=numbers, o=out: exchange._all_gather(o, n),  # type: ignore[misc]
+            "exchange": lambda n=numbers, s=subject: frames.gather(n.numpy(), s, ""),  # type: ignore[misc]
+            "all-gather": lambda n=numbers, o=out: frames._all_gather(o, n),  # type: ignore[misc]
             "all-reduce": lambda n=numbers: dist.all_reduce(n, op=dist.ReduceOp.MAX),  # type: ignore[misc]
         }
         for row in timed("collective", f"{16 * c} bytes", runs, rounds):
@@ -146,7 +146,7 @@ def main() -> None:
     rounds = int(sys.argv[1])
     dist.init_process_group("gloo")
     torch.set_num_threads(1)
-    exchange._line("")
+    frames._session("")
     _let_gloo_first()
     rows = collectives(rounds) if dist.get_world_size() > 1 else []
     rows += layers(rounds) + stack(rounds)

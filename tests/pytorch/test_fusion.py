@@ -12,7 +12,7 @@ from comparing import data, made, same
 from torch import nn
 
 import xhat.torch as xt
-from xhat.torch.fusion import Fused
+from xhat.torch.convert.fuse import Fused
 
 FUSED = {
     blocks.ByModule: ["relu"],

@@ -3,6 +3,7 @@
 from xhat.torch.convert import Change as Change
 from xhat.torch.convert import convert as convert
 from xhat.torch.convert import revert as revert
+from xhat.torch.convert.sync import convert_sync as convert_sync
 from xhat.torch.freeze import freeze as freeze
 from xhat.torch.freeze import unfreeze as unfreeze
 from xhat.torch.functional import batch_norm as batch_norm
@@ -15,9 +16,8 @@ from xhat.torch.nn import LazyBatchNorm3d as LazyBatchNorm3d
 from xhat.torch.memory import reuse_memory as reuse_memory
 from xhat.torch.recalibrate import Recalibrated as Recalibrated
 from xhat.torch.recalibrate import recalibrate as recalibrate
-from xhat.torch.running import merge_running_statistics as merge_running_statistics
-from xhat.torch.sync import SyncBatchNorm as SyncBatchNorm
-from xhat.torch.sync import convert_sync as convert_sync
+from xhat.torch.sync.layer import SyncBatchNorm as SyncBatchNorm
+from xhat.torch.sync.merge import merge_running_statistics as merge_running_statistics
 
 __all__ = [
     "BatchNorm1d",

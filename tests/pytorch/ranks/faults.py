@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 import xhat.torch as xt
 from xhat.errors import ArgumentError
-from xhat.torch import exchange
 from xhat.torch.errors import ExchangeError, TensorShapeError
 from xhat.torch.internals import timeout_of
+from xhat.torch.sync import frames
 
 claim = Claims()
 
@@ -211,7 +211,7 @@ def messages_are_the_same_kind_of_sentence_on_every_rank() -> None:
 @claim
 def exchanges_of_all_ranks_may_take_as_long_as_others() -> None:
     goes_on()
-    group = exchange._line("").group()
+    group = frames._session("").group()
     assert group is not dist.group.WORLD and timeout_of(group) == timedelta(seconds=LIMIT)
 
 
@@ -224,7 +224,7 @@ def another_collective_in_between() -> None:
         layer(x)
     if dist.get_rank() == 0:
         frame = torch.zeros(16 + 13, dtype=torch.float64)
-        exchange._all_gather(torch.empty(3 * len(frame), dtype=torch.float64), frame, group=group)
+        frames._all_gather(torch.empty(3 * len(frame), dtype=torch.float64), frame, group=group)
     else:
         disagreed(lambda: layer(x), "another collective came between, on rank 0", layer=layer)
 

@@ -19,12 +19,13 @@ from xhat import equations
 from xhat.checks import check_count
 from xhat.errors import ArgumentError
 from xhat.plan import Options, check_options
-from xhat.torch import composed, cpu, exchange, operators
-from xhat.torch.exchange import Subject
+from xhat.torch import composed, cpu, operators
 from xhat.torch.inputs import Batch, Inputs, check_inputs
 from xhat.torch.internals import differentiating_forward, plain, tracing, transforming
-from xhat.torch.merging import Array, added, merged
 from xhat.torch.operators import Where
+from xhat.torch.sync import frames
+from xhat.torch.sync.frames import Array, FrameHeader
+from xhat.torch.sync.merge import added, merged
 
 __all__ = ["normalized"]
 
@@ -36,7 +37,7 @@ def normalized(
 ) -> tuple[Tensor, Batch | None]:
     """y by the statistics of the batch of all ranks, which come with it (unless it is empty)."""
     graph, gradient = tracing(), torch.is_grad_enabled()
-    with nullcontext() if graph else exchange.joining(Subject("statistics", layer, 0), group):
+    with nullcontext() if graph else frames.announce_failure(FrameHeader("statistics", layer, 0), group):
         o = check_options("batch_norm", eps, correction, activation)
         _check(t)
     where = Where(group, layer, gradient and t.x.requires_grad)
@@ -92,10 +93,10 @@ class Exchanged:
     def statistics(self, x: Tensor, mask: Maybe, o: Options, where: Where) -> tuple[Tensor, Tensor]:
         """Mean and var (2, C) of the batch of all ranks, and m. Raises DegenerateBatchError where it has no variance."""
         channels = x.shape[1]
-        subject = Subject("statistics", where.layer, channels, x.dtype, where.differentiated, *o)
-        with exchange.joining(subject, where.group or ""):
+        header = FrameHeader("statistics", where.layer, channels, x.dtype, where.differentiated, *o)
+        with frames.announce_failure(header, where.group or ""):
             mine = _moments(x, mask)
-        ranks = exchange.gather(mine, subject, where.group or "")
+        ranks = frames.gather(mine, header, where.group or "")
         (m,), mean, m2 = merged(ranks[:, :1], ranks[:, 3 : 3 + channels], ranks[:, 3 + channels :])
         values, everything = added(ranks[:, 1:3]).astype(int)
         if everything:
@@ -108,7 +109,7 @@ class Exchanged:
 
     def total(self, sums: Tensor, x: Tensor, o: Options, where: Where) -> Tensor:
         """The sum over all ranks of the gradient sums."""
-        return _sum(sums, Subject("gradient sums", where.layer, x.shape[1], x.dtype, True, *o), where.group or "")
+        return _sum(sums, FrameHeader("gradient sums", where.layer, x.shape[1], x.dtype, True, *o), where.group or "")
 
     def differentiable_total(self, sums: Tensor, where: Where) -> Tensor:
         """The same as an operator."""
@@ -125,14 +126,14 @@ def _moments(x: Tensor, mask: Maybe) -> Array:
     return np.concatenate(((count, values, x.numel() // x.shape[1]), moments.flatten().cpu().numpy()))
 
 
-def _sum(sums: Tensor, subject: Subject, group: str) -> Tensor:
+def _sum(sums: Tensor, header: FrameHeader, group: str) -> Tensor:
     """The sum over all ranks, in this shape."""
-    ranks = exchange.gather(sums.detach().flatten().cpu().numpy(), subject, group)
+    ranks = frames.gather(sums.detach().flatten().cpu().numpy(), header, group)
     return torch.from_numpy(added(ranks)).to(sums.device).reshape(sums.shape)
 
 
 def _rank_sum(numbers: Tensor, group: str, layer: str) -> Tensor:
-    return _sum(numbers, Subject("sums", layer, numbers.numel(), numbers.dtype), group)
+    return _sum(numbers, FrameHeader("sums", layer, numbers.numel(), numbers.dtype), group)
 
 
 def _rank_sum_gradient(ctx: Any, dsum: Tensor) -> tuple[Tensor, None, None]:

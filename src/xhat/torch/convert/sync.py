@@ -1,0 +1,85 @@
+"""Whole models: every batch norm becomes a `SyncBatchNorm`, in place. What that layer computes must never live here."""
+
+from functools import cache
+from typing import Any, TypeVar
+
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.lazy import LazyModuleMixin
+from torch.nn.utils.parametrize import is_parametrized
+
+from xhat.errors import ArgumentError
+from xhat.torch.convert.generated import reduce_generated
+from xhat.torch.convert.layers import XHAT_CLASS, convert_layer, reason_to_leave
+from xhat.torch.nn import BatchNorm, BatchNorm1d, BatchNorm2d, BatchNorm3d
+from xhat.torch.sync.layer import SyncBatchNorm
+
+__all__ = ["convert_sync"]
+
+M = TypeVar("M", bound=nn.Module)
+
+
+def convert_sync(model: M, process_group: Any = None) -> M:
+    """Makes every batch norm in the model, torch's or xhat's, a `SyncBatchNorm` over the ranks of `process_group`.
+
+    Layers change their class in place. Parameters, buffers, hooks, training mode and options stay, and so do members
+    that a subclass adds and calls that `convert` has fused. A SyncBatchNorm, torch's or xhat's, keeps its process group
+    if none is given. A lazy layer becomes a `SyncBatchNorm` with its first input. Returns the model itself.
+    Raises ArgumentError, and changes nothing, if there is a batch norm that can't be converted, with the reason.
+    """
+    if not isinstance(model, nn.Module):
+        raise ArgumentError(f"convert_sync: model is {type(model).__name__}, expected a torch.nn.Module.")
+    found = [(path, m) for path, m in model.named_modules() if isinstance(m, _BatchNorm)]
+    refused = [f"{path or '(the model)'}: {why}" for path, m in found if (why := _reason_to_refuse(m))]
+    if refused:
+        raise ArgumentError(
+            f"convert_sync: a batch norm can't be converted ({'; '.join(refused)}). Nothing was changed. Convert the "
+            "parts of the model that have none such."
+        )
+    for _, layer in found:
+        _convert(layer, process_group)
+    return model
+
+
+def _reason_to_refuse(m: nn.Module) -> str | None:
+    if isinstance(m, BatchNorm) or (_has_torchs_forward(m) and not is_parametrized(m)):
+        return None
+    return reason_to_leave(m)
+
+
+def _has_torchs_forward(m: nn.Module) -> bool:
+    """Whether this layer's forward is torch's, whatever members its class adds."""
+    return type(m).forward in (_BatchNorm.forward, nn.SyncBatchNorm.forward) and "forward" not in vars(m)
+
+
+def _convert(layer: Any, process_group: Any) -> None:
+    kind: Any = type(layer)
+    if not isinstance(layer, BatchNorm):
+        previous = vars(layer).pop("process_group", None)
+        process_group = process_group or previous
+        is_subclass = _has_torchs_forward(layer) and kind not in XHAT_CLASS and kind is not nn.SyncBatchNorm
+        if is_subclass or kind is nn.SyncBatchNorm:
+            layer.__class__ = nn.BatchNorm2d
+        convert_layer(layer)
+        kind = kind if is_subclass else type(layer)
+    if not isinstance(layer, SyncBatchNorm):
+        layer.__class__ = _sync_class(kind)
+    if process_group is not None:
+        layer.process_group = process_group
+
+
+@cache
+def _sync_class(kind: type[nn.Module]) -> type[SyncBatchNorm]:
+    """SyncBatchNorm, or a generated subclass of it and `kind` if that adds members."""
+    if kind in (BatchNorm, BatchNorm1d, BatchNorm2d, BatchNorm3d):
+        return SyncBatchNorm
+    members = {"__module__": kind.__module__, "__reduce_ex__": _reduce}
+    if issubclass(kind, LazyModuleMixin):
+        members["cls_to_become"] = SyncBatchNorm
+    return type(f"Sync{kind.__name__}", (SyncBatchNorm, kind), members)
+
+
+def _reduce(layer: Any, protocol: Any) -> Any:
+    """`__reduce_ex__` of the generated subclasses."""
+    reduced = super(SyncBatchNorm, layer).__reduce_ex__(max(2, protocol))
+    return reduce_generated(reduced, _sync_class, type(layer).__bases__[1])
