@@ -16,8 +16,8 @@ from xhat.layout import channel_axes
 
 __all__ = [
     "Array",
-    "activation_of",
     "Kind",
+    "activation_of",
     "check_correction",
     "check_count",
     "check_eps",
@@ -32,7 +32,9 @@ __all__ = [
 ]
 
 Array = npt.NDArray[Any]
-Kind = tuple[tuple[int, ...], Any] | None  # shape and dtype of an array; None for an argument that was not given
+Kind = (
+    tuple[tuple[int, ...], Any] | None
+)  # shape and dtype of an array; None for an argument that was not given
 
 # The parameters that x of each dtype takes: its own dtype, or a wider one.
 PARAMETER_DTYPES = {
@@ -105,7 +107,11 @@ def check_kinds(
 
 
 def _check_vector(
-    operation: str, name: str, vector: tuple[tuple[int, ...], Any], shape: tuple[int, ...], axes: tuple[int, ...]
+    operation: str,
+    name: str,
+    vector: tuple[tuple[int, ...], Any],
+    shape: tuple[int, ...],
+    axes: tuple[int, ...],
 ) -> None:
     """Raises DtypeError or ShapeError unless this is an element for each channel of x."""
     check_dtype(operation, name, vector[1])

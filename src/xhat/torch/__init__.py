@@ -7,13 +7,13 @@ from xhat.torch.convert.sync import convert_sync as convert_sync
 from xhat.torch.freeze import freeze as freeze
 from xhat.torch.freeze import unfreeze as unfreeze
 from xhat.torch.functional import batch_norm as batch_norm
+from xhat.torch.memory import reuse_memory as reuse_memory
 from xhat.torch.nn import BatchNorm1d as BatchNorm1d
 from xhat.torch.nn import BatchNorm2d as BatchNorm2d
 from xhat.torch.nn import BatchNorm3d as BatchNorm3d
 from xhat.torch.nn import LazyBatchNorm1d as LazyBatchNorm1d
 from xhat.torch.nn import LazyBatchNorm2d as LazyBatchNorm2d
 from xhat.torch.nn import LazyBatchNorm3d as LazyBatchNorm3d
-from xhat.torch.memory import reuse_memory as reuse_memory
 from xhat.torch.recalibrate import Recalibrated as Recalibrated
 from xhat.torch.recalibrate import recalibrate as recalibrate
 from xhat.torch.sync.layer import SyncBatchNorm as SyncBatchNorm

@@ -1,8 +1,8 @@
 """The gate of PyTorch's tensors: checks what comes in, and chooses the way that the active transform can follow.
 
-    autograd, cpu   plain CPU tensors in eager mode: by address to the kernels
-    operators       while a graph is recorded: one operator
-    composed        everything else: the equations over torch's operations
+autograd, cpu   plain CPU tensors in eager mode: by address to the kernels
+operators       while a graph is recorded: one operator
+composed        everything else: the equations over torch's operations
 """
 
 import math
@@ -18,8 +18,16 @@ from xhat.torch.autograd import normalize
 from xhat.torch.cpu import Run, plan_for
 from xhat.torch.errors import TensorShapeError
 from xhat.torch.inputs import CODES, Batch, Inputs, check_inputs, check_nonfinite, check_tensor, check_weights
-from xhat.torch.internals import differentiating_forward, eager, plain, recomputing, tracing, transforming, unrecorded
-from xhat.torch.running_stats import Running, move
+from xhat.torch.internals import (
+    differentiating_forward,
+    eager,
+    plain,
+    recomputing,
+    tracing,
+    transforming,
+    unrecorded,
+)
+from xhat.torch.running_stats import Running, move, track
 
 __all__ = ["batch_norm", "follow", "normalized"]
 
@@ -98,13 +106,15 @@ def _by_kernels(t: Inputs, plan: Plan) -> tuple[Tensor, Batch | None]:
     run = normalize if differentiated else cpu.normalize
     if mean is not None and var is not None:
         if not differentiated:
-            return cpu.normalize(x, weight, bias, residual, Run(plan, cpu.FLOAT64, plan.count), (mean, var)), None
-        statistics = torch.stack((mean, var)).double()  # a copy: the layer's may have moved before the backward pass
-        return run(x, weight, bias, residual, Run(plan, statistics, plan.count)), None
+            return cpu.normalize(x, weight, bias, residual, Run(plan, cpu.FLOAT64, plan.m), (mean, var)), None
+        statistics = torch.stack(
+            (mean, var)
+        ).double()  # a copy: the layer's may have moved before the backward pass
+        return run(x, weight, bias, residual, Run(plan, statistics, plan.m)), None
     if not x.numel():
-        return _by_kernels(_of_nothing(t), plan._replace(count=math.inf))
+        return _by_kernels(_of_nothing(t), plan._replace(m=math.inf))
     p = cpu.run_of(plan, x, mask)
-    return run(x, weight, bias, residual, p), Batch(p.statistics, p.count)
+    return run(x, weight, bias, residual, p), Batch(p.statistics, p.m)
 
 
 def _checked(t: Inputs) -> bool:
@@ -115,7 +125,10 @@ def _checked(t: Inputs) -> bool:
 
 def _of_nothing(t: Inputs) -> Inputs:
     """An empty batch with statistics, of which any will do."""
-    zeros, ones = t.x.new_zeros(t.x.shape[1], dtype=torch.float32), t.x.new_ones(t.x.shape[1], dtype=torch.float32)
+    zeros, ones = (
+        t.x.new_zeros(t.x.shape[1], dtype=torch.float32),
+        t.x.new_ones(t.x.shape[1], dtype=torch.float32),
+    )
     return t._replace(mask=None, mean=zeros, var=ones)
 
 
@@ -149,7 +162,7 @@ def follow(
         k = 1 / (int(batches) + 1) if momentum is None else momentum  # type: ignore[arg-type]  # a tensor, see above
         cpu.track(mean, var, batches, statistics, k, (m - correction) / (m - running_correction))
     elif tracing() and not transforming():
-        operators.track(running, batch, momentum, correction, running_correction, nonfinite)
+        track(running, batch, momentum, correction, running_correction, nonfinite)
     else:
         move(running, batch, momentum, correction, running_correction, nonfinite)
 

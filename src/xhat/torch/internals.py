@@ -30,7 +30,6 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 _modes = torch._C._len_torch_dispatch_stack
 _task = torch._C._current_graph_task_id
-_legacy_batched = torch._C._functorch.is_legacy_batchedtensor
 _tracing_state = torch._C._get_tracing_state
 _set_tracing_state = torch._C._set_tracing_state  # type: ignore[attr-defined]
 _is_compiling = torch.compiler.is_compiling
@@ -98,11 +97,9 @@ def recomputing() -> bool:
     return not _is_compiling() and _task() != -1
 
 
-def batched(*gradients: Tensor | None) -> bool:
-    """Whether autograd was asked for several gradients at once (is_grads_batched): by a vmap that torch.func does not
-    know of, with tensors that look like others and have no address.
-    """
-    return any(g is not None and _legacy_batched(g) for g in gradients)
+# Whether a gradient is a batch of gradients (is_grads_batched): a tensor without an address, made by a vmap that
+# torch.func does not know of.
+batched = torch._C._functorch.is_legacy_batchedtensor
 
 
 def plain(*tensors: Tensor | None) -> bool:

@@ -94,7 +94,13 @@ class BatchNorm(nn.modules.batchnorm._BatchNorm):
             y, batch = self._normalized(
                 Inputs(input, weight, bias, residual, mask, *given), self.eps, self.correction, activation
             )
-            if batch is not None and learning and self.track_running_stats and mean is not None and var is not None:
+            if (
+                batch is not None
+                and learning
+                and self.track_running_stats
+                and mean is not None
+                and var is not None
+            ):
                 buffers = self._buffers
                 self._follow(Running(mean, var, buffers["num_batches_tracked"], buffers["skipped"]), batch)
         except XhatError as error:
@@ -110,7 +116,10 @@ class BatchNorm(nn.modules.batchnorm._BatchNorm):
             raise
         except ValueError as error:
             raise ShapeError(f"batch_norm: {error}: its shape is {shown(x.shape)}.") from None
-        buffers, parameters = self._buffers, self._parameters  # attributes of a module take longer than a small kernel
+        buffers, parameters = (
+            self._buffers,
+            self._parameters,
+        )  # attributes of a module take longer than a small kernel
         weight: Maybe
         bias: Maybe
         try:

@@ -1,4 +1,6 @@
-"""How running statistics move by torch's operations: momentum, conventions, NaN and infinity."""
+"""How running statistics move by torch's operations: momentum, conventions, NaN and infinity; and xhat::track, the
+operator that does so in a graph.
+"""
 
 from typing import Any, NamedTuple
 
@@ -9,10 +11,10 @@ from xhat import equations
 from xhat.checks import check_correction, shown
 from xhat.errors import ArgumentError, DegenerateBatchError
 from xhat.torch.errors import TensorArgumentError, TensorDtypeError, TensorShapeError, TensorTypeError
-from xhat.torch.internals import transforming
-from xhat.torch.inputs import CODES, Batch, check_nonfinite
+from xhat.torch.inputs import CODES, Batch, check_nonfinite, check_statistics
+from xhat.torch.internals import recomputing, transforming
 
-__all__ = ["Running", "move"]
+__all__ = ["Running", "move", "track"]
 
 
 class Running(NamedTuple):
@@ -134,9 +136,7 @@ def _finite(running: Running, batch: Batch, factor: Any, nonfinite: str, visible
     return None
 
 
-def _move(
-    running: Running, batch: Batch, momentum: float | None, factor: Any, finite: Tensor | None
-) -> None:
+def _move(running: Running, batch: Batch, momentum: float | None, factor: Any, finite: Tensor | None) -> None:
     mean, var, batches, skipped = running
     seen = None if batches is None else batches + 1
     left_out = skipped if skipped is None or finite is None else skipped + ~finite
@@ -166,3 +166,38 @@ def _put(values: list[tuple[Tensor | None, Any]]) -> None:
             "function, and under vmap one of each for every element. Pass them by torch.func.functional_call (and "
             "torch.func.stack_module_state), or use layer.eval() or track_running_stats=False."
         ) from error
+
+
+# ------------------------------------------------------------------------------------------------------- in a graph
+
+_library = torch.library.Library("xhat", "FRAGMENT")
+_library.define(
+    "track(Tensor(a!) running_mean, Tensor(b!) running_var, Tensor(c!)? batches, Tensor(d!)? skipped, "
+    "Tensor statistics, Tensor count, float? momentum, int correction, int running_correction, str nonfinite) -> ()"
+)
+
+
+def track(
+    running: Running, batch: Batch, momentum: Any, correction: int, running_correction: int, nonfinite: str
+) -> None:
+    """`move` as an operator, for a graph that is being recorded."""
+    check_correction(running_correction, "batch_norm", "running_correction")
+    statistics, m = batch
+    if not isinstance(m, Tensor):
+        m = torch.full((), m, dtype=statistics.dtype, device=statistics.device)
+    torch.ops.xhat.track(*running, statistics, m, momentum, correction, running_correction, nonfinite)
+
+
+def _track(
+    running_mean: Tensor, running_var: Tensor, batches: Tensor | None, skipped: Tensor | None, statistics: Tensor,
+    count: Tensor, momentum: float | None, correction: int, running_correction: int, nonfinite: str,
+) -> None:  # fmt: skip
+    check_statistics(statistics, len(running_mean))
+    if not recomputing() and (transforming() or count != 0):  # an empty batch moves nothing
+        running = Running(running_mean, running_var, batches, skipped)
+        move(running, Batch(statistics, count), momentum, correction, running_correction, nonfinite)
+
+
+for _key in ("CompositeExplicitAutograd", "FuncTorchDynamicLayerFrontMode"):
+    _library.impl("track", _track, _key)
+torch.library.register_fake("xhat::track", lambda *_: None, lib=_library)

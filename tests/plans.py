@@ -1,36 +1,34 @@
-"""What the tests of repeated calls share: the gate alone, no gate, outcomes to compare, and arrays in every form.
+"""What the tests of cached plans share: outcomes to compare, and arrays in every form.
 
-`anew` is the reference: the same call where nothing was remembered. The oracle judges that one in test_ops.
+`no_plans` is the reference: the same call with an empty cache. The oracle judges that one in test_ops.
 """
 
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
-from unittest import mock
 
 import numpy as np
 from conftest import DTYPES, Array, Layout
 
 import xhat
-from xhat import _kernels, ops
 from xhat.errors import XhatError
+from xhat.plan import plan_of
 
 
 @contextmanager
-def anew() -> Iterator[None]:
-    """Nothing is remembered in here, of what was before either."""
-    fresh = _kernels.Calls(np.ndarray, [np.dtype(n) for n in ("f8", "f4", "f2")], np.empty, np.empty_like)
-    with mock.patch.object(ops, "CALLS", fresh):
-        yield
+def no_plans() -> Iterator[None]:
+    """Starts with an empty cache of plans."""
+    plan_of.cache_clear()
+    yield
 
 
 @contextmanager
-def without_the_gate() -> Iterator[None]:
-    """Only what is remembered runs in here."""
-    closed = mock.Mock(side_effect=AssertionError("the call went through the gate"))
-    with mock.patch.multiple(_kernels, forward=closed, backward=closed):
-        yield
+def planned() -> Iterator[None]:
+    """No plan is made in here: all are in the cache."""
+    before = plan_of.cache_info().misses
+    yield
+    assert plan_of.cache_info().misses == before
 
 
 def contents(value: Any) -> Any:
@@ -38,9 +36,8 @@ def contents(value: Any) -> Any:
     if isinstance(value, np.ndarray):
         return type(value), value.dtype, value.shape, np.argsort(value.strides).tolist(), value.tobytes()
     if isinstance(value, xhat.Context):
-        names = ("x", "mean", "var", "gamma", "beta", "extra", "weights", "count", "eps", "correction", "axis",
-                 "activation", "slope", "residual", "parameter_dtypes", "overwritten")  # fmt: skip
-        return [contents(getattr(value, name)) for name in names], value.view.shape, repr(value)
+        names = ("x", "mean", "var", "gamma", "beta", "saved", "weights", "count", "overwritten", "plan")
+        return [contents(getattr(value, name)) for name in names], repr(value)
     return [contents(v) for v in value] if isinstance(value, tuple) else repr(value)
 
 
@@ -144,13 +141,13 @@ FORMS: dict[str, Callable[[Array], Any]] = {
 }
 
 
-def remembered() -> Case:
-    """Arrays whose calls, with and without places, have all been made before."""
+def warm() -> Case:
+    """Arrays whose calls, with and without places for the results, have plans."""
     case = Case(LAYOUT)
     ways = [(out, places) for out in (False, True) for places in (False, True)]
     for out, places in ways:
         case.both(out, places)
-    with without_the_gate():
+    with planned():
         for out, places in ways:
             case.both(out, places)
     return case

@@ -1,4 +1,4 @@
-"""After good calls an odd one is seen: it has the outcome that it has where nothing was remembered, word for word."""
+"""A call that is odd in some way has the same outcome whether or not plans of other calls are cached, word for word."""
 
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -9,18 +9,18 @@ import pytest
 from conftest import Array
 from hypothesis import given
 from hypothesis import strategies as st
-from repeated import (
+from plans import (
     FORMS,
     LAYOUT,
     Case,
-    anew,
     beside,
     contents,
     locked,
+    no_plans,
     outcome,
-    remembered,
+    planned,
     swapped,
-    without_the_gate,
+    warm,
 )
 
 import xhat
@@ -40,14 +40,14 @@ FORWARD: dict[str, dict[str, Any]] = {
 def alike(odd: Callable[[Case], Any], wrong: type[Exception] | None = None) -> None:
     """An odd call, made twice, has the outcomes after good calls that a first one has, and leaves the same behind."""
     after = []
-    for memory in (nullcontext, anew):
-        with anew():
-            case = remembered() if memory is nullcontext else Case(LAYOUT)
+    for cache in (nullcontext, no_plans):
+        with no_plans():
+            case = warm() if cache is nullcontext else Case(LAYOUT)
             # Whatever was written before is forgotten.
             case.y, case.dx = np.full_like(case.x, 7), np.full_like(case.x, 7)
             found = []
             for _ in range(2):
-                with memory():
+                with cache():
                     found.append(outcome(lambda case=case: odd(case)))
             after.append((found, *(contents(a) for a in (case.x, case.dy, case.y, case.dx, case.gamma))))
     assert after[0] == after[1]
@@ -100,11 +100,11 @@ def test_places_that_touch_an_input_are_refused(step: int) -> None:
 
 
 def test_places_next_to_an_input_are_taken() -> None:
-    case = remembered()
+    case = warm()
     case.x, case.y = beside(case.x, case.x.size)
-    with anew():
+    with no_plans():
         expected = contents(case.forward(out=case.y))
-    with without_the_gate():
+    with planned():
         assert contents(case.forward(out=case.y)) == expected
 
 
@@ -127,8 +127,8 @@ def test_places_that_touch_a_residual_or_each_other_are_refused(activation: Any)
             case = case_of()
             context = case.forward(**more)[1]
             dx, dresidual = case.dx, case.dresidual
-            pairs = {"dx": (dx, dx), "dy": (dx, case.dy), "x": (dx, case.x), "extra": (context.extra, dresidual),
-                     "locked": (dx, locked(dresidual)), "extra second": (dx, context.extra)}  # fmt: skip
+            pairs = {"dx": (dx, dx), "dy": (dx, case.dy), "x": (dx, case.x), "extra": (context.saved, dresidual),
+                     "locked": (dx, locked(dresidual)), "extra second": (dx, context.saved)}  # fmt: skip
             return xhat.batch_norm_backward(case.dy, context, out=pairs[name])
 
         return odd
@@ -152,10 +152,10 @@ def test_interleaved_places_are_taken() -> None:
 
 
 def test_y_over_x_is_run_again_and_has_no_gradient() -> None:
-    with anew():
-        case = remembered()
+    with no_plans():
+        case = warm()
         expected, _ = case.forward()
-        with without_the_gate():
+        with planned():
             y, context = case.forward(out=case.x)
         assert y is case.x
         assert np.array_equal(y, expected)
@@ -164,11 +164,11 @@ def test_y_over_x_is_run_again_and_has_no_gradient() -> None:
 
 
 def test_dx_over_dy_is_run_again() -> None:
-    case = remembered()
+    case = warm()
     expected = case.both()[2].dx
     context = case.forward()[1]
     dy = case.dy.copy()
-    with without_the_gate():
+    with planned():
         assert xhat.batch_norm_backward(dy, context, out=dy).dx is dy
     assert np.array_equal(dy, expected)
 
@@ -183,7 +183,7 @@ def test_given_variances_are_looked_at_each_time(value: float) -> None:
         return found
 
     alike(odd)
-    with anew():
+    with no_plans():
         assert (type(outcome(lambda: odd(Case(LAYOUT)))[0]) is tuple) == (value < 0)
 
 
@@ -205,8 +205,8 @@ def test_a_gradient_that_float32_does_not_hold_is_told_as_numpy_tells_it() -> No
         return xhat.batch_norm_backward(np.full_like(case.dy, 3e38), context)
 
     alike(odd)
-    with anew():
-        remembered()
+    with no_plans():
+        warm()
         assert outcome(lambda: odd(Case(LAYOUT)))[1] == ["overflow encountered in cast"]
 
 
@@ -221,8 +221,8 @@ def test_no_context_or_another_is_seen() -> None:
 
 def test_the_worst_mistakes_are_refused() -> None:
     """The neighbour of the tests above, which compare: here the outcome is written down."""
-    with anew():
-        case = remembered()
+    with no_plans():
+        case = warm()
         with pytest.raises(OutputError, match="read-only"):
             case.forward(out=locked(case.y))
         with pytest.raises(DtypeError, match="dy has dtype int32"):
@@ -273,10 +273,10 @@ def made(call: dict[str, Any]) -> Any:
 
 @given(st.lists(CALL, min_size=2, max_size=5))
 def test_no_call_depends_on_those_before(calls: list[dict[str, Any]]) -> None:
-    with anew():
+    with no_plans():
         together = [made(call) for call in calls + calls]
     alone = []
     for call in calls:
-        with anew():
+        with no_plans():
             alone.append(made(call))
     assert together == alone + alone
