@@ -1,7 +1,7 @@
 """`python -m benchmarks.torch_bench`: xhat.torch beside torch, verified, then timed.
 
-Everything is measured twice: with memory as glibc gives it (--run stock), and with memory that the process keeps when
-it is freed (--run reused). torch and xhat take turns in the same process, so both have the same memory. A run of
+Everything is measured twice: with memory as glibc gives it (--part stock), and with memory that the process keeps when
+it is freed (--part reused). torch and xhat take turns in the same process, so both have the same memory. A run of
 everything replaces benchmarks/results/<machine>-torch.csv and the tables in README.md.
 """
 

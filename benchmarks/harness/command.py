@@ -78,7 +78,7 @@ def _options(benchmark: Benchmark, arguments: list[str]) -> Options:
     parser.add_argument(
         "--only", metavar="PATTERN", default="", help="cases whose label contains this; writes nothing"
     )
-    parser.add_argument("--run", metavar="NAME", help="only this kind of run; writes nothing")
+    parser.add_argument("--part", metavar="NAME", help="only this part of the runs; writes nothing")
     parser.add_argument(
         "--rounds", type=int, metavar="N", help=f"rounds of each race ({rounds}; {few} if quick)"
     )
@@ -93,9 +93,9 @@ def _options(benchmark: Benchmark, arguments: list[str]) -> Options:
     options.rounds = options.rounds or (few if options.quick else rounds)
     options.threads = min(options.threads, os.cpu_count() or 1)
     known = [run.name for run in benchmark.runs(options)]
-    if options.run and options.run not in known:
-        parser.error(f"--run has {options.run!r}, expected one of {', '.join(known)}.")
-    in_part = options.quick or options.only or options.run or getattr(options, "rivals", None) is not None
+    if options.part and options.part not in known:
+        parser.error(f"--part has {options.part!r}, expected one of {', '.join(known)}.")
+    in_part = options.quick or options.only or options.part or getattr(options, "rivals", None) is not None
     options.writes = not (in_part or options.no_write)
     return options
 
@@ -104,7 +104,7 @@ def _measure(benchmark: Benchmark, options: Options) -> None:
     """Measures and prints in a process of its own, and leaves the rows in a file; of several ranks the first does."""
     console = _console(quiet=os.environ.get("RANK", "0") != "0")
     rows: list[Row] = []
-    for label, task in benchmark.tasks(options.run, options):
+    for label, task in benchmark.tasks(options.part, options):
         if options.only in label:
             found = list(task())
             show(benchmark, found, console)
@@ -119,11 +119,11 @@ def _in_processes(benchmark: Benchmark, options: Options, arguments: list[str]) 
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: options.threads])
     with tempfile.TemporaryDirectory() as folder:
         for run in benchmark.runs(options):
-            if options.run not in (None, run.name):
+            if options.part not in (None, run.name):
                 continue
             path = Path(folder) / f"{run.name}.csv"
             launcher = run.launcher or [sys.executable]
-            command = [*launcher, "-m", benchmark.module, *arguments, "--run", run.name, "--rows", str(path)]
+            command = [*launcher, "-m", benchmark.module, *arguments, "--part", run.name, "--rows", str(path)]
             environment = os.environ | QUIET | {"OMP_NUM_THREADS": str(options.threads)} | run.environment
             subprocess.run(command, cwd=ROOT, env=environment, check=True, timeout=run.timeout)
             if path.exists():

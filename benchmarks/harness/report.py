@@ -71,6 +71,8 @@ def print_race(console: Console, race: Race, details: Details) -> None:
 
 def print_verdicts(console: Console, found: Sequence[Verdict]) -> None:
     """Each target, case by case: reached or not, with the measured figure."""
+    if not found:
+        return
     table = Table(title="Targets", title_justify="left", title_style="bold")
     for name in ("target", "case", "at most", "measured", ""):
         table.add_column(name, justify="right" if name in ("at most", "measured") else "left")

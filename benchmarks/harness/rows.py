@@ -60,9 +60,13 @@ class Race(NamedTuple):
 
     @property
     def label(self) -> str:
-        """Case, layout and dtype, and where memory came from."""
+        """Case, layout and dtype, where memory came from, and the number of ranks."""
         words = f"{self.case} {self.layout} {self.dtype}".strip()
-        return words + (f", {self.memory} memory" if self.memory else "")
+        return (
+            words
+            + (f", {self.memory} memory" if self.memory else "")
+            + (f", {self.ranks} ranks" if self.ranks else "")
+        )
 
     def ratio(self, name: str, other: str) -> float:
         """The median of one contestant over that of another."""
