@@ -13,29 +13,16 @@ from typing import Any
 import torch
 
 import xhat.torch as xt
-from benchmarks.contest import Contestant, Entry, race, verify
-from benchmarks.problem import EPS, Array, Problem, exact
-from benchmarks.torch_cases import VARIANTS, Layer, TorchRow
+from benchmarks.harness.contest import Contestant, Entry, race, verify
+from benchmarks.harness.problem import EPS, Problem, exact
+from benchmarks.harness.rows import Row
+from benchmarks.harness.tensors import from_tensor, tensor_on
+from benchmarks.torch.cases import VARIANTS, Layer
 
 __all__ = ["OURS", "contestants", "measure", "saved"]
 
 OURS = 2e-6  # the tolerance of our float32 results, as in the other benchmark
 Forward = Callable[[torch.Tensor, torch.Tensor | None], torch.Tensor]
-
-
-def _tensor(array: Array, layout: str) -> torch.Tensor:
-    """A tensor on the array's own memory; NHWC memory becomes torch's channels_last."""
-    if array.dtype.name == "bfloat16":
-        tensor = torch.from_numpy(array.view("int16")).view(torch.bfloat16)
-    else:
-        tensor = torch.from_numpy(array)
-    return tensor.permute(0, 3, 1, 2) if layout == "NHWC" and array.ndim == 4 else tensor
-
-
-def _array(tensor: torch.Tensor, layout: str) -> Array:
-    tensor = tensor.detach().float()
-    found: Array = (tensor.permute(0, 2, 3, 1) if layout == "NHWC" and tensor.ndim == 4 else tensor).numpy()
-    return found
 
 
 def _kind(package: Any, shape: tuple[int, ...]) -> Any:
@@ -78,7 +65,7 @@ def _forwards(layer: Layer, problem: Problem) -> dict[str, tuple[torch.nn.Module
 def _trained(module: torch.nn.Module, forward: Forward, layer: Layer, problem: Problem) -> Callable[[], Any]:
     """y and the gradients that autograd finds through one forward."""
     layout = layer.case.layout
-    x, dy, residual = (_tensor(a, layout) for a in (problem.x, problem.dy, problem.residual))
+    x, dy, residual = (tensor_on(a, layout) for a in (problem.x, problem.dy, problem.residual))
     x = x.detach().requires_grad_()
     added = residual.detach().requires_grad_() if layer.variant.residual else None
     leaves = [x, module.weight, module.bias, *([] if added is None else [added])]
@@ -96,28 +83,34 @@ def contestants(layer: Layer, problem: Problem) -> list[Contestant]:
     for name, (module, forward) in _forwards(layer, problem).items():
         calls = {"both": _trained(module, forward, layer, problem)}
         tolerance = {"tolerance": OURS} if name == "xhat" else {}
-        found.append(Contestant(name, calls, lambda t: _array(t, layer.case.layout), **tolerance))
+        found.append(Contestant(name, calls, lambda t: from_tensor(t, layer.case.layout), **tolerance))
     return found
 
 
-def measure(layer: Layer, memory: str, rounds: int) -> Iterator[TorchRow]:
+def measure(layer: Layer, memory: str, rounds: int) -> Iterator[Row]:
     """Verifies and times everyone on this layer."""
     problem = Problem.of(layer.case).away_from_kinks([v for v in VARIANTS if v.activation])
     truth, entries, errors = exact(problem, layer.variant), {}, {}
     for contestant in contestants(layer, problem):
         errors[contestant.name] = verify(contestant, "both", truth, layer.case.dtype)
         entries[contestant.name] = Entry(contestant.calls["both"])
-    case = layer.case
-    key = (memory, case.name, case.layout, case.dtype, layer.variant.name, "both")
     for name, timing in race(entries, rounds).items():
-        yield TorchRow(*key, name, case.nbytes, *timing, errors[name])
+        yield _row(layer, memory, "both", name, timing, errors[name])
 
 
-def saved(layer: Layer, memory: str) -> Iterator[TorchRow]:
+def _row(
+    layer: Layer, memory: str, what: str, name: str, figures: tuple[float, float, float], error: float = 0.0
+) -> Row:
+    case = layer.case
+    setting = {"layout": case.layout, "dtype": case.dtype, "variant": layer.variant.name, "memory": memory}
+    return Row(case.name, what, name, case.nbytes, *figures, error, **setting)
+
+
+def saved(layer: Layer, memory: str) -> Iterator[Row]:
     """MB that autograd keeps for the backward beyond x: tensors seen by its hooks, each storage once."""
     problem = Problem.of(layer.case)
     for name, (_, forward) in _forwards(layer, problem).items():
-        x, residual = (_tensor(a, layer.case.layout) for a in (problem.x, problem.residual))
+        x, residual = (tensor_on(a, layer.case.layout) for a in (problem.x, problem.residual))
         x, residual = (t.detach().requires_grad_() for t in (x, residual))
         kept: dict[int, int] = {}
 
@@ -128,7 +121,5 @@ def saved(layer: Layer, memory: str) -> Iterator[TorchRow]:
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
             y = forward(x, residual if layer.variant.residual else None)
         megabytes = sum(n for place, n in kept.items() if place != x.untyped_storage().data_ptr()) / 1e6
-        case = layer.case
-        key = (memory, case.name, case.layout, case.dtype, layer.variant.name, "saved beyond x")
-        yield TorchRow(*key, name, case.nbytes, *(megabytes,) * 3, 0.0)
+        yield _row(layer, memory, "saved beyond x", name, (megabytes,) * 3)
         del y

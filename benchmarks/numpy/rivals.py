@@ -7,53 +7,29 @@ torch.compile   both: F.batch_norm compiled, gradients through autograd.
 jax             jit of the formula of flax (mean of squares less square of mean), and of its vjp.
 numba           numba_rival.py.
 
-Memory is recycled (bench.py sets malloc's thresholds), so that no one pays page faults for new results. No
-running moments are updated, by anyone.
+Memory is recycled (`command.RECYCLED`), so that nobody pays page faults for new results. No running
+moments are updated.
 """
 
 from collections.abc import Callable
+from functools import partial
 from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
 
-from benchmarks.contest import Contestant
-from benchmarks.problem import EPS, Array, Problem
+from benchmarks.harness.contest import Contestant
+from benchmarks.harness.problem import EPS, Problem
+from benchmarks.harness.tensors import from_tensor, tensor_on
 
-__all__ = ["RIVALS", "flax_formula", "installed", "torch_tensor"]
-
-
-def torch_tensor(array: Array) -> Any:
-    """A tensor on the array's own memory, bfloat16 included."""
-    import torch
-
-    if array.dtype.name == "bfloat16":
-        return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
-    return torch.from_numpy(array)
-
-
-def _logical(array: Array, problem: Problem) -> Any:
-    """The tensor with channels second; NHWC memory becomes torch's channels_last."""
-    tensor = torch_tensor(array)
-    return tensor.permute(0, 3, 1, 2) if problem.case.layout == "NHWC" else tensor
-
-
-def _stored(problem: Problem) -> Callable[[Any], Array]:
-    def to_numpy(tensor: Any) -> Array:
-        tensor = tensor.detach().float()
-        if problem.case.layout == "NHWC" and tensor.ndim == 4:
-            tensor = tensor.permute(0, 2, 3, 1)
-        found: Array = tensor.numpy()
-        return found
-
-    return to_numpy
+__all__ = ["RIVALS", "flax_formula", "installed"]
 
 
 def _torch(problem: Problem) -> list[Contestant]:
     import torch
 
-    x, dy = _logical(problem.x, problem), _logical(problem.dy, problem)
-    gamma, beta = torch_tensor(problem.gamma), torch_tensor(problem.beta)
+    x, dy = (tensor_on(a, problem.case.layout) for a in (problem.x, problem.dy))
+    gamma, beta = tensor_on(problem.gamma), tensor_on(problem.beta)
     aten = torch.ops.aten
     _, mean, rstd = aten.native_batch_norm(x, gamma, beta, None, None, True, 0.0, EPS)
 
@@ -74,7 +50,7 @@ def _torch(problem: Problem) -> list[Contestant]:
         "backward": backward,
         "both": _autograd(problem, torch.nn.functional.batch_norm),
     }
-    to_numpy = _stored(problem)
+    to_numpy = partial(from_tensor, layout=problem.case.layout)
     return [Contestant("torch", eager, to_numpy), Contestant("torch aten", {"both": both}, to_numpy)]
 
 
@@ -83,15 +59,16 @@ def _torch_compile(problem: Problem) -> list[Contestant]:
 
     torch._dynamo.reset()  # a fresh compilation for these shapes, not one for symbolic sizes
     compiled = torch.compile(torch.nn.functional.batch_norm, dynamic=False)
-    return [Contestant("torch.compile", {"both": _autograd(problem, compiled)}, _stored(problem))]
+    to_numpy = partial(from_tensor, layout=problem.case.layout)
+    return [Contestant("torch.compile", {"both": _autograd(problem, compiled)}, to_numpy)]
 
 
 def _autograd(problem: Problem, batch_norm: Callable[..., Any]) -> Callable[[], tuple[Any, ...]]:
     """y and the gradients that autograd finds through it."""
     import torch
 
-    dy = _logical(problem.dy, problem)
-    leaves = [_logical(problem.x, problem), torch_tensor(problem.gamma), torch_tensor(problem.beta)]
+    x, dy = (tensor_on(a, problem.case.layout) for a in (problem.x, problem.dy))
+    leaves = [x, tensor_on(problem.gamma), tensor_on(problem.beta)]
     x, gamma, beta = (leaf.detach().requires_grad_() for leaf in leaves)
 
     def both() -> tuple[Any, ...]:
@@ -143,7 +120,7 @@ def _jax(problem: Problem) -> list[Contestant]:
 
 
 def _numba(problem: Problem) -> list[Contestant]:
-    from benchmarks import numba_rival
+    from benchmarks.numpy import numba_rival
 
     return numba_rival.contestants(problem)
 

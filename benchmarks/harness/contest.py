@@ -19,15 +19,13 @@ from typing import Any, NamedTuple
 import numpy as np
 from threadpoolctl import ThreadpoolController
 
-from benchmarks.problem import Array
+from benchmarks.harness.problem import Array
 
-__all__ = ["QUIET", "RESULTS", "Contestant", "Entry", "Timing", "Unverified", "race", "verify"]
+__all__ = ["RESULTS", "Contestant", "Entry", "Timing", "Unverified", "race", "verify"]
 
 # What a call of each pass returns, in order.
 RESULTS = {"forward": ("y",), "backward": ("dx", "dgamma", "dbeta"), "both": ("y", "dx", "dgamma", "dbeta")}
 PAUSE = 0.015  # longer than the idle threads of an OpenMP go on spinning
-# For the environment: NumPy's BLAS has a part in verifying, and its threads would spin for 130 ms of the race.
-QUIET = {"OPENBLAS_NUM_THREADS": "1"}
 TURN = 0.004  # seconds of calls in a turn, or one call if that is longer
 
 

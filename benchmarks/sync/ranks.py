@@ -1,44 +1,28 @@
-"""The program of the ranks of `benchmarks.sync_bench`: torchrun starts it, and rank 0 leaves the rows.
+"""The measurements of one rank: a layer, a stack of layers, and the exchange alone, on this rank and on all.
 
-Everything is verified before it is timed, and every rank waits for the others before each time.
+Everything is verified before it is timed, and all ranks meet at a barrier before each time.
 """
 
-import csv
 import os
-import sys
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Iterator
 from statistics import median, quantiles
 from time import perf_counter
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
 import xhat.torch as xt
+from benchmarks.harness.rows import Row
 from xhat.torch.sync import frames
 from xhat.torch.sync.frames import FrameHeader
 
-__all__ = ["SyncRow"]
+__all__ = ["measure"]
 
 SHAPES = ((32, 64, 56, 56), (32, 256, 14, 14), (64, 512, 4, 4), (128, 64))  # of each rank's part
 CHANNELS = (8, 64, 512, 2048, 8192, 32768)
 DEPTH, WIDTH = 20, 64  # of the stack
-
-
-class SyncRow(NamedTuple):
-    """One measurement on rank 0: microseconds, and what this rank sent in how many collectives."""
-
-    ranks: int
-    what: str
-    case: str
-    contestant: str
-    collectives: int
-    nbytes: int
-    median: float
-    p20: float
-    p80: float
 
 
 class Traffic:
@@ -59,7 +43,7 @@ class Traffic:
             frames._all_gather = before
 
 
-def timed(what: str, case: str, contestants: dict[str, Callable[[], Any]], rounds: int) -> list[SyncRow]:
+def timed(what: str, case: str, contestants: dict[str, Callable[[], Any]], rounds: int) -> list[Row]:
     """The contestants in turns."""
     times: dict[str, list[float]] = {name: [] for name in contestants}
     sent = {}
@@ -76,8 +60,8 @@ def timed(what: str, case: str, contestants: dict[str, Callable[[], Any]], round
     rows = []
     for name, t in times.items():
         cuts = quantiles(t, n=5)
-        figures = len(sent[name]), sum(sent[name]), median(t), cuts[0], cuts[3]
-        rows.append(SyncRow(dist.get_world_size(), what, case, name, *figures))
+        traffic = {"ranks": dist.get_world_size(), "collectives": len(sent[name])}
+        rows.append(Row(case, what, name, sum(sent[name]), median(t), cuts[0], cuts[3], **traffic))
     return rows
 
 
@@ -93,7 +77,7 @@ def step_of(layer: nn.Module, x: Tensor, dy: Tensor) -> Callable[[], Any]:
     return step
 
 
-def layers(rounds: int) -> list[SyncRow]:
+def layers(rounds: int) -> list[Row]:
     """One layer, on its own and on all ranks; of equal parts, so that both must give the same."""
     rows = []
     for shape in SHAPES:
@@ -107,7 +91,7 @@ def layers(rounds: int) -> list[SyncRow]:
     return rows
 
 
-def stack(rounds: int) -> list[SyncRow]:
+def stack(rounds: int) -> list[Row]:
     """Many layers with next to nothing between: what a network's exchanges cost together."""
     x, dy = torch.randn(8, WIDTH, 4, 4), torch.randn(8, WIDTH, 4, 4)
     local = nn.Sequential(*[xt.BatchNorm2d(WIDTH) for _ in range(DEPTH)])
@@ -116,17 +100,17 @@ def stack(rounds: int) -> list[SyncRow]:
     return timed("stack", f"{DEPTH} layers of {WIDTH}", steps, rounds)
 
 
-def collectives(rounds: int) -> list[SyncRow]:
+def collectives(rounds: int) -> list[Row]:
     """The exchange alone, as the layer makes it; and gloo's all-gather and all-reduce of as many bytes."""
     rows = []
     for c in CHANNELS:
         numbers, k = torch.randn(2 * c, dtype=torch.float64), dist.get_world_size()
-        subject = FrameHeader("sums", f"{c} channels", c)
+        header = FrameHeader("sums", f"{c} channels", c)
         out = torch.empty(2 * c * k, dtype=torch.float64)
-        mine = frames.gather(numbers.numpy(), subject, "")[dist.get_rank()]
+        mine = frames.gather(numbers.numpy(), header, "")[dist.get_rank()]
         assert (mine == numbers.numpy()).all()
         runs: dict[str, Callable[[], Any]] = {
-            "exchange": lambda n=numbers, s=subject: frames.gather(n.numpy(), s, ""),  # type: ignore[misc]
+            "exchange": lambda n=numbers, h=header: frames.gather(n.numpy(), h, ""),  # type: ignore[misc]
             "all-gather": lambda n=numbers, o=out: frames._all_gather(o, n),  # type: ignore[misc]
             "all-reduce": lambda n=numbers: dist.all_reduce(n, op=dist.ReduceOp.MAX),  # type: ignore[misc]
         }
@@ -141,20 +125,14 @@ def _let_gloo_first() -> None:
         os.sched_setparam(0, os.sched_param(priority - 1))
 
 
-def main() -> None:
-    """All of it."""
-    rounds = int(sys.argv[1])
+def measure(rounds: int) -> Iterator[Row]:
+    """All of it, on every rank alike."""
     dist.init_process_group("gloo")
     torch.set_num_threads(1)
     frames._session("")
     _let_gloo_first()
-    rows = collectives(rounds) if dist.get_world_size() > 1 else []
-    rows += layers(rounds) + stack(rounds)
-    if dist.get_rank() == 0:
-        with Path(os.environ["XHAT_ROWS"]).open("w", newline="") as file:
-            csv.writer(file).writerows([SyncRow._fields, *rows])
+    if dist.get_world_size() > 1:
+        yield from collectives(rounds)
+    yield from layers(rounds)
+    yield from stack(rounds)
     dist.destroy_process_group()
-
-
-if __name__ == "__main__":
-    main()

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 import xhat
-from benchmarks.contest import Contestant
-from benchmarks.problem import EPS, Problem, Variant
+from benchmarks.harness.contest import Contestant
+from benchmarks.harness.problem import EPS, Problem, Variant
 
 __all__ = ["TOLERANCE", "contestant"]
 

@@ -11,8 +11,8 @@ import numba
 import numpy as np
 from numba import njit, prange
 
-from benchmarks.contest import Contestant
-from benchmarks.problem import EPS, Array, Problem
+from benchmarks.harness.contest import Contestant
+from benchmarks.harness.problem import EPS, Array, Problem
 
 __all__ = ["contestants"]
 

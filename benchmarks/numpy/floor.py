@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 __all__ = ["Floor"]
 
 SOURCE = Path(__file__).with_name("floor.cpp")
-BUILD = SOURCE.parents[1] / "build" / "benchmarks"
+BUILD = SOURCE.parents[2] / "build" / "benchmarks"
 # Without the last flag the plain loop becomes memcpy, which uses non-temporal stores when it sees fit.
 FLAGS = [
     "-O3",

@@ -17,11 +17,10 @@ import torch
 from torch import nn
 
 import xhat.torch as xt
-from benchmarks.contest import Entry, Unverified, race
-from benchmarks.results import ROOT
-from benchmarks.torch_cases import Net, TorchRow
-from benchmarks.torch_nets import build
-from xhat.torch.memory import reuse_memory
+from benchmarks.harness.contest import Entry, Unverified, race
+from benchmarks.harness.rows import ROOT, Row
+from benchmarks.torch.cases import Net
+from benchmarks.torch.nets import build
 
 __all__ = ["CONTESTANTS", "measure", "peak_of_a_process", "peaks", "step_of"]
 
@@ -92,7 +91,7 @@ def step_of(name: str, net: Net, model: nn.Module | None = None) -> Callable[[],
     return step
 
 
-def measure(net: Net, memory: str, rounds: int) -> Iterator[TorchRow]:
+def measure(net: Net, memory: str, rounds: int) -> Iterator[Row]:
     """Verifies the networks with batch norm, and times all."""
     x, labels = _batch(net)
     exact = _gradients(build(net.name).double(), x.double(), labels)
@@ -107,19 +106,18 @@ def measure(net: Net, memory: str, rounds: int) -> Iterator[TorchRow]:
 
 def _row(
     net: Net, memory: str, what: str, name: str, figures: tuple[float, float, float], error: float
-) -> TorchRow:
+) -> Row:
     nbytes = 4 * 3 * net.batch * net.pixels**2
     shape = f"{net.batch}x3x{net.pixels}x{net.pixels}"
-    return TorchRow(memory, shape, net.layout, "float32", net.name, what, name, nbytes, *figures, error)
+    setting = {"layout": net.layout, "dtype": "float32", "variant": net.name, "memory": memory}
+    return Row(shape, what, name, nbytes, *figures, error, **setting)
 
 
 # ---------------------------------------------------------------------------------------------------- memory
 
 
-def peak_of_a_process(name: str, net: Net, memory: str) -> float:
-    """MB of resident memory that a few steps add to this process at their peak; to be called in a fresh one."""
-    if memory == "reused":
-        reuse_memory()
+def peak_of_a_process(name: str, net: Net) -> float:
+    """MB of resident memory that a few steps add to this process at their peak; to be called in its own process."""
     step, before = step_of(name, net), _resident("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew: importing had one of its own
     for _ in range(PEAK_STEPS):
@@ -133,14 +131,14 @@ def _resident(what: str) -> float:
     return int(fields[what].split()[0]) * 1024 / 1e6
 
 
-def peaks(net: Net, memory: str) -> Iterator[TorchRow]:
-    """The peak of each contestant, each in a process of its own; nothing where the system is not Linux."""
+def peaks(net: Net, memory: str) -> Iterator[Row]:
+    """The peak of each contestant in a process of its own, with this one's environment; nothing except on Linux."""
     if not sys.platform.startswith("linux"):
         return
     for name in CONTESTANTS[:2]:
         code = (
-            "from benchmarks.torch_cases import Net; from benchmarks.torch_steps import peak_of_a_process; "
-            f"print(peak_of_a_process({name!r}, {net!r}, {memory!r}))"
+            "from benchmarks.torch.cases import Net; from benchmarks.torch.steps import peak_of_a_process; "
+            f"print(peak_of_a_process({name!r}, {net!r}))"
         )
         ended = subprocess.run(
             [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True

@@ -1,4 +1,4 @@
-"""What is measured: shapes from named networks, their layouts and dtypes.
+"""The cases that the benchmarks share: shapes from named networks, their layouts and dtypes.
 
 No data, no library and no clock live here.
 """
@@ -6,7 +6,7 @@ No data, no library and no clock live here.
 from math import prod
 from typing import NamedTuple
 
-__all__ = ["CASES", "FUSED", "HEADLINES", "PASSES", "QUICK", "TINY", "Case"]
+__all__ = ["CASES", "HALVED", "PASSES", "TINY", "Case"]
 
 # forward: y from x; backward: dx, dgamma, dbeta from dy and the context; both: one after the other
 PASSES = ("forward", "backward", "both")
@@ -75,12 +75,5 @@ def _cases() -> list[Case]:
 
 CASES = _cases()
 
-# The rows of the README's table, the cases of a quick look, and the case of the cost of a call.
-HEADLINES = {"32x64x112x112", "32x256x56x56", "32x512x14x14", "4096x256"}
-QUICK = {"32x512x7x7", "64x64"}
+# The case of the cost of a call.
 TINY = Case("a small perceptron", (32, 64), "NC")
-
-# Where activations and the residual are compared with none: a layer that memory bounds, one in the caches.
-FUSED = [
-    case for case in CASES if case.shape in {(32, 64, 56, 56), (128, 16, 32, 32)} and case.dtype == "float32"
-]

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.cases import Case
+from benchmarks.harness.cases import Case
 from xhat import equations
 
 __all__ = ["EPS", "Array", "Problem", "Variant", "exact"]

@@ -5,13 +5,15 @@ No data, no library and no clock live here.
 
 from typing import NamedTuple
 
-from benchmarks.cases import CASES, HALVED, TINY, Case
-from benchmarks.problem import Variant
+from benchmarks.harness.cases import CASES, HALVED, TINY, Case
+from benchmarks.harness.command import RECYCLED
+from benchmarks.harness.problem import Variant
 
-__all__ = ["LAYERS", "MEMORIES", "NETS", "SAVED", "VARIANTS", "Layer", "Net", "TorchRow"]
+__all__ = ["LAYERS", "MEMORIES", "NETS", "SAVED", "VARIANTS", "Layer", "Net"]
 
-# How a process gets its memory: as glibc has it, or after xt.reuse_memory(); torch has the same in both.
-MEMORIES = ("stock", "reused")
+# The environment of a process, by where its memory comes from: glibc as it stands, or blocks that it keeps when they
+# are freed. torch and xhat have the same in both.
+MEMORIES = {"stock": {}, "reused": RECYCLED}
 
 NONE, RELU, ADD_RELU = Variant("bn"), Variant("bn + relu", "relu"), Variant("bn + add + relu", "relu", True)
 VARIANTS = (NONE, RELU, ADD_RELU)
@@ -41,23 +43,6 @@ class Net(NamedTuple):
     def label(self) -> str:
         """Name, batch and layout."""
         return f"{self.name}, batch {self.batch} of {self.pixels} px, {self.layout}"
-
-
-class TorchRow(NamedTuple):
-    """One contestant in one setting: microseconds (or, for memory, MB) and the worst relative error (L2)."""
-
-    memory: str
-    case: str
-    layout: str
-    dtype: str
-    variant: str
-    what: str
-    contestant: str
-    nbytes: int
-    median: float
-    p20: float
-    p80: float
-    error: float
 
 
 # Beside the layers that the other benchmark has: those of ResNet-20's later stages, and what is near 64 KB.
