@@ -21,7 +21,7 @@ EXTRAS := demo,lens,test
 
 # What the compiled engine is made from, and, with the Python files and the lens's page, what a wheel is made from.
 ENGINE := $(wildcard kernels/*) CMakeLists.txt pyproject.toml constraints-build.txt
-PACKAGE = $(ENGINE) $(shell find src -name '*.py') $(wildcard src/xhat/lens/page/* src/xhat/lens/*.md)
+PACKAGE = $(ENGINE) $(shell find src -name '*.py') $(wildcard src/xhat/lens/reporter/web/* src/xhat/lens/prover/*.md)
 
 .NOTPARALLEL:
 .DELETE_ON_ERROR:

@@ -96,8 +96,8 @@ def _report_arguments(parser: Parser) -> None:
 
 
 def _report(args: Args) -> int:
-    from xhat.lens.report_files import read_array
-    from xhat.lens.report_page import report
+    from xhat.lens.reporter.data import read_array
+    from xhat.lens.reporter.page import report
 
     x = read_array(args.x)
     others = [None if path is None else read_array(path) for path in (args.dy, args.gamma, args.beta)]
