@@ -70,7 +70,7 @@ MAY_LOAD: dict[str, set[str]] = {
     "torch": {"numpy", "rich", "torch"},
     "lens": set(),
     "lens.paths": {"numpy"},
-    "lens.prover": {"numpy", "sympy", "mpmath", "rich", "latex2mathml"},
+    "lens.prover": {"numpy", "sympy", "mpmath", "rich"},
     "lens.checker": {"numpy", "rich"},  # PyTorch and JAX by name, where the code under test uses them
     "lens.reporter": {"numpy", "torch"},
     "demo": {"numpy", "sklearn", "matplotlib", "rich", "threadpoolctl", "torch"},

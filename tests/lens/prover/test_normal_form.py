@@ -1,20 +1,20 @@
-"""The normal form of finite sums: its value is the sum's, written out for small n."""
+"""The normal form of finite sums has the value of the sum, written out for small n."""
 
 import pytest
 import sympy
 from sympy import KroneckerDelta
 
-from xhat.lens.prover import normal_form as sums
+from xhat.lens.prover import normal_form
 
 n = sympy.Symbol("n", integer=True, positive=True)
 i = sympy.Symbol("i", integer=True, positive=True)
 a, b = sympy.symbols("a b", positive=True)
-p = sums.POSITION
+p = normal_form.POSITION
 x, y = sympy.IndexedBase("x"), sympy.IndexedBase("y")
 
 
 def total(values):
-    return sums.total(sympy.sympify(values), n)
+    return normal_form.total(sympy.sympify(values), n)
 
 
 def written_out(expression, size):
@@ -41,7 +41,7 @@ SUMS = {
 
 @pytest.mark.parametrize("name", SUMS)
 def test_the_normal_form_has_the_same_value(name):
-    reduced = sums.normal(SUMS[name])
+    reduced = normal_form.normal(SUMS[name])
     for size in (2, 3, 5):
         difference = written_out(SUMS[name], size) - written_out(reduced, size)
         assert sympy.simplify(difference) == 0
@@ -49,25 +49,25 @@ def test_the_normal_form_has_the_same_value(name):
 
 @pytest.mark.parametrize("name", SUMS)
 def test_the_normal_form_is_normal(name):
-    reduced = sums.normal(SUMS[name])
-    assert sums.normal(reduced) == reduced
+    reduced = normal_form.normal(SUMS[name])
+    assert normal_form.normal(reduced) == reduced
     for part in reduced.atoms(sympy.Sum):
-        assert part == sums.atom(part.function.xreplace({part.limits[0][0]: p}), n)
+        assert part == normal_form.atom(part.function.xreplace({part.limits[0][0]: p}), n)
         assert not part.function.has(sympy.Add, KroneckerDelta, a, b)
 
 
 def test_sums_that_differ_do_not_vanish():
-    assert sums.vanishes(total(x[p] - a) - total(x[p]) + n * a)
-    assert not sums.vanishes(total(x[p] - a) - total(x[p]) - n * a)
-    assert not sums.vanishes(total(x[p] ** 2) - total(x[p]) ** 2)
-    assert not sums.vanishes(total(x[p] * y[p]) - total(x[p]) * total(y[p]))
+    assert normal_form.vanishes(total(x[p] - a) - total(x[p]) + n * a)
+    assert not normal_form.vanishes(total(x[p] - a) - total(x[p]) - n * a)
+    assert not normal_form.vanishes(total(x[p] ** 2) - total(x[p]) ** 2)
+    assert not normal_form.vanishes(total(x[p] * y[p]) - total(x[p]) * total(y[p]))
 
 
 def test_relations_say_what_a_sum_is():
-    relations = {sums.atom(x[p], n): n * a}
-    assert not sums.vanishes(total(x[p] - a))
-    assert sums.vanishes(total(x[p] - a), relations)
+    relations = {normal_form.atom(x[p], n): n * a}
+    assert not normal_form.vanishes(total(x[p] - a))
+    assert normal_form.vanishes(total(x[p] - a), relations)
 
 
 def test_a_common_denominator_is_found():
-    assert sums.vanishes(total(x[p]) / (n - 1) - total(x[p]) / n - total(x[p]) / (n * (n - 1)))
+    assert normal_form.vanishes(total(x[p]) / (n - 1) - total(x[p]) / n - total(x[p]) / (n * (n - 1)))

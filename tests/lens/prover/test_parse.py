@@ -1,10 +1,10 @@
-"""The reader: what it reads, the slips it notes, and what it refuses."""
+"""The parser: trees, slips of notation, and errors."""
 
 import pytest
 
 from xhat.lens.prover import source
 from xhat.lens.prover.expressions import spell_statement
-from xhat.lens.prover.parse import read
+from xhat.lens.prover.parse import parse
 
 SPELLED = {
     "mean": "mu = 1 / N * sum_i(x_i)",
@@ -25,9 +25,9 @@ SPELLED = {
 
 
 @pytest.mark.parametrize("name", SPELLED)
-def test_a_display_is_read_as_it_is_meant(name):
+def test_a_display_is_parsed_as_intended(name):
     latex = {display.id: display.latex for display in source.displays()}[name]
-    assert spell_statement(read(latex)) == SPELLED[name]
+    assert spell_statement(parse(latex)) == SPELLED[name]
 
 
 @pytest.mark.parametrize(
@@ -41,8 +41,8 @@ def test_a_display_is_read_as_it_is_meant(name):
         (r"M_2 = (N - c) \sigma^2", "m2 = (N - c) * var"),
     ],
 )
-def test_reach_and_precedence(latex, spelled):
-    assert spell_statement(read(latex)) == spelled
+def test_extent_of_sums_and_precedence(latex, spelled):
+    assert spell_statement(parse(latex)) == spelled
 
 
 @pytest.mark.parametrize(
@@ -57,12 +57,12 @@ def test_reach_and_precedence(latex, spelled):
     ],
 )
 def test_slips_are_noted(latex, slip):
-    assert read(latex).slips == ((slip,),)
+    assert parse(latex).slips == ((slip,),)
 
 
-def test_what_is_written_well_has_no_slip():
-    assert read(r"x_i = \frac{\partial L}{\partial x_i} \frac{1}{N} \sum_{j=1}^N x_j").slips == ((),)
-    assert read(r"\mu = \frac{1}{n}", size="n").slips == ((),)
+def test_correct_notation_has_no_slip():
+    assert parse(r"x_i = \frac{\partial L}{\partial x_i} \frac{1}{N} \sum_{j=1}^N x_j").slips == ((),)
+    assert parse(r"\mu = \frac{1}{n}", size="n").slips == ((),)
 
 
 @pytest.mark.parametrize(
@@ -85,13 +85,13 @@ def test_what_is_written_well_has_no_slip():
         (r"\mu = 9^{1000}", "an exponent above 99, or with a power in it, in '9^{1000}'"),
     ],
 )
-def test_what_it_cannot_read_it_refuses(latex, reason):
+def test_everything_else_is_refused(latex, reason):
     with pytest.raises(ValueError) as refused:  # noqa: PT011 (the whole sentence is compared)
-        read(latex)
+        parse(latex)
     assert str(refused.value) == reason
 
 
 @pytest.mark.parametrize("latex", [r"\frac{1}{", r"\frac{1}", r"\frac", r"\frac{"])
 def test_a_fraction_that_ends_early_is_refused(latex: str) -> None:
     with pytest.raises(ValueError, match=r"expected|unbalanced"):
-        read(latex)
+        parse(latex)

@@ -1,11 +1,12 @@
-"""Three worlds in which an equation can be put to the test, with one interface.
+"""Three domains in which both sides of an equation are evaluated and compared, behind one interface.
 
-    General    symbols and finite sums over a batch of symbolic size n: a proof for every n
-    Concrete   n = 2, 3, ... with every x and dy a symbol: a proof for that n, by expansion alone
-    Numbers    50 digits (mpmath) on given data, derivatives by finite differences: a refutation, or a last doubt
+    SymbolicSize     symbols and finite sums over a batch of symbolic size n: a proof for every n
+    FixedSize        n = 2, 3, ... with every x and dy a symbol: a proof for this n by expansion alone
+    HighPrecision    50 digits (mpmath) on given data, derivatives by finite differences: a refutation
 
-The three share no derivative and no simplifier. In each, `linked` says whether mu and var are the moments of x
-(so that an equation holds on the graph) or free values (so that it holds as a function of mu and var).
+The three share no differentiation and no simplification, so that an error in one shows in another. If `linked`, mu
+and var are the moments of x, and equations hold on the graph; otherwise they are free values, and equations hold as
+functions of mu and var.
 """
 
 import random
@@ -17,18 +18,18 @@ import mpmath
 import numpy
 import sympy
 
-from xhat.lens.prover import normal_form as sums
+from xhat.lens.prover import normal_form
 
-__all__ = ["DIGITS", "Concrete", "General", "Numbers", "World", "random_numbers"]
+__all__ = ["DIGITS", "Domain", "FixedSize", "HighPrecision", "SymbolicSize", "random_data"]
 
 Value = Any
 DIGITS = 50
-_STEP = mpmath.mpf(10) ** -60  # of the finite differences, which are taken with _WORKING digits
-_WORKING = 200
+_WORKING = 200  # digits of the finite differences
+_STEP = mpmath.mpf(10) ** -60
 
 
-class World:
-    """Values of a batch (x, dy, w), scalars, and how to sum, to pick, to differentiate and to compare."""
+class Domain:
+    """A batch (x, dy, w) and its scalars; summation, indexing, differentiation and comparison."""
 
     x: Value
     dy: Value
@@ -43,7 +44,7 @@ class World:
     var: Value
     name: str
     infinity: Value = sympy.oo
-    first: Value = 0  # the place of the first value
+    first: Value = 0  # the index of the first element
 
     def sqrt(self, value: Value) -> Value:
         return sympy.sqrt(value)
@@ -57,15 +58,15 @@ class World:
         raise NotImplementedError
 
     def choices(self, indices: Sequence[str]) -> Iterable[Sequence[Value]]:
-        """The places that free indices have to be tried at."""
+        """The values of the free indices for which an equation has to be compared."""
         raise NotImplementedError
 
-    def at(self, values: Value, place: Value) -> Value:
-        """One value of a batch."""
-        return values[place] if isinstance(values, numpy.ndarray) else values
+    def at(self, values: Value, position: Value) -> Value:
+        """One element of a batch."""
+        return values[position] if isinstance(values, numpy.ndarray) else values
 
-    def derivative(self, function: Callable[[Value], Value], point: Value, place: Value = None) -> Value:
-        """d function / d point, or by point's value at `place`; function may give a scalar only."""
+    def derivative(self, function: Callable[[Value], Value], point: Value, position: Value = None) -> Value:
+        """d function / d point, or d function / d point[position]; the function is scalar."""
         raise NotImplementedError
 
     def equal(self, left: Value, right: Value) -> bool:
@@ -76,7 +77,7 @@ class World:
 
 
 def _symbols(correction: Value) -> dict[str, Value]:
-    """The scalars of the symbolic worlds: rstd is a symbol, and var is what makes it so."""
+    """The scalars of the symbolic domains. rstd is a symbol, so that no root appears, and var is expressed by it."""
     gamma, beta, mu = sympy.symbols("gamma beta mu", real=True)
     eps, rstd = sympy.symbols("eps rstd", positive=True)
     return {
@@ -85,8 +86,8 @@ def _symbols(correction: Value) -> dict[str, Value]:
     }  # fmt: skip
 
 
-class General(World):
-    """A batch of symbolic size n. In a linked world three relations say what mu, rstd and m are."""
+class SymbolicSize(Domain):
+    """A batch of symbolic size n. If linked, mu, rstd and m are defined by relations between sums."""
 
     first = sympy.Integer(1)
 
@@ -95,50 +96,50 @@ class General(World):
         self.name = "every n"
         self.n = sympy.Symbol("n", integer=True, positive=True)
         self.m = sympy.Symbol("d", positive=True) + self.correction if weighted else self.n
-        place = sums.POSITION
-        self.x, self.dy = sympy.IndexedBase("x")[place], sympy.IndexedBase("dy")[place]
-        self.w = sympy.IndexedBase("w")[place] if weighted else sympy.Integer(1)
+        position = normal_form.POSITION
+        self.x, self.dy = sympy.IndexedBase("x")[position], sympy.IndexedBase("dy")[position]
+        self.w = sympy.IndexedBase("w")[position] if weighted else sympy.Integer(1)
         squares = (self.m - self.correction) * self.var + self.m * self.mu**2
         self.relations = {
-            sums.atom(self.w * self.x, self.n): self.m * self.mu,
-            sums.atom(self.w * self.x**2, self.n): squares,
-            sums.atom(self.w, self.n): self.m,
+            normal_form.atom(self.w * self.x, self.n): self.m * self.mu,
+            normal_form.atom(self.w * self.x**2, self.n): squares,
+            normal_form.atom(self.w, self.n): self.m,
         }
         if not linked:
             self.relations = {}
 
     def total(self, values: Value) -> Value:
-        return sums.total(sympy.sympify(values), self.n)
+        return normal_form.total(sympy.sympify(values), self.n)
 
     def sum_over(self, body: Callable[[Value], Value]) -> Value:
         index = sympy.Dummy("j", integer=True, positive=True)
-        return sums.total(sympy.sympify(body(index)), self.n, index)
+        return normal_form.total(sympy.sympify(body(index)), self.n, index)
 
     def choices(self, indices: Sequence[str]) -> Iterable[Sequence[Value]]:
         return [[sympy.Symbol(index, integer=True, positive=True) for index in indices]]
 
-    def at(self, values: Value, place: Value) -> Value:
-        return sympy.sympify(values).xreplace({sums.POSITION: sympy.sympify(place)})
+    def at(self, values: Value, position: Value) -> Value:
+        return sympy.sympify(values).xreplace({normal_form.POSITION: sympy.sympify(position)})
 
-    def derivative(self, function: Callable[[Value], Value], point: Value, place: Value = None) -> Value:
-        if place is None:
+    def derivative(self, function: Callable[[Value], Value], point: Value, position: Value = None) -> Value:
+        if position is None:
             variable = sympy.Dummy("t")
             return function(variable).diff(variable).xreplace({variable: point})
         family = sympy.IndexedBase("t")
-        slope = function(family[sums.POSITION]).diff(family[place])
+        slope = function(family[normal_form.POSITION]).diff(family[position])
         return slope.replace(
             lambda part: isinstance(part, sympy.Indexed) and part.base == family,
             lambda part: self.at(point, part.indices[0]),
         )
 
     def equal(self, left: Value, right: Value) -> bool:
-        return sums.vanishes(sympy.sympify(left) - right, self.relations)
+        return normal_form.vanishes(sympy.sympify(left) - right, self.relations)
 
 
-class Concrete(World):
-    """A batch of n symbols. In a linked world mu, rstd and m stay symbols, and the batch is expressed by them.
+class FixedSize(Domain):
+    """A batch of n symbols. If linked, mu, rstd and m stay symbols, and the batch is expressed by them.
 
-    What is compared are then polynomials in them, in the deviations z = x - mu, in dy and in w.
+    The compared expressions are then polynomials in them, in the deviations z = x - mu, in dy and in w.
     """
 
     rstd: Value
@@ -156,14 +157,14 @@ class Concrete(World):
             self.links = self._sums(divisor), self._values(divisor)
 
     def _sums(self, divisor: Value) -> Mapping[Value, Value]:
-        """The sums of weights that are m and m mu, with m = divisor + c."""
+        """Two sums as symbols: sum(w) = m and sum(w x) = m mu, with m = divisor + c."""
         if self.m.is_Number:
             return {}
         m = divisor + self.correction
         return {sum(self.w * self.x): m * self.mu, self.m: m}
 
     def _values(self, divisor: Value) -> Mapping[Value, Value]:
-        """The values of x, the last weight and eps for which these are the moments."""
+        """x, the last weight and eps, chosen such that mu and var are the moments of x."""
         w, z = self.w.copy(), _vector("z", int(self.n))
         w[-1] = divisor + self.correction - sum(w[:-1])
         z[0] = -sum(w[1:] * z[1:]) / w[0]
@@ -175,21 +176,21 @@ class Concrete(World):
         return numpy.sum(values)
 
     def sum_over(self, body: Callable[[Value], Value]) -> Value:
-        return sympy.Add(*(body(place) for place in self.places()))
+        return sympy.Add(*(body(position) for position in self.positions()))
 
-    def places(self) -> range:
+    def positions(self) -> range:
         return range(int(self.n))
 
     def choices(self, indices: Sequence[str]) -> Iterable[Sequence[Value]]:
-        """Every pattern of equal and different places: renaming the values of a batch changes nothing."""
+        """Every pattern of equal and different indices; equations are symmetric in the elements of the batch."""
         return product(range(min(int(self.n), len(indices))), repeat=len(indices))
 
-    def derivative(self, function: Callable[[Value], Value], point: Value, place: Value = None) -> Value:
-        if place is None:
+    def derivative(self, function: Callable[[Value], Value], point: Value, position: Value = None) -> Value:
+        if position is None:
             variable = sympy.Dummy("t")
             return function(variable).diff(variable).xreplace({variable: point})
         variables = _vector("t", int(self.n))
-        slope = sympy.sympify(function(variables)).diff(variables[place])
+        slope = sympy.sympify(function(variables)).diff(variables[position])
         return slope.xreplace(dict(zip(variables, point, strict=True)))
 
     def equal(self, left: Value, right: Value) -> bool:
@@ -200,16 +201,16 @@ class Concrete(World):
         return bool(difference == 0 or sympy.expand(sympy.fraction(sympy.together(difference))[0]) == 0)
 
 
-class Numbers(World):
-    """Given data in 50 digits. A free world moves mu and var away from the moments of x."""
+class HighPrecision(Domain):
+    """Given data in 50 digits. Unless linked, mu and var are moved away from the moments of x."""
 
     infinity = mpmath.inf
 
     def __init__(self, data: Mapping[str, Any], correction: Value, *, linked: bool = True) -> None:
         self.name = "50 digits"
         self.data, self.linked = dict(data), linked
-        self.x, self.dy = _numbers(data["x"]), _numbers(data["dy"])
-        self.w = _numbers(data["w"]) if "w" in data else mpmath.mpf(1)
+        self.x, self.dy = _exact(data["x"]), _exact(data["dy"])
+        self.w = _exact(data["w"]) if "w" in data else mpmath.mpf(1)
         self.gamma, self.beta, self.eps = (mpmath.mpf(data[key]) for key in ("gamma", "beta", "eps"))
         self.n = mpmath.mpf(len(self.x))
         with mpmath.workdps(_WORKING):
@@ -227,18 +228,20 @@ class Numbers(World):
         return numpy.sum(values)
 
     def sum_over(self, body: Callable[[Value], Value]) -> Value:
-        return mpmath.fsum(body(place) for place in self.places())
+        return mpmath.fsum(body(position) for position in self.positions())
 
-    def places(self) -> range:
+    def positions(self) -> range:
         return range(len(self.x))
 
     def choices(self, indices: Sequence[str]) -> Iterable[Sequence[Value]]:
-        return product(self.places(), repeat=len(indices))
+        return product(self.positions(), repeat=len(indices))
 
-    def derivative(self, function: Callable[[Value], Value], point: Value, place: Value = None) -> Value:
+    def derivative(self, function: Callable[[Value], Value], point: Value, position: Value = None) -> Value:
         step = _STEP
-        if place is not None:
-            step = numpy.array([_STEP if k == place else mpmath.mpf(0) for k in self.places()], dtype=object)
+        if position is not None:
+            step = numpy.array(
+                [_STEP if k == position else mpmath.mpf(0) for k in self.positions()], dtype=object
+            )
         with mpmath.workdps(_WORKING):
             return (function(point + step) - function(point - step)) / (2 * _STEP)
 
@@ -250,8 +253,8 @@ class Numbers(World):
         return mpmath.mpf(left == right)
 
 
-def random_numbers(seed: int, *, weighted: bool = False) -> dict[str, Any]:
-    """Data for Numbers: n between 4 and 9, values with 50 random digits."""
+def random_data(seed: int, *, weighted: bool = False) -> dict[str, Any]:
+    """Data for HighPrecision: n between 4 and 9, values with 50 random digits."""
     draw = random.Random(seed)
     n = draw.randint(4, 9)
 
@@ -269,7 +272,7 @@ def _vector(name: str, n: int) -> Value:
     return numpy.array(sympy.symbols(f"{name}1:{n + 1}", real=True), dtype=object)
 
 
-def _numbers(values: Sequence[Any]) -> Value:
+def _exact(values: Sequence[Any]) -> Value:
     return numpy.array([mpmath.mpf(value) for value in values], dtype=object)
 
 

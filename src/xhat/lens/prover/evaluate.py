@@ -1,8 +1,8 @@
-"""What an expression of the derivation is worth in a world: its nodes and derivatives come from `equations`.
+"""Evaluates expression trees in a domain.
 
-No formula of a gradient stands here. Nodes are the functions of `equations`; a derivative is taken by the world.
-A derivative of the loss is the total one: through everything that lies between the node and the loss. Any other
-derivative is that of one edge of the graph: var is a function of x and mu, xhat of x, mu and var.
+No formula of a gradient lives here: nodes of the graph are the functions of `equations`, and the domain
+differentiates them. A derivative of the loss is a total derivative, through every node between. Any other derivative
+belongs to one edge of the graph, on which var is a function of x and mu, and xhat is one of x, mu and var.
 """
 
 from collections.abc import Callable, Mapping
@@ -11,97 +11,97 @@ from operator import add, mul
 from typing import Any
 
 from xhat import equations
-from xhat.lens.prover.domains import World
+from xhat.lens.prover.domains import Domain
 from xhat.lens.prover.expressions import Delta, Derivative, Name, Node, Number, Operation, Sum
 
-__all__ = ["Meaning"]
+__all__ = ["Evaluator"]
 
 Value = Any
 
 
-class Meaning:
-    """Evaluates expressions in one world; derivatives are kept, since most are asked for often."""
+class Evaluator:
+    """Evaluates expressions in one domain. Derivatives are cached: most occur in several displays."""
 
-    def __init__(self, world: World) -> None:
-        self.world = world
-        self._kept: dict[Any, Value] = {}
-        rstd = equations.reciprocal_std(world.var, world.eps, world.sqrt)
-        self.xhat = equations.standardize(world.x, world.mu, rstd)
-        self.y = equations.normalize(world.x, world.mu, rstd, world.gamma, world.beta)
+    def __init__(self, domain: Domain) -> None:
+        self.domain = domain
+        self._derivatives: dict[Any, Value] = {}
+        rstd = equations.reciprocal_std(domain.var, domain.eps, domain.sqrt)
+        self.xhat = equations.standardize(domain.x, domain.mu, rstd)
+        self.y = equations.normalize(domain.x, domain.mu, rstd, domain.gamma, domain.beta)
         self.rstd = rstd
 
-    # The graph, each node as a function of those before it.
+    # The graph: each node as a function of the nodes before it.
 
     def mean_of(self, x: Value) -> Value:
-        return equations.moments(x, self.world.total, self.world.m, self.world.w)[0]
+        return equations.moments(x, self.domain.total, self.domain.m, self.domain.w)[0]
 
     def variance_of(self, x: Value) -> Value:
-        m2 = equations.moments(x, self.world.total, self.world.m, self.world.w)[1]
-        return equations.variance(m2, self.world.m, self.world.correction)
+        m2 = equations.moments(x, self.domain.total, self.domain.m, self.domain.w)[1]
+        return equations.variance(m2, self.domain.m, self.domain.correction)
 
     def variance_about(self, x: Value, mu: Value) -> Value:
-        """The variance as a function of x and of mu: the two edges into the node."""
-        world = self.world
-        return equations.variance(world.total(world.w * (x - mu) ** 2), world.m, world.correction)
+        """The variance as a function of x and mu: the two edges into the node."""
+        domain = self.domain
+        return equations.variance(domain.total(domain.w * (x - mu) ** 2), domain.m, domain.correction)
 
     def xhat_of(self, x: Value, mu: Value, var: Value) -> Value:
-        return equations.standardize(x, mu, equations.reciprocal_std(var, self.world.eps, self.world.sqrt))
+        return equations.standardize(x, mu, equations.reciprocal_std(var, self.domain.eps, self.domain.sqrt))
 
     def output_of(self, xhat: Value, gamma: Value, beta: Value) -> Value:
         return equations.normalize(xhat, 0, 1, gamma, beta)
 
     def loss_of(self, y: Value) -> Value:
-        """A loss with the gradient dy; to first order every loss is this one plus a constant."""
-        return self.world.total(self.world.dy * y)
+        """sum(dy y), a loss with the gradient dy. To first order, every loss is this one plus a constant."""
+        return self.domain.total(self.domain.dy * y)
 
     def loss_from_xhat(self, xhat: Value) -> Value:
-        return self.loss_of(self.output_of(xhat, self.world.gamma, self.world.beta))
+        return self.loss_of(self.output_of(xhat, self.domain.gamma, self.domain.beta))
 
     def loss_from(self, x: Value, mu: Value, var: Value) -> Value:
-        rstd = equations.reciprocal_std(var, self.world.eps, self.world.sqrt)
-        return self.loss_of(equations.normalize(x, mu, rstd, self.world.gamma, self.world.beta))
+        rstd = equations.reciprocal_std(var, self.domain.eps, self.domain.sqrt)
+        return self.loss_of(equations.normalize(x, mu, rstd, self.domain.gamma, self.domain.beta))
 
     # Expressions.
 
-    def definition(self, name: Name, places: Mapping[str, Value]) -> Value:
-        """What the code computes for a node: the left side of a definition."""
-        world = self.world
+    def definition(self, name: Name, at: Mapping[str, Value]) -> Value:
+        """The value that the code computes for a node, which is the left side of a definition."""
+        domain = self.domain
         if name.symbol == r"\mu":
-            return self.mean_of(world.x)
+            return self.mean_of(domain.x)
         if name.symbol == r"\sigma^2":
-            return self.variance_of(world.x)
+            return self.variance_of(domain.x)
         if name.symbol == "M_2":
-            return equations.moments(world.x, world.total, world.m, world.w)[1]
-        return self.value(name, places)
+            return equations.moments(domain.x, domain.total, domain.m, domain.w)[1]
+        return self.value(name, at)
 
-    def value(self, node: Node, places: Mapping[str, Value]) -> Value:
-        """The value of an expression, with a place for each of its free indices."""
-        world = self.world
+    def value(self, node: Node, at: Mapping[str, Value]) -> Value:
+        """The value of an expression; `at` maps its free indices to positions in the batch."""
+        domain = self.domain
         if isinstance(node, Number):
             return node.value
         if isinstance(node, Delta):
-            return world.delta(places[node.left], places[node.right])
+            return domain.delta(at[node.left], at[node.right])
         if isinstance(node, Sum):
-            return self._sum(node, places)
+            return self._sum(node, at)
         if isinstance(node, Derivative):
-            return self.derivative(node.top, node.bottom, places)
+            return self.derivative(node.top, node.bottom, at)
         if isinstance(node, Operation):
-            return self._operation(node.operator, [self.value(operand, places) for operand in node.operands])
-        values = {"x": world.x, "y": self.y, "w": world.w, r"\hat{x}": self.xhat}
+            return self._operation(node.operator, [self.value(operand, at) for operand in node.operands])
+        values = {"x": domain.x, "y": self.y, "w": domain.w, r"\hat{x}": self.xhat}
         if node.symbol in values:
-            return world.at(values[node.symbol], places[str(node.index)])
+            return domain.at(values[node.symbol], at[str(node.index)])
         if node.symbol == "M_2":
-            return self.definition(node, places)
+            return self.definition(node, at)
         scalars = {r"\mu": "mu", r"\sigma^2": "var", r"\epsilon": "eps", r"\gamma": "gamma", r"\beta": "beta"}
         scalars |= {"N": "n", "m": "m", "c": "correction"}
-        return getattr(world, scalars[node.symbol])
+        return getattr(domain, scalars[node.symbol])
 
-    def _sum(self, node: Sum, places: Mapping[str, Value]) -> Value:
-        def body(place: Value) -> Value:
-            return self.value(node.body, {**places, node.index: place})
+    def _sum(self, node: Sum, at: Mapping[str, Value]) -> Value:
+        def body(position: Value) -> Value:
+            return self.value(node.body, {**at, node.index: position})
 
-        whole = self.world.sum_over(body)
-        return whole if node.start == 1 else whole - body(self.world.first)
+        whole = self.domain.sum_over(body)
+        return whole if node.start == 1 else whole - body(self.domain.first)
 
     def _operation(self, operator: str, values: list[Value]) -> Value:
         if operator == "add":
@@ -109,25 +109,25 @@ class Meaning:
         if operator == "multiply":
             return reduce(mul, values)
         if operator == "divide":
-            return values[0] / (self.world.n**0 * values[1])  # n**0 is a 1 of the world's own numbers
+            return values[0] / (self.domain.n**0 * values[1])  # n**0 is 1 in the number type of the domain
         if operator == "power":
             return values[0] ** values[1]
-        return self.world.sqrt(values[0]) if operator == "sqrt" else -values[0]
+        return self.domain.sqrt(values[0]) if operator == "sqrt" else -values[0]
 
-    def derivative(self, top: Name, bottom: Name, places: Mapping[str, Value]) -> Value:
-        """d top / d bottom. Raises ValueError for a pair that the graph doesn't connect."""
-        above, below = (places.get(str(name.index)) for name in (top, bottom))
+    def derivative(self, top: Name, bottom: Name, at: Mapping[str, Value]) -> Value:
+        """d top / d bottom. Raises ValueError if the graph has no such edge."""
+        above, below = (at.get(str(name.index)) for name in (top, bottom))
         key = (top.symbol, bottom.symbol, above, below)
-        if key not in self._kept:
-            self._kept[key] = self._differentiate(top.symbol, bottom.symbol, above, below)
-        return self._kept[key]
+        if key not in self._derivatives:
+            self._derivatives[key] = self._differentiate(top.symbol, bottom.symbol, above, below)
+        return self._derivatives[key]
 
     def _differentiate(self, top: str, bottom: str, above: Value, below: Value) -> Value:
-        world = self.world
-        x, mu, var, gamma, beta = world.x, world.mu, world.var, world.gamma, world.beta
+        domain = self.domain
+        x, mu, var, gamma, beta = domain.x, domain.mu, domain.var, domain.gamma, domain.beta
 
         def pick(values: Value) -> Value:
-            return world.at(values, above)
+            return domain.at(values, above)
 
         functions: dict[tuple[str, str], tuple[Callable[[Value], Value], Value]] = {
             ("L", "y"): (self.loss_of, self.y),
@@ -148,4 +148,4 @@ class Meaning:
         if (top, bottom) not in functions:
             raise ValueError(f"the graph has no edge from {bottom} to {top}")
         function, point = functions[top, bottom]
-        return world.derivative(function, point, below)
+        return domain.derivative(function, point, below)

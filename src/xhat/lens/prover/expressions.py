@@ -1,6 +1,6 @@
-"""The expressions of the derivation, and how to walk them.
+"""Expression trees of the derivation: node types, traversal, and printing as plain text.
 
-How they are read from LaTeX is `reading`'s, what they are worth `meaning`'s.
+Parsing from LaTeX is in `parse`, evaluation in `evaluate`.
 """
 
 from collections.abc import Iterator
@@ -22,7 +22,7 @@ __all__ = [
     "walk",
 ]
 
-INDEXED = ("x", "y", "w", r"\hat{x}")  # the values that have an index
+INDEXED = ("x", "y", "w", r"\hat{x}")  # symbols with an index
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Name:
 
 @dataclass(frozen=True)
 class Delta:
-    """Kronecker's delta: 1 where the indices are equal, else 0."""
+    """Kronecker's delta: 1 if the indices are equal, else 0."""
 
     left: str
     right: str
@@ -76,8 +76,17 @@ class Operation:
 Node = Number | Name | Delta | Derivative | Sum | Operation
 
 
+@dataclass(frozen=True)
+class Statement:
+    """A display: left = step = step ..., with the notation slips found while parsing each step."""
+
+    left: Node
+    steps: tuple[Node, ...]
+    slips: tuple[tuple[str, ...], ...]
+
+
 def walk(node: Node) -> Iterator[Node]:
-    """The node and everything below it."""
+    """The node and all nodes below it."""
     yield node
     if isinstance(node, Operation):
         for operand in node.operands:
@@ -105,20 +114,17 @@ def _free(node: Node) -> set[str]:
     return {node.index} if isinstance(node, Name) and node.symbol in INDEXED and node.index else set()
 
 
-@dataclass(frozen=True)
-class Statement:
-    """A display: what stands on the left, each step of the right, and the slips met while reading each step."""
-
-    left: Node
-    steps: tuple[Node, ...]
-    slips: tuple[tuple[str, ...], ...]
-
+# ---------------------------------------------------------------------------------------------- plain text
 
 _WORDS = {
-    r"\hat{x}": "xhat", r"\mu": "mu", r"\sigma^2": "var", r"\epsilon": "eps", r"\gamma": "gamma", r"\beta": "beta",
+    r"\hat{x}": "xhat",
+    r"\mu": "mu",
+    r"\sigma^2": "var",
+    r"\epsilon": "eps",
+    r"\gamma": "gamma",
+    r"\beta": "beta",
     "M_2": "m2",
-}  # fmt: skip
-_LOOSE = ("add", "negate")  # what needs parentheses inside a product
+}
 
 
 def spell_statement(statement: Statement) -> str:
@@ -127,7 +133,7 @@ def spell_statement(statement: Statement) -> str:
 
 
 def spell(node: Node) -> str:
-    """The expression in plain text: dL/dx_i = gamma * sum_j(dL/dy_j * xhat_j)."""
+    """The expression on one line, every sum with its extent: dL/dx_i = gamma * sum_j(dL/dy_j * xhat_j)."""
     if isinstance(node, Number):
         return str(node.value)
     if isinstance(node, Name):
@@ -148,27 +154,29 @@ def _spell_operation(node: Operation) -> str:
     if node.operator == "add":
         return spell(first) + "".join(map(_spell_next_term, rest))
     if node.operator == "negate":
-        return f"-{_tight(first)}"
+        return f"-{_factor(first)}"
     if node.operator == "multiply":
-        return " * ".join(_tight(operand) for operand in node.operands)
+        return " * ".join(map(_factor, node.operands))
     if node.operator == "divide":
-        return f"{_tight(first)} / {_atomic(rest[0])}"
+        return f"{_factor(first)} / {_atom(rest[0])}"
     if node.operator == "power":
-        return f"{_atomic(first)}^{_atomic(rest[0])}"
+        return f"{_atom(first)}^{_atom(rest[0])}"
     return f"sqrt({spell(first)})"
 
 
 def _spell_next_term(node: Node) -> str:
     if isinstance(node, Operation) and node.operator == "negate":
-        return f" - {_tight(node.operands[0])}"
+        return f" - {_factor(node.operands[0])}"
     return f" + {spell(node)}"
 
 
-def _tight(node: Node) -> str:
-    loose = isinstance(node, Operation) and node.operator in _LOOSE
-    return f"({spell(node)})" if loose else spell(node)
+def _factor(node: Node) -> str:
+    """The expression as a factor of a product: sums of terms in parentheses."""
+    is_sum = isinstance(node, Operation) and node.operator in ("add", "negate")
+    return f"({spell(node)})" if is_sum else spell(node)
 
 
-def _atomic(node: Node) -> str:
-    compound = isinstance(node, Operation) and node.operator != "sqrt"
-    return f"({spell(node)})" if compound else spell(node)
+def _atom(node: Node) -> str:
+    """The expression as a denominator, a base or an exponent: every operation but a root in parentheses."""
+    is_compound = isinstance(node, Operation) and node.operator != "sqrt"
+    return f"({spell(node)})" if is_compound else spell(node)

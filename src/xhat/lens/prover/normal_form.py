@@ -1,8 +1,8 @@
 """Finite sums over a batch of symbolic size n, and their normal form.
 
-Two expressions are equal for every n when their difference has the normal form 0. The rules are those of
-finite sums alone: a sum is linear, what doesn't depend on the index comes out, a Kronecker delta picks its
-term, a sum of ones is n. What the sums stand for (a mean, a variance) is passed as `relations`.
+Two expressions are equal for every n if their difference has the normal form 0. Only rules of finite sums are
+applied: linearity, constant factors in front of the sum, sum(1) = n, and the collapse of a sum with a Kronecker delta.
+Values of sums (a mean, a variance) are passed as `relations`.
 """
 
 from collections.abc import Mapping
@@ -11,9 +11,9 @@ from sympy import Add, Dummy, Expr, KroneckerDelta, Mul, Pow, Sum, Symbol, cance
 
 __all__ = ["POSITION", "atom", "normal", "total", "vanishes"]
 
-# The index of "the value at this place": total sums over it.
+# The index of a generic element: `total` sums over it.
 POSITION = Symbol("p", integer=True, positive=True)
-# The index that every sum has in normal form.
+# The bound index of every sum in normal form.
 _BOUND = Symbol("k", integer=True, positive=True)
 
 Relations = Mapping[Expr, Expr]
@@ -26,7 +26,7 @@ def total(values: Expr, n: Expr, index: Symbol = POSITION) -> Expr:
 
 
 def atom(values: Expr, n: Expr) -> Expr:
-    """The sum of one monomial as it looks in normal form: the key of a relation."""
+    """The sum of one monomial in normal form: the key of a relation."""
     return Sum(values.xreplace({POSITION: _BOUND}), (_BOUND, 1, n))
 
 
@@ -44,13 +44,13 @@ def vanishes(expression: Expr, relations: Relations | None = None) -> bool:
 def _reduce(expression: Expr, relations: Relations) -> Expr:
     if isinstance(expression, Sum):
         body = expression.function
-        for index, start, n in expression.limits:  # SymPy writes a sum of a sum as one, the inner index first
+        for index, start, n in expression.limits:  # SymPy merges nested sums into one, the inner index first
             assert start == 1
             terms = Add.make_args(normal(body, relations))
             body = Add(*(_sum_of_term(term, index, n, relations) for term in terms))
         return body
     if isinstance(expression, Pow) and not expression.exp.is_integer:
-        return cancel(normal(expression.base, relations)) ** expression.exp  # a root: its base may simplify
+        return cancel(normal(expression.base, relations)) ** expression.exp  # a root: simplify its base
     if expression.is_Atom or not expression.has(Sum):
         return expression
     return expression.func(*(_reduce(argument, relations) for argument in expression.args))
@@ -68,13 +68,13 @@ def _sum_of_term(term: Expr, index: Symbol, n: Expr, relations: Relations) -> Ex
     dependent = Mul(*(factor for factor in factors if index in factor.free_symbols))
     if dependent == 1:
         return constant * n
-    if dependent.has(Sum):  # a sum that can't be taken apart: left as it is, so never proved equal to another
+    if dependent.has(Sum):  # an inseparable nested sum: unchanged, so that it equals nothing else
         return constant * Sum(dependent, (index, 1, n))
     monomial = Sum(dependent.xreplace({index: _BOUND}), (_BOUND, 1, n))
     return constant * relations.get(monomial, monomial)
 
 
 def _pick(delta: KroneckerDelta, rest: Expr, index: Symbol, relations: Relations) -> Expr:
-    """The sum of delta(index, a) rest(index) over index is rest(a), for an a between 1 and n."""
+    """sum over index of delta(index, a) rest(index) = rest(a), with a between 1 and n."""
     other = next(argument for argument in delta.args if argument != index)
     return _reduce(rest.xreplace({index: other}), relations)

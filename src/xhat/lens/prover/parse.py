@@ -1,7 +1,7 @@
-"""Reads the LaTeX of the derivation as expressions, and notes the slips of notation it had to read past.
+"""Parses the LaTeX of the derivation into expression trees, and records slips of notation.
 
-The reader knows only this dialect: fractions, roots, powers, sums, partial derivatives, Kronecker's delta and
-the names of batch normalization. What an expression is worth is decided elsewhere.
+The grammar covers this dialect only: fractions, roots, powers, sums, partial derivatives, Kronecker's delta and
+the symbols of batch normalization. Expressions are evaluated elsewhere.
 """
 
 import re
@@ -21,25 +21,25 @@ from xhat.lens.prover.expressions import (
     walk,
 )
 
-__all__ = ["read"]
+__all__ = ["parse"]
 
 SCALARS = ("m", "c", r"\mu", r"\sigma^2", r"\epsilon", r"\gamma", r"\beta", "M_2")
 
 
-def read(latex: str, size: str = "N") -> Statement:
-    """The statement that a display makes; `size` is the letter declared for the number of values.
+def parse(latex: str, size: str = "N") -> Statement:
+    """Parse a display; `size` is the letter declared for the batch size.
 
-    A display without an equals sign is a statement without steps. Raises ValueError for anything else that
-    isn't in the dialect.
+    A display without an equals sign gives a statement without steps. Raises ValueError for LaTeX outside of the
+    dialect.
     """
     bare = re.sub(r"\\(begin|end)\{aligned\}", "", latex).replace(r"\\", " ").replace("&", " ")
     sides = [side.strip() for side in bare.split("=")]
     sides = _join_sum_bounds(sides)
-    left, left_slips = _read_side(sides[0], size)
+    left, left_slips = _parse_side(sides[0], size)
     steps: list[Node] = []
     slips: list[tuple[str, ...]] = []
     for side in sides[1:]:
-        node, found = _read_side(side, size)
+        node, found = _parse_side(side, size)
         if not steps:
             found = left_slips + found
         clash = set(free_indices(left)) & {part.index for part in walk(node) if isinstance(part, Sum)}
@@ -50,7 +50,7 @@ def read(latex: str, size: str = "N") -> Statement:
 
 
 def _join_sum_bounds(sides: list[str]) -> list[str]:
-    """Undo the split at the equals sign of a sum's lower bound, as in \\sum_{i=1}^N."""
+    """Undo splits at the equals sign of a lower bound, as in \\sum_{i=1}^N."""
     joined = [sides[0]]
     for side in sides[1:]:
         if joined[-1].count("{") > joined[-1].count("}"):
@@ -60,12 +60,12 @@ def _join_sum_bounds(sides: list[str]) -> list[str]:
     return joined
 
 
-def _read_side(latex: str, size: str) -> tuple[Node, list[str]]:
-    reader = _Reader(latex, size)
-    node = reader.sum_of_terms()
-    if reader.peek():
-        raise ValueError(f"can't read '{reader.peek()}' in '{latex}'")
-    return node, reader.slips
+def _parse_side(latex: str, size: str) -> tuple[Node, list[str]]:
+    parser = _Parser(latex, size)
+    node = parser.sum_of_terms()
+    if parser.peek():
+        raise ValueError(f"can't read '{parser.peek()}' in '{latex}'")
+    return node, parser.slips
 
 
 _TOKEN = re.compile(r"\\hat\s*\{x\}|\\sigma\^2|\\left|\\right|\\[a-zA-Z]+|\d+|M_2|[a-zA-Z]|[-+^_{}()=]|\S")
@@ -73,7 +73,7 @@ _ENDS = ("", "+", "-", ")", "}", r"\right", "=")
 
 
 @dataclass
-class _Reader:
+class _Parser:
     """Recursive descent: sum_of_terms > product > factor > atom."""
 
     latex: str
@@ -85,8 +85,8 @@ class _Reader:
         self.position = 0
 
     def peek(self, ahead: int = 0) -> str:
-        place = self.position + ahead
-        return self.tokens[place] if place < len(self.tokens) else ""
+        position = self.position + ahead
+        return self.tokens[position] if position < len(self.tokens) else ""
 
     def take(self, expected: str | None = None) -> str:
         token = self.peek()
@@ -120,7 +120,7 @@ class _Reader:
         self.take()
         first = self.position
         exponent = self.group()
-        # A tower of powers is read at once and computed for ever.
+        # A tower of powers is parsed quickly, but never finishes evaluating.
         if any(t == "^" or (t.isdigit() and int(t) > 99) for t in self.tokens[first : self.position]):
             raise ValueError(f"an exponent above 99, or with a power in it, in '{self.latex}'")
         return Operation("power", (atom, exponent))
@@ -173,12 +173,12 @@ class _Reader:
         return Derivative(top, bottom)
 
     def closing_brace(self) -> int:
-        """The place of the brace that closes the group that opens here."""
+        """The position of the brace that closes the group opened at the current position."""
         depth = 0
-        for place in range(self.position, len(self.tokens)):
-            depth += {"{": 1, "}": -1}.get(self.tokens[place], 0)
+        for position in range(self.position, len(self.tokens)):
+            depth += {"{": 1, "}": -1}.get(self.tokens[position], 0)
             if depth == 0:
-                return place
+                return position
         raise ValueError(f"unbalanced braces in '{self.latex}'")
 
     def differential(self) -> Name:
@@ -192,7 +192,7 @@ class _Reader:
         return name
 
     def sum(self) -> Node:
-        """The sum of the product that follows: it reaches to the next plus or minus of its level."""
+        """A sum over the product that follows: it ends at the next plus or minus on its level."""
         self.take("_")
         start = 1
         if self.peek() == "{":

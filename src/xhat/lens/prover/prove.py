@@ -1,7 +1,7 @@
 """Proves or refutes equations: `derivation()` judges every display of the source, `judge` any equation in LaTeX.
 
-An equation that numbers refute is wrong. One that no numbers refute must be proved twice, for every n by normal
-form and for n = 2 ... 6 by expansion; if either fails, `Undecided` is raised rather than a verdict given.
+An equation is wrong if numbers refute it. Otherwise it must be proved twice, for every n by normal form and for
+n = 2 ... 6 by expansion. If either proof fails, `Undecided` is raised instead of a verdict.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -14,8 +14,8 @@ import mpmath
 from xhat.errors import XhatError
 from xhat.lens.prover import source
 from xhat.lens.prover.corrections import CLAIMS
-from xhat.lens.prover.domains import DIGITS, Concrete, General, Numbers, random_numbers
-from xhat.lens.prover.evaluate import Meaning
+from xhat.lens.prover.domains import DIGITS, FixedSize, HighPrecision, SymbolicSize, random_data
+from xhat.lens.prover.evaluate import Evaluator
 from xhat.lens.prover.expressions import (
     Derivative,
     Name,
@@ -26,7 +26,7 @@ from xhat.lens.prover.expressions import (
     spell_statement,
     walk,
 )
-from xhat.lens.prover.parse import read
+from xhat.lens.prover.parse import parse
 
 __all__ = [
     "PROVED",
@@ -44,11 +44,11 @@ __all__ = [
 
 Value = Any
 Witness = Mapping[str, Any]
-Side = Callable[[Meaning, Mapping[str, Value]], Value]
+Side = Callable[[Evaluator, Mapping[str, Value]], Value]
 
 SIZES = range(2, 7)
 SEEDS = (1, 2, 3)
-# Small data for witnesses: mean 3, and with correction 1 and eps 2 rstd is 1/3.
+# Small data for readable witnesses: the mean is 3; with correction 1 and eps 2, rstd is 1/3.
 READABLE = {"x": ["1", "2", "6"], "dy": ["1", "-1", "2"], "gamma": "1.5", "beta": "0.5", "eps": "2"}
 READABLE_WEIGHTS = {"w": ["1", "0.5", "2"]}
 
@@ -58,12 +58,12 @@ GIVEN = "a name: nothing is claimed"
 
 
 class Undecided(XhatError):
-    """No numbers refute the equation, and yet it isn't proved: the prover is too weak for it."""
+    """The equation is neither refuted by numbers nor proved: the prover is too weak for it."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """Whether an equation holds, and numbers that refute it where it doesn't."""
+    """Whether an equation holds; if not, numbers that refute it."""
 
     holds: bool
     witness: Witness | None = None
@@ -73,25 +73,25 @@ class Outcome:
 class Step:
     """One equality of a display: its left side and this right side."""
 
-    claim: str  # this right side as it was read, in plain text
+    claim: str  # this right side in plain text, as parsed
     verdict: str
     slips: tuple[str, ...]
-    follows: bool  # whether it equals the step before it (the first: the left side)
+    follows: bool  # whether it equals the step before it (for the first step: the left side)
     method: str
     witness: Witness | None
 
 
 @dataclass(frozen=True)
 class Record:
-    """A display of the source and what became of it; the verdict is the worst of its steps'."""
+    """A display of the source with its verdict, which is the worst verdict of its steps."""
 
     id: str
     title: str
     source: str
-    claim: str  # the display as it was read, in plain text
+    claim: str  # the display in plain text, as parsed
     verdict: str
     corrected: str | None
-    words: str  # what the corrected display says and where it comes from
+    words: str  # the corrected display in words
     short: str  # the slips in a few words
     reason: str
     method: str
@@ -102,16 +102,16 @@ class Record:
 
 @cache
 def derivation() -> tuple[Record, ...]:
-    """Every displayed equation of the source, in its order, proved or refuted."""
+    """Every displayed equation of the source, in order, proved or refuted."""
     return tuple(map(record, source.displays()))
 
 
 def judge(latex: str, *, weighted: bool = False, corrections: Sequence[Value] = (0, 1)) -> tuple[Step, ...]:
-    """A verdict for each step of a display in the derivation's LaTeX.
+    """The verdict on each step of a display, given in the LaTeX of the derivation.
 
-    Raises ValueError for LaTeX outside of the dialect, Undecided where neither proof nor refutation is found.
+    Raises ValueError for LaTeX outside of the dialect, and Undecided if neither a proof nor a refutation is found.
     """
-    statement = read(latex, source.declared_size())
+    statement = parse(latex, source.declared_size())
     return tuple(_judge_step(statement, k, weighted, corrections) for k in range(len(statement.steps)))
 
 
@@ -124,23 +124,25 @@ def decide(
     weighted: bool = False,
     linked: bool = True,
 ) -> Outcome:
-    """Whether two sides agree for every n, every x, dy (and w), and every value of the free indices."""
-    symbolic, numeric = _meanings(correction, weighted, linked)
-    for meaning in numeric:
+    """Whether two sides are equal for every n, every x, dy (and w), and every value of the free indices."""
+    symbolic, numeric = _evaluators(correction, weighted, linked)
+    for evaluator in numeric:
         with mpmath.workdps(DIGITS):
-            witness = _refute(left, right, indices, meaning)
+            witness = _refute(left, right, indices, evaluator)
         if witness is not None:
             if _agree(left, right, indices, symbolic[0]):
                 raise Undecided(f"proved for every n and refuted by {witness}: the prover is unsound")
             return Outcome(False, witness)
-    for meaning in symbolic:
-        if not _agree(left, right, indices, meaning):
-            raise Undecided(f"no numbers refute the equation, but it isn't proved for {meaning.world.name}")
+    for evaluator in symbolic:
+        if not _agree(left, right, indices, evaluator):
+            raise Undecided(
+                f"no numbers refute the equation, but it isn't proved for {evaluator.domain.name}"
+            )
     return Outcome(True)
 
 
 def verdict_of(holds: Mapping[Value, bool], slips: Sequence[str]) -> str:
-    """The verdict from whether an equation holds for each correction, and its slips of notation."""
+    """The verdict from whether the equation holds for each correction, and from its slips of notation."""
     if all(holds.values()):
         return "notation slip" if slips else "holds"
     right = [str(correction) for correction, held in holds.items() if held]
@@ -148,14 +150,14 @@ def verdict_of(holds: Mapping[Value, bool], slips: Sequence[str]) -> str:
 
 
 def method_of(holds: Mapping[Value, bool]) -> str:
-    """How it was decided, for each correction where they differ."""
+    """How the equation was decided, for each correction separately if they differ."""
     if len(set(holds.values())) < 2:
         return PROVED if all(holds.values()) else REFUTED
     return "; ".join(f"correction {c}: {PROVED if held else REFUTED}" for c, held in holds.items())
 
 
 def worst(verdicts: Sequence[str]) -> str:
-    """The worst verdict; two steps that hold for different corrections only can't both hold: wrong."""
+    """The worst verdict. Steps that hold for different corrections only contradict each other: wrong."""
     conditional = {verdict for verdict in verdicts if verdict.startswith("holds for")}
     if "wrong" in verdicts or len(conditional) > 1:
         return "wrong"
@@ -165,71 +167,75 @@ def worst(verdicts: Sequence[str]) -> str:
 
 
 @cache
-def _meanings(correction: Value, weighted: bool, linked: bool) -> tuple[list[Meaning], list[Meaning]]:
-    """The symbolic and the numeric worlds for one convention."""
-    symbolic = [Meaning(General(correction, weighted=weighted, linked=linked))]
-    symbolic += [Meaning(Concrete(n, correction, weighted=weighted, linked=linked)) for n in SIZES]
+def _evaluators(correction: Value, weighted: bool, linked: bool) -> tuple[list[Evaluator], list[Evaluator]]:
+    """Evaluators in the symbolic and in the numeric domains for one convention."""
+    symbolic = [Evaluator(SymbolicSize(correction, weighted=weighted, linked=linked))]
+    symbolic += [Evaluator(FixedSize(n, correction, weighted=weighted, linked=linked)) for n in SIZES]
     readable = READABLE | (READABLE_WEIGHTS if weighted else {})
-    data = [readable, *(random_numbers(seed, weighted=weighted) for seed in SEEDS)]
-    # A symbol stands for every correction: any numbers will do to refute it.
+    data = [readable, *(random_data(seed, weighted=weighted) for seed in SEEDS)]
+    # A symbolic correction stands for every number, so any numbers can refute the equation.
     numbers = [correction] if isinstance(correction, int) else [0, 1, mpmath.mpf(1) / 3]
     with mpmath.workdps(DIGITS):
-        numeric = [Meaning(Numbers(values, number, linked=linked)) for values in data for number in numbers]
+        numeric = [
+            Evaluator(HighPrecision(values, number, linked=linked)) for values in data for number in numbers
+        ]
     return symbolic, numeric
 
 
-def _places(indices: Sequence[str], meaning: Meaning) -> Sequence[Mapping[str, Value]]:
-    return [dict(zip(indices, choice, strict=True)) for choice in meaning.world.choices(indices)]
+def _assignments(indices: Sequence[str], evaluator: Evaluator) -> Sequence[Mapping[str, Value]]:
+    return [dict(zip(indices, choice, strict=True)) for choice in evaluator.domain.choices(indices)]
 
 
-def _agree(left: Side, right: Side, indices: Sequence[str], meaning: Meaning) -> bool:
-    world = meaning.world
-    return all(world.equal(left(meaning, at), right(meaning, at)) for at in _places(indices, meaning))
+def _agree(left: Side, right: Side, indices: Sequence[str], evaluator: Evaluator) -> bool:
+    domain = evaluator.domain
+    return all(
+        domain.equal(left(evaluator, at), right(evaluator, at)) for at in _assignments(indices, evaluator)
+    )
 
 
-def _refute(left: Side, right: Side, indices: Sequence[str], meaning: Meaning) -> Witness | None:
+def _refute(left: Side, right: Side, indices: Sequence[str], evaluator: Evaluator) -> Witness | None:
     """Numbers for which the sides differ, or None."""
-    world = meaning.world
-    assert isinstance(world, Numbers)
-    for at in _places(indices, meaning):
-        found = left(meaning, at)
+    domain = evaluator.domain
+    assert isinstance(domain, HighPrecision)
+    for at in _assignments(indices, evaluator):
+        found = left(evaluator, at)
         try:
-            claimed = right(meaning, at)
+            claimed = right(evaluator, at)
         except ZeroDivisionError:
             claimed = mpmath.nan
-        if world.equal(found, claimed):
+        if domain.equal(found, claimed):
             continue
-        nodes = {"correction": world.correction, "mu": world.mu, "var": world.var}
+        nodes = {"correction": domain.correction, "mu": domain.mu, "var": domain.var}
         sides = {"left": found, "right": claimed}
-        numbers = {name: _digits(value) for name, value in (world.data | nodes | sides).items()}
-        places = {name: place + 1 for name, place in at.items()}
-        return numbers | places | {"statistics": "of x" if world.linked else "free"}
+        numbers = {name: _digits(value) for name, value in (domain.data | nodes | sides).items()}
+        positions = {name: position + 1 for name, position in at.items()}
+        return numbers | positions | {"statistics": "of x" if domain.linked else "free"}
     return None
 
 
 def _digits(value: Value) -> Any:
-    """A number as text with 12 digits, or a list of such."""
+    """A number, or a list of numbers, as text with 12 digits."""
     if isinstance(value, list):
         return [_digits(entry) for entry in value]
     return mpmath.nstr(mpmath.mpmathify(value), 12, strip_zeros=True).removesuffix(".0")
 
 
 def _side(node: Node) -> Side:
-    return lambda meaning, at: meaning.value(node, at)
+    return lambda evaluator, at: evaluator.value(node, at)
 
 
 def left_side(node: Node) -> Side:
-    """The left side: of a definition, what the code computes for the node."""
+    """The left side of an equation. For a definition, it is the value that the code computes for the node."""
     if isinstance(node, Name):
-        return lambda meaning, at: meaning.definition(node, at)
+        return lambda evaluator, at: evaluator.definition(node, at)
     return _side(node)
 
 
 def _is_linked(left: Node, right: Node) -> bool:
-    """Whether mu and var are the moments of x here.
+    """Whether the sides are compared where mu and var are the moments of x.
 
-    The derivative of one edge is a function of mu and var, and has to agree as such as long as they're mentioned:
-    -2 sum(x - mu) and 2 sum(x - mu) aren't the same derivative by mu, although both vanish at the mean.
+    Not for the derivative of one edge that mentions mu or var: it is a function of them, and has to be right for
+    all their values. -2 sum(x - mu) and 2 sum(x - mu) are different derivatives, although both vanish at the mean.
     """
     edge = isinstance(left, Derivative) and left.top.symbol != "L"
     names = {part.symbol for part in walk(right) if isinstance(part, Name)}
@@ -275,7 +281,7 @@ def record(display: source.Display) -> Record:
         id=display.id,
         title=claim.title,
         source=display.latex,
-        claim=spell_statement(read(display.latex)),
+        claim=spell_statement(parse(display.latex)),
         verdict=verdict,
         corrected=claim.corrected,
         words=claim.text,

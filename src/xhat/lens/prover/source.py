@@ -1,4 +1,4 @@
-"""The source of the project, `source.md`, byte for byte, and its displayed equations in their order.
+"""The source derivation, `source.md`, kept byte for byte, and its displayed equations in order.
 
 Nothing is corrected or judged here.
 """
@@ -10,7 +10,7 @@ from importlib.resources import files
 
 __all__ = ["Display", "declared_loss", "declared_size", "displays", "text"]
 
-# One name for each display of the source, in its order.
+# One name for each display of the source, in order.
 _IDS = (
     "mean",
     "variance",
@@ -34,7 +34,7 @@ _IDS = (
 
 @dataclass(frozen=True)
 class Display:
-    """One displayed equation: its name, the words that introduce it, and its LaTeX as it stands."""
+    """A displayed equation: its name, the sentence before it, and its LaTeX, unchanged."""
 
     id: str
     words: str
@@ -49,7 +49,7 @@ def text() -> str:
 
 @cache
 def displays() -> tuple[Display, ...]:
-    """Every displayed equation of the source, in its order."""
+    """Every displayed equation of the source, in order."""
     pieces = text().split("$$")
     introductions, equations = pieces[:-1:2], pieces[1::2]
     return tuple(
@@ -59,12 +59,12 @@ def displays() -> tuple[Display, ...]:
 
 
 def declared_loss() -> str:
-    """The letter that the source's prose gives to the loss."""
+    """The letter of the loss in the prose of the source."""
     return _declared(r"Let (\w) be the loss function")
 
 
 def declared_size() -> str:
-    """The letter that the source's prose gives to the number of values."""
+    """The letter of the batch size in the prose of the source."""
     return _declared(r"\\dots, x_(\w)\\}")
 
 
