@@ -12,9 +12,8 @@ from lens.checker import wrong
 from lens.checker.wrong import MISTAKES, PROGRAM
 
 from xhat.lens import check, check_file
-from xhat.lens.checker.faults import CATALOGUE, TITLES, sets_of
-from xhat.lens.checker.faults.mistakes import compatible
-from xhat.lens.checker.search import model
+from xhat.lens.checker.faults import CATALOGUE, TITLES, compatible, sets_of
+from xhat.lens.checker.search import predictor_for
 from xhat.lens.checker.verdict import SECTIONS, Verdict
 from xhat.lens.prover import source
 
@@ -131,13 +130,13 @@ def test_the_names_of_the_catalogue_are_told_apart(layout: str, output: str) -> 
     same = {name: names for names in wrong.SAME for name in names}
     # one entry of each of these is one of the other: the power 4 instead of 3 is a missing root where it multiplies
     power = {"square root missing in the backward", "power of rstd wrong in the variance path"}
-    here = model(layout, "float64", 0.4, True, 0)
-    for chosen in sets_of(output, 1, here.places):
-        got = here.explain(output, here.predict(output, (), way(), chosen), 1e-10, 2)
+    predictor = predictor_for(layout, "float64", 0.4, True, 0)
+    for chosen in sets_of(output, 1, predictor.traits):
+        got = predictor.explain(output, predictor.predict(output, (), way(), chosen), 1e-10, 2)
         names = {m.name for found in got for m in found}
         name = chosen[0].name
         if got == [()]:  # only rounding, or another output, shows it
-            assert name == ONE_PASS or (output == "dgamma" and "backward_where" in dict(chosen[0].turns)), (
+            assert name == ONE_PASS or (output == "dgamma" and "backward_where" in dict(chosen[0].faults)), (
                 name
             )
             continue
@@ -195,13 +194,13 @@ def test_every_mistake_points_to_a_display_of_the_source_and_its_heading() -> No
 
 
 def test_every_mistake_of_the_catalogue_changes_something() -> None:
-    positions, square = (model(layout, "float64", 0.4, True, 0) for layout in ("NCHW", "NC, square"))
+    positions, square = (predictor_for(layout, "float64", 0.4, True, 0) for layout in ("NCHW", "NC, square"))
     for mistake in CATALOGUE:
-        here = square if mistake.only == "square" else positions
+        predictor = square if mistake.needs == "square" else positions
         changed = [
             o
             for o in sorted(mistake.touches)
-            if _differs(here.predict(o, (), way(), (mistake,)), here.predict(o, (), way(), ()))
+            if _differs(predictor.predict(o, (), way(), (mistake,)), predictor.predict(o, (), way(), ()))
         ]
         assert changed or mistake.name == ONE_PASS, mistake
 

@@ -1,6 +1,6 @@
-"""Calling somebody's forward and backward: which argument is which, which result is which.
+"""Calling conventions of the code under test: which parameter and which result is which quantity.
 
-Nothing is judged here. Sensible names are found by themselves; an `Adapter` says the rest.
+Nothing is judged here. Usual names are recognized; an `Adapter` describes all others.
 """
 
 import inspect
@@ -14,14 +14,14 @@ from xhat.lens.checker.arrays import is_array
 __all__ = ["NO_CACHE", "Adapter", "Unjudged", "bind", "cache_of", "named_results", "quantity", "takes"]
 
 
-NO_CACHE = object()  # a forward may well leave None
+NO_CACHE = object()  # not None, which a forward may return as its cache
 
 
 class Unjudged(Exception):
-    """The code under test can't be run or understood; the message is the sentence for its author."""
+    """The code under test can't be run or understood; the message is for its author."""
 
 
-# quantity -> the names it goes by, lower case and without underscores
+# quantity -> its usual names, in lower case and without underscores
 _NAMES = {
     "x": "x input inputs inp data xs batch hidden h hprebn",
     "gamma": "gamma weight weights scale w g gain bngain",
@@ -53,11 +53,11 @@ _QUANTITY = {name: quantity for quantity, names in _NAMES.items() for name in na
 
 @dataclass(frozen=True)
 class Adapter:
-    """What the names don't say.
+    """A description of parameters and results that have no usual names.
 
     ``names``: parameter (or key of a returned dict) -> quantity, e.g. ``{"features": "x", "k": "gamma"}``.
     ``forward_returns``, ``backward_returns``: the quantities of a returned tuple in its order, e.g.
-    ``("dx", "dbeta", "dgamma")``; ``"cache"`` is handed to the backward, ``"-"`` is ignored.
+    ``("dx", "dbeta", "dgamma")``; ``"cache"`` is passed to the backward, ``"-"`` is ignored.
     ``arrays``: "numpy", "torch" or "jax".
     """
 
@@ -71,7 +71,7 @@ class Adapter:
 
 
 def quantity(name: str, adapter: Adapter) -> str | None:
-    """What a name stands for, or None."""
+    """The quantity that a name denotes, or None."""
     return adapter.names.get(name) or _QUANTITY.get(re.sub(r"[\W_]", "", name.lower()))
 
 
@@ -85,7 +85,7 @@ def _parameters(function: Callable[..., Any]) -> list[inspect.Parameter] | None:
 def _roles(
     function: Callable[..., Any], adapter: Adapter, order: tuple[str, ...]
 ) -> list[tuple[Any, str | None]]:
-    """Each parameter with its quantity. A first parameter of an unknown name is what the pass is about."""
+    """Each parameter with its quantity. A first parameter with an unknown name is x, or dy in a backward."""
     parameters = _parameters(function)
     if parameters is None:
         return [(None, name) for name in order]
@@ -114,7 +114,7 @@ def bind(
     adapter: Adapter,
     order: tuple[str, ...],
 ) -> tuple[list[Any], dict[str, Any]]:
-    """The arguments of a call. Raises Unjudged for a required parameter that nothing is known for."""
+    """The arguments of a call. Raises Unjudged for a required parameter with an unknown name or no value."""
     positional: list[Any] = []
     keywords: dict[str, Any] = {}
     skipped = False
@@ -138,7 +138,7 @@ def bind(
 
 
 def _items(result: Any) -> list[tuple[str | None, Any]]:
-    """The parts of a result with their names, where they have any."""
+    """The parts of a result, each with its name or None."""
     if isinstance(result, Mapping):
         return [(str(name), value) for name, value in result.items()]
     if hasattr(result, "_fields"):
@@ -154,9 +154,10 @@ def _items(result: Any) -> list[tuple[str | None, Any]]:
 def named_results(
     title: str, result: Any, returns: tuple[str, ...] | None, usual: tuple[str, ...], adapter: Adapter
 ) -> dict[str, Any]:
-    """Quantity -> value of what a pass returned; parts without a name take those described, or the usual order.
+    """Quantity -> value of everything that a pass returned. Unnamed parts are in the described or the usual order.
 
-    Raises Unjudged when the number of values isn't the number described, or nothing usable was returned."""
+    Raises Unjudged if the number of values differs from the description, or if nothing usable was returned.
+    """
     items = _items(result)
     if returns is not None and len(items) != len(returns):
         raise Unjudged(
@@ -178,7 +179,7 @@ def named_results(
 
 
 def cache_of(result: Any, described: Mapping[str, Any]) -> Any:
-    """What a forward leaves for its backward: what is described as cache, or all but y, or NO_CACHE."""
+    """The cache that a forward returns for its backward: as described, or everything but y, or NO_CACHE."""
     if "cache" in described:
         return described["cache"]
     if not isinstance(result, (tuple, list)) or len(result) < 2:

@@ -1,4 +1,4 @@
-"""Numbers into the arrays that somebody's code wants, and back: NumPy, PyTorch, JAX; each imported when asked for.
+"""Conversion to and from the arrays of the code under test: NumPy, PyTorch or JAX, each imported on first use.
 
 Nothing is judged here, and no formula lives here.
 """
@@ -20,7 +20,7 @@ KINDS = ("numpy", "torch", "jax")
 
 
 def make(values: Array, kind: str, dtype: str) -> Any:
-    """A fresh array of a kind and dtype. Raises ModuleNotFoundError where the kind (or bfloat16) isn't installed."""
+    """A copy as an array of this kind and dtype. Raises ModuleNotFoundError if its package is not installed."""
     if kind == "torch":
         torch = import_module("torch")
         return torch.tensor(values, dtype=getattr(torch, dtype))
@@ -33,24 +33,24 @@ def make(values: Array, kind: str, dtype: str) -> Any:
 
 
 def is_array(value: Any) -> bool:
-    """Whether a value is an array of any kind, or a number."""
+    """Whether the value is an array of any kind, or a number."""
     return hasattr(value, "__array__") or isinstance(value, (int, float))
 
 
 def read(value: Any) -> Array:
-    """The numbers of any array, as float64. Raises TypeError or ValueError for what is no array of numbers."""
+    """An array of any kind as float64. Raises TypeError or ValueError if it is not an array of numbers."""
     if hasattr(value, "detach"):
         value = value.detach().cpu().double().numpy()
     return np.array(value, dtype=np.float64)
 
 
 def dtype_of(value: Any) -> str:
-    """The dtype by its NumPy name, "float64" where there is none."""
+    """The NumPy name of the dtype; "float64" if the value has none."""
     return str(getattr(value, "dtype", "float64")).removeprefix("torch.")
 
 
 def kinds_for(functions: list[Callable[..., Any]], wanted: str | None) -> tuple[str, ...]:
-    """The kinds of array to try: those whose package the functions use, else any, the likeliest first."""
+    """The kinds of array to try: those whose package the functions use, else those that are loaded."""
     if wanted is not None:
         return (wanted,)
     used = [kind for function in functions for kind in _packages(_names_in(function))]
@@ -61,20 +61,20 @@ def kinds_for(functions: list[Callable[..., Any]], wanted: str | None) -> tuple[
 
 
 def holds(kind: str, dtype: str) -> bool:
-    """Whether arrays of a kind can have a dtype here: JAX has float64 only where it was switched on."""
+    """Whether arrays of this kind can have this dtype: JAX has float64 only if it was enabled."""
     if kind == "jax" and dtype == "float64":
         return bool(import_module("jax").config.jax_enable_x64)
     return True
 
 
 def _packages(names: Mapping[str, Any]) -> list[str]:
-    """The kinds among the modules that these names stand for, PyTorch and JAX before NumPy."""
+    """The array packages among these values, PyTorch and JAX before NumPy."""
     homes = {value.__name__.partition(".")[0] for value in names.values() if isinstance(value, ModuleType)}
     return [kind for kind in ("torch", "jax", "numpy") if kind in homes]
 
 
 def _names_in(function: Any) -> dict[str, Any]:
-    """The globals and closure variables that a function's code uses, inner functions included."""
+    """The globals and closure variables used by a function and its inner functions."""
     function = getattr(function, "__func__", function)
     code, scope = getattr(function, "__code__", None), getattr(function, "__globals__", {})
     if code is None:
@@ -93,7 +93,7 @@ def _names(code: CodeType) -> set[str]:
 def gradient(
     y_of: Callable[..., Any], arguments: dict[str, Any], dy: Any, kind: str
 ) -> dict[str, Any] | None:
-    """d + name for every argument, by the namespace's own differentiation; None where y does not depend on any."""
+    """d + name for every argument, by automatic differentiation; None if y depends on none of them."""
     if kind == "torch":
         torch = import_module("torch")
         leaves = {name: value.clone().requires_grad_(True) for name, value in arguments.items()}

@@ -1,6 +1,6 @@
-"""`check`: somebody's forward and backward, judged. `check_file` finds them in a file first.
+"""`check`: chooses how to call the code under test, and combines the diagnoses of several layouts into a verdict.
 
-No formula lives here: `judging` judges one way of calling the code, this file chooses it.
+No formula lives here; `diagnose` judges one layout.
 """
 
 import inspect
@@ -14,17 +14,17 @@ import numpy as np
 from xhat.errors import ArgumentError
 from xhat.lens.checker.adapter import Adapter, Unjudged
 from xhat.lens.checker.arrays import KINDS, kinds_for
-from xhat.lens.checker.diagnose import Judgement, judge
+from xhat.lens.checker.diagnose import Diagnosis, diagnose
 from xhat.lens.checker.fit import forward_fits
 from xhat.lens.checker.modules import functions_of
 from xhat.lens.checker.probes import LAYOUTS, UNIT
-from xhat.lens.checker.runner import Plan, Trial, plans
+from xhat.lens.checker.runner import ArraySpec, Runner, array_specs
 from xhat.lens.checker.statistics import Expected
 from xhat.lens.checker.verdict import Verdict
 
 __all__ = ["CONVENTIONS", "check"]
 
-# What the systems mean: correction of the variance, of the running variance, and what momentum weighs.
+# The conventions of each framework: correction of the variance, of the running variance, and sense of momentum.
 CONVENTIONS = {
     "torch": Expected(0, 1, "batch"),
     "keras": Expected(0, 0, "running"),
@@ -47,22 +47,22 @@ def check(
     dtype: str | None = None,
     eps: float | None = None,
 ) -> Verdict:
-    """Judge somebody's batch normalization, and say which mistake explains what is wrong.
+    """Check a batch-norm implementation, and name the mistakes that explain wrong outputs.
 
     forward(x, gamma, beta, ...) returns y, (y, cache), (y, mean, var), or a dict; backward(dy, cache) or
-    backward(dy, x, gamma, ...) returns dx, dgamma and dbeta as a tuple or a dict. Arrays are NumPy's, PyTorch's or
-    JAX's; arguments are known by their usual names, `adapter` tells the others. A forward alone in PyTorch or JAX
-    is differentiated too. A class with a forward (and a backward) is checked as a layer.
+    backward(dy, x, gamma, ...) returns dx, dgamma and dbeta as a tuple or a dict. Arrays are NumPy, PyTorch or JAX
+    arrays. Parameters are recognized by their usual names; `adapter` describes others. Without a backward, a forward
+    in PyTorch or JAX is differentiated. A class with a forward (and a backward) is checked as a layer.
 
-    ``like`` ("torch", "keras", "flax", "onnx") and ``correction`` ask for a convention; without them the code's own
-    is found and accepted. ``layout`` ("NC", "NCHW", "NHWC", "NCL", "NLC", "CN"), ``dtype`` ("float64", "float32",
-    "bfloat16", "float16") and ``eps`` (for code with its own) are found too, unless given.
+    ``like`` ("torch", "keras", "flax", "onnx") and ``correction`` require a convention; by default any consistent
+    convention is detected and accepted. ``layout`` ("NC", "NCHW", "NHWC", "NCL", "NLC", "CN"), ``dtype`` ("float64",
+    "float32", "bfloat16", "float16") and ``eps`` (of code without this parameter) are detected too, unless given.
 
-    The verdict is true when the code is right. Code that fails to run makes no exception but a verdict of status 2.
-    Raises ArgumentError for a convention, layout or dtype that does not exist, or when there is nothing to check.
+    The verdict is true if the code is right. If the code fails to run, the verdict has status 2 and no exception is
+    raised. Raises ArgumentError for an unknown convention, layout or dtype, and if there is nothing to check.
     """
     adapter = adapter or Adapter()
-    _accept(forward, backward, adapter, like, correction, layout, dtype, eps)
+    _check_arguments(forward, backward, adapter, like, correction, layout, dtype, eps)
     expected = replace(CONVENTIONS[like]) if like else Expected()
     expected = replace(expected, correction=correction) if correction is not None else expected
     if inspect.isclass(forward):
@@ -74,29 +74,34 @@ def check(
         adapter = replace(adapter, arrays=adapter.arrays or kind)
     functions = [f for f in (forward, backward) if f is not None]
     roles = (("forward", forward), ("backward", backward))
-    subject = " and ".join(_name(function, role) for role, function in roles if function is not None)
-    ways = plans(
+    subject = " and ".join(_name_of(function, role) for role, function in roles if function is not None)
+    specs = array_specs(
         kinds_for(functions, adapter.arrays),
         (dtype,) if dtype else ("float64", "float32"),
         (layout,) if layout else _TRIED,
     )
-    with np.errstate(all="ignore"):  # what a mistake makes of the numbers may well be undefined
+    with np.errstate(all="ignore"):  # a mistake may make the numbers undefined
         try:
-            first = _first(ways, forward, backward, adapter, expected, eps)
+            first = _first(specs, forward, backward, adapter, expected, eps)
         except Unjudged as problem:
             return Verdict(None, subject, problem=str(problem))
         results = [first]
-        if layout is None and first.trial.plan.layout == "NC" and forward is not None and first.forward_right:
-            results += _elsewhere(first, expected)
+        if (
+            layout is None
+            and first.runner.spec.layout == "NC"
+            and forward is not None
+            and first.forward_right
+        ):
+            results += _on_images(first, expected)
     return _verdict(subject, results)
 
 
-def _name(function: Any, role: str) -> str:
+def _name_of(function: Any, role: str) -> str:
     name = str(getattr(function, "__name__", type(function).__name__))
     return role if name == "<lambda>" else name
 
 
-def _accept(
+def _check_arguments(
     forward: Any,
     backward: Any,
     adapter: Adapter,
@@ -125,54 +130,54 @@ def _accept(
 
 
 def _first(
-    ways: Any, forward: Any, backward: Any, adapter: Adapter, expected: Expected, eps: float | None
-) -> Judgement:
-    """The judgement of the first plan that runs; if none does, the reason of the first."""
+    specs: Any, forward: Any, backward: Any, adapter: Adapter, expected: Expected, eps: float | None
+) -> Diagnosis:
+    """The diagnosis with the first spec that runs. Raises the first Unjudged if none does."""
     reason: Unjudged | None = None
-    for plan in ways:
+    for spec in specs:
         try:
-            return judge(Trial(forward, backward, adapter, plan), expected, eps)
+            return diagnose(Runner(forward, backward, adapter, spec), expected, eps)
         except Unjudged as problem:
             reason = reason or problem
         except ModuleNotFoundError as missing:
             reason = reason or Unjudged(
-                f"{plan.dtype} arrays of {plan.kind} need the package {missing.name}."
+                f"{spec.dtype} arrays of {spec.kind} need the package {missing.name}."
             )
     assert reason is not None
     raise reason
 
 
-def _elsewhere(first: Judgement, expected: Expected) -> list[Judgement]:
-    """Code that is right on (N, C) is tried with positions too; there it counts where its forward is right."""
+def _on_images(first: Diagnosis, expected: Expected) -> list[Diagnosis]:
+    """Diagnoses of code that is right on (N, C) on image layouts, where its forward is right there too."""
     found = []
     for layout in _ALSO:
-        plan: Plan = replace(first.trial.plan, layout=layout)
-        for style in (plan, replace(plan, parameters="wide", statistics="wide")):
-            trial = replace(first.trial, plan=style)
+        spec: ArraySpec = replace(first.runner.spec, layout=layout)
+        for wide_or_flat in (spec, replace(spec, parameters="wide", statistics="wide")):
+            runner = replace(first.runner, spec=wide_or_flat)
             try:
-                if forward_fits(trial, first.eps):
-                    found.append(judge(trial, expected, first.eps))
+                if forward_fits(runner, first.eps):
+                    found.append(diagnose(runner, expected, first.eps))
                     break
             except Unjudged:
                 continue
     return found
 
 
-def _verdict(subject: str, results: list[Judgement]) -> Verdict:
-    """The first layout in full, and of the others what it does not show."""
+def _verdict(subject: str, results: list[Diagnosis]) -> Verdict:
+    """The first layout in full; from the others, only what the first does not show."""
     first = results[0]
     notes, mistakes, unnamed, rows = (
         list(first.notes),
-        list(first.findings),
+        list(first.mistakes),
         list(first.unnamed),
         list(first.rows),
     )
     for other in results[1:]:
-        name = other.trial.plan.layout
+        name = other.runner.spec.layout
         if other.right:
             notes.append(f"Right with positions too, as {name}.")
             continue
-        mistakes += [f for f in other.findings if f.names not in {m.names for m in mistakes}]
+        mistakes += [f for f in other.mistakes if f.names not in {m.names for m in mistakes}]
         unnamed += [f"{name}: {text}" for text in other.unnamed if text not in unnamed]
         rows += [replace(row, output=f"{row.output} ({name})") for row in other.rows if not row.right]
     return Verdict(

@@ -1,35 +1,37 @@
-"""The runs of the code on every probe of a layout, and the explanations that fit them best.
+"""Runs the code on every probe of a layout, and finds the explanations that fit best.
 
-Tolerances are chosen here: the tightest that the dtypes allow, wider only where that alone explains what was seen.
+Tolerances are chosen here: the tightest that the dtypes allow, and wider ones only if nothing else explains the runs.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
 from xhat.lens.checker import rounding
-from xhat.lens.checker.faults.mistakes import Mistake
+from xhat.lens.checker.faults import Mistake
 from xhat.lens.checker.probes import Array, Probe, probes
-from xhat.lens.checker.reference import CLOSED, WAYS
-from xhat.lens.checker.runner import Seen, Trial
-from xhat.lens.checker.search import BACKWARD, LIMIT, Explanation, Names, flat, model
+from xhat.lens.checker.reference import CLOSED, FORMULATIONS
+from xhat.lens.checker.runner import Runner, RunResult
+from xhat.lens.checker.search import BACKWARD, LIMIT, Explanation, Names, flat, predictor_for
 
-__all__ = ["OWN_EPS", "Case", "explained", "forward_fits", "with_eps"]
+__all__ = ["PROBE_EPS", "Fit", "fit_at", "fit_with_eps", "forward_fits"]
 
-# The eps that code has in it when it takes none; of the checker's own, it matters as much as the variance.
-_CUSTOMARY = (1e-5, 1e-8, 1e-3, 1e-6, 1e-7, 1e-4, 1e-10, 1e-12, 1e-2)
-OWN_EPS = 0.4
+# Usual values of a hard-coded eps; and the eps of the checker, which is as large as the variance.
+_USUAL_EPS = (1e-5, 1e-8, 1e-3, 1e-6, 1e-7, 1e-4, 1e-10, 1e-12, 1e-2)
+PROBE_EPS = 0.4
 
 
 @dataclass
-class Case:
+class Fit:
     """The runs of one layout at one eps, and the explanations that fit them best."""
 
-    trial: Trial
+    runner: Runner
     batch: tuple[Probe, ...]
-    seen: dict[int, list[Seen]]  # by the correction of the statistics that were handed over
+    runs: dict[
+        int, list[RunResult]
+    ]  # correction of the statistics passed to the backward -> a result per probe
     eps: float
     affine: bool
-    correction: int | None = None  # asked for: another one is taken only where this explains nothing
+    correction: int | None = None  # required; the other is accepted only if this one explains nothing
     tolerance: float = 0.0
     dtype: str = "float64"
     accumulates: bool = False  # sums in float16
@@ -40,16 +42,16 @@ class Case:
         return self.best[0].cost
 
     def flat(self, correction: int, output: str) -> Array:
-        return flat(s.outputs[output] for s in self.seen[correction])
+        return flat(s.outputs[output] for s in self.runs[correction])
 
     def outputs(self) -> list[str]:
-        """The outputs that every run gave, y first."""
-        return [o for o in ("y", *BACKWARD) if all(o in s.outputs for s in self.seen[0])]
+        """The outputs that every run returned, y first."""
+        return [o for o in ("y", *BACKWARD) if all(o in s.outputs for s in self.runs[0])]
 
     def explain(self, tolerance: float) -> None:
-        """The cheapest explanations over both corrections, looked for with as few mistakes an output as will do."""
+        """Find the cheapest explanations over both corrections, with as few mistakes per output as possible."""
         self.tolerance = tolerance
-        every = tuple(self.seen)
+        every = tuple(self.runs)
         for corrections in (every,) if self.correction is None else ((self.correction,), every):
             for limit in range(LIMIT + 1):
                 found = [e for correction in corrections for e in self._explain(correction, limit)]
@@ -59,73 +61,75 @@ class Case:
                     return
 
     def _explain(self, correction: int, limit: int) -> Iterator[Explanation]:
-        """The explanations under one correction. A forward that none explains is taken as exact, in the last resort."""
-        plan, outputs = self.trial.plan, self.outputs()
-        here = model(plan.layout, plan.dtype, self.eps, self.affine, correction)
-        seen = {o: self.flat(correction, o) for o in outputs if o != "y"}
+        """The explanations for one correction. At the last limit, an unexplained forward counts as exact."""
+        spec, outputs = self.runner.spec, self.outputs()
+        predictor = predictor_for(spec.layout, spec.dtype, self.eps, self.affine, correction)
+        observed = {o: self.flat(correction, o) for o in outputs if o != "y"}
         forwards: list[tuple[Mistake, ...]] = [()]
-        lost: dict[str, tuple[Names, ...]] = {}
+        unexplained: dict[str, tuple[Names, ...]] = {}
         if "y" in outputs:
-            forwards = here.explain("y", self.flat(correction, "y"), self.tolerance, limit)
+            forwards = predictor.explain("y", self.flat(correction, "y"), self.tolerance, limit)
             if not forwards and limit == LIMIT:
-                forwards, lost = [()], {"y": ()}
+                forwards, unexplained = [()], {"y": ()}
         for forward in forwards:
-            left = forward if self.trial.uses_cache else ()
-            for way in WAYS if left else (CLOSED,):
-                backward = here.explain_backward(
-                    seen, self.tolerance, min(limit, 1) if left else limit, left, way
+            inherited = forward if self.runner.uses_cache else ()
+            for formulation in FORMULATIONS if inherited else (CLOSED,):
+                backward = predictor.explain_backward(
+                    observed, self.tolerance, min(limit, 1) if inherited else limit, inherited, formulation
                 )
-                yield Explanation(correction, forward, way, lost | backward)
+                yield Explanation(correction, forward, formulation, unexplained | backward)
 
 
-def _runs(trial: Trial, eps: float, correction: int | None = None) -> Case:
-    affine = trial.forward is None or trial.takes("gamma")
-    batch = probes(trial.plan.layout, trial.plan.dtype, eps, affine)
-    first = [trial.run(p, 0) for p in batch]
-    handed = trial.backward is not None and trial.takes("mean", "var", "std", "rstd", "xhat")
-    seen = {0: first, 1: [trial.run(p, 1) for p in batch] if handed else first}
-    case = Case(trial, batch, seen, eps, affine, correction)
-    case.dtype = rounding.coarse([trial.plan.dtype, *(d for s in first for d in s.dtypes)])
-    return case
+def _runs(runner: Runner, eps: float, correction: int | None = None) -> Fit:
+    affine = runner.forward is None or runner.takes("gamma")
+    batch = probes(runner.spec.layout, runner.spec.dtype, eps, affine)
+    first = [runner.run(p, 0) for p in batch]
+    uses_statistics = runner.backward is not None and runner.takes("mean", "var", "std", "rstd", "xhat")
+    runs = {0: first, 1: [runner.run(p, 1) for p in batch] if uses_statistics else first}
+    fit = Fit(runner, batch, runs, eps, affine, correction)
+    fit.dtype = rounding.coarse([runner.spec.dtype, *(d for s in first for d in s.dtypes)])
+    return fit
 
 
-def explained(trial: Trial, eps: float, correction: int | None) -> Case:
-    """Runs and explanations, at the tightest tolerance that the dtypes allow and anything explains."""
-    case = _runs(trial, eps, correction)
-    case.explain(rounding.TOLERANCE[case.dtype])
-    if case.cost != (0, 0) and all(s.swappable for s in case.seen[0]):
-        swapped = replace(case, seen={c: [s.swapped() for s in seen] for c, seen in case.seen.items()})
-        swapped.explain(case.tolerance)
-        case = min(case, swapped, key=lambda c: c.cost)
-    if case.cost[0] and case.dtype == "float64":
-        wider = replace(case, dtype="float32")
+def fit_at(runner: Runner, eps: float, correction: int | None) -> Fit:
+    """Runs and explanations at one eps, at the tightest tolerance with an explanation."""
+    fit = _runs(runner, eps, correction)
+    fit.explain(rounding.TOLERANCE[fit.dtype])
+    if fit.cost != (0, 0) and all(s.swappable for s in fit.runs[0]):
+        swapped = replace(fit, runs={c: [s.swapped() for s in results] for c, results in fit.runs.items()})
+        swapped.explain(fit.tolerance)
+        fit = min(fit, swapped, key=lambda c: c.cost)
+    if fit.cost[0] and fit.dtype == "float64":
+        wider = replace(fit, dtype="float32")
         wider.explain(rounding.TOLERANCE["float32"])
-        case = wider if wider.cost[0] == 0 else case
-    if case.cost[0] and case.dtype in ("float64", "float32") and rounding.overflows(trial, case.batch[0], 0):
-        wider = replace(case, dtype="float16", accumulates=True)
+        fit = wider if wider.cost[0] == 0 else fit
+    if fit.cost[0] and fit.dtype in ("float64", "float32") and rounding.overflows(runner, fit.batch[0], 0):
+        wider = replace(fit, dtype="float16", accumulates=True)
         wider.explain(rounding.TOLERANCE["float16"])
-        case = wider if wider.cost[0] == 0 else case
-    return case
+        fit = wider if wider.cost[0] == 0 else fit
+    return fit
 
 
-def forward_fits(trial: Trial, eps: float) -> bool:
-    """Whether y is exact on a layout, for one of the corrections. Raises Unjudged where the code can't run."""
-    case = _runs(trial, eps)
-    tolerance = rounding.TOLERANCE[case.dtype if case.dtype != "float64" else "float32"]
-    plan = trial.plan
-    models = (model(plan.layout, plan.dtype, eps, case.affine, correction) for correction in case.seen)
-    return any(here.explain("y", case.flat(0, "y"), tolerance, 0) for here in models)
+def forward_fits(runner: Runner, eps: float) -> bool:
+    """Whether y is exact on a layout, for one of the corrections. Raises Unjudged if the code can't run."""
+    fit = _runs(runner, eps)
+    tolerance = rounding.TOLERANCE[fit.dtype if fit.dtype != "float64" else "float32"]
+    spec = runner.spec
+    predictors = (
+        predictor_for(spec.layout, spec.dtype, eps, fit.affine, correction) for correction in fit.runs
+    )
+    return any(predictor.explain("y", fit.flat(0, "y"), tolerance, 0) for predictor in predictors)
 
 
-def with_eps(trial: Trial, eps: float | None, correction: int | None) -> Case:
-    """The runs at the eps given, at the checker's own where the code takes one, or at a customary one that fits."""
-    if eps is not None or trial.takes("eps"):
-        return explained(trial, OWN_EPS if eps is None else eps, correction)
-    tried = (OWN_EPS, *_CUSTOMARY) if trial.takes("options") else _CUSTOMARY
-    best: Case | None = None
+def fit_with_eps(runner: Runner, eps: float | None, correction: int | None) -> Fit:
+    """The fit at the given eps; else at PROBE_EPS if eps is a parameter of the code; else at the best usual value."""
+    if eps is not None or runner.takes("eps"):
+        return fit_at(runner, PROBE_EPS if eps is None else eps, correction)
+    tried = (PROBE_EPS, *_USUAL_EPS) if runner.takes("options") else _USUAL_EPS
+    best: Fit | None = None
     for value in tried:
-        case = explained(trial, value, correction)
-        best = case if best is None else min(best, case, key=lambda c: c.cost)
+        fit = fit_at(runner, value, correction)
+        best = fit if best is None else min(best, fit, key=lambda c: c.cost)
         if best.cost == (0, 0):
             break
     assert best is not None

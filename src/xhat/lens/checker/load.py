@@ -1,7 +1,4 @@
-"""`check_file`: a Python file imported, its forward and backward found by their names, and judged.
-
-Nothing is judged here. A class with a forward, and an autograd Function, are turned into functions first.
-"""
+"""`check_file`: imports a Python file and finds its forward and backward by their names. `check` judges them."""
 
 import contextlib
 import importlib.util
@@ -27,16 +24,17 @@ _LAYER = re.compile(r"batch_?norm|bn", re.IGNORECASE)
 def check_file(
     path: str | Path, *, forward: str | None = None, backward: str | None = None, **options: Any
 ) -> Verdict:
-    """Judge the batch normalization in a file; the options are those of `check`.
+    """Check the batch normalization in a file; the options are those of `check`.
 
-    Functions are known by their names (…forward…, batch_norm; …backward…, …grad…), or given by name. An `Adapter`
-    at the top level of the file is used. A file that doesn't import, or has no such function, gives status 2.
+    Functions are found by their names (…forward…, batch_norm; …backward…, …grad…) unless they are given; if there are
+    none, a class with a forward is used. An `Adapter` at the top level of the file is used. If the file can't be
+    imported, or has no such function, the verdict has status 2.
     """
     path = Path(path)
-    with contextlib.redirect_stdout(sys.stderr):  # what the file prints is not the verdict
+    with contextlib.redirect_stdout(sys.stderr):  # standard output is for the verdict
         try:
-            module = _imported(path)
-            found = _functions(module, forward, backward)
+            module = _import(path)
+            found = _find(module, forward, backward)
         except Unjudged as problem:
             return Verdict(None, path.name, problem=str(problem))
         adapters = [value for value in vars(module).values() if isinstance(value, Adapter)]
@@ -45,7 +43,7 @@ def check_file(
         return check(*found, **options)
 
 
-def _imported(path: Path) -> ModuleType:
+def _import(path: Path) -> ModuleType:
     if not path.is_file():
         raise Unjudged(f"there is no file {path}.")
     spec = importlib.util.spec_from_file_location(f"checked_{re.sub(r'[^0-9A-Za-z]', '_', path.stem)}", path)
@@ -65,8 +63,8 @@ def _imported(path: Path) -> ModuleType:
     return module
 
 
-def _functions(module: ModuleType, forward: str | None, backward: str | None) -> tuple[Any, Any]:
-    """The forward and the backward of a module, either of them None where it has none."""
+def _find(module: ModuleType, forward: str | None, backward: str | None) -> tuple[Any, Any]:
+    """The forward and the backward of a module; one of them may be None."""
     own = {
         name: value
         for name, value in vars(module).items()
@@ -99,7 +97,7 @@ def _given(module: ModuleType, name: str, own: dict[str, Any]) -> Callable[..., 
 
 
 def _best(functions: dict[str, Any], wanted: re.Pattern[str], unwanted: re.Pattern[str] | None) -> Any:
-    """The function whose name fits best: one of batch normalization before others, the first of those."""
+    """The function whose name fits best: public ones before private ones, then those with batch norm in the name."""
     fitting = [name for name in functions if wanted.search(name) and not (unwanted and unwanted.search(name))]
     fitting.sort(key=lambda name: (name.startswith("_"), not _LAYER.search(name)))
     return functions[fitting[0]] if fitting else None

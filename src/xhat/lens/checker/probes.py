@@ -1,8 +1,8 @@
-"""Data chosen to separate mistakes: small, uneven, far from the values at which two formulas agree.
+"""Test batches on which different mistakes give different numbers.
 
-No formula of batch normalization lives here. A probe has few values per channel (so that N and N - 1 differ),
-an eps of the size of the variance (so that its place shows), means away from zero, variances away from one,
-gammas of both signs, and sizes of which no two are equal.
+No formula of batch normalization lives here. A probe has few elements per channel (N and N - 1 differ clearly), an
+eps as large as the variance (its position matters), means away from 0, variances away from 1, gammas of both signs,
+and axes of distinct lengths.
 """
 
 from collections.abc import Callable
@@ -18,12 +18,12 @@ __all__ = ["LAYOUTS", "UNIT", "Array", "Layout", "Probe", "far_probe", "heavy_pr
 
 Array = npt.NDArray[np.float64]
 
-# Half the distance from 1 to the next number: the rounding unit of each dtype the checker can work in.
+# The unit roundoff of each supported dtype: half the distance from 1 to the next number.
 UNIT = {"float64": 2.0**-53, "float32": 2.0**-24, "float16": 2.0**-11, "bfloat16": 2.0**-8}
 
 
 class Layout(NamedTuple):
-    """Where the channels are, the axis they are mistaken for, and the shapes to try."""
+    """The channel axis, the axis that is mistaken for it, and the shapes of the probes."""
 
     name: str
     axis: int
@@ -40,7 +40,7 @@ LAYOUTS = {
         Layout("NCL", 1, 2, ((2, 3, 4), (3, 5, 4))),
         Layout("NLC", 2, 1, ((2, 4, 3), (3, 4, 5))),
         Layout("CN", 0, 1, ((3, 4), (5, 7))),
-        # Code that confuses the two axes may run on no other shape.
+        # Code that confuses the two axes may run on square batches only.
         Layout("NC, square", 1, 0, ((4, 4), (6, 6))),
     )
 }
@@ -48,7 +48,7 @@ LAYOUTS = {
 
 @dataclass(frozen=True, eq=False)
 class Probe:
-    """One batch with everything a forward and a backward pass can ask for; parameters broadcast against x."""
+    """One batch with every possible argument of a forward and a backward; parameters broadcast against x."""
 
     layout: Layout
     x: Array
@@ -61,7 +61,7 @@ class Probe:
     momentum: float = 0.3
 
     def axes(self, over: str) -> tuple[int, ...]:
-        """The axes summed: all but the channels, the batch alone, or all but the axis mistaken for the channels."""
+        """The summed axes: all but the channel axis, the batch axis, or all but the axis mistaken for the channels."""
         kept = {self.layout.axis}
         if over == "batch":
             return (next(a for a in range(self.x.ndim) if a not in kept),)
@@ -70,9 +70,9 @@ class Probe:
         return tuple(a for a in range(self.x.ndim) if a not in kept)
 
     def total(self, over: str = "all") -> Callable[[Any], Any]:
-        """The sum over those axes, kept so that it broadcasts against x."""
+        """The sum over these axes, with keepdims, so that it broadcasts against x."""
         axes, shape = self.axes(over), self.x.shape
-        if over == "crossed":  # over the mistaken axes, and then laid along the channels all the same
+        if over == "crossed":  # over the mistaken axes, then transposed to the channel axis
             mistaken = self.total("mistaken")
             return lambda v: np.swapaxes(mistaken(v), self.layout.axis, self.layout.mistaken)
         return lambda v: (v if np.shape(v) == shape else np.broadcast_to(v, shape)).sum(
@@ -80,13 +80,13 @@ class Probe:
         )
 
     @property
-    def places(self) -> frozenset[str]:
-        """What this batch has room for beside the usual mistakes."""
+    def traits(self) -> frozenset[str]:
+        """Properties that some mistakes need (see `faults`): spatial axes, or equal lengths of two axes."""
         square = self.x.shape[self.layout.axis] == self.x.shape[self.layout.mistaken]
         return frozenset({"with positions"} if self.x.ndim > 2 else set()) | ({"square"} if square else set())
 
     def count(self, over: str = "all") -> int:
-        """How many values such a sum has."""
+        """The number of elements of such a sum."""
         return prod(self.x.shape[a] for a in self.axes(over))
 
     @property
@@ -95,7 +95,7 @@ class Probe:
 
 
 def rounded(values: Array, dtype: str) -> Array:
-    """The nearest numbers of a dtype, as float64: what the code under test will see, exactly."""
+    """The values rounded to a dtype, as float64: exactly the input of the code under test."""
     if dtype == "float64":
         return values
     if dtype == "bfloat16":  # the upper half of a float32, rounded to even
@@ -139,7 +139,7 @@ def _in_dtype(probe: Probe, dtype: str) -> Probe:
 
 @lru_cache(maxsize=256)
 def probes(layout: str, dtype: str = "float64", eps: float = 0.4, affine: bool = True) -> tuple[Probe, ...]:
-    """The probes of one layout, every value representable in the dtype; without affine, gamma is 1 and beta 0."""
+    """The probes of one layout, all values representable in the dtype. Not affine: gamma is 1 and beta 0."""
     found = []
     for seed, shape in enumerate(LAYOUTS[layout].shapes):
         probe = _probe(LAYOUTS[layout], shape, eps, seed + 11)
@@ -150,7 +150,7 @@ def probes(layout: str, dtype: str = "float64", eps: float = 0.4, affine: bool =
 
 
 def _tall(probe: Probe, count: int) -> tuple[int, ...]:
-    """The shape of a probe with about `count` values per channel: its batch axis made longer."""
+    """The shape of a probe with a longer batch axis, for about `count` elements per channel."""
     shape = list(probe.x.shape)
     axis = probe.axes("batch")[0]
     shape[axis] = max(2, count * shape[axis] // probe.count())
@@ -158,7 +158,7 @@ def _tall(probe: Probe, count: int) -> tuple[int, ...]:
 
 
 def far_probe(probe: Probe, distance: float, dtype: str) -> Probe:
-    """The same kind of batch with its mean `distance` standard deviations away: a one-pass variance cancels here."""
+    """A batch whose mean is `distance` standard deviations from 0: a one-pass variance cancels here."""
     rng = np.random.default_rng(5)
     shape = _tall(probe, 48)
     unit = float(np.sqrt(probe.eps / 0.4)) if probe.eps else 1.0
@@ -167,7 +167,7 @@ def far_probe(probe: Probe, distance: float, dtype: str) -> Probe:
 
 
 def heavy_probe(probe: Probe, dtype: str) -> Probe:
-    """A batch of moderate numbers whose sums pass 65504, the largest float16."""
+    """A batch of moderate values whose sums exceed 65504, the largest float16."""
     rng = np.random.default_rng(6)
     shape = _tall(probe, 1400)
     x, dy = (100.0 + 9.0 * rng.standard_normal(shape) for _ in range(2))

@@ -1,7 +1,8 @@
-"""The exact computation with a knob on everything that people get wrong; with no knob turned it is `equations`.
+"""The exact forward and backward pass, with an optional fault in every step; without faults it equals `equations`.
 
-Nothing here knows the name of a mistake, or the code under test. A forward pass is the chain x -> mu, var -> rstd ->
-xhat -> y with its local derivatives, so that the exact derivative of *that* forward, whatever its knobs, is at hand.
+The names of mistakes are in `faults`, and the code under test is in `runner`. A forward pass is the chain
+x -> mu, var -> rstd -> xhat -> y together with its local derivatives, so that the exact derivative of a forward with
+faults is available too.
 """
 
 from dataclasses import dataclass
@@ -12,16 +13,26 @@ import numpy as np
 from xhat import equations
 from xhat.lens.checker.probes import Array, Probe
 
-__all__ = ["CLOSED", "EXACT", "WAYS", "Backward", "Forward", "Knobs", "Way", "backward", "forward"]
+__all__ = [
+    "CLOSED",
+    "EXACT",
+    "FORMULATIONS",
+    "Backward",
+    "Faults",
+    "Formulation",
+    "Forward",
+    "backward",
+    "forward",
+]
 
 
 @dataclass(frozen=True)
-class Knobs:
-    """What can be turned. The defaults are the exact computation; the words are those of the mathematics.
+class Faults:
+    """The faults of one computation. The defaults are the exact computation.
 
-    A sum is over "all" values of a channel, over the "batch" axis alone, or over the axes left when another axis is
-    "mistaken" for the channels. A count is a divisor: "m" as it should be, "1" (a sum), "m - 1", or "batch" (the
-    length of the batch axis). ``*_power`` and ``*_count`` in the backward are extra factors rstd^k and m^k.
+    A sum is over "all" elements of a channel, over the "batch" axis only, or over the axes that remain if another
+    axis is "mistaken" for the channel axis. A count is a divisor: "m" (correct), "1" (a sum), "m - 1", or "batch"
+    (the length of the batch axis). ``*_power`` and ``*_count`` in the backward are extra factors rstd^k and m^k.
     """
 
     # forward: mu, var
@@ -38,7 +49,7 @@ class Knobs:
     root: float = 0.5
     gamma: bool = True
     beta: bool = True
-    # backward: the rstd and xhat that it uses
+    # backward: its rstd and xhat
     backward_eps: str = "inside"
     backward_root: float = 0.5
     backward_where: str = "everywhere"
@@ -76,7 +87,7 @@ class Knobs:
     dbeta_of: str = "dy"
 
 
-EXACT = Knobs()
+EXACT = Faults()
 
 
 class Forward(NamedTuple):
@@ -103,22 +114,23 @@ class Backward(NamedTuple):
     dbeta: Array
 
 
-class Way(NamedTuple):
-    """How a backward is written; without a mistake in the forward, all ways are one.
+class Formulation(NamedTuple):
+    """How a backward is written. All formulations are equal if the forward has no fault.
 
-    As the exact "derivative" of its forward, whatever that was; with what the forward left in "closed" form, as three
-    "terms" (rstd outside the sums), or by "nodes" (the path from var through mu is summed too, and may be "followed"
-    by what is done to the variance path); or with an rstd of its "own" in some place."""
+    style: the exact "derivative" of its forward; or, from the values that the forward saved, the "closed" form,
+    three "terms" (rstd outside the sums), or node by node ("nodes": the path from var through mu is summed too; in
+    "nodes, followed", faults of the variance path apply to it as well). own: where the backward computes rstd itself.
+    """
 
     style: str
     own: str = ""
 
 
-DERIVATIVE, CLOSED = Way("derivative"), Way("closed")
-WAYS = (
+DERIVATIVE, CLOSED = Formulation("derivative"), Formulation("closed")
+FORMULATIONS = (
     DERIVATIVE,
     *(
-        Way(s, own)
+        Formulation(s, own)
         for s in ("closed", "terms", "nodes", "nodes, followed")
         for own in ("", "dvar step", "dvar", "everywhere")
     ),
@@ -126,13 +138,13 @@ WAYS = (
 
 
 def _divisor(p: Probe, over: str, count: str) -> float:
-    """The number of values in a sum, or what it is taken for."""
+    """The divisor of a sum: the number of its elements, or a wrong count."""
     m = p.count(over)
     return {"m": m, "1": 1, "m - 1": m - 1, "batch": p.count("batch")}[count]
 
 
 def _root(var: Array, eps: float, place: str, power: float) -> tuple[Array, Array]:
-    """rstd and its derivative by var. power 1/2 is the root; 1 is none; -1/2 multiplies instead of dividing."""
+    """rstd and its derivative by var. power: 1/2 is a root, 1 no root; negative powers multiply instead of dividing."""
     if place == "outside" and power == 0.5:
         std = np.sqrt(var)
         return 1 / (std + eps), -1 / (2 * std * (std + eps) ** 2)
@@ -143,13 +155,13 @@ def _root(var: Array, eps: float, place: str, power: float) -> tuple[Array, Arra
     return inside**-power, -power * inside ** (-power - 1)
 
 
-def forward(p: Probe, correction: int = 0, k: Knobs = EXACT) -> Forward:
-    """The forward pass of a batch, with a knob on every step."""
+def forward(p: Probe, correction: int = 0, k: Faults = EXACT) -> Forward:
+    """The forward pass of a batch with faults k."""
     total_mu, total_var = p.total(k.mean_over), p.total(k.variance_over)
     mean_divisor = _divisor(p, k.mean_over, k.mean_count)
     mu = total_mu(p.x) / mean_divisor
     about = mu if k.variance_about == "mu" else 0.0
-    if k.mean_over == "crossed":  # it was about the mean of its own axis, before it was laid along another
+    if k.mean_over == "crossed":  # deviations from the mean of the summed axis, before it is transposed
         about = p.total("mistaken")(p.x) / mean_divisor
     variance_divisor = _divisor(p, k.variance_over, k.variance_count)
     variance_divisor -= correction if k.variance_count != "1" else 0
@@ -160,9 +172,9 @@ def forward(p: Probe, correction: int = 0, k: Knobs = EXACT) -> Forward:
     if k.mean_from != "batch":
         mu, mean_slope = _running(p, p.running_mean, mu, k.mean_from), 0.0
     if k.variance_from != "batch":
-        kept = p.count() - int(k.variance_from.endswith("N - 1"))
-        as_kept = var * (p.count() - correction) / kept
-        var, variance_slope = _running(p, p.running_var, as_kept, k.variance_from), 0.0
+        count = p.count() - int(k.variance_from.endswith("N - 1"))
+        batch_var = var * (p.count() - correction) / count
+        var, variance_slope = _running(p, p.running_var, batch_var, k.variance_from), 0.0
     rstd, slope = _root(var, p.eps, k.eps, k.root)
     xhat = equations.standardize(p.x, mu, rstd)
     y = equations.normalize(p.x, mu, rstd, p.gamma if k.gamma else 1.0, p.beta if k.beta else 0.0)
@@ -170,50 +182,57 @@ def forward(p: Probe, correction: int = 0, k: Knobs = EXACT) -> Forward:
 
 
 def _running(p: Probe, running: Array, batch: Array, when: str) -> Array:
-    """The running statistic as it came, or updated with momentum as the weight of the batch, or of the past."""
+    """The running statistic before the update, or after it; momentum is the weight of the batch, or of the past."""
     weight = {"run": 0.0, "new": p.momentum, "old": 1 - p.momentum}[when[:3]]
     return (1 - weight) * running + weight * batch
 
 
 def backward(
-    p: Probe, f: Forward, correction: int, k: Knobs, way: Way = CLOSED, made: Knobs = EXACT
+    p: Probe,
+    f: Forward,
+    correction: int,
+    k: Faults,
+    formulation: Formulation = CLOSED,
+    forward_faults: Faults = EXACT,
 ) -> Backward:
-    """The backward pass of a forward f, made with the knobs `made`, in one of the ways of writing it."""
-    rstd, xhat, dvar_factor = _own_root(p, f, correction, k, way)
+    """The backward pass with faults k, in one formulation, of the forward f that has `forward_faults`."""
+    rstd, xhat, dvar_factor = _own_root(p, f, correction, k, formulation)
     direct_factor, mean_factor, variance_factor, overall = _factors(p, rstd, correction, k)
     variance_factor = variance_factor * dvar_factor
-    zero_factor = variance_factor if way.style == "nodes, followed" else 1.0
+    zero_factor = variance_factor if formulation.style == "nodes, followed" else 1.0
     m = float(p.count())
 
     def paths(source: str) -> tuple[Array, Array, Array]:
         dxhat = p.dy * p.gamma if source == "dxhat" else p.dy
-        if way.style == "closed":
+        if formulation.style == "closed":
             sums = p.total(k.mean_sum_over)(dxhat), p.total(k.variance_sum_over)(dxhat * xhat)
             return equations.paths(dxhat, xhat, *sums, rstd=rstd, m=m, correction=correction)
-        if way.style == "terms":
+        if formulation.style == "terms":
             through_mu, dvar = -rstd * p.total()(dxhat) / m, -(rstd**3) * p.total()(dxhat * (p.x - f.mu))
             return dxhat * rstd, through_mu, dvar * (p.x - f.mu) / (m - correction)
-        if way.style == "derivative":
-            direct, through_mu, zero, variance = _chain(p, f, dxhat if made.gamma else p.dy, made)
+        if formulation.style == "derivative":
+            direct, through_mu, zero, variance = _chain(
+                p, f, dxhat if forward_faults.gamma else p.dy, forward_faults
+            )
         else:
-            left = Forward(f.mu, f.var, rstd, xhat, f.y, 1 / m, 1 / (m - correction), -0.5 * rstd**3)
-            direct, through_mu, zero, variance = _chain(p, left, dxhat, EXACT)
+            saved = Forward(f.mu, f.var, rstd, xhat, f.y, 1 / m, 1 / (m - correction), -0.5 * rstd**3)
+            direct, through_mu, zero, variance = _chain(p, saved, dxhat, EXACT)
         return direct, through_mu + zero * zero_factor, variance
 
     sources = {source: paths(source) for source in {k.direct_source, k.mean_source, k.variance_source}}
     direct = sources[k.direct_source][0] * direct_factor * overall
     mean = sources[k.mean_source][1] * mean_factor * overall
     variance = sources[k.variance_source][2] * variance_factor * overall
-    dgamma, dbeta = _parameters(p, f, k, xhat, made if way.style == "derivative" else EXACT)
+    dgamma, dbeta = _parameters(p, f, k, xhat, forward_faults if formulation.style == "derivative" else EXACT)
     return Backward(direct, mean, variance, direct + mean + variance, dgamma, dbeta)
 
 
 def _own_root(
-    p: Probe, f: Forward, correction: int, k: Knobs, way: Way
+    p: Probe, f: Forward, correction: int, k: Faults, formulation: Formulation
 ) -> tuple[Array, Array, Array | float]:
-    """The rstd and xhat that a backward uses, and the factor of dL/dvar where only that has a root of its own."""
-    turned = (k.backward_eps, k.backward_root, k.backward_variance) != ("inside", 0.5, "same")
-    where = k.backward_where if turned else way.own
+    """The rstd and xhat of a backward, and a factor of dL/dvar if only this term uses a recomputed root."""
+    has_fault = (k.backward_eps, k.backward_root, k.backward_variance) != ("inside", 0.5, "same")
+    where = k.backward_where if has_fault else formulation.own
     if not where:
         return f.rstd, f.xhat, 1.0
     var = f.var * ((p.count() - correction) / _other_divisor(p, k.backward_variance, correction))
@@ -225,8 +244,8 @@ def _own_root(
     return f.rstd, f.xhat, (own / f.rstd) ** (3 if where == "dvar" else 1)
 
 
-def _factors(p: Probe, rstd: Array, correction: int, k: Knobs) -> tuple[Array, Array, Array, Array]:
-    """What the direct, mean and variance paths, and all of them, are multiplied with by mistake."""
+def _factors(p: Probe, rstd: Array, correction: int, k: Faults) -> tuple[Array, Array, Array, Array]:
+    """The wrong factors of the direct, mean and variance paths, and of their sum."""
     m = float(p.count())
     direct = k.direct_sign * k.direct_kept * m**k.direct_count * rstd**k.direct_power
     mean = k.mean_sign * k.mean_kept * rstd**k.mean_power * m**k.mean_count_power
@@ -238,15 +257,15 @@ def _factors(p: Probe, rstd: Array, correction: int, k: Knobs) -> tuple[Array, A
 
 
 def _other_divisor(p: Probe, divisor: str, correction: int) -> float:
-    """m - c as it should be, "other": m - (1 - c), "batch": with the length of the batch axis for m."""
+    """m - c (correct); "other": m - (1 - c); "batch": m is the length of the batch axis."""
     if divisor == "other":
         return p.count() - (1 - correction)
     return p.count("batch") - correction if divisor == "batch" else p.count() - correction
 
 
-def _chain(p: Probe, f: Forward, dxhat: Array, k: Knobs) -> tuple[Array, Array, Array, Array]:
-    """Node by node through the local derivatives: direct, through mu, through mu from var (0 where mu is the mean),
-    and through var."""
+def _chain(p: Probe, f: Forward, dxhat: Array, k: Faults) -> tuple[Array, Array, Array, Array]:
+    """The paths of dx from local derivatives: direct, through mu, from var through mu (0 if mu is the mean), through
+    var."""
     total_mu, total_var = p.total(k.mean_over), p.total(k.variance_over)
     dvar = total_var(dxhat * (p.x - f.mu)) * f.rstd_slope
     one_pass = k.variance_form == "one pass"
@@ -260,11 +279,11 @@ def _chain(p: Probe, f: Forward, dxhat: Array, k: Knobs) -> tuple[Array, Array, 
     return dxhat * f.rstd, through_mu, zero, step
 
 
-def _parameters(p: Probe, f: Forward, k: Knobs, xhat: Array, made: Knobs) -> tuple[Array, Array]:
-    """dgamma = sum(dy xhat) and dbeta = sum(dy); the derivative by a parameter that was not used is zero."""
+def _parameters(p: Probe, f: Forward, k: Faults, xhat: Array, forward_faults: Faults) -> tuple[Array, Array]:
+    """dgamma = sum(dy xhat), dbeta = sum(dy); 0 for a parameter that the forward forgot."""
     factor = {"xhat": xhat, "x": p.x, "x - mu": p.x - f.mu}[k.dgamma_with]
     dgamma = p.total(k.dgamma_over)((p.dy if k.dgamma_of == "dy" else p.dy * p.gamma) * factor)
     dbeta = p.total(k.dbeta_over)(p.dy if k.dbeta_of == "dy" else p.dy * p.gamma)
     dgamma = dgamma / (p.count(k.dgamma_over) if k.dgamma_count == "mean" else 1)
     dbeta = dbeta / (p.count(k.dbeta_over) if k.dbeta_count == "mean" else 1)
-    return dgamma * made.gamma, dbeta * made.beta
+    return dgamma * forward_faults.gamma, dbeta * forward_faults.beta

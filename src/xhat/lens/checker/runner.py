@@ -1,6 +1,6 @@
-"""One run of the code under test on one probe: arguments in, every result out as float64.
+"""Runs the code under test on one probe, and returns every result as float64.
 
-Nothing is judged here. A plan says how the code wants its arrays; the first plan that runs is kept.
+Nothing is judged here. An `ArraySpec` describes the arrays that are passed in.
 """
 
 import warnings
@@ -11,20 +11,22 @@ from typing import Any
 
 import numpy as np
 
-from xhat.lens.checker import arrays
-from xhat.lens.checker import reference as computation
+from xhat.lens.checker import arrays, reference
 from xhat.lens.checker.adapter import NO_CACHE, Adapter, Unjudged, bind, cache_of, named_results, takes
 from xhat.lens.checker.probes import Array, Probe
 
-__all__ = ["Plan", "Seen", "Trial", "plans"]
+__all__ = ["ArraySpec", "RunResult", "Runner", "array_specs"]
 
 _FORWARD, _BACKWARD = ("x", "gamma", "beta"), ("dy", "cache")
 _GRADIENTS = ("dx", "dgamma", "dbeta")
 
 
 @dataclass(frozen=True)
-class Plan:
-    """How the code wants its arrays: kind, dtype, layout, and whether parameters and statistics broadcast."""
+class ArraySpec:
+    """The arrays of a run: package, dtype, layout, and the shapes of parameters and of statistics.
+
+    "flat" arrays have the shape of the channels, "wide" ones broadcast against x.
+    """
 
     kind: str
     dtype: str
@@ -33,46 +35,47 @@ class Plan:
     statistics: str = "flat"
 
 
-def plans(kinds: tuple[str, ...], dtypes: tuple[str, ...], layouts: tuple[str, ...]) -> Iterator[Plan]:
-    """Every way to try, the usual ones first."""
+def array_specs(
+    kinds: tuple[str, ...], dtypes: tuple[str, ...], layouts: tuple[str, ...]
+) -> Iterator[ArraySpec]:
+    """All specs to try, the most usual ones first."""
     styles = (("flat", "flat"), ("wide", "wide"), ("flat", "wide"))
     for layout, kind, dtype, style in product(layouts, kinds, dtypes, styles):
         if arrays.holds(kind, dtype):
-            yield Plan(kind, dtype, layout, *style)
+            yield ArraySpec(kind, dtype, layout, *style)
 
 
 @dataclass
-class Seen:
-    """What one run gave. ``running`` holds running statistics that were updated, in place or returned."""
+class RunResult:
+    """The results of one run; ``running`` holds updated running statistics, and ``extra`` other returned ones."""
 
     outputs: dict[str, Array] = field(default_factory=dict)
     running: dict[str, Array] = field(default_factory=dict)
     extra: dict[str, Array] = field(default_factory=dict)
     dtypes: set[str] = field(default_factory=set)
     notes: list[str] = field(default_factory=list)
-    differentiated: bool = False
-    named: bool = False  # the statistics that the forward returned came with names
-    swappable: bool = False  # dgamma and dbeta came without names
+    named: bool = False  # whether the forward returned its statistics with names
+    swappable: bool = False  # whether dgamma and dbeta were returned without names
 
-    def swapped(self) -> "Seen":
-        """The same with dgamma and dbeta exchanged."""
+    def swapped(self) -> "RunResult":
+        """The result with dgamma and dbeta exchanged."""
         outputs = self.outputs | {"dgamma": self.outputs["dbeta"], "dbeta": self.outputs["dgamma"]}
         note = "The backward returns dbeta before dgamma."
         return replace(self, outputs=outputs, notes=[*self.notes, note], swappable=False)
 
 
 @dataclass
-class Trial:
-    """The code under test, with the way to call it."""
+class Runner:
+    """The code under test, and how to call it."""
 
     forward: Callable[..., Any] | None
     backward: Callable[..., Any] | None
     adapter: Adapter
-    plan: Plan
+    spec: ArraySpec
 
     @property
     def uses_cache(self) -> bool:
-        """Whether the backward works on what this forward left."""
+        """Whether the backward uses values that this forward computed."""
         if self.forward is None:
             return False
         return self.backward is None or takes(self.backward, self.adapter, "cache")
@@ -80,30 +83,33 @@ class Trial:
     def takes(self, *quantities: str) -> bool:
         return any(takes(f, self.adapter, *quantities) for f in (self.forward, self.backward))
 
-    def run(self, p: Probe, correction: int = 0, *, momentum: bool = True) -> Seen:
-        """Everything the code gives for a probe. Raises Unjudged, in the words of its author's code."""
-        seen = Seen()
+    def run(self, p: Probe, correction: int = 0, *, momentum: bool = True) -> RunResult:
+        """Run the code on a probe. Raises Unjudged if it fails.
+
+        correction: of the exact statistics passed to a backward. momentum: whether a momentum is passed.
+        """
+        result = RunResult()
         with warnings.catch_warnings(), np.errstate(all="ignore"):
             warnings.simplefilter("ignore")
             values = self._values(p, correction, momentum)
-            cache = self._run_forward(p, values, seen) if self.forward is not None else NO_CACHE
+            cache = self._run_forward(p, values, result) if self.forward is not None else NO_CACHE
             if self.backward is not None:
-                self._run_backward(p, self._values(p, correction, momentum) | {"cache": cache}, seen)
+                self._run_backward(p, self._values(p, correction, momentum) | {"cache": cache}, result)
             elif self.forward is not None:
-                self._differentiate(p, values, seen)
-        return seen
+                self._differentiate(p, values, result)
+        return result
 
     def _array(self, values: Array, style: str = "wide") -> Any:
         shaped = values.reshape(-1) if style == "flat" else values
-        return arrays.make(shaped, self.plan.kind, self.plan.dtype)
+        return arrays.make(shaped, self.spec.kind, self.spec.dtype)
 
     def _values(self, p: Probe, correction: int, momentum: bool) -> dict[str, Any]:
-        plan, f = self.plan, computation.forward(p, correction)
+        spec, f = self.spec, reference.forward(p, correction)
         values: dict[str, Any] = {"x": self._array(p.x), "dy": self._array(p.dy)}
         for name in ("gamma", "beta", "running_mean", "running_var"):
-            values[name] = self._array(getattr(p, name), plan.parameters)
+            values[name] = self._array(getattr(p, name), spec.parameters)
         exact = {"mean": f.mu, "var": f.var, "std": 1 / f.rstd, "rstd": f.rstd}
-        values |= {name: self._array(value, plan.statistics) for name, value in exact.items()}
+        values |= {name: self._array(value, spec.statistics) for name, value in exact.items()}
         values |= {"xhat": self._array(f.xhat), "x - mu": self._array(p.x - f.mu), "y": self._array(f.y)}
         values |= {"eps": p.eps, "m": p.count(), "axis": p.layout.axis, "training": True, "mode": "train"}
         if momentum:
@@ -116,103 +122,102 @@ class Trial:
         positional, keywords = bind(title, function, values, self.adapter, order)
         try:
             return function(*positional, **keywords)
-        except (Exception, SystemExit) as e:  # a call of sys.exit is no verdict
+        except (Exception, SystemExit) as e:  # code that calls sys.exit must not end the checker
             shape = tuple(values["x"].shape)
-            where = f"on x of shape {shape} ({self.plan.kind}, {self.plan.dtype})"
+            where = f"on x of shape {shape} ({self.spec.kind}, {self.spec.dtype})"
             text = str(e).strip().splitlines()
             raise Unjudged(
                 f"{title} raised {type(e).__name__} {where}: {text[0] if text else 'no message'}"
             ) from e
 
-    def _run_forward(self, p: Probe, values: dict[str, Any], seen: Seen) -> Any:
+    def _run_forward(self, p: Probe, values: dict[str, Any], result: RunResult) -> Any:
         assert self.forward is not None
         title = title_of(self.forward, "forward")
-        result = self._call(title, self.forward, values, _FORWARD)
+        returned = self._call(title, self.forward, values, _FORWARD)
         running = (
             ("running_mean", "running_var") if self.takes("running_mean", "options") else ("mean", "var")
         )
-        found = named_results(title, result, self.adapter.forward_returns, ("y", *running), self.adapter)
+        found = named_results(title, returned, self.adapter.forward_returns, ("y", *running), self.adapter)
         if "y" not in found:
             raise Unjudged(f"{title} returned {', '.join(found)}, expected y among them.")
-        seen.outputs["y"] = _sized(title, "y", found["y"], p.x.shape)
-        seen.dtypes.add(arrays.dtype_of(found["y"]))
+        result.outputs["y"] = _sized(title, "y", found["y"], p.x.shape)
+        result.dtypes.add(arrays.dtype_of(found["y"]))
         if not np.array_equal(arrays.read(values["x"]), p.x):
-            seen.notes.append(f"{title} overwrites x.")
+            result.notes.append(f"{title} overwrites x.")
         for name in ("mean", "var", "running_mean", "running_var"):
             if (
                 name in found
                 and arrays.is_array(found[name])
                 and np.size(value := _numbers(found[name])) == p.channels
             ):
-                seen.extra[name] = value
-        plain = isinstance(result, (tuple, list)) and not hasattr(result, "_fields")
-        seen.named = self.adapter.forward_returns is not None or not plain
-        self._observe_running(p, values, seen)
-        return cache_of(result, found)
+                result.extra[name] = value
+        is_unnamed = isinstance(returned, (tuple, list)) and not hasattr(returned, "_fields")
+        result.named = self.adapter.forward_returns is not None or not is_unnamed
+        self._observe_running(p, values, result)
+        return cache_of(returned, found)
 
-    def _observe_running(self, p: Probe, values: dict[str, Any], seen: Seen) -> None:
-        """Running statistics as they stand after the run: in place, in the options, or returned."""
+    def _observe_running(self, p: Probe, values: dict[str, Any], result: RunResult) -> None:
+        """Find running statistics that were updated in place, in the options, or returned."""
         for name in ("running_mean", "running_var"):
             before = getattr(p, name).ravel()
-            for holder in (values, values["options"], seen.extra):
+            for holder in (values, values["options"], result.extra):
                 after = _numbers(holder[name]).ravel() if name in holder else before
                 if not np.array_equal(after, before):
-                    seen.running[name] = after
-            seen.extra.pop(name, None)
+                    result.running[name] = after
+            result.extra.pop(name, None)
 
-    def _run_backward(self, p: Probe, values: dict[str, Any], seen: Seen) -> None:
+    def _run_backward(self, p: Probe, values: dict[str, Any], result: RunResult) -> None:
         assert self.backward is not None
         title = title_of(self.backward, "backward")
         if values["cache"] is NO_CACHE and takes(self.backward, self.adapter, "cache"):
             why = "no forward was given" if self.forward is None else "its forward returns y alone"
             raise Unjudged(f"{title} asks for a cache, but {why}; give the forward that makes it.")
-        result = self._call(title, self.backward, values, _BACKWARD)
+        returned = self._call(title, self.backward, values, _BACKWARD)
         returns = self.adapter.backward_returns
-        found = named_results(title, result, returns, _GRADIENTS, self.adapter)
+        found = named_results(title, returned, returns, _GRADIENTS, self.adapter)
         found = {name: value for name, value in found.items() if name in _GRADIENTS and value is not None}
         affine = [name for name, given in (("dgamma", "gamma"), ("dbeta", "beta")) if self._affine(given)]
-        if returns is None and isinstance(result, (tuple, list)) and 1 < len(result) < 1 + len(affine):
+        if returns is None and isinstance(returned, (tuple, list)) and 1 < len(returned) < 1 + len(affine):
             raise Unjudged(
-                f"{title} returned {len(result)} values, expected dx, {', '.join(affine)} "
+                f"{title} returned {len(returned)} values, expected dx, {', '.join(affine)} "
                 "(or dx alone); describe others with Adapter(backward_returns=...)."
             )
         for name, value in found.items():
             numbers = _sized(title, name, value, p.x.shape) if name == "dx" else _numbers(value)
-            seen.outputs[name] = numbers
-            seen.dtypes.add(arrays.dtype_of(value))
-        plain = isinstance(result, (tuple, list)) and not hasattr(result, "_fields")
-        seen.swappable = plain and returns is None and len(found) == len(_GRADIENTS)
+            result.outputs[name] = numbers
+            result.dtypes.add(arrays.dtype_of(value))
+        is_unnamed = isinstance(returned, (tuple, list)) and not hasattr(returned, "_fields")
+        result.swappable = is_unnamed and returns is None and len(found) == len(_GRADIENTS)
         if not found:
             raise Unjudged(f"{title} returned none of dx, dgamma and dbeta by a known name.")
 
     def _affine(self, name: str) -> bool:
-        """Whether the code has this parameter; a backward alone, with a cache, is taken to have both."""
+        """Whether the code has this parameter; assumed for a backward without a forward."""
         return takes(self.forward, self.adapter, name) if self.forward else True
 
-    def _differentiate(self, p: Probe, values: dict[str, Any], seen: Seen) -> None:
-        """The gradients of a forward alone, by its namespace's own differentiation."""
+    def _differentiate(self, p: Probe, values: dict[str, Any], result: RunResult) -> None:
+        """The gradients of a forward without a backward, by automatic differentiation."""
         forward = self.forward
         assert forward is not None
         fresh = self._values(p, 0, "momentum" in values)
         leaves = {name: fresh[name] for name in ("x", "gamma", "beta") if name == "x" or self._affine(name)}
 
         def y_of(**given: Any) -> Any:
-            result = self._call("forward", forward, fresh | given, _FORWARD)
-            return named_results("forward", result, self.adapter.forward_returns, ("y",), self.adapter)["y"]
+            returned = self._call("forward", forward, fresh | given, _FORWARD)
+            return named_results("forward", returned, self.adapter.forward_returns, ("y",), self.adapter)["y"]
 
         try:
-            found = arrays.gradient(y_of, leaves, fresh["dy"], self.plan.kind)
+            found = arrays.gradient(y_of, leaves, fresh["dy"], self.spec.kind)
         except Exception as e:
-            seen.notes.append(
-                f"The forward can't be differentiated by {self.plan.kind}: {str(e).splitlines()[0]}"
+            result.notes.append(
+                f"The forward can't be differentiated by {self.spec.kind}: {str(e).splitlines()[0]}"
             )
             return
         if found is None:
-            if self.plan.kind != "numpy":
-                seen.notes.append("No gradient flows through the forward, so that only y was judged.")
+            if self.spec.kind != "numpy":
+                result.notes.append("No gradient flows through the forward, so that only y was judged.")
             return
-        seen.outputs |= {name: arrays.read(value) for name, value in found.items()}
-        seen.differentiated = True
+        result.outputs |= {name: arrays.read(value) for name, value in found.items()}
 
 
 def title_of(function: Callable[..., Any], role: str) -> str:

@@ -1,7 +1,7 @@
-"""From numbers to mistakes: the smallest sets of mistakes that explain every observed output on every probe.
+"""Finds the smallest sets of mistakes that explain the observed outputs on all probes.
 
-Nothing is guessed: a set explains an output when its prediction agrees to rounding on all probes, and all the sets
-of the smallest size that do are returned, since the numbers can't tell them apart.
+A set explains an output if its prediction agrees with the output on all probes to rounding. All explaining sets of
+the smallest size are returned, since the numbers do not distinguish them.
 """
 
 from collections.abc import Iterable
@@ -11,22 +11,19 @@ from itertools import product
 
 import numpy as np
 
-from xhat.lens.checker import reference as computation
-from xhat.lens.checker.faults import sets_of
-from xhat.lens.checker.faults.mistakes import Mistake, turned
+from xhat.lens.checker import reference
+from xhat.lens.checker.faults import Mistake, sets_of, with_faults
 from xhat.lens.checker.probes import Array, Probe, probes
-from xhat.lens.checker.reference import CLOSED, Backward, Forward, Way
+from xhat.lens.checker.reference import CLOSED, Backward, Formulation, Forward
 
-__all__ = ["BACKWARD", "LIMIT", "Explanation", "Model", "Names", "flat", "model"]
+__all__ = ["BACKWARD", "LIMIT", "Explanation", "Names", "Predictor", "flat", "predictor_for"]
 
 LIMIT = 2  # mistakes in one output
 BACKWARD = ("dx", "dgamma", "dbeta")
 Names = frozenset[str]
 Mistakes = tuple[Mistake, ...]
-_ALTERNATIVES = 40  # of one output, in 16 bits many sets fit
-
-
-_UNDEFINED = 1e6  # stands for a value that is not finite, so that it agrees with another
+_ALTERNATIVES = 40  # considered for one output: many sets fit 16-bit outputs
+_UNDEFINED = 1e6  # replaces NaN and infinity, so that undefined values compare equal
 
 
 def flat(arrays: Iterable[Array]) -> Array:
@@ -37,17 +34,16 @@ def flat(arrays: Iterable[Array]) -> Array:
 
 @dataclass(frozen=True)
 class Explanation:
-    """A forward and backward that predict every output: mistakes of the forward, the way the
-    backward is written, and for each output of the backward the sets of its own mistakes."""
+    """Mistakes of the forward, the formulation of the backward, and the sets that explain each output of it."""
 
     correction: int
     forward: Mistakes
-    way: Way
-    outputs: dict[str, tuple[Names, ...]]  # an empty tuple: not explained
+    formulation: Formulation
+    outputs: dict[str, tuple[Names, ...]]  # empty: not explained
 
     @cached_property
     def unions(self) -> list[Names]:
-        """All the smallest sets of names that explain every output that has an explanation."""
+        """All smallest sets of names that explain every output with an explanation."""
         own = frozenset(m.name for m in self.forward)
         choices = [sets[:_ALTERNATIVES] for sets in self.outputs.values() if sets]
         unions = [own.union(*choice) for choice in product(*choices)]
@@ -56,36 +52,38 @@ class Explanation:
 
     @cached_property
     def cost(self) -> tuple[int, int]:
-        """Outputs without an explanation, then mistakes."""
+        """The number of unexplained outputs, then the number of mistakes."""
         return sum(not sets for sets in self.outputs.values()), len(self.unions[0])
 
 
-class Model:
-    """What each set of mistakes predicts on the probes of one layout, remembered."""
+class Predictor:
+    """Predicts and caches the outputs of sets of mistakes on the probes of one layout."""
 
     def __init__(self, batch: tuple[Probe, ...], correction: int) -> None:
         self.probes = batch
         self.correction = correction
-        self.places = batch[0].places
+        self.traits = batch[0].traits
         self._forwards: dict[Mistakes, list[Forward]] = {}
         self._scales: dict[str, float] = {}
         self._tables: dict[tuple[object, ...], tuple[list[Mistakes], list[Array], Array, Array]] = {}
 
     def forwards(self, mistakes: Mistakes = ()) -> list[Forward]:
         if mistakes not in self._forwards:
-            knobs = turned(mistakes)
-            self._forwards[mistakes] = [computation.forward(p, self.correction, knobs) for p in self.probes]
+            faults = with_faults(mistakes)
+            self._forwards[mistakes] = [reference.forward(p, self.correction, faults) for p in self.probes]
         return self._forwards[mistakes]
 
-    def backwards(self, forward: Mistakes = (), way: Way = CLOSED, mistakes: Mistakes = ()) -> list[Backward]:
-        knobs = turned(mistakes)
+    def backwards(
+        self, forward: Mistakes = (), formulation: Formulation = CLOSED, mistakes: Mistakes = ()
+    ) -> list[Backward]:
+        faults = with_faults(mistakes)
         return [
-            computation.backward(p, f, self.correction, knobs, way, turned(forward))
+            reference.backward(p, f, self.correction, faults, formulation, with_faults(forward))
             for p, f in zip(self.probes, self.forwards(forward), strict=True)
         ]
 
     def scale(self, output: str) -> float:
-        """The size of what is added up in an output: the measure of its rounding errors."""
+        """The largest magnitude of the terms of an output, relative to which its errors are measured."""
         if output not in self._scales:
             self._scales[output] = self._scale(output)
         return self._scales[output]
@@ -101,21 +99,21 @@ class Model:
             return max(float(np.abs(part).max()) for part in parts)
         return max(float(np.abs(getattr(f, output)).max()) for f in self.forwards())
 
-    def predict(self, output: str, forward: Mistakes, way: Way, mistakes: Mistakes) -> Array:
+    def predict(self, output: str, forward: Mistakes, formulation: Formulation, mistakes: Mistakes) -> Array:
         """One output on all probes, as one vector."""
         if output in BACKWARD:
-            return flat(getattr(b, output) for b in self.backwards(forward, way, mistakes))
+            return flat(getattr(b, output) for b in self.backwards(forward, formulation, mistakes))
         return flat(getattr(f, output) for f in self.forwards(forward + mistakes))
 
     def _table(
-        self, output: str, size: int, forward: Mistakes, way: Way
+        self, output: str, size: int, forward: Mistakes, formulation: Formulation
     ) -> tuple[list[Mistakes], list[Array], Array, Array]:
-        """All sets of a size, their predictions, and those as long as the first as one matrix with its rows."""
-        key = (output, size, forward, way)
+        """All sets of a size, their predictions, and the indices and the matrix of predictions as long as the first."""
+        key = (output, size, forward, formulation)
         if key not in self._tables:
-            sets = sets_of(output, size, self.places)
+            sets = sets_of(output, size, self.traits)
             with np.errstate(all="ignore"):
-                predicted = [self.predict(output, forward, way, chosen) for chosen in sets]
+                predicted = [self.predict(output, forward, formulation, chosen) for chosen in sets]
             width = len(predicted[0]) if predicted else 0
             rows = np.array([i for i, v in enumerate(predicted) if len(v) == width], dtype=int)
             matrix = np.array([predicted[i] for i in rows]) if len(rows) else np.empty((0, width))
@@ -125,59 +123,66 @@ class Model:
     def explain(
         self,
         output: str,
-        seen: Array,
+        observed: Array,
         tolerance: float,
         limit: int,
         forward: Mistakes = (),
-        way: Way = CLOSED,
+        formulation: Formulation = CLOSED,
     ) -> list[Mistakes]:
-        """All the smallest sets of at most `limit` mistakes that predict what was seen, or none."""
-        if np.mean(seen == _UNDEFINED) > 0.5:  # nothing left to tell mistakes by
+        """All smallest sets of at most `limit` mistakes whose prediction agrees; an empty list if there is none."""
+        if np.mean(observed == _UNDEFINED) > 0.5:  # too few numbers to distinguish mistakes
             return []
-        # what is far smaller than an exact output can't be told from nothing by the errors of that output
-        seen_size = 100 * float(np.abs(seen).max())
+        # Relative to an exact output, a tiny one would agree with 0: bound the tolerance by its own size too.
+        observed_size = 100 * float(np.abs(observed).max())
         base = self.scale(output)
         for size in range(limit + 1):
-            sets, predicted, rows, matrix = self._table(output, size, forward, way)
+            sets, predicted, rows, matrix = self._table(output, size, forward, formulation)
             near: set[int] = set()
-            if matrix.shape[1] == len(seen) and len(matrix):
-                far = np.abs(matrix - seen).max(axis=1)
+            if matrix.shape[1] == len(observed) and len(matrix):
+                far = np.abs(matrix - observed).max(axis=1)
                 near = set(
-                    rows[far <= tolerance * np.minimum(seen_size, np.maximum(base, _size(matrix)))].tolist()
+                    rows[
+                        far <= tolerance * np.minimum(observed_size, np.maximum(base, _size(matrix)))
+                    ].tolist()
                 )
             odd = set(range(len(sets))) - set(rows.tolist())
-            near |= {i for i in odd if _agrees(predicted[i], seen, tolerance, min(base, seen_size))}
+            near |= {i for i in odd if _agrees(predicted[i], observed, tolerance, min(base, observed_size))}
             if near:
                 return [sets[i] for i in sorted(near)]
         return []
 
     def explain_backward(
-        self, seen: dict[str, Array], tolerance: float, limit: int, forward: Mistakes, way: Way
+        self,
+        observed: dict[str, Array],
+        tolerance: float,
+        limit: int,
+        forward: Mistakes,
+        formulation: Formulation,
     ) -> dict[str, tuple[Names, ...]]:
-        """The backward of one forward: each of its outputs explained by itself."""
+        """The sets that explain each output of the backward, given the mistakes of its forward."""
         return {
             output: tuple(
                 dict.fromkeys(
                     frozenset(m.name for m in chosen)
-                    for chosen in self.explain(output, values, tolerance, limit, forward, way)
+                    for chosen in self.explain(output, values, tolerance, limit, forward, formulation)
                 )
             )
-            for output, values in seen.items()
+            for output, values in observed.items()
         }
 
 
 def _size(values: Array) -> Array:
-    """The largest magnitude of each row, of what is defined."""
+    """The largest defined magnitude of each row."""
     return np.asarray(np.where(values == _UNDEFINED, 0.0, np.abs(values)).max(axis=-1), dtype=np.float64)
 
 
-def _agrees(predicted: Array, seen: Array, tolerance: float, base: float) -> bool:
-    if len(predicted) != len(seen):
+def _agrees(predicted: Array, observed: Array, tolerance: float, base: float) -> bool:
+    if len(predicted) != len(observed):
         return False
-    return bool(np.abs(predicted - seen).max() <= tolerance * max(base, float(_size(predicted))))
+    return bool(np.abs(predicted - observed).max() <= tolerance * max(base, float(_size(predicted))))
 
 
 @lru_cache(maxsize=64)
-def model(layout: str, dtype: str, eps: float, affine: bool, correction: int) -> Model:
-    """The model of one layout and dtype; the same for every code under test."""
-    return Model(probes(layout, dtype, eps, affine), correction)
+def predictor_for(layout: str, dtype: str, eps: float, affine: bool, correction: int) -> Predictor:
+    """The predictor of one layout and dtype. It does not depend on the code under test, so it is cached."""
+    return Predictor(probes(layout, dtype, eps, affine), correction)

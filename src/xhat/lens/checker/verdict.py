@@ -1,14 +1,14 @@
-"""What the checker says: rows, findings and conventions as data, and their forms for terminals, CI and pytest.
+"""The verdict of the checker as data, and its presentation in terminals, as JSON and in pytest.
 
-Nothing is computed here. A verdict is true when the code is right; its repr fits the line that pytest shows of a
-failed assert, ``print(verdict)`` says everything.
+Nothing is computed here. A verdict is true if the code is right. Its repr fits into the line that pytest prints for
+a failed assertion; ``print(verdict)`` shows everything.
 """
 
 import json
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-__all__ = ["SECTIONS", "Finding", "Row", "Verdict"]
+__all__ = ["SECTIONS", "FoundMistake", "Row", "Verdict"]
 
 _PATH_2, _PATH_3 = "Path 2: Gradient with respect to Variance σ^2", "Path 3: Gradient with respect to Mean μ"
 # Display of the source derivation -> the heading above it.
@@ -33,9 +33,11 @@ _SHOWN = 230  # pytest cuts a repr of more than 240 characters in the middle
 
 
 @dataclass(frozen=True)
-class Finding:
-    """A mistake that explains what was seen. Several names: the same numbers on every probe, so that nothing but
-    the code can tell which it is. `line` is the display of the derivation, `remedy` the formula as it should be."""
+class FoundMistake:
+    """A mistake that explains the outputs. Mistakes with the same numbers on every probe are one, with several names.
+
+    `line` is the display of the derivation to read, `remedy` the correct formula.
+    """
 
     names: tuple[str, ...]
     outputs: tuple[str, ...]
@@ -49,7 +51,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Row:
-    """One output: whether it is right, its largest error relative to what is summed in it, and what explains it."""
+    """One output: whether it is right, its largest error relative to its terms, and the explanation."""
 
     output: str
     right: bool
@@ -59,12 +61,12 @@ class Row:
 
 @dataclass(frozen=True)
 class Verdict:
-    """The judgement of one forward and/or backward. `right` is None when it could not be judged (`problem`)."""
+    """The judgement of a forward, a backward, or both. `right` is None if they could not be judged (`problem`)."""
 
     right: bool | None
     subject: str
     rows: tuple[Row, ...] = ()
-    mistakes: tuple[Finding, ...] = ()
+    mistakes: tuple[FoundMistake, ...] = ()
     unnamed: tuple[str, ...] = ()
     conventions: dict[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
@@ -81,7 +83,7 @@ class Verdict:
 
     @property
     def names(self) -> frozenset[str]:
-        """The names of every mistake found; of equivalent ones, all."""
+        """The names of all mistakes found, including all names of equivalent ones."""
         return frozenset(name for finding in self.mistakes for name in finding.names)
 
     @property
@@ -91,8 +93,10 @@ class Verdict:
             return f"{self.subject}: could not be judged: {self.problem}"
         if self.right:
             return f"{self.subject}: right ({', '.join(row.output for row in self.rows)})."
-        said = [f"{finding} [{', '.join(finding.outputs)}]" for finding in self.mistakes] + list(self.unnamed)
-        return f"{self.subject}: wrong: {'; '.join(said)}."
+        parts = [f"{finding} [{', '.join(finding.outputs)}]" for finding in self.mistakes] + list(
+            self.unnamed
+        )
+        return f"{self.subject}: wrong: {'; '.join(parts)}."
 
     def __repr__(self) -> str:
         text = " ".join(self.headline.split())
@@ -110,12 +114,12 @@ class Verdict:
             lines += ["", str(finding), f"  {finding.remedy}", f"  read: {place(finding.line)}"]
         lines += ["", *self.unnamed] if self.unnamed else []
         if self.conventions:
-            told = ", ".join(f"{name}: {value}" for name, value in self.conventions.items())
-            lines += ["", f"Conventions found: {told}."]
+            found = ", ".join(f"{name}: {value}" for name, value in self.conventions.items())
+            lines += ["", f"Conventions found: {found}."]
         return "\n".join(lines + list(self.notes))
 
     def as_dict(self) -> dict[str, Any]:
-        """Everything, in types that JSON has."""
+        """Everything, in types of JSON."""
         return {"status": self.status, "headline": self.headline, **asdict(self)}
 
     def as_json(self) -> str:
