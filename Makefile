@@ -25,7 +25,7 @@ PYTEST := -m pytest --numprocesses $(PROCESSES) --dist loadfile --no-loadscope-r
 
 # What the compiled engine is made from, and, with the Python files and the lens's page, what a wheel is made from.
 ENGINE := $(wildcard kernels/*) CMakeLists.txt pyproject.toml constraints-build.txt
-PACKAGE = $(ENGINE) $(shell find src -name '*.py') $(wildcard src/xhat/lens/page/* src/xhat/lens/*.md)
+PACKAGE = $(ENGINE) $(shell find src -name '*.py') $(wildcard src/xhat/lens/reporter/web/* src/xhat/lens/prover/*.md)
 
 .DELETE_ON_ERROR:
 .PHONY: demo test set-up lint types pytest sanitize bench wheel clean

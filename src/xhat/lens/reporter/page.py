@@ -1,0 +1,179 @@
+"""One self-contained HTML page about one or several batch-norm layers: data and templates put together.
+
+No drawing lives here (the page's own JavaScript draws) and no computation. The page asks the network for nothing,
+which its content security policy enforces, and every name in the data reaches it as text, never as markup.
+"""
+
+import base64
+import json
+import re
+from collections import Counter
+from collections.abc import Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from xhat.lens.reporter.data import SAMPLE, Layer, layer_numbers
+from xhat.lens.reporter.findings import Finding, findings
+
+__all__ = ["CHANNELS", "page", "report", "write"]
+
+FINDINGS = 100  # of a layer that the page can list
+CHANNELS = 2048  # channels shown in all; more of them are thinned, layer by layer
+_SCRIPTS = (
+    "equations",
+    "words",
+    "svg",
+    "state",
+    "graph",
+    "shapes",
+    "channels",
+    "play",
+    "controls",
+    "layers",
+    "report",
+)
+_EXACT = {
+    "mu",
+    "var",
+    "rstd",
+    "gamma",
+    "beta",
+    "min",
+    "max",
+}  # columns kept in float64; the others are for reading
+
+
+def report(
+    x: ArrayLike,
+    dy: ArrayLike | None = None,
+    gamma: ArrayLike | None = None,
+    beta: ArrayLike | None = None,
+    *,
+    axis: int | tuple[int, ...] = 1,
+    eps: float = 1e-5,
+    correction: float = 0,
+    title: str = "batch normalization",
+    path: str | Path = "report.html",
+) -> Path:
+    """Write the page about one layer's batch and return where it is.
+
+    x and dy have one shape; gamma and beta have the shape of the channel axes. Without dy the page shows the
+    forward pass, and gradients in its play mode only. Raises what `layer_numbers` raises.
+    """
+    layer = layer_numbers(x, dy, gamma, beta, axis=axis, eps=eps, correction=correction, name=title)
+    return write(page([layer], title), path)
+
+
+def write(text: str, path: str | Path) -> Path:
+    """Write a page and return where it is."""
+    where = Path(path)
+    where.write_text(text, encoding="utf-8")
+    return where
+
+
+def page(layers: Sequence[Layer], title: str) -> str:
+    """The page as text."""
+    limit = max(8, CHANNELS // max(1, len(layers)))
+    shown = sum(min(limit, len(layer.columns["mu"])) for layer in layers)
+    few = 8 if shown > 512 else SAMPLE  # values of a channel to play with
+    data = {"title": title, "layers": [_record(layer, limit, few) for layer in layers]}
+    folder = files("xhat.lens.reporter") / "web"
+
+    def part(name: str) -> str:
+        return (folder / name).read_text(encoding="utf-8")
+
+    pieces = {
+        "style": part("report.css"),
+        "data": _inert(data),
+        "script": "\n".join(part(f"{name}.js") for name in _SCRIPTS),
+    }
+    # One pass over the template alone: a mark that stands in the data is left as it is.
+    return re.sub(r"\{\{(\w+)\}\}", lambda mark: pieces[mark[1]], part("report.html"))
+
+
+def _inert(data: Any) -> str:
+    """JSON in which no sequence of characters can end the script element or open a comment."""
+    text = json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
+
+
+def _record(layer: Layer, limit: int, few: int) -> dict[str, Any]:
+    found = _by_turns(findings(layer))
+    shown = _chosen(layer, [f.channel for f in found if f.channel is not None], limit)
+    place = {int(channel): i for i, channel in enumerate(shown)}
+    return {
+        "name": layer.name,
+        "shape": layer.shape,
+        "dtype": layer.dtype,
+        "axis": layer.axis,
+        "m": layer.m,
+        "eps": layer.eps,
+        "correction": layer.correction,
+        "fixed": layer.fixed,
+        "count": len(layer.columns["mu"]),
+        "channels": shown.tolist(),
+        "shares": _layer_shares(layer),
+        "findings": [
+            {"kind": f.kind, "row": -1 if f.channel is None else place[f.channel], "reason": f.reason}
+            for f in found[:FINDINGS]
+            if f.channel is None or f.channel in place
+        ],
+        "findingsInAll": len(found),
+        "columns": {k: _packed(v[shown], "f8" if k in _EXACT else "f4") for k, v in layer.columns.items()},
+        "histograms": {k: _packed(_heights(v[shown]), "u1") for k, v in layer.histograms.items()},
+        "sample": {k: _packed(v[shown, :few], v.dtype.str[1:]) for k, v in layer.sample.items()},
+    }
+
+
+def _by_turns(found: list[Finding]) -> list[Finding]:
+    """The first of every kind, then the second of every kind: many of one kind must not hide another."""
+    turns: Counter[str] = Counter()
+    ranked = []
+    for finding in found:
+        turns[finding.kind] += 1
+        ranked.append((turns[finding.kind], finding))
+    return [finding for _, finding in sorted(ranked, key=lambda turn: turn[0])]
+
+
+def _chosen(layer: Layer, striking: list[int], limit: int) -> NDArray[np.int64]:
+    """All channels, or where they are too many: those with findings first, then an even spread."""
+    count = len(layer.columns["mu"])
+    if count <= limit:
+        return np.arange(count)
+    kept = list(dict.fromkeys(striking))[: limit // 2]
+    spread = np.linspace(0, count - 1, limit - len(kept)).round().astype(int)
+    return np.unique(np.concatenate([np.asarray(kept, dtype=np.int64), spread]))
+
+
+def _layer_shares(layer: Layer) -> list[float] | None:
+    """kept, by the mean path, by the variance path: shares of the energy that enters the whole layer."""
+    if not layer.has_gradient:
+        return None
+    direct = layer.columns["direct"]
+    good = np.isfinite(direct) & np.isfinite(layer.columns["kept"])
+    largest = direct[good].max(initial=0.0)
+    if largest == 0:
+        return [1.0, 0.0, 0.0]
+    energy = (direct[good] / largest) ** 2
+    return [
+        float(np.sum(energy * layer.columns[k][good]) / energy.sum())
+        for k in ("kept", "by_mean", "by_variance")
+    ]
+
+
+def _heights(counts: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Bar heights from 0 to 255; a bar that is not empty is at least 1."""
+    tallest = np.maximum(counts.max(axis=1, keepdims=True), 1)
+    return np.asarray(np.ceil(counts / tallest * 255), dtype=np.int64)
+
+
+def _packed(array: NDArray[Any], kind: str) -> list[Any]:
+    """[kind, numbers a channel, base64 of little-endian numbers]: exact, and NaN survives."""
+    with np.errstate(over="ignore"):
+        data = np.ascontiguousarray(array, dtype=f"<{kind}")
+    width = 1 if data.ndim == 1 else data.shape[1]
+    return [kind, width, base64.b64encode(data.tobytes()).decode("ascii")]
