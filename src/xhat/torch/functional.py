@@ -78,7 +78,7 @@ def batch_norm(
 
 
 def normalized(t: Inputs, eps: Any, correction: Any, activation: Any) -> tuple[Tensor, Batch | None]:
-    """y with given statistics, or, where mean is None, with the batch's own, which come with it (unless x is empty)."""
+    """y with given statistics, or, where mean is None, with the batch's own, which are returned unless x is empty."""
     if t.mask is not None and t.mean is not None:
         t = t._replace(mask=None)  # a mask weighs the batch's statistics
     if eager() and plain(*t) and (t.mask is t.mean is None or not _differentiated(t.mask, t.mean, t.var)):
@@ -137,12 +137,12 @@ def follow(
 ) -> None:
     """Moves the running statistics towards the batch's, unless this forward repeats one (activation checkpointing).
 
-        batches += 1      k = momentum, or when it is None 1 / (batches - skipped), the plain average over those that
-                              a channel has not left out, under whatever policy
+        batches += 1      k = momentum; if it is None, 1 / (batches - skipped): the plain average over the batches that
+                              the channel has not left out
         running_mean += k (mean - running_mean)
         running_var  += k (m2 / (m - running_correction) - running_var)
 
-    nonfinite "skip" leaves a channel as it is where these would be no finite numbers of their dtype, and counts it in
+    nonfinite "skip" leaves a channel as it is if its new statistics were not finite in their dtype, and counts it in
     `skipped`; "raise" raises ArgumentError. Raises DegenerateBatchError where m <= running_correction.
     If an exception is raised, nothing has changed.
     """

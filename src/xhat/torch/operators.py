@@ -65,7 +65,7 @@ class Ranks(Protocol):
         """The sum over all ranks of the gradient sums (2, C)."""
 
     def differentiable_total(self, sums: Tensor, where: Where) -> Tensor:
-        """The same for numbers of any shape, as a function with a gradient."""
+        """The same for a tensor of any shape, as a function with a gradient."""
 
 
 across_ranks: list[Ranks] = []  # at most one
@@ -74,7 +74,7 @@ across_ranks: list[Ranks] = []  # at most one
 def batch_norm(t: Inputs, o: Options) -> tuple[Tensor, Batch | None]:
     """As `composed.batch_norm`, as the operator where that has a kernel: with the batch's own statistics, on a CPU.
 
-    An evaluation is a chain of elementwise operations, which a compiler fuses and every exporter knows.
+    An evaluation is recorded as elementwise operations, which a compiler fuses and every exporter supports.
     """
     if t.mean is not None and t.var is not None:
         return _evaluated(t, o), None
