@@ -1,4 +1,4 @@
-"""Calling somebody's code: names that are known, names that are described, and the order of results."""
+"""Calling conventions: known names, described names, and the order of results."""
 
 from typing import Any
 
@@ -34,7 +34,7 @@ def test_an_adapter_describes_any_signature() -> None:
     )
 
 
-def test_arguments_of_the_checker_itself_are_checked() -> None:
+def test_arguments_of_the_checker_are_validated() -> None:
     with pytest.raises(ArgumentError, match="got neither forward nor backward"):
         check()
     with pytest.raises(ArgumentError, match="like is 'caffe', expected 'torch' or 'keras'"):
@@ -43,7 +43,7 @@ def test_arguments_of_the_checker_itself_are_checked() -> None:
         check(3)  # type: ignore[arg-type]
 
 
-def test_a_cache_may_be_none_but_must_be_left() -> None:
+def test_a_cache_may_be_none_but_must_be_returned() -> None:
     def alone(x: Any, gamma: Any, beta: Any, eps: float) -> Any:
         return forward(x, gamma, beta, eps)[0]
 
@@ -56,7 +56,7 @@ def test_a_cache_may_be_none_but_must_be_left() -> None:
     )
 
 
-def test_what_a_forward_does_to_its_input_is_noted() -> None:
+def test_a_forward_that_overwrites_its_input_gets_a_note() -> None:
     def centring(x: Any, gamma: Any, beta: Any, eps: float) -> Any:
         x -= x.mean(0)
         return gamma * x / np.sqrt((x**2).mean(0) + eps) + beta

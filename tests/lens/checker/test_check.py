@@ -1,4 +1,4 @@
-"""The checker on public ways of writing batch norm: right ones pass, wrong ones are told, others are not judged.
+"""The checker on usual implementations: right ones pass, the mistakes of wrong ones are named.
 
 The specimens are complete files; smaller cases are written here.
 """
@@ -53,7 +53,7 @@ def test_the_source_of_the_project_is_found_to_mix_its_conventions() -> None:
     assert [row.right for row in verdict.rows] == [True, False, True, True]
 
 
-def test_statistics_out_of_the_graph_are_told_by_their_two_names() -> None:
+def test_detached_statistics_have_two_names() -> None:
     pytest.importorskip("torch")
     (finding,) = check_file(SPECIMENS / "detached.py").mistakes
     assert set(finding.names) == {
@@ -175,8 +175,8 @@ def test_returned_statistics_are_judged_too() -> None:
 
         return run
 
-    told = {row.output: row.why for row in check(returning(lambda x, eps: 1 / np.sqrt(x.var(0) + eps))).rows}
-    assert told["returned mean"] == "" and told["returned var"] == "it is rstd"
+    why = {row.output: row.why for row in check(returning(lambda x, eps: 1 / np.sqrt(x.var(0) + eps))).rows}
+    assert why["returned mean"] == "" and why["returned var"] == "it is rstd"
     assert check(returning(lambda x, eps: x.var(0, ddof=1)))
     assert check(returning(lambda x, eps: x.max(0))).unnamed == (
         "the returned var is no statistic of the batch",
@@ -186,7 +186,7 @@ def test_returned_statistics_are_judged_too() -> None:
     )
 
 
-def test_what_has_no_name_is_described_and_not_guessed() -> None:
+def test_an_error_without_a_name_is_described() -> None:
     def odd(dout: Any, cache: Any) -> Any:
         xhat, gamma, rstd = cache
         dx, dgamma, dbeta = backward(dout, cache)
@@ -246,7 +246,7 @@ def test_a_forward_without_a_name_still_has_a_right_backward() -> None:
     assert verdict.rows[1].why == "the derivative of this forward, by differences"
 
 
-def test_a_transposed_axis_is_named_where_code_runs_on_square_batches_only() -> None:
+def test_a_transposed_axis_is_named_if_code_runs_on_square_batches_only() -> None:
     def crossed(x: Any, gamma: Any, beta: Any, eps: float) -> Any:
         return gamma * (x - x.mean(1)) / np.sqrt(x.var(1) + eps) + beta
 
@@ -261,7 +261,7 @@ def test_a_transposed_axis_is_named_where_code_runs_on_square_batches_only() -> 
     assert check(rows, layout="CN")
 
 
-def test_momentum_is_judged_by_what_the_code_would_do_with_its_own() -> None:
+def test_momentum_is_judged_by_its_default_in_the_code() -> None:
     def layer(sense: int, default: float) -> Any:
         def run(
             x: Any,

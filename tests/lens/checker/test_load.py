@@ -1,4 +1,4 @@
-"""Files and the command: what is found in a file, what can't be judged and why, statuses, JSON, and pytest."""
+"""Files and the command line: the functions of a file, reasons for status 2, JSON, and output in pytest."""
 
 import json
 import subprocess
@@ -20,7 +20,7 @@ def failing(path: Path, text: str) -> str:
     return str(verdict.problem)
 
 
-def test_what_can_not_be_judged_says_why(tmp_path: Path) -> None:
+def test_every_failure_has_its_reason(tmp_path: Path) -> None:
     path = tmp_path / "code.py"
     assert failing(path, "import nowhere_at_all") == (
         "code.py does not import: ModuleNotFoundError: No module named 'nowhere_at_all'"
@@ -62,21 +62,21 @@ def test_the_command_exits_with_the_status(
 
 def test_json_holds_the_whole_verdict(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["check", str(SPECIMENS / "the_source.py"), "--json"]) == 1
-    told = json.loads(capsys.readouterr().out)
-    assert told["status"] == 1 and told["mistakes"][0]["line"] == "variance-by-input"
-    assert [row["output"] for row in told["rows"]] == ["y", "dx", "dgamma", "dbeta"]
+    verdict = json.loads(capsys.readouterr().out)
+    assert verdict["status"] == 1 and verdict["mistakes"][0]["line"] == "variance-by-input"
+    assert [row["output"] for row in verdict["rows"]] == ["y", "dx", "dgamma", "dbeta"]
     assert main(["check", "nowhere.py", "--json"]) == 2
     assert json.loads(capsys.readouterr().out)["status"] == 2
 
 
-def test_what_a_file_prints_is_not_in_the_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_output_of_the_file_is_not_in_the_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "chatty.py"
     path.write_text((SPECIMENS / "the_source.py").read_text() + "\nprint('hello')\n")
     main(["check", str(path), "--json"])
     json.loads(capsys.readouterr().out)
 
 
-def test_a_failed_assertion_can_be_read_in_pytest(tmp_path: Path) -> None:
+def test_pytest_shows_the_verdict_of_a_failed_assertion(tmp_path: Path) -> None:
     (tmp_path / "test_mine.py").write_text(
         f"import sys\nsys.path.insert(0, {str(SPECIMENS)!r})\nimport the_source, xhat.lens\n"
         "def test_mine():\n    assert xhat.lens.check(the_source.forward, the_source.backward)\n"
@@ -91,7 +91,7 @@ def test_a_failed_assertion_can_be_read_in_pytest(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("eps", ["nan", "inf", "-1"])
-def test_an_eps_that_is_none_is_no_mistake_of_the_code(eps: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_invalid_eps_is_refused(eps: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["check", str(SPECIMENS / "the_source.py"), "--eps", eps]) == 2
     assert capsys.readouterr().err == (
         f"xhat: check: eps is {float(eps)}, expected a finite number of at least 0.\n"

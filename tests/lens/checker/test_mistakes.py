@@ -1,9 +1,12 @@
-"""Every mistake the checker knows is named, alone and with every other, in programs that were made wrong by editing.
+"""Every mistake of the catalogue is named, alone and together with any other, in programs with these mistakes.
 
-The programs know nothing of the checker (see wrong.py). What two mistakes can't show together is listed with the
-reason, and that it is so is shown by their numbers.
+The programs are made by editing text (see wrong.py). Pairs that can't be named are listed with the reason, and their
+numbers show that there is nothing else to name. A run tests 200 pairs, drawn with a fixed seed; XHAT_ALL_PAIRS=1 tests
+all of them.
 """
 
+import os
+import random
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +16,7 @@ from lens.checker.wrong import MISTAKES, PROGRAM
 
 from xhat.lens import check, check_file
 from xhat.lens.checker.faults import CATALOGUE, TITLES, compatible, sets_of
+from xhat.lens.checker.reference import CLOSED
 from xhat.lens.checker.search import predictor_for
 from xhat.lens.checker.verdict import SECTIONS, Verdict
 from xhat.lens.prover import source
@@ -20,15 +24,15 @@ from xhat.lens.prover import source
 SPECIMENS = Path(__file__).parent / "specimens"
 ONE_PASS, FLOAT16 = "one-pass variance cancelling", "float16 accumulation"
 
-# Pairs that another reading explains with one mistake: the checker names the smaller one.
+# Pairs that a single mistake explains as well: the checker names this one.
 ONE_READING = {
     ("mean path dropped", "variance path dropped"): "mean and variance paths both dropped",
-    # a sum in the forward, differentiated as one: the backward is exact
+    # the backward is the exact derivative of a forward with this sum
     (
         "sum where a mean is needed: var",
         "sum where a mean is needed: variance path",
     ): "sum where a mean is needed: var",
-    # statistics that are constants have no paths: the backward is exact
+    # constant statistics have no paths, so the backward is exact
     (
         "running statistic used in training",
         "mean and variance paths both dropped",
@@ -38,12 +42,12 @@ ONE_READING = {
         "power of rstd wrong in the variance path",
         "square root missing in the backward",
     ): "square root missing in the backward",
-    # in the places where float16 is, 16 bits leave no room to see digits cancel
+    # float16 has too few digits to observe a cancellation
     (ONE_PASS, FLOAT16): FLOAT16,
-    # these statistics reach only the running ones
+    # these statistics are used for the running ones only
     ("channel axis transposed in the forward", ONE_PASS): "channel axis transposed in the forward",
 }
-# Pairs that leave no number to judge by, or lose their statistics.
+# Pairs whose outputs are not finite, or whose statistics have the wrong shape.
 NO_NUMBERS = {
     ("sum where a mean is needed: mu", ONE_PASS),
     ("channel axis transposed in the forward", FLOAT16),
@@ -56,25 +60,25 @@ def judged(*names: str) -> Verdict:
     return check(*wrong.functions(text), like="torch")
 
 
-def said(verdict: Verdict) -> list[set[str]]:
-    """Each finding as the names it offers, those of joined sets apart."""
+def names_of(verdict: Verdict) -> list[set[str]]:
+    """The alternative names of each mistake found; joined sets are split."""
     return [{part for name in finding.names for part in name.split(" + ")} for finding in verdict.mistakes]
 
 
 def named_exactly(verdict: Verdict, names: tuple[str, ...]) -> bool:
-    """All these names and no finding without one of them; nothing unnamed."""
-    findings = said(verdict)
+    """All these names are found, every mistake found has one of them, and no error is unnamed."""
+    found = names_of(verdict)
     return (
         verdict.status == 1
         and not verdict.unnamed
-        and len(findings) <= len(names)
-        and all(finding & set(names) for finding in findings)
-        and set(names) <= set().union(*findings)
+        and len(found) <= len(names)
+        and all(one & set(names) for one in found)
+        and set(names) <= set().union(*found)
     )
 
 
 def hidden(pair: tuple[str, str]) -> bool:
-    """Whether the two together give the same numbers as one of them alone, or as the right program."""
+    """Whether both together give the same numbers as one of them, or as the right program."""
     text = wrong.edited(pair)
     fewer = [wrong.edited((name,)) for name in pair] + [PROGRAM]
     apart = [name for name in pair if name != ONE_PASS]  # alone, it gives the exact numbers
@@ -92,13 +96,19 @@ def test_each_mistake_is_named_alone(name: str) -> None:
     verdict = judged(name)
     assert len(verdict.mistakes) == 1 and named_exactly(verdict, (name,)), verdict.headline
     same = next((names for names in wrong.SAME if name in names), {name})
-    assert said(verdict)[0] == same, verdict.headline
+    assert names_of(verdict)[0] == same, verdict.headline
+
+
+def chosen_pairs() -> set[tuple[str, str]]:
+    pairs = wrong.pairs()
+    drawn = pairs if os.environ.get("XHAT_ALL_PAIRS") else random.Random(0).sample(pairs, 200)
+    return {*drawn, *ONE_READING} - NO_NUMBERS
 
 
 @pytest.mark.parametrize("first", MISTAKES)
-def test_every_two_mistakes_are_named_together(first: str) -> None:
+def test_two_mistakes_are_named_together(first: str) -> None:
     failures = []
-    for pair in (p for p in wrong.pairs() if p[0] == first and p not in NO_NUMBERS):
+    for pair in sorted(pair for pair in chosen_pairs() if pair[0] == first):
         if pair not in ONE_READING and hidden(pair):
             continue
         expected = (ONE_READING[pair],) if pair in ONE_READING else pair
@@ -126,28 +136,22 @@ def test_what_has_no_number_is_not_guessed(pair: tuple[str, str]) -> None:
     ("layout", "output"), [(la, o) for la in ("NC", "NCHW") for o in ("y", "dx", "dgamma", "dbeta")]
 )
 def test_the_names_of_the_catalogue_are_told_apart(layout: str, output: str) -> None:
-    """Of every entry's own numbers, all the names returned are known to mean the same."""
+    """The numbers of each entry are explained by its own name only, or by names known to be equivalent."""
     same = {name: names for names in wrong.SAME for name in names}
-    # one entry of each of these is one of the other: the power 4 instead of 3 is a missing root where it multiplies
+    # rstd^4 instead of rstd^3 is a missing root at one place: these two have an entry in common
     power = {"square root missing in the backward", "power of rstd wrong in the variance path"}
     predictor = predictor_for(layout, "float64", 0.4, True, 0)
     for chosen in sets_of(output, 1, predictor.traits):
-        got = predictor.explain(output, predictor.predict(output, (), way(), chosen), 1e-10, 2)
+        got = predictor.explain(output, predictor.predict(output, (), CLOSED, chosen), 1e-10, 2)
         names = {m.name for found in got for m in found}
         name = chosen[0].name
-        if got == [()]:  # only rounding, or another output, shows it
+        if got == [()]:  # visible only by rounding, or in another output
             assert name == ONE_PASS or (output == "dgamma" and "backward_where" in dict(chosen[0].faults)), (
                 name
             )
             continue
         assert name in names
         assert names <= same.get(name, {name}) | (power if name in power else set()), (name, names)
-
-
-def way():  # type: ignore[no-untyped-def]
-    from xhat.lens.checker.reference import CLOSED
-
-    return CLOSED
 
 
 SPATIAL = {
@@ -200,7 +204,7 @@ def test_every_mistake_of_the_catalogue_changes_something() -> None:
         changed = [
             o
             for o in sorted(mistake.touches)
-            if _differs(predictor.predict(o, (), way(), (mistake,)), predictor.predict(o, (), way(), ()))
+            if _differs(predictor.predict(o, (), CLOSED, (mistake,)), predictor.predict(o, (), CLOSED, ()))
         ]
         assert changed or mistake.name == ONE_PASS, mistake
 
@@ -209,7 +213,7 @@ def _differs(a, b) -> bool:  # type: ignore[no-untyped-def]
     return a.shape != b.shape or float(np.abs(a - b).max()) > 1e-3
 
 
-def test_mistakes_of_one_knob_are_not_made_together() -> None:
+def test_mistakes_with_one_fault_are_not_combined() -> None:
     first, *others = [m for m in CATALOGUE if m.name == "power of rstd wrong in the variance path"]
     assert all(not compatible((first, other)) for other in others)
 

@@ -1,4 +1,4 @@
-"""Rounding: a right pass passes in few digits, and mistakes of rounding are told from those of a formula."""
+"""Rounding: correct code passes in every dtype, and rounding mistakes are distinguished from wrong formulas."""
 
 from typing import Any
 
@@ -11,10 +11,10 @@ from lens.checker.specimens import closed
 from xhat.lens import Adapter, check
 
 forward, backward = closed.forward, closed.backward
-ROUNDING = ("one-pass variance cancelling", "float16 accumulation")  # 16 bits show nothing of these
+ROUNDING = ("one-pass variance cancelling", "float16 accumulation")  # invisible in 16 bits
 
 
-def test_rounding_is_told_from_a_formula() -> None:
+def test_rounding_mistakes_are_distinguished_from_wrong_formulas() -> None:
     def one_pass(x: Any, gamma: Any, beta: Any, eps: float) -> Any:
         var = (x * x).mean(0) - x.mean(0) ** 2
         return gamma * (x - x.mean(0)) / np.sqrt(var + eps) + beta
@@ -41,7 +41,7 @@ def test_a_right_implementation_passes_in_few_digits(dtype: str) -> None:
     verdict = check(forward, backward, dtype=dtype)
     assert verdict, str(verdict)
     worst = max(row.error or 0.0 for row in verdict.rows)
-    assert worst > float(ml_dtypes.finfo(dtype).eps) / 50  # it did compute in this dtype
+    assert worst > float(ml_dtypes.finfo(dtype).eps) / 50  # it was computed in this dtype
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -54,7 +54,7 @@ def test_a_wrong_implementation_fails_in_few_digits(dtype: str) -> None:
     assert verdict.status == 1 and verdict.names >= {"mean path dropped"}, str(verdict)
 
 
-def test_float16_is_right_where_its_sums_are_wider() -> None:
+def test_float16_is_right_if_its_sums_are_wider() -> None:
     def wide(dout: Any, cache: Any) -> Any:
         return tuple(part.astype(np.float16) for part in backward(dout.astype(np.float32), cache))
 
@@ -79,7 +79,7 @@ def test_pytorch_in_bfloat16() -> None:
 
 @pytest.mark.parametrize("name", [name for name in wrong.MISTAKES if name not in ROUNDING])
 def test_a_mistake_is_still_seen_in_bfloat16(name: str) -> None:
-    """Its name is among the few that fit so few digits."""
+    """Its name is among the few names that fit so few digits."""
     text = wrong.edited((name,))
     assert text is not None
     verdict = check(*wrong.functions(text), dtype="bfloat16", like="torch")

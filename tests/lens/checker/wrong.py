@@ -1,9 +1,10 @@
-"""Wrong implementations, generated: lines of a right one, each replaced as somebody would write it by mistake.
+"""Wrong implementations, made from the text of a right one: each mistake is an edit of some of its lines.
 
-Nothing here knows how the checker works; the text is a program, and each mistake an edit of it.
+The edits do not depend on how the checker works.
 """
 
 from collections.abc import Callable
+from functools import cache
 from itertools import combinations
 from typing import Any
 
@@ -49,7 +50,7 @@ VARIANCE = "-0.5 * (dxhat * xmu).sum(axis=0) * rstd ** 3 * 2 * xmu / n"
 RUNNING_MEAN = "(1 - momentum) * running_mean + momentum * mu"
 RUNNING_VAR = "(1 - momentum) * running_var + momentum * var * n / (n - 1)"
 
-# mistake -> (line or phrase, what stands there instead), ...; the phrases of two mistakes may not be the same
+# mistake -> (phrase, replacement), ...
 Edits = tuple[tuple[str, str], ...]
 MISTAKES: dict[str, Edits] = {
     "sum where a mean is needed: mu": ((MU, "    mu = x.sum(axis=0)"),),
@@ -109,7 +110,7 @@ MISTAKES: dict[str, Edits] = {
     ),
 }
 
-# Names of one mistake: the checker can't tell them apart by numbers, and says so.
+# Several names of one mistake: the numbers are the same, and the checker reports all names.
 SAME = (
     {"mean and variance paths both dropped", "statistics detached from the graph"},
     {"gamma forgotten in dx", "dy used for dxhat"},
@@ -117,7 +118,7 @@ SAME = (
 
 
 def edited(names: tuple[str, ...]) -> str | None:
-    """The program with these mistakes in it; None where one leaves nothing for another to change."""
+    """The program with these mistakes; None if one of them removes a phrase that another one changes."""
     text = PROGRAM
     for name in names:
         for old, new in MISTAKES[name]:
@@ -133,8 +134,9 @@ def functions(text: str) -> tuple[Callable[..., Any], Callable[..., Any]]:
     return scope["forward"], scope["backward"]
 
 
+@cache
 def numbers(text: str) -> list[np.ndarray[Any, Any]]:
-    """Everything the program gives for one batch, to see whether two programs differ at all."""
+    """All results of the program for one batch."""
     rng = np.random.default_rng(3)
     x, dy = rng.normal(2.0, 1.5, (6, 4)), rng.normal(size=(6, 4))
     gamma, beta, mean = rng.normal(size=(3, 4))
@@ -152,6 +154,7 @@ def differ(a: str, b: str) -> bool:
     )
 
 
+@cache
 def pairs() -> list[tuple[str, str]]:
-    """Every two mistakes that can stand in one program."""
+    """All pairs of mistakes that one program can contain."""
     return [pair for pair in combinations(MISTAKES, 2) if edited(pair) is not None]

@@ -2,8 +2,8 @@
 
     x -> mu -> var -> rstd -> xhat -> y -> loss        with gamma and beta entering at y
 
-No closed form of dx lives here: it comes out of the traversal alone, node by node in reverse order, so
-that it can be compared with the closed form. Forward values come from `xhat.equations`.
+No closed form of dx lives here: the reverse traversal, node by node, computes dx independently of it. Forward values
+come from `xhat.equations`.
 """
 
 from collections.abc import Callable, Mapping
@@ -23,7 +23,7 @@ Values = Mapping[str, Any]
 
 
 class Node(NamedTuple):
-    """A quantity: its name, how it is written, its formula, and whether it is one number per channel."""
+    """A quantity: its name, symbol and formula, and whether it has one element per channel."""
 
     name: str
     symbol: str
@@ -32,7 +32,7 @@ class Node(NamedTuple):
 
 
 class Edge(NamedTuple):
-    """source enters target; ``local`` is d target / d source, and ``formula`` the same as text."""
+    """An edge: ``local`` is d target / d source as a function of the node values, ``formula`` the same as text."""
 
     source: str
     target: str
@@ -40,7 +40,7 @@ class Edge(NamedTuple):
     local: Callable[[Values], Any]
 
 
-# In the order of evaluation: every node stands after the nodes it is made of.
+# In topological order: every node comes after its inputs.
 NODES = (
     Node("x", "x", "the input", False),
     Node("gamma", "γ", "the scale", True),
@@ -56,7 +56,7 @@ NODES = (
 EDGES = (
     Edge("x", "mu", "w / m", lambda v: v["w"] / v["m"]),
     Edge("x", "var", "2 w (x − μ) / (m − c)", lambda v: 2 * v["w"] * (v["x"] - v["mu"]) / (v["m"] - v["c"])),
-    # The zero path: moving mu alone does not move var, because the deviations sum to zero.
+    # The zero path: d var / d mu = 0, because the deviations sum to 0.
     Edge(
         "mu",
         "var",
@@ -77,9 +77,9 @@ EDGES = (
 class Evaluation(NamedTuple):
     """One batch on the graph, in float64.
 
-    ``values`` and ``gradients`` hold an array per node: of x's shape, or of the channels' shape.
-    ``flows[source, target]`` is what the edge carries back into its source; the flows into a node sum
-    to its gradient.
+    ``values`` and ``gradients`` hold an array per node, of the shape of x or of the channels.
+    ``flows[source, target]`` is the gradient that the edge passes back to its source; the gradient of a node is the sum
+    of the flows of its outgoing edges.
     """
 
     values: dict[str, Array]
@@ -88,17 +88,17 @@ class Evaluation(NamedTuple):
 
     @property
     def paths(self) -> equations.Paths:
-        """The three arrows that reach x: straight from xhat, from mu, and from var. They sum to dx."""
+        """The flows of the three edges from x: to xhat (direct), to mu and to var. They sum to dx."""
         return equations.Paths(*(self.flows["x", target] for target in ("xhat", "mu", "var")))
 
     @property
     def zero_path(self) -> Array:
-        """What var sends to mu: zero up to rounding, since the weighted deviations from mu sum to zero."""
+        """The flow from var back to mu: 0 up to rounding, since the weighted deviations from mu sum to 0."""
         return self.flows["mu", "var"]
 
 
 def by_channel(array: ArrayLike, axes: tuple[int, ...]) -> NDArray[Any]:
-    """The array as (channels, values of a channel); copied where the channels are not first already."""
+    """The array as (channels, elements of a channel); a copy unless the channel axes come first."""
     given = np.asarray(array)
     moved = np.moveaxis(given, axes, range(len(axes)))
     channels = int(np.prod([given.shape[a] for a in axes], dtype=int))
@@ -116,13 +116,13 @@ def evaluate(
     correction: float = 0,
     mask: ArrayLike | None = None,
 ) -> Evaluation:
-    """Evaluate the graph on x and carry dy back through it, edge by edge in reverse order.
+    """Evaluate the graph on x, then traverse it in reverse order with dy.
 
-        gradient(node) = sum over the nodes it enters of  gradient(target) * d target / d node
+        gradient(node) = sum over its outgoing edges of  gradient(target) * d target / d node
 
-    x and dy have one shape; gamma and beta (1 and 0 where None) have the shape of the channel axes; mask
-    broadcasts to x, and padding (weight 0) may hold anything. Everything is computed in float64.
-    Raises ShapeError where shapes do not fit.
+    x and dy have the same shape; gamma and beta (by default 1 and 0) have the shape of the channel axes; mask
+    broadcasts to x, and padding (weight 0) may hold any values, NaN included. Everything is computed in float64.
+    Raises ShapeError if shapes do not match.
     """
     x, dy = np.asarray(x), np.asarray(dy)
     axes = channel_axes(x.ndim, axis, "graph.evaluate")
@@ -177,7 +177,7 @@ def _backward(v: dict[str, Any]) -> tuple[dict[str, Array], dict[tuple[str, str]
         for edge in (edge for edge in EDGES if edge.target == node.name):
             flow = gradients[node.name] * edge.local(v)
             if _NODE[edge.source].per_channel and flow.shape[1] > 1:
-                flow = _total(flow)  # one number fed many values: their gradients add
+                flow = _total(flow)  # a broadcast: sum over the elements of the channel
             flow = np.broadcast_to(flow, gradients[edge.source].shape)
             flows[edge.source, edge.target] = flow
             gradients[edge.source] = gradients[edge.source] + flow

@@ -1,11 +1,11 @@
-"""How much of the gradient each path carries, and how much of it batch normalization takes out, per channel.
+"""The share of the gradient in each path, and the share that batch normalization removes, per channel.
 
-The backward pass is nearly a projection. Of what comes in, g = gamma rstd dy, it removes the mean and the
-component along xhat; of the latter eps / (var + eps) stays, for every correction:
+The backward pass is nearly a projection. From the incoming gradient g = gamma rstd dy it removes the mean, and the
+component along xhat except for the share eps / (var + eps), for every correction:
 
     sum(dx) = 0        sum(dx xhat) = eps rstd^2 sum(g xhat)
 
-No path is derived here: the three paths come from `xhat.equations` by way of `xhat.ops`.
+The paths themselves are computed by `xhat.ops`, with the formulas of `xhat.equations`.
 """
 
 from typing import Any, NamedTuple
@@ -26,10 +26,10 @@ class PathSummary(NamedTuple):
     """Per channel, of the incoming gradient g = gamma rstd dy (the direct path):
 
     direct, mean, variance, dx    the L2 norms of the three paths and of their sum
-    along_one, along_xhat         the shares of g's energy in the direction of 1 and of xhat
-    by_mean, by_variance, kept    the shares of g's energy that the mean path takes out, that the variance
-                                  path takes out after it, and that is left in dx; they sum to 1
-    cancellation                  (direct + mean + variance) / dx: 1 where nothing cancels, infinite where all does
+    along_one, along_xhat         the shares of the energy of g (its squared norm) along 1 and along xhat
+    by_mean, by_variance, kept    the shares of the energy of g that the mean path removes, that the variance
+                                  path removes after it, and that remains in dx; they sum to 1
+    cancellation                  (direct + mean + variance) / dx: 1 without cancellation, infinite if dx is 0
     """
 
     direct: Array
@@ -45,9 +45,9 @@ class PathSummary(NamedTuple):
 
 
 def path_summary(dy: ArrayLike, context: Any) -> PathSummary:
-    """The paths of one backward pass in numbers: dy and the context of its forward, as in `gradient_paths`.
+    """The summary of one backward pass, from dy and the context of its forward, as in `xhat.gradient_paths`.
 
-    Every field has the shape of the channels. Raises what `xhat.gradient_paths` raises.
+    Every field has the shape of the channels. Raises the errors of `xhat.gradient_paths`.
     """
     whole = gradient_paths(dy, context)  # first, since it checks the context
     x, axes = context.x, context.plan.axes
@@ -60,16 +60,14 @@ def path_summary(dy: ArrayLike, context: Any) -> PathSummary:
 
 
 def summarize(paths: equations.Paths, xhat: Array) -> PathSummary:
-    """The same from the three paths, which broadcast to xhat (channels, values); the fields are (channels,)."""
+    """The summary of three paths that broadcast to xhat, of shape (channels, elements); the fields are (channels,)."""
     paths = equations.Paths(*(np.broadcast_to(path, xhat.shape) for path in paths))
     with np.errstate(all="ignore"):
         direct, mean, variance = (_norm(path) for path in paths)
         after_mean = _norm(paths.direct + paths.mean)
         dx = _norm(paths.direct + paths.mean + paths.variance)
-        g, toward_xhat = (
-            _unit(paths.direct, direct),
-            _unit(xhat, _norm(xhat)),
-        )  # so that squares can't overflow
+        # Unit vectors, so that their squares can't overflow.
+        g, toward_xhat = _unit(paths.direct, direct), _unit(xhat, _norm(xhat))
         by_mean = _share(direct, after_mean, direct)
         by_variance = _share(after_mean, dx, direct)
         sum_of_norms = direct + mean + variance
@@ -95,11 +93,11 @@ def _norm(array: Array) -> Array:
 
 
 def _unit(array: Array, length: Array) -> Array:
-    """Each row at length 1, or 0 where it is 0."""
+    """Each row scaled to length 1; zero rows stay 0."""
     return np.asarray(array / np.where(length > 0, length, 1)[:, None])
 
 
 def _share(before: Array, after: Array, whole: Array) -> Array:
-    """(before^2 - after^2) / whole^2, or 0 where nothing came in."""
+    """(before^2 - after^2) / whole^2, or 0 if whole is 0."""
     some = np.where(whole == 0, 1.0, whole)
     return np.asarray((before / some) ** 2 - (after / some) ** 2)

@@ -1,7 +1,7 @@
-"""What the report shows of one batch-norm layer, as numbers: columns per channel, histograms, a few values.
+"""The numbers of one batch-norm layer for the report: statistics per channel, histograms, sampled values.
 
-No HTML lives here, and no judgement (that is `report_findings`). Everything is computed in float64, a block of
-channels at a time, so that a large batch is never copied whole into float64.
+No HTML lives here, and no judgement (see `findings`). Everything is computed in float64, one block of channels at a
+time, so that a large batch is never copied to float64 as a whole.
 """
 
 from collections.abc import Iterator
@@ -22,16 +22,16 @@ __all__ = ["BINS", "SAMPLE", "Layer", "layer_numbers", "read_array"]
 Array = NDArray[np.float64]
 
 BINS = 32  # bars of a histogram
-SAMPLE = 16  # values of a channel that the page can play with
-_BLOCK = 1 << 20  # values in float64 at a time
+SAMPLE = 16  # values per channel for play mode
+_BLOCK = 1 << 20  # elements in float64 at a time
 
 
 class Layer(NamedTuple):
-    """One layer: its settings, a column of numbers per statistic, histograms and sampled values per channel.
+    """One layer: its settings, and per channel its statistics, histograms and sampled values.
 
     ``columns[name]`` is (C,); ``histograms`` holds "x", "dy" and "dx" as (C, BINS) counts, with their ranges in
-    the columns; ``sample`` holds "x" and "dy" as (C, n). Without dy all that speaks of gradients is absent.
-    ``fixed`` is true where the layer normalized with given moments, through which no gradient flows.
+    the columns; ``sample`` holds "x" and "dy" as (C, n). Without dy, everything about gradients is absent. ``fixed``
+    is true if the layer normalized with given moments, through which no gradient flows.
     """
 
     name: str
@@ -64,9 +64,10 @@ def layer_numbers(
     correction: float = 0,
     name: str = "",
 ) -> Layer:
-    """Forward and backward of every channel, in numbers. With mean and var (both) the moments are given, not taken.
+    """The numbers of forward and backward of every channel. With mean and var (both), the moments are given.
 
-    Raises ShapeError, DtypeError, ArgumentError or DegenerateBatchError, each in one sentence.
+    x and dy have the same shape; gamma, beta, mean and var have the shape of the channel axes.
+    Raises ShapeError, DtypeError, ArgumentError or DegenerateBatchError.
     """
     x = _real(x, "x")
     axes = channel_axes(x.ndim, axis, "report")
@@ -129,10 +130,12 @@ def _block_numbers(
 
 
 def _histograms(array: Array) -> NDArray[np.int64]:
-    """Counts in BINS equal bins from each row's least to its greatest; all in the first bin where those are equal."""
+    """Counts in BINS equal bins from the minimum to the maximum of each row; the first bin if they are equal."""
     low, high = array.min(axis=1, keepdims=True), array.max(axis=1, keepdims=True)
     good = np.isfinite(low) & np.isfinite(high)
-    width = np.where(good & (high > low), high / 2 - low / 2, 1)  # halves, so that the range can't overflow
+    width = np.where(
+        good & (high > low), high / 2 - low / 2, 1
+    )  # halves, so that the difference can't overflow
     place = np.where(good, (array / 2 - low / 2) / width * BINS, 0)
     place = np.clip(np.nan_to_num(place), 0, BINS - 1).astype(np.int64)
     row = np.arange(len(array))[:, None] * BINS
@@ -141,7 +144,7 @@ def _histograms(array: Array) -> NDArray[np.int64]:
 
 
 def _sample(values: NDArray[Any], gradients: NDArray[Any] | None) -> dict[str, NDArray[Any]]:
-    """Evenly spaced values of each channel, without loss: float32 where the batch is no wider."""
+    """Evenly spaced elements of each channel, exact: as float32 if the batch has at most 32 bits, else as float64."""
     places = np.linspace(0, values.shape[1] - 1, min(values.shape[1], SAMPLE)).round().astype(int)
     arrays = {"x": values} if gradients is None else {"x": values, "dy": gradients}
     return {
@@ -170,7 +173,7 @@ def _same_shape(dy: NDArray[Any], x: NDArray[Any]) -> NDArray[Any]:
 
 
 def _parameters(channels: tuple[int, ...], **given: ArrayLike | None) -> dict[str, Array]:
-    """gamma and beta, 1 and 0 where there are none; mu and var where they are given."""
+    """gamma and beta (by default 1 and 0), and mu and var if they are given, each as (C,)."""
     defaults = {"gamma": 1.0, "beta": 0.0}
     return {
         name: _per_channel(value, defaults.get(name, 0.0), channels, name)
@@ -208,7 +211,7 @@ def _check_options(values: NDArray[Any], eps: float, correction: float, fixed: b
 
 
 def read_array(path: str | Path) -> np.ndarray[Any, Any]:
-    """The array in a .npy file. Raises ArgumentError where there is no file, or no array in it."""
+    """The array in a .npy file. Nothing is unpickled, so the file can't run code. Raises ArgumentError."""
     try:
         array = np.load(path, allow_pickle=False)
         if isinstance(array, np.ndarray):

@@ -1,7 +1,7 @@
-"""The channels that deserve a look first, each with the reason in words.
+"""The channels to look at first, each with the reason in words.
 
-Only rules live here: each looks at the numbers of one layer and yields what it found, worst first. A rule that
-holds for every channel alike speaks once, for the layer.
+Only rules live here: a rule takes the numbers of one layer and yields findings, the worst first. A finding about all
+channels is yielded once, for the layer.
 """
 
 from collections.abc import Callable, Iterator
@@ -13,13 +13,13 @@ from xhat.lens.reporter.data import Layer
 
 __all__ = ["FEW_VALUES", "HUGE_OFFSET", "MOST_REMOVED", "Finding", "findings"]
 
-FEW_VALUES = 16  # with so few values a channel the variance is uncertain by more than a third
-HUGE_OFFSET = 100.0  # |mu| / std from which a one-pass variance in float32 keeps fewer than four digits
+FEW_VALUES = 16  # per channel: the standard error of the variance is then above a third
+HUGE_OFFSET = 100.0  # |mu| / std, from which a one-pass variance in float32 keeps fewer than four digits
 MOST_REMOVED = 0.99  # share of the gradient's energy
 
 
 class Finding(NamedTuple):
-    """What was found, in which channel (None: all of them), and the reason as a sentence."""
+    """The kind of finding, the channel (None: all channels), and the reason as a sentence."""
 
     kind: str
     channel: int | None
@@ -27,7 +27,7 @@ class Finding(NamedTuple):
 
 
 def findings(layer: Layer) -> list[Finding]:
-    """All findings of a layer: broken values first, then constant, eps, offset, gamma, few values, little left."""
+    """All findings of a layer, in the order of the rules."""
     return [finding for rule in _RULES for finding in rule(layer)]
 
 
@@ -114,7 +114,7 @@ def _little_left(layer: Layer) -> Iterator[Finding]:
 
 
 def _say(value: float) -> str:
-    """Three digits and a true minus; no leading zeros in the exponent."""
+    """Three digits, with a minus sign and without leading zeros in the exponent."""
     text = f"{value:.3g}"
     if "e" in text:
         digits, exponent = text.split("e")

@@ -1,7 +1,7 @@
-"""The report of a whole PyTorch model: every batch-norm layer that one batch passes through, in that order.
+"""The report about a PyTorch model: every batch-norm layer that one batch passes through, in this order.
 
-PyTorch is imported here alone, when the report is asked for. The model is left as it was: running moments and
-counters are put back, no parameter gets a gradient, and all hooks are removed.
+PyTorch is imported on the first call only. The model is not changed: running moments and counters are restored, no
+parameter gets a gradient, and all hooks are removed.
 """
 
 from collections.abc import Callable, Iterator
@@ -17,12 +17,12 @@ __all__ = ["report_model"]
 
 
 class _Call(NamedTuple):
-    """One pass through one layer: what came in, where the gradient of what came out will arrive."""
+    """One call of one layer: its input, and the autograd edge of its output."""
 
     name: str
     module: Any
     x: Any
-    edge: Any  # None: no gradient reaches this output, or it is not the plain output of batch norm
+    edge: Any  # None: the output has no gradient, or is not gamma xhat + beta
 
 
 def report_model(
@@ -33,13 +33,13 @@ def report_model(
     title: str | None = None,
     path: str | Path = "report.html",
 ) -> Path:
-    """Write one page about all batch-norm layers of a PyTorch model and return where it is.
+    """Write one page about all batch-norm layers of a PyTorch model, and return its path.
 
-    batch: the model's input, or (input, target, ...) as a data loader gives it.
-    loss: takes the model's output, and the targets where there are any, and returns a scalar tensor.
-    Layers in training use the moments of this batch; layers in evaluation their running moments, through which no
-    gradient flows. A layer fused with an activation is shown forward only, its gradient being that of the activation.
-    Raises ArgumentError where the model has no batch-norm layer or the loss is no scalar.
+    batch: the input of the model, or (input, target, ...) as from a data loader.
+    loss: a function of the model's output, and of the targets if there are any, that returns a scalar tensor.
+    Layers in training use the moments of this batch; layers in evaluation use their running moments, through which no
+    gradient flows. A layer fused with an activation is shown without its backward, since the gradient at its output is
+    not the gradient at y. Raises ArgumentError if the model has no batch-norm layer, or if the loss is not a scalar.
     """
     calls = _gather(model, batch, loss)
     layers = [_numbers(call, dy) for call, dy in calls]
@@ -51,7 +51,7 @@ def _gather(model: Any, batch: Any, loss: Callable[..., Any]) -> list[tuple[_Cal
 
     inputs, targets = (batch[0], batch[1:]) if isinstance(batch, tuple | list) and batch else (batch, ())
     if isinstance(inputs, torch.Tensor) and inputs.is_floating_point():
-        inputs = inputs.detach().requires_grad_()  # so that frozen layers see a gradient as well
+        inputs = inputs.detach().requires_grad_()  # so that frozen layers get a gradient as well
     layers = {name or "model": module for name, module in model.named_modules() if _is_batch_norm(module)}
     if not layers:
         raise ArgumentError(
@@ -86,7 +86,7 @@ def _is_batch_norm(module: Any) -> bool:
 
 @contextmanager
 def _unchanged(modules: Any) -> Iterator[None]:
-    """Put every buffer (running moments, number of batches) back as it was."""
+    """Restore every buffer (running moments, number of batches) on exit."""
     before = [
         (buffer, buffer.detach().clone()) for module in modules for buffer in module.buffers(recurse=False)
     ]
@@ -99,13 +99,13 @@ def _unchanged(modules: Any) -> Iterator[None]:
 
 @contextmanager
 def _recorded(layers: dict[str, Any]) -> Iterator[list[_Call]]:
-    """Record every call of these layers; the gradient's edge is taken at once, before anything works in place."""
+    """Record every call of these layers. The autograd edge is taken at once, before any in-place operation."""
     from torch.autograd.graph import get_gradient_edge
 
     calls: list[_Call] = []
 
-    def watch(name: str, module: Any) -> Any:
-        def note(module: Any, arguments: tuple[Any, ...], named: dict[str, Any], output: Any) -> None:
+    def hook(name: str, module: Any) -> Any:
+        def record(module: Any, arguments: tuple[Any, ...], named: dict[str, Any], output: Any) -> None:
             x, *more = (*arguments, *named.values())
             plain = output.requires_grad and _is_plain(module, more)
             again = sum(call.module is module for call in calls)
@@ -118,9 +118,9 @@ def _recorded(layers: dict[str, Any]) -> Iterator[list[_Call]]:
                 )
             )
 
-        return module.register_forward_hook(note, with_kwargs=True)
+        return module.register_forward_hook(record, with_kwargs=True)
 
-    handles = [watch(name, module) for name, module in layers.items()]
+    handles = [hook(name, module) for name, module in layers.items()]
     try:
         yield calls
     finally:
@@ -129,7 +129,7 @@ def _recorded(layers: dict[str, Any]) -> Iterator[list[_Call]]:
 
 
 def _is_plain(module: Any, more: list[Any]) -> bool:
-    """Whether the layer's output is gamma xhat + beta: no activation within, no residual or mask given."""
+    """Whether the output is gamma xhat + beta: the layer has no activation, and no residual or mask was passed."""
     from torch.nn import Identity
 
     inner = [getattr(module, name, None) for name in ("act", "drop", "activation")]

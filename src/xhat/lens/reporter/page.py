@@ -1,7 +1,7 @@
-"""One self-contained HTML page about one or several batch-norm layers: data and templates put together.
+"""Assembles one self-contained HTML page about one or several batch-norm layers from its data and web/.
 
-No drawing lives here (the page's own JavaScript draws) and no computation. The page asks the network for nothing,
-which its content security policy enforces, and every name in the data reaches it as text, never as markup.
+No drawing lives here (the JavaScript of the page draws), and no computation. The page makes no network requests,
+which its content security policy enforces, and every name in the data is inserted as text, never as markup.
 """
 
 import base64
@@ -21,30 +21,14 @@ from xhat.lens.reporter.findings import Finding, findings
 
 __all__ = ["CHANNELS", "page", "report", "write"]
 
-FINDINGS = 100  # of a layer that the page can list
-CHANNELS = 2048  # channels shown in all; more of them are thinned, layer by layer
+FINDINGS = 100  # listed per layer
+CHANNELS = 2048  # shown on one page; of more, each layer shows a selection
 _SCRIPTS = (
-    "equations",
-    "words",
-    "svg",
-    "state",
-    "graph",
-    "shapes",
-    "channels",
-    "play",
-    "controls",
-    "layers",
-    "report",
-)
-_EXACT = {
-    "mu",
-    "var",
-    "rstd",
-    "gamma",
-    "beta",
-    "min",
-    "max",
-}  # columns kept in float64; the others are for reading
+    ["equations", "words", "svg", "state", "graph", "shapes", "channels", "play", "controls", "layers", "report"]
+)  # in order of use
+_EXACT = set(
+    ["mu", "var", "rstd", "gamma", "beta", "min", "max"]
+)  # columns kept in float64; the others are only displayed
 
 
 def report(
@@ -59,17 +43,18 @@ def report(
     title: str = "batch normalization",
     path: str | Path = "report.html",
 ) -> Path:
-    """Write the page about one layer's batch and return where it is.
+    """Write the page about the batch of one layer, and return its path.
 
-    x and dy have one shape; gamma and beta have the shape of the channel axes. Without dy the page shows the
-    forward pass, and gradients in its play mode only. Raises what `layer_numbers` raises.
+    x and dy have the same shape; gamma and beta have the shape of the channel axes. Without dy the page shows the
+    forward pass, and gradients in its play mode only. Raises ShapeError, DtypeError, ArgumentError or
+    DegenerateBatchError.
     """
     layer = layer_numbers(x, dy, gamma, beta, axis=axis, eps=eps, correction=correction, name=title)
     return write(page([layer], title), path)
 
 
 def write(text: str, path: str | Path) -> Path:
-    """Write a page and return where it is."""
+    """Write a page, and return its path."""
     where = Path(path)
     where.write_text(text, encoding="utf-8")
     return where
@@ -79,7 +64,7 @@ def page(layers: Sequence[Layer], title: str) -> str:
     """The page as text."""
     limit = max(8, CHANNELS // max(1, len(layers)))
     shown = sum(min(limit, len(layer.columns["mu"])) for layer in layers)
-    few = 8 if shown > 512 else SAMPLE  # values of a channel to play with
+    few = 8 if shown > 512 else SAMPLE  # values per channel for play mode
     data = {"title": title, "layers": [_record(layer, limit, few) for layer in layers]}
     folder = files("xhat.lens.reporter") / "web"
 
@@ -91,18 +76,18 @@ def page(layers: Sequence[Layer], title: str) -> str:
         "data": _inert(data),
         "script": "\n".join(part(f"{name}.js") for name in _SCRIPTS),
     }
-    # One pass over the template alone: a mark that stands in the data is left as it is.
+    # Substitute in the template only: a mark inside the data stays unchanged.
     return re.sub(r"\{\{(\w+)\}\}", lambda mark: pieces[mark[1]], part("report.html"))
 
 
 def _inert(data: Any) -> str:
-    """JSON in which no sequence of characters can end the script element or open a comment."""
+    """JSON that can neither end the script element nor open a comment."""
     text = json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
 
 
 def _record(layer: Layer, limit: int, few: int) -> dict[str, Any]:
-    found = _by_turns(findings(layer))
+    found = _interleaved(findings(layer))
     shown = _chosen(layer, [f.channel for f in found if f.channel is not None], limit)
     place = {int(channel): i for i, channel in enumerate(shown)}
     return {
@@ -129,18 +114,18 @@ def _record(layer: Layer, limit: int, few: int) -> dict[str, Any]:
     }
 
 
-def _by_turns(found: list[Finding]) -> list[Finding]:
-    """The first of every kind, then the second of every kind: many of one kind must not hide another."""
-    turns: Counter[str] = Counter()
+def _interleaved(found: list[Finding]) -> list[Finding]:
+    """Interleaved: the first finding of every kind, then the second of every kind, ..."""
+    seen: Counter[str] = Counter()
     ranked = []
     for finding in found:
-        turns[finding.kind] += 1
-        ranked.append((turns[finding.kind], finding))
-    return [finding for _, finding in sorted(ranked, key=lambda turn: turn[0])]
+        seen[finding.kind] += 1
+        ranked.append((seen[finding.kind], finding))
+    return [finding for _, finding in sorted(ranked, key=lambda entry: entry[0])]
 
 
 def _chosen(layer: Layer, striking: list[int], limit: int) -> NDArray[np.int64]:
-    """All channels, or where they are too many: those with findings first, then an even spread."""
+    """The channels to show: all, or at most `limit`, half of them with findings and the others evenly spaced."""
     count = len(layer.columns["mu"])
     if count <= limit:
         return np.arange(count)
@@ -150,7 +135,7 @@ def _chosen(layer: Layer, striking: list[int], limit: int) -> NDArray[np.int64]:
 
 
 def _layer_shares(layer: Layer) -> list[float] | None:
-    """kept, by the mean path, by the variance path: shares of the energy that enters the whole layer."""
+    """The shares of the energy of the layer's incoming gradient: kept, removed by the mean and the variance path."""
     if not layer.has_gradient:
         return None
     direct = layer.columns["direct"]
@@ -166,13 +151,13 @@ def _layer_shares(layer: Layer) -> list[float] | None:
 
 
 def _heights(counts: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Bar heights from 0 to 255; a bar that is not empty is at least 1."""
+    """Bar heights from 0 to 255; at least 1 unless the bin is empty."""
     tallest = np.maximum(counts.max(axis=1, keepdims=True), 1)
     return np.asarray(np.ceil(counts / tallest * 255), dtype=np.int64)
 
 
 def _packed(array: NDArray[Any], kind: str) -> list[Any]:
-    """[kind, numbers a channel, base64 of little-endian numbers]: exact, and NaN survives."""
+    """[dtype, elements per channel, base64 of the little-endian elements]: exact, NaN included."""
     with np.errstate(over="ignore"):
         data = np.ascontiguousarray(array, dtype=f"<{kind}")
     width = 1 if data.ndim == 1 else data.shape[1]

@@ -1,4 +1,4 @@
-// The table of channels (sortable; only the rows in sight exist) and the channels that deserve a look first.
+// The sortable table of channels, in which only visible rows exist, and the findings.
 
 const ROW = 30; // height of a row, as in report.css
 const COLUMNS = [
@@ -15,7 +15,7 @@ const HINTS = {
   cancellation: "the lengths of the three paths together, against the length of their sum: 1 where nothing cancels",
 };
 
-let order = []; // rows of the layer, as the table shows them
+let order = []; // row indices of the layer, in the order of the table
 
 function buildTable() {
   const layer = layerNow();

@@ -1,4 +1,4 @@
-// Play mode's settings, and the formulas with the numbers in them.
+// The settings of play mode, and its formulas with numbers.
 
 let fields = null; // the inputs, by name
 
@@ -86,7 +86,7 @@ function drawFormulas(n) {
   );
 }
 
-// Zero where nothing but rounding is left of a sum.
+// A sum, or 0 if it is only rounding error.
 const rounded = (value, { paths }) => (Math.abs(value) < 1e-13 * (norm(paths.direct) + Number.MIN_VALUE) * paths.direct.length ? 0 : value);
 
 const term = (path, words) => html("span", { class: `term ${path}${state.on[path] ? "" : " off"}` }, words);

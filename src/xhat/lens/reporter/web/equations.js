@@ -1,5 +1,5 @@
-// Batch normalization of one channel, forward and backward: the lines of equations.py, for play.
-// Nothing here draws, and nothing here rounds.
+// Batch normalization of one channel, forward and backward, for play mode: the formulas of equations.py.
+// Nothing here draws or rounds.
 
 const sum = (values) => values.reduce((total, value) => total + value, 0);
 const norm = (values) => Math.hypot(...values);
@@ -28,7 +28,7 @@ function backward(dy, { m, rstd, xhat }, { gamma, c }) {
   return { dbeta, dgamma, ...scalarGradients({ dbeta, dgamma, gamma, rstd }), paths, dx };
 }
 
-// What reaches the nodes in between. drstd = sum(dxhat (x - mu)) = gamma dgamma / rstd.
+// The gradients of the inner nodes. drstd = sum(dxhat (x - mu)) = gamma dgamma / rstd.
 function scalarGradients({ dbeta, dgamma, gamma, rstd }) {
   return {
     dmu: -gamma * rstd * dbeta,
@@ -37,7 +37,7 @@ function scalarGradients({ dbeta, dgamma, gamma, rstd }) {
   };
 }
 
-// Shares of the energy of the direct path: kept in dx, taken out by the mean path, then by the variance path.
+// Shares of the energy of the direct path: kept in dx, removed by the mean path, then by the variance path.
 function shares({ direct, mean, variance }) {
   const whole = norm(direct) ** 2;
   if (whole === 0) return { kept: 1, mean: 0, variance: 0 };
@@ -46,8 +46,8 @@ function shares({ direct, mean, variance }) {
   return { kept: after / whole, mean: (whole - afterMean) / whole, variance: (afterMean - after) / whole };
 }
 
-// The length of a sum of chosen paths, from their lengths alone: the mean path is the projection on 1, the
-// variance path lies along xhat, and the two are at right angles.
+// The length of the sum of selected paths, from their lengths: the mean path is the projection on 1, the variance
+// path is parallel to xhat, and both are orthogonal.
 function lengthOf(chosen, { direct, mean, variance, alongXhat }) {
   const d = chosen.direct ? 1 : 0;
   const a = chosen.mean ? mean : 0;

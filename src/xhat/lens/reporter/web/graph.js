@@ -1,4 +1,4 @@
-// The computational graph: nodes with their numbers, forward arrows in one colour, gradients in another.
+// The computational graph: nodes with numbers, and forward and gradient arrows in different colours.
 
 const WIDE = {
   box: [1120, 436],
@@ -29,7 +29,7 @@ const NAMES = {
   beta: "shift", y: "the output", loss: "loss",
 };
 
-// What a node is, and what its gradient is made of.
+// The formulas of each node and of its gradient.
 const FORMULAS = {
   x: "dx = r dx̂ + dμ / m + dσ² · 2(x − μ) / (m − c)",
   mu: "μ = Σ x / m,  dμ = −r Σ dx̂ + 0 · dσ²",
@@ -42,7 +42,7 @@ const FORMULAS = {
   loss: "L depends on y; its gradient is dy",
 };
 
-// source, target, the path whose gradient it carries, the local derivative
+// source, target, path of the gradient, local derivative
 const EDGES = [
   ["x", "xhat", "direct", "r"],
   ["x", "mu", "mean", "1/m"],
@@ -57,9 +57,9 @@ const EDGES = [
   ["y", "loss", "all", "dy"],
 ];
 
-let drawn = null; // the SVG's moving parts, and the layout they were made for
+let drawn = null; // the elements that are updated, and the layout for which they were made
 
-const NARROW = window.matchMedia("(max-width: 1010px)"); // as in report.css: below, WIDE would be too small to read
+const NARROW = window.matchMedia("(max-width: 1010px)"); // as in report.css; below this width, WIDE is illegible
 const layoutNow = () => (NARROW.matches ? TALL : WIDE);
 
 function boxOf(layout, name) {
@@ -157,7 +157,7 @@ function nodeTexts(n) {
   };
 }
 
-// The length of what flows back along each kind of edge, against the direct path's.
+// The norm of the gradient along each kind of edge, relative to the direct path.
 function flowShare(path, n) {
   const { direct, mean, variance } = n.lengths;
   if (direct === 0) return 0;
@@ -188,7 +188,7 @@ function graphWords(n) {
   return `${forwardWords} Lengths of the paths to x: direct ${number(direct)}, through the mean ${number(mean)}, through the variance ${number(variance)}; together ${number(n.dx({ direct: true, mean: true, variance: true }))}.`;
 }
 
-// Under the graph: what of the gradient reaches x, and where the rest goes.
+// Below the graph: the share of the gradient that reaches x, and the removed shares.
 function drawReaches() {
   const n = numbersNow();
   const place = document.getElementById("reaches");

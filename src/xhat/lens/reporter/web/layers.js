@@ -1,4 +1,4 @@
-// A model's layers in order: what reaches x in each, and what the two other paths take out.
+// The layers of a model in order, each with the share of the gradient that reaches x, and the removed shares.
 
 function drawLayers() {
   const section = document.getElementById("layers");

@@ -1,12 +1,12 @@
-// Play mode: a small batch whose values, gradients and settings can be moved, and what follows from them.
+// Play mode: a small batch with editable values, gradients and settings, and the results.
 
-const LINE = 30; // height of one value's row
+const LINE = 30; // height of a row
 const WIDTH = 300;
 const REACH = 52; // the longest gradient arrow
 const FIRST_N = 8;
 const MOST_N = 16;
 
-let rows = null; // the moving parts of the three panels
+let rows = null; // the elements of the three panels that are updated
 
 function startPlay() {
   const layer = layerNow();
@@ -17,7 +17,7 @@ function startPlay() {
   setN(Math.max(2, Math.floor(settings.c) + 1, Math.min(FIRST_N, x.length)));
 }
 
-// More values come from the channel's sample, and when that is used up, mirrored at its middle.
+// Further values come from the sample of the channel; beyond it, from its mirror image.
 function setN(n) {
   const { x, dy, pool } = state.play;
   const middle = sum(pool.x) / pool.x.length;
@@ -130,7 +130,7 @@ function drawBars({ bars, total }, i, y, { paths }) {
   set(total, { d: `M${at},${y - 12}l4,5v12l-4,5l-4,-5v-12Z`, "data-value": value });
 }
 
-// Moving a handle: by pointer, or by arrow keys.
+// Handles move by pointer or by arrow keys.
 function movePlay(kind, i, value, settled) {
   if (!Number.isFinite(value)) return;
   state.play[kind][i] = value;

@@ -1,4 +1,4 @@
-// The page: what happens when something is chosen. Drawing and numbers are in the other files.
+// Event handlers, and the order of drawing. Drawing and numbers are in the other files.
 
 function choose(row) {
   state.row = row;
@@ -55,7 +55,7 @@ function drawChannel() {
   if (document.querySelector("#overview svg")) markOverview();
 }
 
-// What follows every move in play mode.
+// Everything that changes with each step of play mode.
 function drawNumbers() {
   drawGraph();
   drawReaches();

@@ -1,4 +1,4 @@
-// Distributions before and after, of one channel and of all.
+// Distributions before and after normalization, for one channel and for all.
 
 const PANEL = { w: 300, h: 150, left: 10, right: 10, top: 12, bottom: 30 };
 const BINS = 32;
@@ -53,7 +53,7 @@ function panel(title, kind, heights, low, high, [center, spread]) {
 const bars = (heights, left, step, floor, tall) =>
   heights.map((height, i) => (height ? `M${(left + i * step + 0.6).toFixed(1)},${floor}v${(-Math.max(1.2, (height / 255) * tall)).toFixed(1)}h${(step - 1.2).toFixed(1)}V${floor}Z` : "")).join("");
 
-// Every channel's mean and spread, before and after: click to choose one.
+// Mean and standard deviation of every channel, before and after; a click selects a channel.
 function drawOverview() {
   const layer = layerNow();
   const { mu, var: variance, rstd, gamma, beta } = Object.fromEntries(["mu", "var", "rstd", "gamma", "beta"].map((name) => [name, layer.columns[name].values]));
@@ -88,7 +88,7 @@ function allChannels(title, pairs) {
   return html("figure", {}, html("figcaption", {}, title, html("span", { class: "range" }, good.length ? `${number(low, 3)} … ${number(high, 3)}${beyond ? `, ${beyond} beyond` : ""}` : "")), picture);
 }
 
-// The range of most channels: a few far away must not flatten all others.
+// The range of most channels, so that outliers don't flatten all others.
 function usualRange(pairs) {
   const lows = pairs.map(([center, spread]) => center - spread).sort((a, b) => a - b);
   const highs = pairs.map(([center, spread]) => center + spread).sort((a, b) => a - b);

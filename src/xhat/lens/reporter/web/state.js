@@ -1,4 +1,4 @@
-// What is chosen, and the numbers that belong to it: of the whole channel, or of the small batch in play.
+// The selection, and its numbers: of the whole channel, or of the small batch in play mode.
 
 const DATA = JSON.parse(document.getElementById("data").textContent);
 
@@ -18,7 +18,7 @@ function unpack([kind, width, text]) {
   return { width, values: new ARRAYS[kind](bytes.buffer) };
 }
 
-// A layer with its arrays unpacked, once, when it is first looked at.
+// The selected layer; its arrays are unpacked on first use.
 const opened = new Map();
 function layerNow() {
   if (!opened.has(state.layer)) {
@@ -38,7 +38,7 @@ function rowOf(packed, row) {
   return Array.from(packed.values.subarray(row * packed.width, (row + 1) * packed.width));
 }
 
-// The numbers of the whole channel, as the graph shows them.
+// The numbers of the whole channel for the graph.
 function channelNumbers() {
   const layer = layerNow();
   const get = (name) => cell(layer, name, state.row);
@@ -63,7 +63,7 @@ function channelNumbers() {
   };
 }
 
-// The same of the small batch in play.
+// The same numbers for the small batch in play mode.
 function playNumbers() {
   const { x, dy, settings } = state.play;
   const f = forward(x, settings);

@@ -1,4 +1,4 @@
-// Elements, and arrows with a width. Text only ever enters the page as text nodes.
+// HTML and SVG elements, and arrows with a width. Text enters the page as text nodes only.
 
 const SVG = "http://www.w3.org/2000/svg";
 
@@ -30,7 +30,7 @@ const at = ([a, b, c], t) => mix(mix(a, b, t), mix(b, c, t), t);
 
 const inside = ([x, y], box) => Math.abs(x - box.x) <= box.w / 2 + 3 && Math.abs(y - box.y) <= box.h / 2 + 3;
 
-// The part of a curve between two boxes, so that an arrow starts and ends at their borders.
+// The part of a curve between two boxes: an arrow starts and ends at their borders.
 function between(curve, from, to) {
   let start = 0;
   let end = 1;
@@ -41,7 +41,7 @@ function between(curve, from, to) {
   return [at(curve, start), control, at(curve, end)];
 }
 
-// The curve moved sideways, to leave room for its counterpart.
+// The curve shifted sideways, to leave room for the opposite arrow.
 function beside([a, b, c], distance) {
   const length = Math.hypot(c[0] - a[0], c[1] - a[1]) || 1;
   const shift = [(-(c[1] - a[1]) / length) * distance, ((c[0] - a[0]) / length) * distance];

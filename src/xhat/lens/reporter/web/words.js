@@ -21,7 +21,7 @@ function percent(share) {
   const size = Math.abs(value);
   if (size > 0 && size < 0.001) return "< 0.001 %";
   if (size > 95 && size < 100) {
-    const places = size > 99.9 ? 2 : 1; // nearly all is not all
+    const places = size > 99.9 ? 2 : 1; // never round up to 100 %
     return (Math.floor(value * 10 ** places) / 10 ** places).toFixed(places) + " %";
   }
   return String(size >= 100 ? Math.round(value) : Number(value.toPrecision(2))).replace("-", MINUS) + " %";
@@ -31,7 +31,7 @@ const count = (n, word) => n.toLocaleString("en") + " " + word + (n === 1 ? "" :
 
 const digitsBelow = (n) => String(n).replace(/\d/g, (digit) => "₀₁₂₃₄₅₆₇₈₉"[digit]);
 
-// A channel's name: its index, or its indices where several axes are the channels.
+// The name of a channel: its index, or its indices if there are several channel axes.
 function channelName(layer, row) {
   let index = layer.channels[row];
   const sizes = layer.axis.map((axis) => layer.shape[axis]);
