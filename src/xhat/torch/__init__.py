@@ -7,7 +7,6 @@ from xhat.torch.convert.sync import convert_sync as convert_sync
 from xhat.torch.freeze import freeze as freeze
 from xhat.torch.freeze import unfreeze as unfreeze
 from xhat.torch.functional import batch_norm as batch_norm
-from xhat.torch.memory import reuse_memory as reuse_memory
 from xhat.torch.nn import BatchNorm1d as BatchNorm1d
 from xhat.torch.nn import BatchNorm2d as BatchNorm2d
 from xhat.torch.nn import BatchNorm3d as BatchNorm3d
@@ -35,7 +34,6 @@ __all__ = [
     "freeze",
     "merge_running_statistics",
     "recalibrate",
-    "reuse_memory",
     "revert",
     "unfreeze",
 ]
