@@ -23,12 +23,28 @@ __all__ = ["CHANNELS", "page", "report", "write"]
 
 FINDINGS = 100  # listed per layer
 CHANNELS = 2048  # shown on one page; of more, each layer shows a selection
-_SCRIPTS = (
-    ["equations", "words", "svg", "state", "graph", "shapes", "channels", "play", "controls", "layers", "report"]
-)  # in order of use
-_EXACT = set(
-    ["mu", "var", "rstd", "gamma", "beta", "min", "max"]
-)  # columns kept in float64; the others are only displayed
+_SCRIPTS = [
+    "equations",
+    "words",
+    "svg",
+    "state",
+    "graph",
+    "shapes",
+    "channels",
+    "play",
+    "controls",
+    "layers",
+    "report",
+]  # in order of use
+_EXACT = {
+    "mu",
+    "var",
+    "rstd",
+    "gamma",
+    "beta",
+    "min",
+    "max",
+}  # columns kept in float64; the others are only displayed
 
 
 def report(
