@@ -23,6 +23,9 @@ PACKAGE = ROOT / "src" / "xhat"
 # What each part may import of the package, beside itself. A part is a module, a package, or a package inside one.
 # The rim (the public names, the command line, the demo) may import all.
 ENGINE = {"ops", "equations", "layout", "errors"}
+CORE = ENGINE | {"plan", "checks"}
+TORCH_INPUTS = {"torch.errors", "torch.internals", "torch.inputs"}
+TORCH_WAYS = {f"torch.{way}" for way in ("cpu", "composed", "autograd", "operators", "running_stats")}
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
     "layout": {"errors"},
@@ -34,7 +37,24 @@ MAY_IMPORT: dict[str, set[str]] = {
     "ops": {"_kernels", "results", "operands", "plan", "checks", "equations", "layout", "errors"},
     "numpy": {"ops", "equations", "layout", "errors"},
     "jax": ENGINE,
-    "torch": ENGINE | {"plan", "checks", "torch"},
+    # PyTorch, from the bottom up: each file, then the packages for whole models, which nothing below imports.
+    "torch.errors": {"errors"},
+    "torch.internals": set(),
+    "torch.memory": set(),
+    "torch.inputs": CORE | {"torch.errors"},
+    "torch.composed": CORE | {"torch.inputs"},
+    "torch.cpu": CORE | {"torch.inputs", "torch.memory"},
+    "torch.running_stats": CORE | TORCH_INPUTS,
+    "torch.autograd": CORE | TORCH_INPUTS | {"torch.cpu", "torch.composed"},
+    "torch.operators": CORE | TORCH_INPUTS | {"torch.cpu", "torch.composed"},
+    "torch.functional": CORE | TORCH_INPUTS | TORCH_WAYS,
+    "torch.nn": CORE | TORCH_INPUTS | {"torch.functional", "torch.running_stats"},
+    "torch.freeze": CORE | {"torch.nn"},
+    "torch.sync": CORE | TORCH_INPUTS | TORCH_WAYS | {"torch.functional", "torch.nn"},
+    "torch.convert": CORE | TORCH_INPUTS | {"torch.nn", "torch.sync"},
+    "torch.recorder": CORE | TORCH_INPUTS | TORCH_WAYS | {"torch.functional", "torch.nn", "torch.sync"},
+    "torch.recalibrate": CORE | TORCH_INPUTS | {"torch.recorder", "torch.nn", "torch.sync"},
+    "torch": {f"torch.{part}" for part in ("convert", "freeze", "functional", "nn", "recalibrate", "sync")},
     "lens": set(),
     "lens.paths": ENGINE,
     "lens.prover": {"equations", "errors"},
@@ -108,7 +128,8 @@ def wrong_arrows(part: str, source: str, package: str = "xhat") -> set[str]:
         if top == "xhat":
             allowed = part in RIM or (rest and part_of(rest) in MAY_IMPORT.get(part, set()) | {part})
         else:
-            allowed = top in sys.stdlib_module_names or top in MAY_LOAD.get(part, set())
+            may_load = MAY_LOAD.get(part, MAY_LOAD.get(part.split(".")[0], set()))
+            allowed = top in sys.stdlib_module_names or top in may_load
         if not allowed:
             wrong.add(name)
     return wrong
@@ -139,6 +160,9 @@ def test_imports_follow_the_arrows() -> None:
         ("plan", "from xhat.operands import read"),
         ("results", "from xhat.ops import batch_norm"),
         ("ops", "import torch"),
+        ("torch.cpu", "from xhat.torch.functional import normalized"),
+        ("torch.nn", "from xhat.torch.convert import convert"),
+        ("torch.functional", "from xhat.torch import nn"),
         ("ops", "import xhat"),
         ("lens.checker", "from xhat.torch import BatchNorm1d"),
         ("lens.checker", "from xhat.lens.prover import source"),
