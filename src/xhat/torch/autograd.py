@@ -53,12 +53,14 @@ class Normalize(Function):
 
 def _as_before(dy: Tensor, x: Tensor, weight: Maybe, saved: Maybe) -> bool:
     """Whether the kernels can take the gradient, and what hooks on saved tensors made of the tensors."""
-    same = dy.shape == x.shape and dy.dtype == x.dtype and (weight is None or weight.shape == x.shape[1:2])
+    shape, dtype = x.shape, x.dtype
     return (
-        same
-        and plain(dy, x, weight, saved)
+        plain(dy, x, weight, saved)
         and not batched(dy)
-        and (saved is None or (saved.shape == x.shape and saved.dtype == x.dtype))
+        and dy.shape == shape
+        and dy.dtype == dtype
+        and (weight is None or weight.shape == shape[1:2])
+        and (saved is None or (saved.shape == shape and saved.dtype == dtype))
     )
 
 
