@@ -137,7 +137,7 @@ def _removed(axes: Any, paths: LayerPaths) -> int:
     shares = [np.sum(path**2, axis=0) / size for path in (paths.mean, paths.variance)]
     order = np.argsort(-sum(shares), kind="stable")
     places = np.arange(1, len(order) + 1)
-    axes.set_title("What batch norm takes out of the gradient")
+    axes.set_title("The part of the gradient that batch norm removes")
     axes.bar(places, shares[0][order], color=MEAN, width=0.8, label="through the mean")
     axes.bar(places, shares[1][order], 0.8, shares[0][order], color=VARIANCE, label="through the variance")
     axes.set_xlim(0.3, len(order) + 0.7)

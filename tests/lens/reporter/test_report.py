@@ -91,7 +91,7 @@ def test_each_strange_channel_is_found_with_its_reason_and_no_other() -> None:
     reasons = {(f.kind, f.channel): f.reason for f in found}
     assert reasons["constant", 1].startswith("all 100 values are 0.25, so x̂ is 0 and y is β everywhere")
     assert "is no larger than ε = 1e−5" in reasons["dominated by ε", 2]
-    assert "of the gradient's energy is taken out" in reasons["gradient removed", 6]
+    assert "of the gradient's energy is removed" in reasons["gradient removed", 6]
     assert all(re.fullmatch(r"[^.]+(\.\d+[^.]*)*\.", f.reason) for f in found)
 
 

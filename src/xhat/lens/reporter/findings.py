@@ -108,7 +108,7 @@ def _little_left(layer: Layer) -> Iterator[Finding]:
         yield Finding(
             "gradient removed",
             c,
-            f"{1 - kept[c]:.2%} of the gradient's energy is taken out by the paths through μ and σ²; the three paths "
+            f"{1 - kept[c]:.2%} of the gradient's energy is removed by the paths through μ and σ²; the three paths "
             f"cancel to 1/{_say(cancellation[c])} of their lengths.",
         )
 
