@@ -28,7 +28,7 @@ from xhat.demo.training import (
     load,
     train,
 )
-from xhat.lens import report
+from xhat.lens.reporter.page import report
 
 if TYPE_CHECKING:
     from xhat.demo.residual import Twin
