@@ -6,8 +6,10 @@ Without one the tests are skipped with the reason; with CI=true they fail, so th
 import os
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, NoReturn
 
 import pytest
@@ -35,8 +37,20 @@ def find() -> str:
         unavailable(
             "no Chromium found, and only root can install Debian's package (apt-get install chromium)"
         )
-    reason = install()
-    return shutil.which("chromium") or unavailable(reason)
+    with _one_at_a_time():
+        found = shutil.which("chromium")
+        reason = "" if found else install()
+    return found or shutil.which("chromium") or unavailable(reason)
+
+
+@contextmanager
+def _one_at_a_time() -> Iterator[None]:
+    """apt-get has a lock and does not wait for it, and the tests run in several processes."""
+    import fcntl
+
+    with open(Path(tempfile.gettempdir()) / "xhat-chromium.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def install() -> str:
