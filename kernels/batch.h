@@ -15,7 +15,7 @@ struct Batch {
     double m, divisor;                   // sum of weights; m - correction. Infinity: constant statistics
     double eps, slope;
     Activation activation;
-    Side side;
+    ActivationGrad activation_grad;
     double *mean, *var;                  // forward: written by the reduction, read by the map
     double *sum_dy, *sum_dy_xhat;        // backward: likewise
     bool reduce, map;                    // which halves to run

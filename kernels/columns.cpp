@@ -271,7 +271,7 @@ void run_columns(const Pass& pass, int threads) {
     const Batch& b = pass.b;
     const Plan plan(pass);
     Walk walk(pass, plan, size_t(threads));
-    const bool sums_have_factors = pass.backward && b.reduce && (b.side != NO_ACTIVATION || pass.brief);
+    const bool sums_have_factors = pass.backward && b.reduce && (b.activation_grad != NO_ACTIVATION || pass.brief);
     parallel(threads, [&](Team team) {
         if (sums_have_factors) walk.prepare(team, false, walk.wide_sums);
         const size_t p0 = team.first(plan.pieces.size()), p1 = team.last(plan.pieces.size());

@@ -57,8 +57,8 @@ template <int activation, class A> inline A act(A pre, Slope<A> slope) {
     return pre;
 }
 
-constexpr bool is_silu(int side) { return side == SILU_FROM_X || side == SILU_FROM_RESIDUAL; }
-constexpr bool reads_extra(int side) { return side == LEAKY_FROM_Y || side == SILU_FROM_RESIDUAL; }
+constexpr bool is_silu(int grad) { return grad == SILU_FROM_X || grad == SILU_FROM_X_AND_RESIDUAL; }
+constexpr bool reads_extra(int grad) { return grad == LEAKY_RELU_FROM_Y || grad == SILU_FROM_X_AND_RESIDUAL; }
 
 // What stands before the activation, as the forward pass had it.
 template <class A> inline A before_activation(A d, A scale, A beta) { return d * scale + beta; }
@@ -93,14 +93,14 @@ template <class A> inline A through_silu(A dy, A pre) {
 }
 
 // g = dy act'(pre), where `extra` is y, of the sign of pre, or the residual.
-template <int side, class A, int step>
+template <int grad, class A, int step>
 ALWAYS_INLINE A through_activation(A dy, A x, A extra, const TermsAt<A, step>& at, size_t k, Slope<A> slope) {
-    if constexpr (is_silu(side)) {
+    if constexpr (is_silu(grad)) {
         const A pre = before_activation(centred(x, at.hi[k], at.lo[k]), at.scale[k], at.beta[k]);
-        return through_silu(dy, side == SILU_FROM_RESIDUAL ? pre + extra : pre);
-    } else if constexpr (side == LEAKY_FROM_X) {
+        return through_silu(dy, grad == SILU_FROM_X_AND_RESIDUAL ? pre + extra : pre);
+    } else if constexpr (grad == LEAKY_RELU_FROM_X) {
         return through_leaky(dy, rising(x, at.scale[k]) <= at.kink[k], slope);
-    } else if constexpr (side == LEAKY_FROM_Y) {
+    } else if constexpr (grad == LEAKY_RELU_FROM_Y) {
         return through_leaky(dy, extra <= A(0), slope);
     } else {
         return dy;

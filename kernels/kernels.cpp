@@ -56,7 +56,7 @@ template <class T, bool columns, bool weighted, class Term = TermOf<T, weighted>
 }
 
 // G is T where g is made from dy on the way, and the arithmetic type where a buffer holds it already.
-template <class T, class G, bool columns, int side, bool weighted> struct EachGradient {
+template <class T, class G, bool columns, int grad, bool weighted> struct EachGradient {
     using Term = TermOf<T, weighted>;
     const T* RESTRICT x;
     const G* RESTRICT dy;
@@ -68,12 +68,12 @@ template <class T, class G, bool columns, int side, bool weighted> struct EachGr
     ALWAYS_INLINE void prefetch_from(size_t i) const {
         prefetch_numbers(x + i, together<Term> * LANES);
         prefetch_numbers(dy + i, together<Term> * LANES);
-        if (reads_extra(side)) prefetch_numbers(e + i, together<Term> * LANES);
+        if (reads_extra(grad)) prefetch_numbers(e + i, together<Term> * LANES);
     }
     ALWAYS_INLINE A<T> gradient(size_t i, size_t k) const {
-        const A<T> ei = reads_extra(side) ? A<T>(load(e[i])) : A<T>(0);
-        const A<T> xi = side == NO_ACTIVATION ? A<T>(0) : A<T>(load(x[i]));
-        return through_activation<side>(A<T>(load(dy[i])), xi, ei, at, k, slope);
+        const A<T> ei = reads_extra(grad) ? A<T>(load(e[i])) : A<T>(0);
+        const A<T> xi = grad == NO_ACTIVATION ? A<T>(0) : A<T>(load(x[i]));
+        return through_activation<grad>(A<T>(load(dy[i])), xi, ei, at, k, slope);
     }
     ALWAYS_INLINE Term difference(size_t i, size_t k) const {
         if constexpr (sizeof(Term) == 4) return centred<Term>(load(x[i]), at.hi[k], at.lo[k]);
@@ -91,11 +91,11 @@ template <class T, class G, bool columns, int side, bool weighted> struct EachGr
 };
 
 // The Each of row r from number `first` on, in channel c.
-template <class T, bool columns, int side, bool weighted>
-inline EachGradient<T, T, columns, side, weighted> gradient_at(const Tile& t, size_t r, size_t c, size_t first) {
+template <class T, bool columns, int grad, bool weighted>
+inline EachGradient<T, T, columns, grad, weighted> gradient_at(const Tile& t, size_t r, size_t c, size_t first) {
     return {from<T>(t.x, r, c) + first,
             from<T>(t.dy, r, c) + first,
-            reads_extra(side) ? from<T>(t.extra, r, c) + first : nullptr,
+            reads_extra(grad) ? from<T>(t.extra, r, c) + first : nullptr,
             weighted ? weights(t, r) + (columns ? 0 : first) : nullptr,
             t.origin + (columns ? first : c),
             {t.terms, columns ? first : c},
@@ -112,7 +112,7 @@ template <class Each, class G> inline void make_gradients(const Each& each, size
 
 // Behind silu, and of float64 in columns behind leaky_relu, g is made first: then both loops are simple enough to become
 // vector code.
-template <class T, bool columns, int side, bool weighted> void gradient_sums_buffered(const Tile& t) {
+template <class T, bool columns, int grad, bool weighted> void gradient_sums_buffered(const Tile& t) {
     constexpr size_t rows = columns ? 4 : 1, width = CHUNK / rows;
     const size_t ahead = columns ? rows_ahead<T>(t) : 1;
     A<T> buffer[rows][width];
@@ -129,7 +129,7 @@ template <class T, bool columns, int side, bool weighted> void gradient_sums_buf
                     prefetch_next<T>(t, t.dy, ahead, r, c, i, n);
                 }
                 const auto each = [&](size_t k) {
-                    const auto made = gradient_at<T, columns, side, weighted>(t, r + k, c, i);
+                    const auto made = gradient_at<T, columns, grad, weighted>(t, r + k, c, i);
                     A<T>* const g = place_of_g(t, r + k, c, i, buffer[k]);
                     make_gradients(made, n, g);
                     return EachGradient<T, A<T>, columns, NO_ACTIVATION, weighted>{made.x, g, nullptr, made.w,
@@ -146,29 +146,29 @@ template <class T, bool columns, int side, bool weighted> void gradient_sums_buf
     }
 }
 
-template <class T, bool columns, int side, bool weighted> void gradient_sums(const Tile& t) {
-    if constexpr (is_silu(side) || (sizeof(T) == 8 && columns && side != NO_ACTIVATION)) {
-        gradient_sums_buffered<T, columns, side, weighted>(t);
+template <class T, bool columns, int grad, bool weighted> void gradient_sums(const Tile& t) {
+    if constexpr (is_silu(grad) || (sizeof(T) == 8 && columns && grad != NO_ACTIVATION)) {
+        gradient_sums_buffered<T, columns, grad, weighted>(t);
     } else {
-        reduce<T, columns, reads_extra(side)>(t, [&t](size_t r, size_t k) INLINE_LAMBDA {
-            return gradient_at<T, columns, side, weighted>(t, r, columns ? 0 : k, columns ? k : 0);
+        reduce<T, columns, reads_extra(grad)>(t, [&t](size_t r, size_t k) INLINE_LAMBDA {
+            return gradient_at<T, columns, grad, weighted>(t, r, columns ? 0 : k, columns ? k : 0);
         });
     }
 }
 
 // g of silu is made first.
-template <bool columns, int side> void raw_sums(const Tile& t) {
-    constexpr int rest = is_silu(side) ? int(NO_ACTIVATION) : side;
+template <bool columns, int grad> void raw_sums(const Tile& t) {
+    constexpr int rest = is_silu(grad) ? int(NO_ACTIVATION) : grad;
     const auto made = [&t](size_t r, size_t c, size_t first, size_t n, float* buffer) {
         float* const g = place_of_g(t, r, c, first, buffer);
-        make_gradients(gradient_at<float, columns, side, false>(t, r, c, first), n, g);
+        make_gradients(gradient_at<float, columns, grad, false>(t, r, c, first), n, g);
         return g;
     };
     if constexpr (columns) {
-        reduce_raw_columns<rest>(t, is_silu(side) ? PACE : t.width,
+        reduce_raw_columns<rest>(t, is_silu(grad) ? PACE : t.width,
                                  [&](size_t r, size_t rows, size_t first, size_t n, float* buffer) INLINE_LAMBDA {
             RawRows runs = raw_rows(t, r, first);
-            if constexpr (is_silu(side)) {
+            if constexpr (is_silu(grad)) {
                 for (size_t k = rows; k-- > 0;) runs.first.dy = made(r + k, 0, first, n, buffer + k * PACE);
                 runs.dy = t.out.at ? t.out.row : ptrdiff_t(PACE);
             }
@@ -177,7 +177,7 @@ template <bool columns, int side> void raw_sums(const Tile& t) {
     } else {
         reduce_raw_lanes<rest>(t, [&](size_t r, size_t c, size_t first, size_t n, float* buffer) INLINE_LAMBDA {
             RawRun run = raw_run(t, r, c, first);
-            if constexpr (is_silu(side)) run.dy = made(r, c, first, n, buffer);
+            if constexpr (is_silu(grad)) run.dy = made(r, c, first, n, buffer);
             return run;
         });
     }
@@ -207,8 +207,8 @@ template <class T, bool columns, int activation, bool residual> void normalize(c
     });
 }
 
-template <class T, bool columns, int side, int paths> struct EachInputGradient {
-    static constexpr bool simple = !is_silu(side);  // four rows of it become vector code
+template <class T, bool columns, int grad, int paths> struct EachInputGradient {
+    static constexpr bool simple = !is_silu(grad);  // four rows of it become vector code
     const T* RESTRICT x;
     const T* RESTRICT dy;
     const T* RESTRICT e;
@@ -217,9 +217,9 @@ template <class T, bool columns, int side, int paths> struct EachInputGradient {
     Slope<A<T>> slope;
     ALWAYS_INLINE void operator()(size_t i, A<T>& dx, A<T>& dresidual) const {
         const size_t k = at.i(i);
-        const A<T> ei = reads_extra(side) ? A<T>(load(e[i])) : A<T>(0);
-        const A<T> g = through_activation<side>(A<T>(load(dy[i])), A<T>(load(x[i])), ei, at, k, slope);
-        if (reads_extra(side)) dresidual = g;
+        const A<T> ei = reads_extra(grad) ? A<T>(load(e[i])) : A<T>(0);
+        const A<T> g = through_activation<grad>(A<T>(load(dy[i])), A<T>(load(x[i])), ei, at, k, slope);
+        if (reads_extra(grad)) dresidual = g;
         dx = at.scale[k] * g;
         if (paths == CONSTANT) return;
         A<T> statistics = at.mu_path[k] + at.var_path[k] * centred<A<T>>(load(x[i]), at.hi[k], at.lo[k]);  // through mu, var
@@ -231,11 +231,11 @@ template <class T, bool columns, int side, int paths> struct EachInputGradient {
     }
 };
 
-template <class T, bool columns, int side, int paths> void input_gradient(const Tile& t) {
-    map<T, columns, reads_extra(side)>(t, [&t](size_t r, size_t c, size_t first) INLINE_LAMBDA {
-        return EachInputGradient<T, columns, side, paths>{
+template <class T, bool columns, int grad, int paths> void input_gradient(const Tile& t) {
+    map<T, columns, reads_extra(grad)>(t, [&t](size_t r, size_t c, size_t first) INLINE_LAMBDA {
+        return EachInputGradient<T, columns, grad, paths>{
             from<T>(t.x, r, c) + first, from<T>(t.dy, r, c) + first,
-            reads_extra(side) ? from<T>(t.extra, r, c) + first : nullptr,
+            reads_extra(grad) ? from<T>(t.extra, r, c) + first : nullptr,
             paths == WEIGHTED ? weights(t, r) + (columns ? 0 : first) : nullptr,
             {t.terms, columns ? first : c}, Slope<A<T>>(t.slope)};
     });
@@ -254,21 +254,21 @@ template <class T> void narrow(const double* RESTRICT from, void* at, ptrdiff_t 
 
 // ------------------------------------------------------------------------------------------------ table
 
-#define XHAT_RAW_SIDES(columns)                                                                     \
-    {raw_sums<columns, NO_ACTIVATION>, raw_sums<columns, LEAKY_FROM_X>, raw_sums<columns, LEAKY_FROM_Y>,  \
-     raw_sums<columns, SILU_FROM_X>, raw_sums<columns, SILU_FROM_RESIDUAL>}
+#define XHAT_RAW_ACTIVATION_GRADS(columns)                                                                     \
+    {raw_sums<columns, NO_ACTIVATION>, raw_sums<columns, LEAKY_RELU_FROM_X>, raw_sums<columns, LEAKY_RELU_FROM_Y>,  \
+     raw_sums<columns, SILU_FROM_X>, raw_sums<columns, SILU_FROM_X_AND_RESIDUAL>}
 template <class T> constexpr RawKernels raw_kernels() {
     if constexpr (std::is_same_v<T, float>)
-        return {{raw_sums<false, MOMENTS>, raw_sums<true, MOMENTS>}, {XHAT_RAW_SIDES(false), XHAT_RAW_SIDES(true)}};
+        return {{raw_sums<false, MOMENTS>, raw_sums<true, MOMENTS>}, {XHAT_RAW_ACTIVATION_GRADS(false), XHAT_RAW_ACTIVATION_GRADS(true)}};
     else return {};
 }
 
 #define XHAT_WEIGHTED(kernel, ...) {kernel<__VA_ARGS__, false>, kernel<__VA_ARGS__, true>}
 #define XHAT_PATHS(kernel, ...) {kernel<__VA_ARGS__, EVERY_NUMBER>, kernel<__VA_ARGS__, WEIGHTED>, kernel<__VA_ARGS__, CONSTANT>}
-#define XHAT_SIDES(each, kernel, T, columns)                                                        \
-    {each(kernel, T, columns, NO_ACTIVATION), each(kernel, T, columns, LEAKY_FROM_X),                    \
-     each(kernel, T, columns, LEAKY_FROM_Y), each(kernel, T, columns, SILU_FROM_X),                      \
-     each(kernel, T, columns, SILU_FROM_RESIDUAL)}
+#define XHAT_ACTIVATION_GRADS(each, kernel, T, columns)                                                        \
+    {each(kernel, T, columns, NO_ACTIVATION), each(kernel, T, columns, LEAKY_RELU_FROM_X),                    \
+     each(kernel, T, columns, LEAKY_RELU_FROM_Y), each(kernel, T, columns, SILU_FROM_X),                      \
+     each(kernel, T, columns, SILU_FROM_X_AND_RESIDUAL)}
 #define XHAT_ACTIVATIONS(T, columns)                                                                \
     {XHAT_WEIGHTED(normalize, T, columns, IDENTITY), XHAT_WEIGHTED(normalize, T, columns, LEAKY_RELU),   \
      XHAT_WEIGHTED(normalize, T, columns, SILU)}
@@ -277,8 +277,8 @@ template <class T> constexpr RawKernels raw_kernels() {
      {moments<T, false, false, double>, moments<T, true, false, double>},                           \
      raw_kernels<T>(),                                                                              \
      {XHAT_ACTIVATIONS(T, false), XHAT_ACTIVATIONS(T, true)},                                       \
-     {XHAT_SIDES(XHAT_WEIGHTED, gradient_sums, T, false), XHAT_SIDES(XHAT_WEIGHTED, gradient_sums, T, true)}, \
-     {XHAT_SIDES(XHAT_PATHS, input_gradient, T, false), XHAT_SIDES(XHAT_PATHS, input_gradient, T, true)},     \
+     {XHAT_ACTIVATION_GRADS(XHAT_WEIGHTED, gradient_sums, T, false), XHAT_ACTIVATION_GRADS(XHAT_WEIGHTED, gradient_sums, T, true)}, \
+     {XHAT_ACTIVATION_GRADS(XHAT_PATHS, input_gradient, T, false), XHAT_ACTIVATION_GRADS(XHAT_PATHS, input_gradient, T, true)},     \
      widen<T>, narrow<T>}
 
 }  // namespace

@@ -41,10 +41,21 @@ struct Tile {
     std::size_t following;         // lanes: so many channels on is the block that is reduced next; 0: none
 };
 
+// The codes that Python passes are the values of these enums; module.cpp exports them under the names beside them.
 enum Activation { IDENTITY, LEAKY_RELU, SILU, ACTIVATIONS };
+constexpr const char* ACTIVATION_NAMES[ACTIVATIONS] = {"none", "leaky_relu", "silu"};
 
-// How the backward pass finds where the activation stands.
-enum Side { NO_ACTIVATION, LEAKY_FROM_X, LEAKY_FROM_Y, SILU_FROM_X, SILU_FROM_RESIDUAL, SIDES };
+// act'(pre) in the backward pass, and the arrays from which it is recomputed. pre itself is not saved.
+enum ActivationGrad {
+    NO_ACTIVATION,
+    LEAKY_RELU_FROM_X,         // pre = scale (x - mu) + beta
+    LEAKY_RELU_FROM_Y,         // with a residual: y has the sign of pre
+    SILU_FROM_X,               // pre = scale (x - mu) + beta
+    SILU_FROM_X_AND_RESIDUAL,  // pre = scale (x - mu) + beta + residual
+    ACTIVATION_GRADS
+};
+constexpr const char* ACTIVATION_GRAD_NAMES[ACTIVATION_GRADS] = {
+    "none", "leaky_relu_from_x", "leaky_relu_from_y", "silu_from_x", "silu_from_x_and_residual"};
 
 // Of whom mu and var are the moments, and so what of dx goes through them: all numbers alike, each by its weight, or none.
 enum Paths { EVERY_NUMBER, WEIGHTED, CONSTANT, PATHS };
@@ -53,7 +64,7 @@ using Kernel = void (*)(const Tile&);
 
 struct RawKernels {  // sums about zero; null but for float32
     Kernel moments[2];
-    Kernel gradient_sums[2][SIDES];
+    Kernel gradient_sums[2][ACTIVATION_GRADS];
 };
 
 struct KernelsOf {  // the kernels of one dtype; first index: 0 lanes, 1 columns
@@ -61,13 +72,14 @@ struct KernelsOf {  // the kernels of one dtype; first index: 0 lanes, 1 columns
     Kernel moments_alone[2];                    // in double from the start, without weights
     RawKernels raw;
     Kernel normalize[2][ACTIVATIONS][2];        // [activation][residual]
-    Kernel gradient_sums[2][SIDES][2];          // [side][weighted]
-    Kernel input_gradient[2][SIDES][PATHS];     // [side][paths]
+    Kernel gradient_sums[2][ACTIVATION_GRADS][2];          // [activation_grad][weighted]
+    Kernel input_gradient[2][ACTIVATION_GRADS][PATHS];     // [activation_grad][paths]
     void (*widen)(const void* from, std::ptrdiff_t stride, std::size_t count, double* to);
     void (*narrow)(const double* from, void* to, std::ptrdiff_t stride, std::size_t count);
 };
 
 enum Dtype { FLOAT64, FLOAT32, FLOAT16, BFLOAT16, DTYPES };
+constexpr const char* DTYPE_NAMES[DTYPES] = {"float64", "float32", "float16", "bfloat16"};
 constexpr std::size_t SIZE_OF[DTYPES] = {8, 4, 2, 2};
 
 struct Kernels { KernelsOf of[DTYPES]; };

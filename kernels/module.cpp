@@ -57,9 +57,9 @@ Activation activation_of(int code) {
     return Activation(code);
 }
 
-Side side_of(int code) {
-    if (code < 0 || code >= SIDES) throw nb::value_error("unknown side code");
-    return Side(code);
+ActivationGrad activation_grad_of(int code) {
+    if (code < 0 || code >= ACTIVATION_GRADS) throw nb::value_error("unknown activation_grad code");
+    return ActivationGrad(code);
 }
 
 Batch batch(int dtype, const Sizes& shape, const Array& x, nb::handle weights) {
@@ -79,10 +79,21 @@ Array steps(nb::handle h) {
     return {nullptr, s[0], s[1], s[2]};
 }
 
+// The codes of an enum, by name.
+template <std::size_t n> nb::typed<nb::dict, nb::str, nb::int_> codes(const char* const (&names)[n]) {
+    nb::dict codes;
+    for (std::size_t code = 0; code < n; code++) codes[names[code]] = code;
+    return nb::borrow<nb::typed<nb::dict, nb::str, nb::int_>>(codes);
+}
+
 }  // namespace
 
 NB_MODULE(_kernels, m) {
     m.doc() = "The compiled kernels. Arrays are (address or buffer, strides in elements); xhat.ops is their only caller.";
+
+    m.attr("DTYPES") = codes(DTYPE_NAMES);
+    m.attr("ACTIVATIONS") = codes(ACTIVATION_NAMES);
+    m.attr("ACTIVATION_GRADS") = codes(ACTIVATION_GRAD_NAMES);
 
     m.def("forward",
           [](bool reduce, bool map, int dtype, Sizes shape, nb::handle x, nb::handle weights, nb::handle gamma,
@@ -108,7 +119,7 @@ NB_MODULE(_kernels, m) {
           [](bool reduce, bool map, int dtype, Sizes shape, nb::handle x, nb::handle weights, nb::handle gamma,
              nb::handle beta, nb::handle dy, nb::handle extra, nb::handle dx, nb::handle dresidual, nb::handle mean,
              nb::handle var, nb::handle sum_dy, nb::handle sum_dy_xhat, double count, double divisor, double eps,
-             int side, double slope) {
+             int activation_grad, double slope) {
               Batch b = batch(dtype, shape, array(x), weights);
               b.reduce = reduce, b.map = map;
               const Numbers g(gamma, b.channels), h(beta, b.channels), mu(mean, b.channels), v(var, b.channels);
@@ -118,7 +129,7 @@ NB_MODULE(_kernels, m) {
               b.mean = mu.at(), b.var = v.at();
               b.sum_dy = s.at(), b.sum_dy_xhat = t.at();
               b.m = count, b.divisor = divisor, b.eps = eps;
-              b.side = side_of(side), b.slope = slope;
+              b.activation_grad = activation_grad_of(activation_grad), b.slope = slope;
               run(backward, b);
               s.store(), t.store();
           },
@@ -126,7 +137,7 @@ NB_MODULE(_kernels, m) {
           nb::arg("weights").none(), nb::arg("gamma").none(), nb::arg("beta").none(), nb::arg("dy"),
           nb::arg("extra").none(), nb::arg("dx").none(), nb::arg("dresidual").none(), nb::arg("mean"), nb::arg("var"),
           nb::arg("sum_dy"), nb::arg("sum_dy_xhat"), nb::arg("count"), nb::arg("divisor"), nb::arg("eps"),
-          nb::arg("side"), nb::arg("slope"),
+          nb::arg("activation_grad"), nb::arg("slope"),
           "gradient_sums (reduce: writes both sums) and input_gradient (map: writes dx, and dresidual where extra is read).");
 
     m.def("track",
@@ -171,18 +182,18 @@ NB_MODULE(_kernels, m) {
         .def("remember_backward",
              [](Calls& self, Anything asked, nb::object form, nb::object channels, nb::object gamma_dtype,
                 nb::object beta_dtype, int dtype, Sizes shape, std::array<nb::object, 5> strides, double count,
-                double divisor, double eps, int side, double slope) {
+                double divisor, double eps, int activation_grad, double slope) {
                  Batch b = batch(dtype, shape, steps(strides[0]), nb::none());
                  b.reduce = b.map = true;
                  b.dy = steps(strides[1]), b.extra = steps(strides[2]);
                  b.out = steps(strides[3]), b.dresidual = steps(strides[4]);
                  b.m = count, b.divisor = divisor, b.eps = eps;
-                 b.side = side_of(side), b.slope = slope;
+                 b.activation_grad = activation_grad_of(activation_grad), b.slope = slope;
                  self.remember_backward(asked, form, channels, gamma_dtype, beta_dtype, !strides[4].is_none(), b);
              },
              nb::arg("asked"), nb::arg("form"), nb::arg("channels"), nb::arg("gamma_dtype").none(),
              nb::arg("beta_dtype").none(), nb::arg("dtype"), nb::arg("shape"), nb::arg("strides"),
-             nb::arg("count"), nb::arg("divisor"), nb::arg("eps"), nb::arg("side"), nb::arg("slope"),
+             nb::arg("count"), nb::arg("divisor"), nb::arg("eps"), nb::arg("activation_grad"), nb::arg("slope"),
              "Likewise; strides are those of x, dy, extra, dx and dresidual.");
 
     m.def("isa", [] { return std::string(isa_in_use()); }, "The instruction set in use.");

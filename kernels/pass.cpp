@@ -30,13 +30,13 @@ Pass::Pass(const Batch& batch, bool is_backward, bool by_columns, std::size_t by
     }
     in_place = b.out.at && (b.out.at == b.x.at || b.out.at == b.dy.at);
     // Of 16-bit numbers g would be rounded.
-    keeps_g = backward && b.reduce && b.map && (b.side == SILU_FROM_X || b.side == SILU_FROM_RESIDUAL) && neighbours &&
+    keeps_g = backward && b.reduce && b.map && (b.activation_grad == SILU_FROM_X || b.activation_grad == SILU_FROM_X_AND_RESIDUAL) && neighbours &&
               SIZE_OF[b.dtype] > 2 && (b.dresidual.at || !in_place);
     const Paths paths = std::isinf(b.m) ? CONSTANT : weighted ? WEIGHTED : EVERY_NUMBER;
     const auto choose = [&](const KernelsOf& of, Kernel& reduce_kernel, Kernel& map_kernel) {
         if (backward) {
-            reduce_kernel = of.gradient_sums[columns][b.side][weighted];
-            map_kernel = of.input_gradient[columns][keeps_g ? NO_ACTIVATION : b.side][paths];
+            reduce_kernel = of.gradient_sums[columns][b.activation_grad][weighted];
+            map_kernel = of.input_gradient[columns][keeps_g ? NO_ACTIVATION : b.activation_grad][paths];
         } else {
             // Moments that are asked for themselves are merged with others, and have all their digits.
             reduce_kernel = b.map || weighted ? of.moments[columns][weighted] : of.moments_alone[columns];
@@ -49,7 +49,7 @@ Pass::Pass(const Batch& batch, bool is_backward, bool by_columns, std::size_t by
     brief = quick && SIZE_OF[b.dtype] == 2;
     raw = quick && b.dtype == FLOAT32;
     const RawKernels& of_raw = kernels().of[b.dtype].raw;
-    quick_reduce = !raw ? reduce : backward ? of_raw.gradient_sums[columns][b.side] : of_raw.moments[columns];
+    quick_reduce = !raw ? reduce : backward ? of_raw.gradient_sums[columns][b.activation_grad] : of_raw.moments[columns];
     read = 1 + (b.dy.at != nullptr) + (b.extra.at != nullptr);
     large = arrays * bytes >= STREAM_FROM && (!keeps_g || b.dresidual.at);  // what g was written to is in the caches
     near = arrays * bytes <= NEAR;

@@ -23,16 +23,16 @@ inline RawRun raw_run(const Tile& t, size_t r, size_t c, size_t first) {
 template <class V> struct RawTerms { V scale, kink; Slope<V> slope; };
 
 // g of the numbers x, where `load` takes from the other arrays what belongs to them.
-template <int side, class V, class Load>
+template <int grad, class V, class Load>
 ALWAYS_INLINE V raw_gradient(V x, const RawRun& run, const RawTerms<V>& terms, const Load& load) {
-    if constexpr (side == MOMENTS) return x;
-    else if constexpr (side == LEAKY_FROM_X) return through_leaky(load(run.dy), rising(x, terms.scale) <= terms.kink, terms.slope);
-    else if constexpr (side == LEAKY_FROM_Y) return through_leaky(load(run.dy), load(run.extra) <= V{}, terms.slope);
+    if constexpr (grad == MOMENTS) return x;
+    else if constexpr (grad == LEAKY_RELU_FROM_X) return through_leaky(load(run.dy), rising(x, terms.scale) <= terms.kink, terms.slope);
+    else if constexpr (grad == LEAKY_RELU_FROM_Y) return through_leaky(load(run.dy), load(run.extra) <= V{}, terms.slope);
     else return load(run.dy);
 }
 
 // The lanes of a run; `next`, of the run after it, is asked for meanwhile.
-template <int side> struct RawLanes {
+template <int grad> struct RawLanes {
     static constexpr size_t n = LANES / VECTOR;
     Doubles sum[n], product[n];
 
@@ -44,16 +44,16 @@ template <int side> struct RawLanes {
     }
     template <class Load> ALWAYS_INLINE void add(size_t k, const RawRun& run, const RawTerms<Floats>& terms, const Load& load) {
         const Floats x = load(run.x);
-        const Doubles xk = widened(x), gk = side == MOMENTS ? xk : widened(raw_gradient<side>(x, run, terms, load));
+        const Doubles xk = widened(x), gk = grad == MOMENTS ? xk : widened(raw_gradient<grad>(x, run, terms, load));
         sum[k] = sum[k] + gk;
         product[k] = plus_product(product[k], gk, xk);
     }
 };
 
-template <int side>
+template <int grad>
 inline void raw_lanes(const RawRun& run, const RawRun& next, const RawTerms<Floats>& terms, size_t width, double* RESTRICT sum,
                       double* RESTRICT product) {
-    RawLanes<side> lanes(sum, product);
+    RawLanes<grad> lanes(sum, product);
     const auto add_lanes = [&](size_t i) INLINE_LAMBDA {
         for (size_t k = 0; k < lanes.n; k++)
             lanes.add(k, run, terms, [&](const float* at) INLINE_LAMBDA { return floats(at + i + k * VECTOR); });
@@ -61,8 +61,8 @@ inline void raw_lanes(const RawRun& run, const RawRun& next, const RawTerms<Floa
     size_t i = 0;
     for (; i + 4 * LANES <= width; i += 4 * LANES) {
         prefetch_numbers(next.x + i, 4 * LANES);
-        if (side != MOMENTS) prefetch_numbers(next.dy + i, 4 * LANES);
-        if (reads_extra(side)) prefetch_numbers(next.extra + i, 4 * LANES);
+        if (grad != MOMENTS) prefetch_numbers(next.dy + i, 4 * LANES);
+        if (reads_extra(grad)) prefetch_numbers(next.extra + i, 4 * LANES);
         for (size_t k = 0; k < 4 * LANES; k += LANES) add_lanes(i + k);
     }
     for (; i + LANES <= width; i += LANES) add_lanes(i);
@@ -111,10 +111,10 @@ class Ahead {
 };
 
 // Columns [first, first + width) of some rows, which lie at `runs`; the same of the rows ahead is asked for.
-template <int side, size_t rows>
+template <int grad, size_t rows>
 inline void add_raw_rows(const Tile& t, const RawRows& runs, const Ahead& ahead, size_t first, size_t width) {
     double *RESTRICT sum = t.sum + first, *RESTRICT product = t.sum_product + first;
-    constexpr bool bends = side == LEAKY_FROM_X;
+    constexpr bool bends = grad == LEAKY_RELU_FROM_X;
     const float* scale = bends ? static_cast<const float*>(t.terms.scale) + first : nullptr;
     const float* kink = bends ? static_cast<const float*>(t.terms.kink) + first : nullptr;
     const Slope<Floats> slope(t.slope);
@@ -125,7 +125,7 @@ inline void add_raw_rows(const Tile& t, const RawRows& runs, const Ahead& ahead,
         Doubles s = doubles(sum + i), p = doubles(product + i);
         for (size_t k = 0; k < rows; k++) {
             const Floats x = load(runs[k].x);
-            const Doubles xk = widened(x), gk = side == MOMENTS ? xk : widened(raw_gradient<side>(x, runs[k], terms, load));
+            const Doubles xk = widened(x), gk = grad == MOMENTS ? xk : widened(raw_gradient<grad>(x, runs[k], terms, load));
             s = s + gk;
             p = plus_product(p, gk, xk);
         }
@@ -142,7 +142,7 @@ inline void add_raw_rows(const Tile& t, const RawRows& runs, const Ahead& ahead,
         const RawTerms<float> terms{bends ? scale[i] : 0, bends ? kink[i] : 0, Slope<float>(t.slope)};
         const auto load = [&](const float* from) INLINE_LAMBDA { return from[i]; };
         for (size_t k = 0; k < rows; k++) {
-            const double x = load(runs[k].x), g = raw_gradient<side>(float(x), runs[k], terms, load);
+            const double x = load(runs[k].x), g = raw_gradient<grad>(float(x), runs[k], terms, load);
             sum[i] += g;
             product[i] += g * x;
         }
@@ -150,9 +150,9 @@ inline void add_raw_rows(const Tile& t, const RawRows& runs, const Ahead& ahead,
 }
 
 // Walks the tile. `run_at(row, channel, first, n, buffer)` says where n numbers lie; g of silu it makes into the buffer.
-template <int side, class RunAt> inline void reduce_raw_lanes(const Tile& t, const RunAt& run_at) {
+template <int grad, class RunAt> inline void reduce_raw_lanes(const Tile& t, const RunAt& run_at) {
     float buffer[CHUNK];
-    constexpr bool bends = side == LEAKY_FROM_X;
+    constexpr bool bends = grad == LEAKY_RELU_FROM_X;
     const auto term = [](const void* p, size_t c) { return everywhere(bends ? static_cast<const float*>(p)[c] : 0); };
     for (size_t r = 0; r < t.rows; r++)
         for (size_t c = 0; c < t.channels; c++) {
@@ -160,13 +160,13 @@ template <int side, class RunAt> inline void reduce_raw_lanes(const Tile& t, con
             const RawRun next = raw_run(t, r + has_next(t, r), c, 0);
             for (size_t i = 0, n; i < t.width; i += n) {
                 n = t.width - i < CHUNK ? t.width - i : CHUNK;
-                raw_lanes<side>(run_at(r, c, i, n, buffer), {next.x + i, next.dy + i, next.extra + i}, terms, n,
+                raw_lanes<grad>(run_at(r, c, i, n, buffer), {next.x + i, next.dy + i, next.extra + i}, terms, n,
                                 t.sum + c * LANES, t.sum_product + c * LANES);
             }
         }
 }
 // The same, some rows at a time, in pieces of `most` columns. `rows_at(row, rows, first, n, buffer)` says where they lie.
-template <int side, class RowsAt> inline void reduce_raw_columns(const Tile& t, size_t most, const RowsAt& rows_at) {
+template <int grad, class RowsAt> inline void reduce_raw_columns(const Tile& t, size_t most, const RowsAt& rows_at) {
     constexpr size_t rows = Ahead::ROWS;
     float buffer[rows * PACE];
     const size_t far = rows_ahead<float, rows>(t);
@@ -175,13 +175,13 @@ template <int side, class RowsAt> inline void reduce_raw_columns(const Tile& t, 
         const Ahead ahead(t, r + far);
         for (size_t i = 0, n; i < t.width; i += n) {
             n = t.width - i < most ? t.width - i : most;
-            add_raw_rows<side, rows>(t, rows_at(r, rows, i, n, buffer), ahead, i, n);
+            add_raw_rows<grad, rows>(t, rows_at(r, rows, i, n, buffer), ahead, i, n);
         }
     }
     for (; r < t.rows; r++)
         for (size_t i = 0, n; i < t.width; i += n) {
             n = t.width - i < most ? t.width - i : most;
-            add_raw_rows<side, 1>(t, rows_at(r, 1, i, n, buffer), Ahead(), i, n);
+            add_raw_rows<grad, 1>(t, rows_at(r, 1, i, n, buffer), Ahead(), i, n);
         }
 }
 

@@ -100,7 +100,7 @@ struct Factors {
 
     Factors(const Batch& b, std::size_t c, double mean, double var, double sum_dy, double sum_dy_xhat) {
         const double rstd = 1 / std::sqrt(var + b.eps);
-        bends = b.dy.at && b.side == LEAKY_FROM_X;
+        bends = b.dy.at && b.activation_grad == LEAKY_RELU_FROM_X;
         m = b.m;
         mu = mean;
         scale = (b.gamma ? b.gamma[c] : 1) * rstd;

@@ -6,12 +6,18 @@ from collections.abc import Sequence
 from typing import Any
 
 
+DTYPES: dict[str, int]
+
+ACTIVATIONS: dict[str, int]
+
+ACTIVATION_GRADS: dict[str, int]
+
 def forward(reduce: bool, map: bool, dtype: int, shape: Sequence[int], x: object, weights: object | None, gamma: object | None, beta: object | None, residual: object | None, y: object | None, mean: object, var: object, divisor: float, eps: float, activation: int, slope: float) -> None:
     """
     moments (reduce: writes mean and m2 / divisor) and normalize (map: writes y).
     """
 
-def backward(reduce: bool, map: bool, dtype: int, shape: Sequence[int], x: object, weights: object | None, gamma: object | None, beta: object | None, dy: object, extra: object | None, dx: object | None, dresidual: object | None, mean: object, var: object, sum_dy: object, sum_dy_xhat: object, count: float, divisor: float, eps: float, side: int, slope: float) -> None:
+def backward(reduce: bool, map: bool, dtype: int, shape: Sequence[int], x: object, weights: object | None, gamma: object | None, beta: object | None, dy: object, extra: object | None, dx: object | None, dresidual: object | None, mean: object, var: object, sum_dy: object, sum_dy_xhat: object, count: float, divisor: float, eps: float, activation_grad: int, slope: float) -> None:
     """
     gradient_sums (reduce: writes both sums) and input_gradient (map: writes dx, and dresidual where extra is read).
     """
@@ -43,7 +49,7 @@ class Calls:
         What the gate found of a call; strides on the view are those of x, residual and y.
         """
 
-    def remember_backward(self, asked: tuple[Any, ...], form: object, channels: object, gamma_dtype: object | None, beta_dtype: object | None, dtype: int, shape: Sequence[int], strides: Sequence[object], count: float, divisor: float, eps: float, side: int, slope: float) -> None:
+    def remember_backward(self, asked: tuple[Any, ...], form: object, channels: object, gamma_dtype: object | None, beta_dtype: object | None, dtype: int, shape: Sequence[int], strides: Sequence[object], count: float, divisor: float, eps: float, activation_grad: int, slope: float) -> None:
         """Likewise; strides are those of x, dy, extra, dx and dresidual."""
 
 def isa() -> str:
