@@ -1,11 +1,11 @@
-// What both ways in from Python share: addresses of arrays, and a pass without the interpreter's lock.
+// Conversions from Python objects to addresses, and calls without the interpreter's lock.
 #pragma once
 #include <nanobind/nanobind.h>
 
 #include <array>
 
-#include "batch.h"
-#include "threads.h"
+#include "engine/call.h"
+#include "engine/threads.h"
 
 namespace xhat {
 
@@ -13,8 +13,8 @@ namespace nb = nanobind;
 
 using Sizes = std::array<std::ptrdiff_t, 3>;
 
-// An int is an address (a torch tensor's data_ptr); None is no array; else the buffer that the object exports.
-// The caller keeps the object alive, and alone writes to it, during the call.
+// An int is an address (a torch tensor's data_ptr), None is no array; anything else exports a buffer. The caller keeps the
+// object alive, and nothing else may write to it during the call.
 inline void* address(nb::handle h) {
     if (h.is_none()) return nullptr;
     if (PyLong_Check(h.ptr())) {
@@ -34,10 +34,10 @@ inline Dtype dtype_of(int code) {
     return Dtype(code);
 }
 
-template <class F> void run(F pass, const Batch& b) {
+template <class F> void run(F pass, const Call& call) {
     const int threads = max_threads();
     nb::gil_scoped_release release;
-    pass(b, threads);
+    pass(call, threads);
 }
 
 }  // namespace xhat

@@ -1,5 +1,5 @@
 // How a call is recognized, and run again.
-#include "calls.h"
+#include "python/calls.h"
 
 #include <algorithm>
 #include <cfloat>
@@ -18,7 +18,7 @@ constexpr size_t MOST = 4096;   // kinds of calls, of each pass; past that, all 
 constexpr size_t WORDS = 128;   // of a key; longer ones are rare
 
 enum { X, MEAN, VAR, GAMMA, BETA, RESIDUAL, OUT, FORWARD_ARRAYS };
-enum { DY, CONTEXT_X, EXTRA, DX, DRESIDUAL, STATISTICS, BACKWARD_ARRAYS };
+enum { DY, CONTEXT_X, EXTRA, DX, DRESIDUAL, CONTEXT_STATISTICS, BACKWARD_ARRAYS };
 
 // Where an array lies: its first number, and the bytes from its lowest to behind its highest. Null: None was given.
 struct Seen {
@@ -130,7 +130,7 @@ std::array<Seen, FORWARD_ARRAYS> forward_question(Question& question, const nb::
 std::array<Seen, BACKWARD_ARRAYS> backward_question(Question& question, const nb::tuple& asked, nb::handle form) {
     const auto seen = arrays_of<BACKWARD_ARRAYS>(question, asked);
     question.word(reinterpret_cast<std::intptr_t>(form.ptr()));
-    if (!seen[STATISTICS].at || !seen[STATISTICS].contiguous) question.unknown();
+    if (!seen[CONTEXT_STATISTICS].at || !seen[CONTEXT_STATISTICS].contiguous) question.unknown();
     return seen;
 }
 
@@ -155,7 +155,7 @@ std::optional<Anything> Calls::forward(const Anything& asked) {
     if (found == forwards_.end()) return std::nullopt;
     // A copy: while memory is asked for, another thread may have all forgotten.
     const Forward call = found->second;
-    Batch b = call.batch;
+    Call b = call.batch;
     const Seen& out = seen[OUT];
     const bool over = out.at && exactly_over(out, b.out, seen[X], b.x);
     if (!out.writable || !(over || out.apart(seen[X])) || !out.apart(seen[RESIDUAL])) return std::nullopt;
@@ -169,14 +169,14 @@ std::optional<Anything> Calls::forward(const Anything& asked) {
     }
     if (seen[VAR].at && std::any_of(rows[1], rows[1] + b.channels, [](double var) { return var < 0; })) return std::nullopt;
     const nb::object y = place(numpy_, asked, OUT, X, out, b.out);
-    b.x.at = seen[X].at, b.extra.at = seen[RESIDUAL].at;
+    b.x.at = seen[X].at, b.saved.at = seen[RESIDUAL].at;
     b.mean = rows[0], b.var = rows[1];
     b.gamma = seen[GAMMA].at ? rows[2] : nullptr, b.beta = seen[BETA].at ? rows[3] : nullptr;
     run(xhat::forward, b);
     return Anything(nb::make_tuple(y, statistics, call.form, over));
 }
 
-void Calls::remember_forward(const nb::tuple& asked, nb::object form, nb::object statistics_shape, const Batch& batch) {
+void Calls::remember_forward(const nb::tuple& asked, nb::object form, nb::object statistics_shape, const Call& batch) {
     Question question(numpy_);
     forward_question(question, asked);
     if (!question.known()) return;
@@ -191,19 +191,19 @@ std::optional<Anything> Calls::backward(const Anything& asked, nb::handle form) 
     const auto found = question.known() ? backwards_.find(question.key()) : backwards_.end();
     if (found == backwards_.end()) return std::nullopt;
     const Backward call = found->second;
-    Batch b = call.batch;
+    Call b = call.batch;
     const Seen &out = seen[DX], &second = seen[DRESIDUAL];
     const bool over = out.at && exactly_over(out, b.out, seen[DY], b.dy);
     if (!out.writable || !(over || out.apart(seen[DY])) || !second.writable || !second.apart(seen[DY])) return std::nullopt;
     if (!out.apart(second)) return std::nullopt;
-    for (const Seen* other : {&seen[CONTEXT_X], &seen[EXTRA], &seen[STATISTICS]})
+    for (const Seen* other : {&seen[CONTEXT_X], &seen[EXTRA], &seen[CONTEXT_STATISTICS]})
         if (!out.apart(*other) || !second.apart(*other)) return std::nullopt;
     const nb::object dx = place(numpy_, asked, DX, CONTEXT_X, out, b.out);
     nb::object dresidual = nb::none();
     if (call.residual) dresidual = place(numpy_, asked, DRESIDUAL, CONTEXT_X, second, b.dresidual);
-    double* const row = reinterpret_cast<double*>(seen[STATISTICS].at);
+    double* const row = reinterpret_cast<double*>(seen[CONTEXT_STATISTICS].at);
     std::vector<double> sums(2 * b.channels);
-    b.x.at = seen[CONTEXT_X].at, b.dy.at = seen[DY].at, b.extra.at = seen[EXTRA].at;
+    b.x.at = seen[CONTEXT_X].at, b.dy.at = seen[DY].at, b.saved.at = seen[EXTRA].at;
     b.mean = row, b.var = row + b.channels;
     b.gamma = call.gamma_dtype.is_none() ? nullptr : row + 2 * b.channels;
     b.beta = call.beta_dtype.is_none() ? nullptr : row + 3 * b.channels;
@@ -216,7 +216,7 @@ std::optional<Anything> Calls::backward(const Anything& asked, nb::handle form) 
 }
 
 void Calls::remember_backward(const nb::tuple& asked, nb::object form, nb::object channels, nb::object gamma_dtype,
-                              nb::object beta_dtype, bool residual, const Batch& batch) {
+                              nb::object beta_dtype, bool residual, const Call& batch) {
     Question question(numpy_);
     backward_question(question, asked, form);
     if (!question.known() || !forms_.count(form.ptr())) return;

@@ -12,7 +12,7 @@
 #include <unordered_set>
 #include <utility>
 
-#include "binding.h"
+#include "python/binding.h"
 
 namespace xhat {
 
@@ -36,13 +36,13 @@ class Calls {
     std::optional<Anything> backward(const Anything& asked, nb::handle form);
 
     // The same, and a batch of it without addresses. The first form of a kind is that of all.
-    void remember_forward(const nb::tuple& asked, nb::object form, nb::object statistics_shape, const Batch& batch);
+    void remember_forward(const nb::tuple& asked, nb::object form, nb::object statistics_shape, const Call& batch);
     void remember_backward(const nb::tuple& asked, nb::object form, nb::object channels, nb::object gamma_dtype,
-                           nb::object beta_dtype, bool residual, const Batch& batch);
+                           nb::object beta_dtype, bool residual, const Call& batch);
 
   private:
-    struct Forward { Batch batch; nb::object form, statistics_shape; };
-    struct Backward { Batch batch; nb::object form, channels, gamma_dtype, beta_dtype; bool residual; };
+    struct Forward { Call batch; nb::object form, statistics_shape; };
+    struct Backward { Call batch; nb::object form, channels, gamma_dtype, beta_dtype; bool residual; };
 
     nb::object gradient(const double* sums, std::size_t count, nb::handle shape, nb::handle dtype) const;
 
