@@ -3,21 +3,46 @@
 // xhat.ops has checked everything already. Here only codes are checked, which would otherwise index beyond a table.
 #include <nanobind/nanobind.h>
 #include <nanobind/stl/array.h>
-#include <nanobind/stl/optional.h>
 #include <nanobind/stl/pair.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
+#include <array>
 #include <cmath>
 #include <cstdint>
 #include <string>
 #include <vector>
 
-#include "python/calls.h"
+#include "engine/call.h"
+#include "engine/threads.h"
 
+namespace nb = nanobind;
 using namespace xhat;
 
 namespace {
+
+using Sizes = std::array<std::ptrdiff_t, 3>;
+
+// An int is an address (a torch tensor's data_ptr), None is no array; anything else exports a buffer. The caller keeps the
+// object alive, and nothing else may write to it during the call.
+void* address(nb::handle h) {
+    if (h.is_none()) return nullptr;
+    if (PyLong_Check(h.ptr())) {
+        void* p = PyLong_AsVoidPtr(h.ptr());
+        if (!p && PyErr_Occurred()) throw nb::python_error();
+        return p;
+    }
+    Py_buffer view;
+    if (PyObject_GetBuffer(h.ptr(), &view, PyBUF_STRIDES) != 0) throw nb::python_error();
+    void* p = view.buf;
+    PyBuffer_Release(&view);
+    return p;
+}
+
+Dtype dtype_of(int code) {
+    if (code < 0 || code >= DTYPES) throw nb::value_error("unknown dtype code");
+    return Dtype(code);
+}
 
 // A vector with one element per channel: float64 in place or, given as (address, dtype), converted to a float64 copy.
 // `store` writes the copy back, rounded.
@@ -80,13 +105,6 @@ template <std::size_t n> nb::dict codes(const char* const (&names)[n]) {
     return codes;
 }
 
-// Strides without an address, for the call cache.
-Array steps(nb::handle h) {
-    if (h.is_none()) return {nullptr, 0, 0, 0};
-    const Sizes s = nb::cast<Sizes>(h);
-    return {nullptr, s[0], s[1], s[2]};
-}
-
 // ------------------------------------------------------------------------------------------------- docstrings
 
 constexpr const char* MODULE = R"(The compiled kernels. xhat.ops is their only caller, and has checked all arguments.
@@ -128,6 +146,12 @@ constexpr const char* TRACK = R"(Moves running statistics towards those of a bat
 channels: their number C. mean, var: vectors. batches: one int64; None: not counted.
 batch: (2, C) contiguous float64, mean and var of the batch. weight: of the batch, 0 to 1 (torch's momentum).
 factor: what makes batch[1] the variance that is tracked, e.g. m / (m - 1).)";
+
+template <class F> void run(F pass, const Call& call) {
+    const int threads = max_threads();
+    nb::gil_scoped_release release;
+    pass(call, threads);
+}
 
 void run_forward(bool reduce, bool map, int dtype, Sizes shape, nb::handle x, nb::handle weights, nb::handle gamma,
                  nb::handle beta, nb::handle residual, nb::handle y, nb::handle mean, nb::handle var, double divisor,
@@ -199,46 +223,6 @@ NB_MODULE(_kernels, m) {
           nb::arg("activation_grad"), nb::arg("slope"), BACKWARD);
     m.def("track", &track, nb::arg("channels"), nb::arg("mean"), nb::arg("var"), nb::arg("batches").none(),
           nb::arg("batch"), nb::arg("weight"), nb::arg("factor"), TRACK);
-
-    nb::class_<Calls>(m, "Calls", "Calls that were made before, and are run again without the gate. None where one was not.")
-        .def("__init__",
-             [](Calls* self, nb::object array, std::array<nb::object, 3> dtypes, nb::object empty, nb::object empty_like) {
-                 new (self) Calls({array, dtypes, empty, empty_like});
-             },
-             nb::arg("array"), nb::arg("dtypes"), nb::arg("empty"), nb::arg("empty_like"))
-        .def("forward", &Calls::forward, nb::arg("asked"),
-             "(x, mean, var, gamma, beta, residual, out, options...) -> (y, statistics, form, whether y is over x).")
-        .def("backward", &Calls::backward, nb::arg("asked"), nb::arg("form"),
-             "(dy, x, extra, dx, dresidual, statistics), form -> (dx, dgamma, dbeta, dresidual).")
-        .def("remember_forward",
-             [](Calls& self, Anything asked, nb::object form, nb::object statistics_shape, bool reduce, int dtype,
-                Sizes shape, std::array<nb::object, 3> strides, double divisor, double eps, int activation, double slope) {
-                 Call b = call_on(dtype, shape, steps(strides[0]), nb::none());
-                 b.reduce = reduce, b.map = true;
-                 b.saved = steps(strides[1]), b.out = steps(strides[2]);
-                 b.divisor = divisor, b.eps = eps;
-                 b.activation = activation_of(activation), b.slope = slope;
-                 self.remember_forward(asked, form, statistics_shape, b);
-             },
-             nb::arg("asked"), nb::arg("form"), nb::arg("statistics_shape"), nb::arg("reduce"), nb::arg("dtype"),
-             nb::arg("shape"), nb::arg("strides"), nb::arg("divisor"), nb::arg("eps"), nb::arg("activation"),
-             nb::arg("slope"), "What the gate found of a call; strides on the view are those of x, residual and y.")
-        .def("remember_backward",
-             [](Calls& self, Anything asked, nb::object form, nb::object channels, nb::object gamma_dtype,
-                nb::object beta_dtype, int dtype, Sizes shape, std::array<nb::object, 5> strides, double count,
-                double divisor, double eps, int activation_grad, double slope) {
-                 Call b = call_on(dtype, shape, steps(strides[0]), nb::none());
-                 b.reduce = b.map = true;
-                 b.dy = steps(strides[1]), b.saved = steps(strides[2]);
-                 b.out = steps(strides[3]), b.dresidual = steps(strides[4]);
-                 b.m = count, b.divisor = divisor, b.eps = eps;
-                 b.activation_grad = activation_grad_of(activation_grad), b.slope = slope;
-                 self.remember_backward(asked, form, channels, gamma_dtype, beta_dtype, !strides[4].is_none(), b);
-             },
-             nb::arg("asked"), nb::arg("form"), nb::arg("channels"), nb::arg("gamma_dtype").none(),
-             nb::arg("beta_dtype").none(), nb::arg("dtype"), nb::arg("shape"), nb::arg("strides"),
-             nb::arg("count"), nb::arg("divisor"), nb::arg("eps"), nb::arg("activation_grad"), nb::arg("slope"),
-             "Likewise; strides are those of x, dy, extra, dx and dresidual.");
 
     m.def("isa", [] { return std::string(isa_in_use()); }, "The instruction set in use.");
     m.def("isa_available", &isa_available, "The instruction sets that this machine can run, best first.");

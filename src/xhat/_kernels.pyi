@@ -7,7 +7,6 @@ buffer of float64, or a pair (address or buffer, dtype code). The caller keeps a
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 
 DTYPES: dict[str, int]
@@ -58,31 +57,6 @@ def track(channels: int, mean: object, var: object, batches: object | None, batc
     batch: (2, C) contiguous float64, mean and var of the batch. weight: of the batch, 0 to 1 (torch's momentum).
     factor: what makes batch[1] the variance that is tracked, e.g. m / (m - 1).
     """
-
-class Calls:
-    """
-    Calls that were made before, and are run again without the gate. None where one was not.
-    """
-
-    def __init__(self, array: object, dtypes: Sequence[object], empty: object, empty_like: object) -> None: ...
-
-    def forward(self, asked: tuple[Any, ...]) -> tuple[Any, ...] | None:
-        """
-        (x, mean, var, gamma, beta, residual, out, options...) -> (y, statistics, form, whether y is over x).
-        """
-
-    def backward(self, asked: tuple[Any, ...], form: object) -> tuple[Any, ...] | None:
-        """
-        (dy, x, extra, dx, dresidual, statistics), form -> (dx, dgamma, dbeta, dresidual).
-        """
-
-    def remember_forward(self, asked: tuple[Any, ...], form: object, statistics_shape: object, reduce: bool, dtype: int, shape: Sequence[int], strides: Sequence[object], divisor: float, eps: float, activation: int, slope: float) -> None:
-        """
-        What the gate found of a call; strides on the view are those of x, residual and y.
-        """
-
-    def remember_backward(self, asked: tuple[Any, ...], form: object, channels: object, gamma_dtype: object | None, beta_dtype: object | None, dtype: int, shape: Sequence[int], strides: Sequence[object], count: float, divisor: float, eps: float, activation_grad: int, slope: float) -> None:
-        """Likewise; strides are those of x, dy, extra, dx and dresidual."""
 
 def isa() -> str:
     """The instruction set in use."""
