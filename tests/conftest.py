@@ -13,6 +13,10 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
+# One OpenMP thread, here and in child processes, set before any library reads it. Results do not depend on the number
+# of threads, while idle threads of several pools spin on cores that the tests need. Tests of threads set the number.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import hypothesis
 import ml_dtypes
 import numpy as np

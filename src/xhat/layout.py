@@ -1,7 +1,7 @@
-"""From shape, strides and channel axis to a view (outer, channel, inner): the only file that knows NCHW from NHWC.
+"""From shape, strides and channel axis to a view (outer, channel, inner). Only this file distinguishes NCHW and NHWC.
 
-No arithmetic on values lives here, and no dtype. A view says which axes are walked outside the channels
-and which inside; every group must be one stride, so that three numbers describe the whole array:
+No arithmetic on elements lives here, and no dtype. A view lists the axes that are walked outside the channels and
+those inside. Each group must have a single stride, so that three strides describe the whole array:
 
     NCHW contiguous   outer N      channel C   inner H*W       strides (C*H*W, H*W, 1)
     NHWC (or strides) outer N*H*W  channel C   inner 1         strides (C, 1, 1)
@@ -15,7 +15,17 @@ from typing import NamedTuple
 
 from xhat.errors import ShapeError
 
-__all__ = ["Strides", "View", "canonical", "channel_axes", "strides_on", "view_of", "walk", "weight_order", "weight_sizes"]
+__all__ = [
+    "Strides",
+    "View",
+    "canonical",
+    "channel_axes",
+    "strides_on",
+    "view_of",
+    "walk",
+    "weight_order",
+    "weight_sizes",
+]
 
 Strides = tuple[int, int, int]  # of (outer, channel, inner), in elements
 
@@ -101,9 +111,9 @@ def walk(
 ) -> tuple[View, Strides | None]:
     """How an array is walked: a view, and the array's strides on it.
 
-    memory: the strides of the array. unit: how much of them is one element (NumPy counts bytes, PyTorch elements); 0 if
-    the elements are misaligned. If no view walks the array, its strides are None, and the view is one for a copy: in the
-    array's own order of axes, or, if no view walks that either, the canonical one.
+    memory: the strides of the array. unit: how much of them is one element (NumPy counts bytes, PyTorch elements); 0
+    if the elements are misaligned. If no view walks the array, its strides are None, and the view is one for a copy: in
+    the array's own order of axes, or, if no view walks that either, the canonical one.
     """
     strides = None if unit == 0 or any(s % unit for s in memory) else tuple(s // unit for s in memory)
     if strides is not None and (view := view_of(shape, strides, channels)) is not None:

@@ -20,13 +20,13 @@ Operand = tuple[Array, Strides]
 
 def read(array: Array, plan: Plan) -> Operand:
     """An input, copied once where the view does not walk it."""
-    if array.strides == plan.memory and array.flags.aligned and plan.strides is not None:
-        strides: Strides | None = plan.strides
-    elif (strides := _strides(array, plan)) is None:
+    if (strides := _strides(array, plan)) is None:
         copy = _dense(array, plan.view)
         copy[...] = array
         return read(copy, plan)
-    return (array.view(np.uint16) if array.dtype.kind == "V" else array), strides  # bfloat16 exports no buffer
+    return (
+        array.view(np.uint16) if array.dtype.kind == "V" else array
+    ), strides  # bfloat16 exports no buffer
 
 
 def write(array: Array, plan: Plan) -> tuple[Operand, Array]:
@@ -37,14 +37,17 @@ def write(array: Array, plan: Plan) -> tuple[Operand, Array]:
 
 def _strides(array: Array, plan: Plan) -> Strides | None:
     """The strides of an array of x's shape on the view; None where the view does not walk it, or it is misaligned."""
+    memory = array.strides
     if not array.flags.aligned:
         return None
-    if array.strides == plan.memory:
+    if memory == plan.memory and plan.strides is not None:
         return plan.strides
     size = array.itemsize
-    if any(s % size for s in array.strides):
-        return None
-    return strides_on(plan.view, plan.shape, tuple([s // size for s in array.strides]))
+    return (
+        None
+        if any(s % size for s in memory)
+        else strides_on(plan.view, plan.shape, tuple(s // size for s in memory))
+    )
 
 
 def _dense(like: Array, view: View) -> Array:

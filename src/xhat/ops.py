@@ -33,7 +33,7 @@ __all__ = [
     "run_track",
 ]
 
-# For a framework that checks its own tensors and hands over their addresses.
+# For the gate of another framework, which checks its own tensors and passes their addresses.
 run_forward, run_backward, run_track = _kernels.forward, _kernels.backward, _kernels.track
 
 Axis = int | tuple[int, ...]
@@ -51,7 +51,7 @@ def moments(x: Any, *, axis: Axis = 1, mask: Any = None) -> Moments:
     """
     x = plain_array(x, "moments", "x")
     plan = _plan("moments", x, (None,) * 5, True, axis, 1.0, 0, None)
-    weights, count = (None, plan.count) if mask is None else weights_for(mask, "moments", x, plan)
+    weights, count = (None, plan.m) if mask is None else weights_for(mask, "moments", x, plan)
     shape = tuple(x.shape[a] for a in plan.axes)
     mean, m2 = np.zeros(shape), np.zeros(shape)
     if x.size and count:
@@ -72,11 +72,11 @@ def batch_norm(
     (None: 1 and 0). axis: the channel axis, or a tuple of axes that are the channels together. mask: bool or
     non-negative weights w that broadcast to x with size 1 along the channels; it weighs the statistics, and every
     place of y is normalized. residual: as x, added before the activation. activation: None, "relu",
-    ("leaky_relu", slope) or "silu". out: where to write y; it may be x itself when no gradient will be asked.
+    ("leaky_relu", slope) or "silu". out: where to write y; it may be x itself if no gradient will be needed.
 
     Returns y (x's dtype and memory order) and the context that `batch_norm_backward` takes. Statistics are float64.
-    The context holds x, and behind a residual and an activation y (relu) or the residual (silu), and no copy of them:
-    they must not change before the backward pass.
+    The context holds x itself, not a copy, and, behind a residual and an activation, y (relu) or the residual (silu).
+    These arrays must not change before the backward pass.
     Layouts whose strides are an (outer, channel, inner) view run as they are (NCHW, NHWC, (N, C), channel first,
     most slices); any other array is copied once. An empty batch gives an empty y.
 
@@ -124,12 +124,14 @@ def _forward(
              gamma if gamma is None else (gamma.shape, gamma.dtype), beta if beta is None else (beta.shape, beta.dtype),
              residual if residual is None else (residual.shape, residual.dtype))  # fmt: skip
     plan = _plan(operation, x, kinds, mask is not None, axis, eps, correction, activation)
-    weights, count = (None, plan.count) if mask is None else weights_for(mask, operation, x, plan)
+    weights, count = (None, plan.m) if mask is None else weights_for(mask, operation, x, plan)
     if var is not None:
         check_variance(operation, var)
     y, overwritten = np.empty_like(x), False
     if out is not None:
-        y = check_output(out, operation, "out", x, x, {"x": x} if residual is None else {"x": x, "residual": residual})
+        y = check_output(
+            out, operation, "out", x, x, {"x": x} if residual is None else {"x": x, "residual": residual}
+        )
         overwritten = overlapping(y, x)
     # Copies, so that the context does not change with the caller's arrays.
     statistics = np.zeros(plan.statistics_shape)
@@ -175,7 +177,10 @@ def _arrays(operation: str, given: tuple[Any, ...]) -> tuple[Any, ...]:
     """The arguments of a forward pass as arrays; None stays None, except for x."""
     if given[0] is not None and _ARRAY_OR_NONE.issuperset(map(type, given)):
         return given
-    return tuple(a if a is None and n != "x" else plain_array(a, operation, n) for n, a in zip(_NAMES, given, strict=True))
+    return tuple(
+        a if a is None and n != "x" else plain_array(a, operation, n)
+        for n, a in zip(_NAMES, given, strict=True)
+    )
 
 
 # ------------------------------------------------------------------------------------------------------ backward

@@ -36,11 +36,6 @@ class Options(NamedTuple):
         leaky = self.activation == "leaky_relu"
         return self.eps, self.correction, ("leaky_relu", self.slope) if leaky else self.activation
 
-    @property
-    def linear(self) -> "Options":
-        """The same options without the activation."""
-        return self._replace(activation=None, slope=0.0)
-
 
 def check_options(operation: str, eps: Any, correction: Any, activation: Any) -> Options:
     """The options of a call. Raises ArgumentError."""
@@ -56,11 +51,12 @@ class Plan(NamedTuple):
     view                how the kernels walk x: (outer, channel, inner)
     memory              the strides of x as its framework counts them: NumPy in bytes, PyTorch in elements
     strides             the strides of x on the view, in elements; None where x has to be copied first
-    count               m without a mask: elements per channel; infinite where mean and var are given
+    m                   elements per channel; infinite where mean and var are given
     options             eps, correction, activation, slope
     activation          the kernels' code of the activation, and
     activation_grad     of how the backward pass finds where the activation stood
     residual            whether a residual is added before the activation
+    activated_residual  whether an activation follows it: dresidual = dy act'(pre) is then an array of its own, not dy
     statistics_shape    (4, channels...): of mean, var, gamma and beta
     parameter_dtypes    those of gamma and beta; None for one that was not given
     """
@@ -71,18 +67,14 @@ class Plan(NamedTuple):
     view: View
     memory: tuple[int, ...]
     strides: Strides | None
-    count: float
+    m: float
     options: Options
     activation: int
     activation_grad: int
     residual: bool
+    activated_residual: bool
     statistics_shape: tuple[int, ...]
     parameter_dtypes: tuple[Any, Any]
-
-    @property
-    def activated_residual(self) -> bool:
-        """Whether dresidual = dy act'(pre) is an array of its own; without an activation it is dy."""
-        return self.residual and self.activation != 0
 
     def saved(self, y: Any, residual: Any) -> Any:
         """What the backward pass needs besides x: behind a residual, y (leaky_relu) or the residual (silu)."""
@@ -92,7 +84,8 @@ class Plan(NamedTuple):
 
     def linear(self) -> "Plan":
         """The plan of the same call without the activation."""
-        return self._replace(options=self.options.linear, activation=0, activation_grad=0)
+        linear = self.options._replace(activation=None, slope=0.0)
+        return self._replace(options=linear, activation=0, activation_grad=0, activated_residual=False)
 
 
 @lru_cache(maxsize=4096, typed=True)  # typed: 1 is a correction, 1.0 is none
@@ -120,11 +113,12 @@ def plan_of(
         view=view,
         memory=memory,
         strides=strides,
-        count=inf if mean is not None else float(values),
+        m=inf if mean is not None else float(values),
         options=options,
         activation=ACTIVATIONS[options.activation],
         activation_grad=ACTIVATION_GRADS[options.activation, residual is not None],
         residual=residual is not None,
+        activated_residual=residual is not None and options.activation is not None,
         statistics_shape=(4, *[shape[a] for a in axes]),
         parameter_dtypes=(gamma and gamma[1], beta and beta[1]),
     )

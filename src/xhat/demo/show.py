@@ -28,7 +28,7 @@ from xhat.demo.training import (
     load,
     train,
 )
-from xhat.lens.report_page import report
+from xhat.lens import report
 
 if TYPE_CHECKING:
     from xhat.demo.residual import Twin

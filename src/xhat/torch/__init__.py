@@ -13,7 +13,6 @@ from xhat.torch.nn import BatchNorm3d as BatchNorm3d
 from xhat.torch.nn import LazyBatchNorm1d as LazyBatchNorm1d
 from xhat.torch.nn import LazyBatchNorm2d as LazyBatchNorm2d
 from xhat.torch.nn import LazyBatchNorm3d as LazyBatchNorm3d
-from xhat.torch.memory import reuse_memory as reuse_memory
 from xhat.torch.recalibrate import Recalibrated as Recalibrated
 from xhat.torch.recalibrate import recalibrate as recalibrate
 from xhat.torch.sync.layer import SyncBatchNorm as SyncBatchNorm
@@ -35,7 +34,6 @@ __all__ = [
     "freeze",
     "merge_running_statistics",
     "recalibrate",
-    "reuse_memory",
     "revert",
     "unfreeze",
 ]

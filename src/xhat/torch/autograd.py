@@ -86,7 +86,9 @@ def _differentiable(
     """The gradients as a graph: through the activation by torch's operations, then through `InputGradient`."""
     g = dy
     if run.plan.activation:
-        g = composed.activation_gradient(dy, _before_activation(x, weight, bias, saved, run), run.plan.options)
+        g = composed.activation_gradient(
+            dy, _before_activation(x, weight, bias, saved, run), run.plan.options
+        )
     dx, dweight, dbias = input_gradient(g, x, weight, bias, run)
     found = (dx, dweight, dbias, g)
     return tuple(d if needed else None for d, needed in zip(found, needs, strict=True))
@@ -102,7 +104,9 @@ def _before_activation(x: Tensor, weight: Maybe, bias: Maybe, saved: Maybe, run:
         linear = linear._replace(statistics=torch.empty_like(run.statistics))
     pre: Tensor = normalize(x, weight, bias, saved, linear)
     if (mask := run.mask()) is not None:
-        pre = torch.where((mask == 0) & ~torch.isfinite(pre), 0.0, pre)  # padding: dy = 0 times NaN must give 0
+        pre = torch.where(
+            (mask == 0) & ~torch.isfinite(pre), 0.0, pre
+        )  # padding: dy = 0 times NaN must give 0
     return pre.detach() if leaky else pre
 
 
@@ -127,7 +131,10 @@ class InputGradient(Function):
         dy, x, weight = ctx.saved_tensors
         run: Run = ctx.run
         closed = not (
-            transforming() or differentiating_forward() or batched(v, a, b) or torch.is_grad_enabled()
+            transforming()
+            or differentiating_forward()
+            or torch.is_grad_enabled()
+            or any(g is not None and batched(g) for g in (v, a, b))
         )
         closed = closed and plain(v, a, b, dy, x, weight) and x.dtype.itemsize >= 4
         closed = closed and (
@@ -142,7 +149,8 @@ def _composed_second(
 ) -> tuple[Maybe, Maybe, Maybe]:
     """For third derivatives, tangents and batches of gradients."""
     t = _inputs(x, weight, None, run)
-    return composed.second_gradients((v, a, b), dy, t, None, False, run.plan.options)[:3]
+    ddy, dx, dweight, *_ = composed.second_gradients((v, a, b), dy, t, None, False, run.plan.options)
+    return ddy, dx, dweight
 
 
 def _second(
@@ -170,12 +178,13 @@ def _second(
         dgamma,
         gamma=gamma,
         rstd=rstd,
-        m=run.count,
+        m=run.m,
         correction=o.correction,
     )
     ddy = cpu.input_gradient(v, x, gamma, *t, run, weighted=False)
     if a is not None or b is not None:  # + a xhat + b
-        ddy = cpu.normalize(x, dgamma, None if b is None else b.double(), ddy, run._replace(count=math.inf, weights=None))
+        constants = run._replace(m=math.inf, weights=None)
+        ddy = cpu.normalize(x, dgamma, None if b is None else b.double(), ddy, constants)
     column = (1, -1, *[1] * (x.dim() - 2))
     h = torch.addcmul(A.to(x.dtype).reshape(column) * dy, B.to(x.dtype).reshape(column), wv)
     dx = cpu.input_gradient(h, x, 1 / rstd, h_sum, h_sum_xhat, run, weighted=True)

@@ -1,8 +1,8 @@
 """The equations over torch's own operations: for any device, any transform, and gradients of any order.
 
 The formulas are those of `xhat.equations`. This file chooses what they are summed over and the precision: float64 on
-the CPU, at least float32 elsewhere. A rough mean is subtracted from x first. It cancels in the equations, and so a large
-offset of x costs no digits in float32 either.
+the CPU, at least float32 elsewhere. A rough mean is subtracted from x first. It cancels in the equations, and so a
+large offset of x costs no digits in float32 either.
 """
 
 import math

@@ -32,7 +32,9 @@ __all__ = [
     "track",
 ]
 
-FLOAT64 = torch.empty(0, dtype=torch.float64, device="cpu")  # new_empty of it takes half the time of torch.empty
+FLOAT64 = torch.empty(
+    0, dtype=torch.float64, device="cpu"
+)  # new_empty of it takes half the time of torch.empty
 
 Operand = tuple[int, Strides]  # address, and strides on the view
 Vector = tuple[int, int]  # address and dtype of an element per channel
@@ -42,13 +44,13 @@ class Run(NamedTuple):
     """One forward pass: its plan, and what the backward pass needs of it besides tensors of x's size and parameters.
 
     statistics    mean and var (2, C) in float64: the batch's, which `normalize` writes, or given ones
-    count         m, the sum of weights; infinite for given statistics
+    m             the sum of weights; infinite for given statistics
     weights       a copy of the mask's elements in the order in which the kernels read them; None: all are 1
     """
 
     plan: Plan
     statistics: Tensor
-    count: float
+    m: float
     weights: Tensor | None = None
 
     def linear(self) -> "Run":
@@ -62,7 +64,7 @@ class Run(NamedTuple):
     @property
     def batch(self) -> bool:
         """Whether the statistics are the batch's own, so that dx has terms through them."""
-        return self.count != math.inf
+        return self.m != math.inf
 
 
 def plan_for(t: Inputs, *options: Any, operation: str = "batch_norm") -> Plan:
@@ -87,7 +89,7 @@ def run_of(plan: Plan, x: Tensor, mask: Tensor | None) -> Run:
     """A pass by the batch's own statistics, which are still to be found. Raises where the mask leaves no variance."""
     statistics = FLOAT64.new_empty(2, plan.view.shape[1])
     if mask is None:
-        return Run(plan, statistics, plan.count)
+        return Run(plan, statistics, plan.m)
     check_mask(x, mask)
     weights = weights_in_order(mask, plan)
     count, values = check_sum(float(weights.sum()), "batch_norm"), int(torch.count_nonzero(weights))
@@ -166,7 +168,7 @@ def normalize(
 
     given: mean and var of any dtype in place of run.statistics, if no gradient will be needed.
     """
-    plan, statistics, count, weights = run
+    plan, statistics, m, weights = run
     y, result = _result_like(x, plan)
     x, source = _read(x, plan)
     gamma = beta = added = None
@@ -177,13 +179,13 @@ def normalize(
     if residual is not None:
         residual, added = _read(residual, plan)
     eps, correction, _, slope = plan.options
-    batch = count != math.inf
+    batch = m != math.inf
     mean: int | Vector = statistics.data_ptr()
     var: int | Vector = statistics.data_ptr() + 8 * plan.view.shape[1]
     if given is not None:
-        (mean_, mean), (var_, var) = map(_vector, given)
+        (_mean, mean), (_var, var) = map(_vector, given)
     run_forward(batch, True, plan.dtype, plan.view.shape, source, None if weights is None else weights.data_ptr(),
-                gamma, beta, added, result, mean, var, count - correction if batch else 1.0, eps, plan.activation,
+                gamma, beta, added, result, mean, var, m - correction if batch else 1.0, eps, plan.activation,
                 slope)  # fmt: skip
     return y
 
@@ -207,7 +209,7 @@ def backward(
     dresidual: Operand | None = None, weighted: bool = True,
 ) -> None:  # fmt: skip
     """gradient_sums (reduce: writes both sums) and input_gradient (writes dx, and dresidual where `saved` is read)."""
-    plan, statistics, count, weights = run
+    plan, statistics, m, weights = run
     if not x.numel():  # nothing to add; the kernels would leave the sums as they are
         sum_dy.zero_()
         sum_dy_xhat.zero_()
@@ -226,7 +228,7 @@ def backward(
     run_backward(reduce, dx is not None, plan.dtype, plan.view.shape, source,
                  weights.data_ptr() if weighted and weights is not None else None, scale, shift, gradient, other, dx,
                  dresidual, mean, mean + 8 * plan.view.shape[1], (sum_dy.data_ptr(), CODES[sum_dy.dtype]),
-                 (sum_dy_xhat.data_ptr(), CODES[sum_dy_xhat.dtype]), count, count - correction, eps,
+                 (sum_dy_xhat.data_ptr(), CODES[sum_dy_xhat.dtype]), m, m - correction, eps,
                  plan.activation_grad, slope)  # fmt: skip
 
 
@@ -247,8 +249,9 @@ def gradients(
             dresidual, into_residual = _result_like(x, run.plan)
     if total is None:
         dbias, dweight = _sum_for(bias, need_bias, x), _sum_for(weight, need_weight, x)
-        backward(dy, x, run, dbias, dweight, reduce=run.batch or need_weight or need_bias, dx=into, gamma=weight,
-                 beta=bias, saved=saved, dresidual=into_residual)  # fmt: skip
+        reduce = run.m != math.inf or need_weight or need_bias
+        backward(dy, x, run, dbias, dweight, reduce=reduce, dx=into, gamma=weight, beta=bias, saved=saved,
+                 dresidual=into_residual)  # fmt: skip
     else:
         own = torch.zeros((2, x.shape[1]), dtype=torch.float64, device="cpu")
         dbias, dweight = own

@@ -1,8 +1,8 @@
 """The gate of PyTorch's tensors: checks what comes in, and chooses the way that the active transform can follow.
 
-    autograd, cpu   plain CPU tensors in eager mode: by address to the kernels
-    operators       while a graph is recorded: one operator
-    composed        everything else: the equations over torch's operations
+autograd, cpu   plain CPU tensors in eager mode: by address to the kernels
+operators       while a graph is recorded: one operator
+composed        everything else: the equations over torch's operations
 """
 
 import math
@@ -18,8 +18,16 @@ from xhat.torch.autograd import normalize
 from xhat.torch.cpu import Run, plan_for
 from xhat.torch.errors import TensorShapeError
 from xhat.torch.inputs import CODES, Batch, Inputs, check_inputs, check_nonfinite, check_tensor, check_weights
-from xhat.torch.internals import differentiating_forward, eager, plain, recomputing, tracing, transforming, unrecorded
-from xhat.torch.running_stats import Running, move
+from xhat.torch.internals import (
+    differentiating_forward,
+    eager,
+    plain,
+    recomputing,
+    tracing,
+    transforming,
+    unrecorded,
+)
+from xhat.torch.running_stats import Running, move, track
 
 __all__ = ["batch_norm", "follow", "normalized"]
 
@@ -70,7 +78,7 @@ def batch_norm(
 
 
 def normalized(t: Inputs, eps: Any, correction: Any, activation: Any) -> tuple[Tensor, Batch | None]:
-    """y with given statistics, or, where mean is None, with the batch's own, which come with it (unless x is empty)."""
+    """y with given statistics, or, where mean is None, with the batch's own, which are returned unless x is empty."""
     if t.mask is not None and t.mean is not None:
         t = t._replace(mask=None)  # a mask weighs the batch's statistics
     if eager() and plain(*t) and (t.mask is t.mean is None or not _differentiated(t.mask, t.mean, t.var)):
@@ -98,13 +106,15 @@ def _by_kernels(t: Inputs, plan: Plan) -> tuple[Tensor, Batch | None]:
     run = normalize if differentiated else cpu.normalize
     if mean is not None and var is not None:
         if not differentiated:
-            return cpu.normalize(x, weight, bias, residual, Run(plan, cpu.FLOAT64, plan.count), (mean, var)), None
-        statistics = torch.stack((mean, var)).double()  # a copy: the layer's may have moved before the backward pass
-        return run(x, weight, bias, residual, Run(plan, statistics, plan.count)), None
+            return cpu.normalize(x, weight, bias, residual, Run(plan, cpu.FLOAT64, plan.m), (mean, var)), None
+        statistics = torch.stack(
+            (mean, var)
+        ).double()  # a copy: the layer's may have moved before the backward pass
+        return run(x, weight, bias, residual, Run(plan, statistics, plan.m)), None
     if not x.numel():
-        return _by_kernels(_of_nothing(t), plan._replace(count=math.inf))
+        return _by_kernels(_of_nothing(t), plan._replace(m=math.inf))
     p = cpu.run_of(plan, x, mask)
-    return run(x, weight, bias, residual, p), Batch(p.statistics, p.count)
+    return run(x, weight, bias, residual, p), Batch(p.statistics, p.m)
 
 
 def _checked(t: Inputs) -> bool:
@@ -115,7 +125,10 @@ def _checked(t: Inputs) -> bool:
 
 def _of_nothing(t: Inputs) -> Inputs:
     """An empty batch with statistics, of which any will do."""
-    zeros, ones = t.x.new_zeros(t.x.shape[1], dtype=torch.float32), t.x.new_ones(t.x.shape[1], dtype=torch.float32)
+    zeros, ones = (
+        t.x.new_zeros(t.x.shape[1], dtype=torch.float32),
+        t.x.new_ones(t.x.shape[1], dtype=torch.float32),
+    )
     return t._replace(mask=None, mean=zeros, var=ones)
 
 
@@ -124,12 +137,12 @@ def follow(
 ) -> None:
     """Moves the running statistics towards the batch's, unless this forward repeats one (activation checkpointing).
 
-        batches += 1      k = momentum, or when it is None 1 / (batches - skipped), the plain average over those that
-                              a channel has not left out, under whatever policy
+        batches += 1      k = momentum; if it is None, 1 / (batches - skipped): the plain average over the batches that
+                              the channel has not left out
         running_mean += k (mean - running_mean)
         running_var  += k (m2 / (m - running_correction) - running_var)
 
-    nonfinite "skip" leaves a channel as it is where these would be no finite numbers of their dtype, and counts it in
+    nonfinite "skip" leaves a channel as it is if its new statistics were not finite in their dtype, and counts it in
     `skipped`; "raise" raises ArgumentError. Raises DegenerateBatchError where m <= running_correction.
     If an exception is raised, nothing has changed.
     """
@@ -149,7 +162,7 @@ def follow(
         k = 1 / (int(batches) + 1) if momentum is None else momentum  # type: ignore[arg-type]  # a tensor, see above
         cpu.track(mean, var, batches, statistics, k, (m - correction) / (m - running_correction))
     elif tracing() and not transforming():
-        operators.track(running, batch, momentum, correction, running_correction, nonfinite)
+        track(running, batch, momentum, correction, running_correction, nonfinite)
     else:
         move(running, batch, momentum, correction, running_correction, nonfinite)
 

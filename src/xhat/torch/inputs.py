@@ -110,9 +110,7 @@ def _check_vector(name: str, found: tuple[int, ...], dtype: torch.dtype, shape: 
             f"input {shown(shape)}."
         )
     if dtype not in CODES:
-        raise TensorDtypeError(
-            f"batch_norm: {name} has dtype {dtype}, expected a real floating-point one."
-        )
+        raise TensorDtypeError(f"batch_norm: {name} has dtype {dtype}, expected a real floating-point one.")
 
 
 def _check_residual(
@@ -184,7 +182,9 @@ def weights_in_order(mask: Tensor, plan: Plan) -> Tensor:
 def as_mask(weights: Tensor, plan: Plan) -> Tensor:
     """Such weights in the order of x's dimensions, of size 1 along the channels."""
     order = weight_order(plan.view, len(plan.shape))
-    return weights.reshape(weight_sizes(plan.view, plan.shape)).permute([order.index(a) for a in range(len(order))])
+    return weights.reshape(weight_sizes(plan.view, plan.shape)).permute(
+        [order.index(a) for a in range(len(order))]
+    )
 
 
 def check_nonfinite(nonfinite: str) -> str:

@@ -2,10 +2,9 @@
 
     xhat::batch_norm            y, statistics, count
     xhat::batch_norm_backward   dx, dweight, dbias, dresidual
-    xhat::track                 running statistics, in place; a recomputed forward (activation checkpointing) does not
 
 With a process group the batch is spread over its ranks: the first operator then merges the moments of all ranks, and
-the second adds their gradient sums. How that is exchanged is the affair of `xhat.torch.sync`, which sets `across_ranks`.
+the second adds their gradient sums. The exchange itself is in `xhat.torch.sync`, which sets `across_ranks`.
 
 On devices without kernels the equations are recorded as torch's own operations, which a compiler can fuse, and the
 operators run the same equations there.
@@ -19,16 +18,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from xhat.checks import check_correction
 from xhat.plan import Options
 from xhat.torch import composed, cpu
 from xhat.torch.cpu import Run
 from xhat.torch.errors import TensorArgumentError
-from xhat.torch.inputs import Batch, Inputs, check_gradient, check_inputs, check_statistics
-from xhat.torch.internals import plain, recomputing, tangents, transforming
-from xhat.torch.running_stats import Running, move
+from xhat.torch.inputs import Batch, Inputs, check_gradient, check_inputs
+from xhat.torch.internals import plain, tangents
 
-__all__ = ["Where", "across_ranks", "backward", "batch_norm", "forward", "gradients_of", "save", "track"]
+__all__ = ["Where", "across_ranks", "backward", "batch_norm", "forward", "gradients_of", "save"]
 
 Maybe = Tensor | None
 
@@ -42,10 +39,6 @@ _library.define(
 _library.define(
     "batch_norm_backward(Tensor dy, Tensor x, Tensor? weight, Tensor? bias, Tensor? saved, Tensor? mask, "
     f"Tensor statistics, bool residual, {_OPTIONS}, Tensor? count=None, {_WHERE}) -> (Tensor, Tensor, Tensor, Tensor)"
-)
-_library.define(
-    "track(Tensor(a!) running_mean, Tensor(b!) running_var, Tensor(c!)? batches, Tensor(d!)? skipped, "
-    "Tensor statistics, Tensor count, float? momentum, int correction, int running_correction, str nonfinite) -> ()"
 )
 
 
@@ -72,7 +65,7 @@ class Ranks(Protocol):
         """The sum over all ranks of the gradient sums (2, C)."""
 
     def differentiable_total(self, sums: Tensor, where: Where) -> Tensor:
-        """The same for numbers of any shape, as a function with a gradient."""
+        """The same for a tensor of any shape, as a function with a gradient."""
 
 
 across_ranks: list[Ranks] = []  # at most one
@@ -81,7 +74,7 @@ across_ranks: list[Ranks] = []  # at most one
 def batch_norm(t: Inputs, o: Options) -> tuple[Tensor, Batch | None]:
     """As `composed.batch_norm`, as the operator where that has a kernel: with the batch's own statistics, on a CPU.
 
-    An evaluation is a chain of elementwise operations, which a compiler fuses and every exporter knows.
+    An evaluation is recorded as elementwise operations, which a compiler fuses and every exporter supports.
     """
     if t.mean is not None and t.var is not None:
         return _evaluated(t, o), None
@@ -96,17 +89,6 @@ def _evaluated(t: Inputs, o: Options) -> Tensor:
         pre = F.batch_norm(t.x, t.mean, t.var, t.weight, t.bias, False, 0.0, o.eps)
         return composed.activate(pre if t.residual is None else pre + t.residual, o)
     return composed.batch_norm(t, o, dtype=torch.float32)[0]
-
-
-def track(
-    running: Running, batch: Batch, momentum: Any, correction: int, running_correction: int, nonfinite: str
-) -> None:
-    """`functional.follow` in a graph."""
-    check_correction(running_correction, "batch_norm", "running_correction")
-    statistics, m = batch
-    if not isinstance(m, Tensor):
-        m = torch.full((), m, dtype=statistics.dtype, device=statistics.device)
-    torch.ops.xhat.track(*running, statistics, m, momentum, correction, running_correction, nonfinite)
 
 
 # ------------------------------------------------------------------------------------------- bodies of the operators
@@ -128,7 +110,7 @@ def forward(
         return _forward_composed(x, weight, bias, residual, mask, *rest)
     run = cpu.run_of(cpu.plan_for(t, *o.arguments), x, mask)
     y = cpu.normalize(x, weight, bias, residual, run)
-    return y, run.statistics, torch.as_tensor(run.count, dtype=torch.float64, device="cpu")
+    return y, run.statistics, torch.as_tensor(run.m, dtype=torch.float64, device="cpu")
 
 
 def _forward_composed(
@@ -144,7 +126,7 @@ def _forward_across_ranks(t: Inputs, o: Options, where: Where) -> tuple[Tensor, 
     t = t._replace(mask=None, mean=mean, var=var)
     if plain(*t):
         plan = cpu.plan_for(t, *o.arguments)
-        return cpu.normalize(*t[:4], Run(plan, statistics, plan.count)), statistics, count
+        return cpu.normalize(*t[:4], Run(plan, statistics, plan.m)), statistics, count
     return composed.batch_norm(t, o)[0], statistics, count
 
 
@@ -208,7 +190,8 @@ def _returned(
     """Four tensors, as the schema has them: empty where there is no such gradient."""
     like = (t.x, t.weight, t.bias, t.x if _separate(residual, o) else None)
     dx, dweight, dbias, dresidual = (
-        t.x.new_empty(0) if a is None or d is None else d.to(a.dtype) for d, a in zip(found, like, strict=True)
+        t.x.new_empty(0) if a is None or d is None else d.to(a.dtype)
+        for d, a in zip(found, like, strict=True)
     )
     return dx, dweight, dbias, dresidual
 
@@ -220,16 +203,6 @@ def refuse_tangents(*tensors: Maybe) -> None:
             "batch_norm: a recorded graph (compiled, exported or traced) has no forward-mode derivative. Differentiate "
             "the layer itself, or use torch.func.jvp, which this operator can follow."
         )
-
-
-def _track(
-    running_mean: Tensor, running_var: Tensor, batches: Maybe, skipped: Maybe, statistics: Tensor, count: Tensor,
-    momentum: float | None, correction: int, running_correction: int, nonfinite: str,
-) -> None:  # fmt: skip
-    check_statistics(statistics, len(running_mean))
-    if not recomputing() and (transforming() or count != 0):  # an empty batch moves nothing
-        running = Running(running_mean, running_var, batches, skipped)
-        move(running, Batch(statistics, count), momentum, correction, running_correction, nonfinite)
 
 
 # --------------------------------------------------------------------------------- their shapes, for fake tensors
@@ -250,15 +223,10 @@ def _backward_fake(
     return _returned((dx if where.differentiated else None, *new), t, residual, o)
 
 
-def _track_fake(*_: Any) -> None:
-    return None
-
-
 # In a graph that runs inside of torch.func (grad, jvp, vmap, ...), the operators are torch's own operations.
 for _name, _run, _transformed, _fake in (
     ("batch_norm", forward, _forward_composed, _forward_fake),
     ("batch_norm_backward", backward, _backward_composed, _backward_fake),
-    ("track", _track, _track, _track_fake),
 ):
     _library.impl(_name, _run, "CompositeExplicitAutograd")
     _library.impl(_name, _transformed, "FuncTorchDynamicLayerFrontMode")
@@ -282,7 +250,9 @@ def save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     saved = None
     if _separate(ctx.residual, o):
         saved = y if o.activation == "leaky_relu" else residual
-    ctx.save_for_backward(x, weight, bias, saved, mask, statistics, None if ctx.where.group is None else count)
+    ctx.save_for_backward(
+        x, weight, bias, saved, mask, statistics, None if ctx.where.group is None else count
+    )
 
 
 def gradients_of(ctx: Any, dy: Tensor, run: Callable[..., tuple[Tensor, ...]]) -> tuple[Any, ...]:

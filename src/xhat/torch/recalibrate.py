@@ -16,12 +16,12 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from xhat import equations
 from xhat.errors import ArgumentError
+from xhat.torch.inputs import check_known
 from xhat.torch.recorder import Recorder
 from xhat.torch.sync import frames
 from xhat.torch.sync.frames import Array, FrameHeader
 from xhat.torch.sync.layer import SyncBatchNorm
 from xhat.torch.sync.merge import Moments, layer_by_layer, merged
-from xhat.torch.inputs import check_known
 
 __all__ = ["Recalibrated", "recalibrate"]
 

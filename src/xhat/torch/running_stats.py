@@ -1,4 +1,6 @@
-"""How running statistics move by torch's operations: momentum, conventions, NaN and infinity."""
+"""How running statistics move by torch's operations: momentum, conventions, NaN and infinity; and xhat::track, the
+operator that does so in a graph.
+"""
 
 from typing import Any, NamedTuple
 
@@ -9,10 +11,10 @@ from xhat import equations
 from xhat.checks import check_correction, shown
 from xhat.errors import ArgumentError, DegenerateBatchError
 from xhat.torch.errors import TensorArgumentError, TensorDtypeError, TensorShapeError, TensorTypeError
-from xhat.torch.internals import transforming
-from xhat.torch.inputs import CODES, Batch, check_nonfinite
+from xhat.torch.inputs import CODES, Batch, check_nonfinite, check_statistics
+from xhat.torch.internals import recomputing, transforming
 
-__all__ = ["Running", "move"]
+__all__ = ["Running", "move", "track"]
 
 
 class Running(NamedTuple):
@@ -38,7 +40,7 @@ def move(
     _check(running, batch, visible)
     if type(momentum) is not float:
         momentum = _number(momentum)
-    if batch.statistics.is_meta and running.mean.is_meta:  # there are no numbers
+    if batch.statistics.is_meta and running.mean.is_meta:  # tensors without data
         return
     # Weights that sum to 1 do so up to rounding errors, by which nothing should be divided.
     if visible and not batch.count - running_correction > 1e-6 * batch.count:
@@ -75,7 +77,7 @@ def _check(running: Running, batch: Batch, visible: bool) -> None:
 
 
 def _check_places(running: Running) -> None:
-    """Nothing is written before it is known that everything can be."""
+    """Raises if one of the statistics cannot be written, before any of them is."""
     if not torch.is_inference_mode_enabled() and any(t is not None and t.is_inference() for t in running):
         raise TensorArgumentError(
             "batch_norm: the running statistics were made in inference mode, and can't move outside of it. "
@@ -108,11 +110,11 @@ def _cumulative(batches: Tensor | None) -> Tensor:
 
 
 def _finite(running: Running, batch: Batch, factor: Any, nonfinite: str, visible: bool) -> Tensor | None:
-    """Which channels may move, None for all. Raises ArgumentError for nonfinite="raise" and one that may not."""
+    """The channels that may move, None for all. Raises ArgumentError for nonfinite="raise" and one that may not."""
     if check_nonfinite(nonfinite) == "propagate":
         return None
     mean, var = batch.statistics.unbind(0)
-    # In the dtype they are kept in: numbers near 1e30 have a variance that float32 has not.
+    # In the dtype of the running statistics: elements near 1e30 have a variance that overflows float32.
     finite = torch.isfinite(mean.to(running.mean.dtype)) & torch.isfinite(
         (factor * var).to(running.var.dtype)
     )
@@ -134,9 +136,7 @@ def _finite(running: Running, batch: Batch, factor: Any, nonfinite: str, visible
     return None
 
 
-def _move(
-    running: Running, batch: Batch, momentum: float | None, factor: Any, finite: Tensor | None
-) -> None:
+def _move(running: Running, batch: Batch, momentum: float | None, factor: Any, finite: Tensor | None) -> None:
     mean, var, batches, skipped = running
     seen = None if batches is None else batches + 1
     left_out = skipped if skipped is None or finite is None else skipped + ~finite
@@ -153,7 +153,7 @@ def _move(
 
 
 def _put(values: list[tuple[Tensor | None, Any]]) -> None:
-    """Writes new values, all of which are known before the first one is written."""
+    """Writes new values, all of which were computed before the first one is written."""
     try:
         for old, new in values:
             if old is not None:
@@ -166,3 +166,38 @@ def _put(values: list[tuple[Tensor | None, Any]]) -> None:
             "function, and under vmap one of each for every element. Pass them by torch.func.functional_call (and "
             "torch.func.stack_module_state), or use layer.eval() or track_running_stats=False."
         ) from error
+
+
+# ------------------------------------------------------------------------------------------------------- in a graph
+
+_library = torch.library.Library("xhat", "FRAGMENT")
+_library.define(
+    "track(Tensor(a!) running_mean, Tensor(b!) running_var, Tensor(c!)? batches, Tensor(d!)? skipped, "
+    "Tensor statistics, Tensor count, float? momentum, int correction, int running_correction, str nonfinite) -> ()"
+)
+
+
+def track(
+    running: Running, batch: Batch, momentum: Any, correction: int, running_correction: int, nonfinite: str
+) -> None:
+    """`move` as an operator, for a graph that is being recorded."""
+    check_correction(running_correction, "batch_norm", "running_correction")
+    statistics, m = batch
+    if not isinstance(m, Tensor):
+        m = torch.full((), m, dtype=statistics.dtype, device=statistics.device)
+    torch.ops.xhat.track(*running, statistics, m, momentum, correction, running_correction, nonfinite)
+
+
+def _track(
+    running_mean: Tensor, running_var: Tensor, batches: Tensor | None, skipped: Tensor | None, statistics: Tensor,
+    count: Tensor, momentum: float | None, correction: int, running_correction: int, nonfinite: str,
+) -> None:  # fmt: skip
+    check_statistics(statistics, len(running_mean))
+    if not recomputing() and (transforming() or count != 0):  # an empty batch moves nothing
+        running = Running(running_mean, running_var, batches, skipped)
+        move(running, Batch(statistics, count), momentum, correction, running_correction, nonfinite)
+
+
+for _key in ("CompositeExplicitAutograd", "FuncTorchDynamicLayerFrontMode"):
+    _library.impl("track", _track, _key)
+torch.library.register_fake("xhat::track", lambda *_: None, lib=_library)

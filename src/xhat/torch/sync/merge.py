@@ -16,9 +16,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from xhat import equations
 from xhat.errors import ArgumentError
+from xhat.torch.inputs import check_known
 from xhat.torch.sync import frames
 from xhat.torch.sync.header import Array, FrameHeader
-from xhat.torch.inputs import check_known
 
 __all__ = ["Moments", "added", "layer_by_layer", "merge", "merge_running_statistics", "merged"]
 

@@ -3,9 +3,9 @@
     forward    moments -> [exchange] -> merge -> normalize
     backward   gradient_sums -> [exchange] -> sum -> input_gradient
 
-The operators are those of a batch on one process (`xhat.torch.operators`), which call `Exchanged` where there is a group;
-in eager mode `AcrossRanks` runs the same functions. One operator more, xhat::rank_sum, is the sum over ranks, which is its
-own adjoint. The kernels' work is in `cpu`, the formulas are in `xhat.equations`.
+The operators are those of a batch on one process (`xhat.torch.operators`), which call `Exchanged` where there is a
+group. In eager mode `AcrossRanks` runs the same functions. One more operator, xhat::rank_sum, is the sum over ranks,
+which is its own adjoint. The kernels are run in `cpu`, and the formulas are in `xhat.equations`.
 """
 
 from contextlib import nullcontext
@@ -81,7 +81,9 @@ class AcrossRanks(torch.autograd.Function):
         """As `operators.gradients_of`."""
         _refuse_transforms()
         graph = tracing() or torch.is_grad_enabled()
-        return operators.gradients_of(ctx, dy, torch.ops.xhat.batch_norm_backward if graph else operators.backward)
+        return operators.gradients_of(
+            ctx, dy, torch.ops.xhat.batch_norm_backward if graph else operators.backward
+        )
 
 
 # ------------------------------------------------------------------------------------- what the operators exchange
@@ -91,7 +93,7 @@ class Exchanged:
     """`operators.Ranks` over a process group."""
 
     def statistics(self, x: Tensor, mask: Maybe, o: Options, where: Where) -> tuple[Tensor, Tensor]:
-        """Mean and var (2, C) of the batch of all ranks, and m. Raises DegenerateBatchError where it has no variance."""
+        """Mean and var (2, C) of the batch of all ranks, and m. Raises DegenerateBatchError without a variance."""
         channels = x.shape[1]
         header = FrameHeader("statistics", where.layer, channels, x.dtype, where.differentiated, *o)
         with frames.announce_failure(header, where.group or ""):
@@ -100,7 +102,9 @@ class Exchanged:
         (m,), mean, m2 = merged(ranks[:, :1], ranks[:, 3 : 3 + channels], ranks[:, 3 + channels :])
         values, everything = added(ranks[:, 1:3]).astype(int)
         if everything:
-            check_count(m, values, o.correction, "batch_norm", (everything, channels), masked=values < everything)
+            check_count(
+                m, values, o.correction, "batch_norm", (everything, channels), masked=values < everything
+            )
             var = equations.variance(m2, m, o.correction)
         else:  # the batch is empty on all ranks, and any statistics will do
             var = m2 + 1
@@ -109,7 +113,9 @@ class Exchanged:
 
     def total(self, sums: Tensor, x: Tensor, o: Options, where: Where) -> Tensor:
         """The sum over all ranks of the gradient sums."""
-        return _sum(sums, FrameHeader("gradient sums", where.layer, x.shape[1], x.dtype, True, *o), where.group or "")
+        return _sum(
+            sums, FrameHeader("gradient sums", where.layer, x.shape[1], x.dtype, True, *o), where.group or ""
+        )
 
     def differentiable_total(self, sums: Tensor, where: Where) -> Tensor:
         """The same as an operator."""
