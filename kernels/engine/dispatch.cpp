@@ -1,14 +1,9 @@
-// Which table of kernels runs: the first of the list that this machine can run, or the one asked for. And whether
-// this process is a forked child, which the system tells whoever registers.
-#include "kernels.h"
-#include "threads.h"
+// Selects the table of kernels: the best instruction set that this machine can run, or the one that use_isa forces.
+#include "isa/table.h"
 
 #include <atomic>
 #include <cstring>
 
-#if !defined(_WIN32)
-#include <pthread.h>
-#endif
 #if defined(_MSC_VER)
 #include <intrin.h>
 #endif
@@ -26,6 +21,7 @@ bool bit(int leaf, int reg, int place) {
     __cpuidex(r, leaf, 0);
     return r[reg] >> place & 1;
 }
+// Whether the operating system saves these registers.
 bool saved(unsigned long long state) { return bit(1, 2, 27) && (_xgetbv(0) & state) == state; }
 bool has_v3() { return saved(0x6) && bit(7, 1, 5) && bit(7, 1, 8) && bit(1, 2, 12) && bit(1, 2, 29); }
 bool has_v4() { return has_v3() && saved(0xe6) && bit(7, 1, 16) && bit(7, 1, 17) && bit(7, 1, 30) && bit(7, 1, 31); }
@@ -59,15 +55,8 @@ const Isa& best() {
 }
 
 std::atomic<const Isa*> in_use{&best()};
-std::atomic<bool> forked{false};
-
-#if !defined(_WIN32)
-const int registered = pthread_atfork(nullptr, nullptr, [] { forked = true; });
-#endif
 
 }  // namespace
-
-bool in_forked_child() { return forked; }
 
 const Kernels& kernels() { return *in_use.load(std::memory_order_relaxed)->table; }
 const char* isa_in_use() { return in_use.load()->name; }

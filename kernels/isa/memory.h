@@ -1,10 +1,15 @@
-// What a kernel says to the caches: ask early for what comes next, and write past them what will not be read soon.
+// Prefetches and streaming stores, and the compiler-specific keywords.
 //
-// Everything is in an anonymous namespace, as in number.h, and for the same reason.
+// Batch normalization is limited by memory bandwidth. Prefetching starts a read before its data are needed. A streaming
+// (non-temporal) store writes a line without reading it first, and without evicting others from the caches; large results
+// are written this way. A streaming store is efficient for whole cache lines only, so results are collected in a buffer.
+//
+// Anonymous namespace: see number.h.
 #pragma once
 #include <cstddef>
-#include <cstdint>
 #include <cstring>
+
+#include "cache_line.h"
 
 #if defined(__SSE2__) || defined(_M_X64)
 #include <immintrin.h>
@@ -13,7 +18,7 @@
 
 #if defined(_MSC_VER)
 #define RESTRICT __restrict
-#define ALWAYS_INLINE __forceinline  // of what loops call: one call more, and they are no vector code
+#define ALWAYS_INLINE __forceinline  // for functions called in loops: a loop with a call is not vectorized
 #define INLINE_LAMBDA
 #define IVDEP __pragma(loop(ivdep))
 #else
@@ -31,7 +36,7 @@ namespace {
 
 using std::size_t;
 
-// Always inline: g++ takes a function that only prefetches for one that does nothing, and drops its calls.
+// Always inline: g++ considers a function that only prefetches to be free of effects, and removes calls to it.
 ALWAYS_INLINE void prefetch(const void* at) {
 #if defined(XHAT_SSE2)
     _mm_prefetch(static_cast<const char*>(at), _MM_HINT_T1);
@@ -42,12 +47,10 @@ ALWAYS_INLINE void prefetch(const void* at) {
 #endif
 }
 
-template <class T> ALWAYS_INLINE void prefetch_numbers(const T* at, size_t count) {
-    for (size_t i = 0; i < count; i += 64 / sizeof(T)) prefetch(at + i);
+template <class T> ALWAYS_INLINE void prefetch_elements(const T* at, size_t count) {
+    for (size_t i = 0; i < count; i += CACHE_LINE / sizeof(T)) prefetch(at + i);
 }
 
-// Copies a finished chunk to its place, past the caches where asked: whole cache lines in the widest stores there
-// are, and 16-byte pieces around them, which meet those of the chunks beside it in the write-combining buffers.
 #if defined(XHAT_SSE2)
 inline void stream16(char* out, const char* in) {
     _mm_stream_si128(reinterpret_cast<__m128i*>(out), _mm_loadu_si128(reinterpret_cast<const __m128i*>(in)));
@@ -65,18 +68,19 @@ inline void stream64(char* out, const char* in) {
 }
 #endif
 
-inline size_t beyond_line(const void* at, size_t line) { return reinterpret_cast<std::uintptr_t>(at) & (line - 1); }
-
-inline void flush(const void* chunk, void* place, size_t bytes, bool stream) {
-    auto* out = static_cast<char*>(place);
+// Copies a finished chunk from the buffer to its destination. With `stream`, whole cache lines are written by the widest
+// streaming stores, and the parts before and after them in 16-byte pieces; the processor's write-combining buffers join
+// these with the pieces of the neighbouring chunks.
+inline void flush(const void* chunk, void* destination, size_t bytes, bool stream) {
+    auto* out = static_cast<char*>(destination);
     const auto* in = static_cast<const char*>(chunk);
     size_t i = 0;
 #if defined(XHAT_SSE2)
     if (stream) {
-        i = (16 - beyond_line(out, 16)) & 15;
+        i = bytes_to_line(out, 16);
         i = i < bytes ? i : bytes;
         if (i) std::memcpy(out, in, i);
-        for (; i + 16 <= bytes && beyond_line(out + i, 64); i += 16) stream16(out + i, in + i);
+        for (; i + 16 <= bytes && bytes_past_line(out + i); i += 16) stream16(out + i, in + i);
         for (; i + 64 <= bytes; i += 64) stream64(out + i, in + i);
         for (; i + 16 <= bytes; i += 16) stream16(out + i, in + i);
     }
