@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.autograd import Function
 
 from xhat import equations
+from xhat.plan import saved_for_backward
 from xhat.torch import composed, cpu
 from xhat.torch.cpu import Run
 from xhat.torch.inputs import Inputs
@@ -27,11 +28,13 @@ class Normalize(Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Maybe, bias: Maybe, residual: Maybe, run: Run) -> Tensor:
-        """The kernels' y; saves x, the parameters and, with a residual, what `Plan.saved` names."""
+        """The kernels' y; saves x, the parameters and, with a residual, what `saved_for_backward` names."""
         y = cpu.normalize(x, weight, bias, residual, run)
         ctx.run = run
         if run.plan.activation:
-            ctx.save_for_backward(x, weight, bias, run.plan.saved(y, residual))
+            ctx.save_for_backward(
+                x, weight, bias, saved_for_backward(run.plan.options.activation, y, residual)
+            )
         else:  # only the dtype of bias is needed: it may change before the backward pass
             ctx.bias = bias
             ctx.save_for_backward(x, weight)
