@@ -217,6 +217,59 @@ def test_every_public_name_says_what_it_is() -> None:
         assert thing.__module__.startswith("xhat")
 
 
+# ---------------------------------------------------------------------------------------------- kernels, in C++
+
+# What a file of each folder of kernels/ may include of the others. Python's header belongs to python/ alone.
+LEAVES = {"tuning.h", "cache_line.h"}
+MAY_INCLUDE: dict[str, set[str]] = {
+    "": LEAVES,
+    "isa": LEAVES | {"isa/"},
+    "engine": LEAVES | {"engine/", "isa/table.h"},
+    "python": LEAVES | {"engine/", "<nanobind/"},
+}
+
+
+def kernel_files() -> list[Path]:
+    """Every file of the kernels."""
+    return sorted(f for f in (ROOT / "kernels").rglob("*") if f.is_file())
+
+
+def wrong_includes(folder: str, source: str) -> set[str]:
+    """What a C++ file in this folder of kernels/ includes and may not."""
+    allowed = tuple(MAY_INCLUDE[folder])
+    ours = {f'"{name}' for name in allowed} | {name for name in allowed if name.startswith("<")}
+    found = re.findall(r'#include (["<][^">]+)', source)
+    return {name for name in found if (name[0] == '"' or "/" in name) and not name.startswith(tuple(ours))}
+
+
+def test_includes_follow_the_arrows() -> None:
+    wrong = {}
+    for f in kernel_files():
+        folder = f.parent.relative_to(ROOT / "kernels").as_posix().removeprefix(".")
+        wrong[str(f)] = wrong_includes(folder, f.read_text("utf-8"))
+    assert {f: names for f, names in wrong.items() if names} == {}
+    assert len(wrong) > 20
+
+
+@pytest.mark.parametrize(
+    ("folder", "name"),
+    [
+        ("isa", '"engine/call.h"'),
+        ("isa", "<nanobind/nanobind.h>"),
+        ("engine", '"isa/formulas.h"'),
+        ("engine", '"python/module.h"'),
+        ("engine", '"table.h"'),
+        ("python", '"isa/maps.h"'),
+        ("", '"isa/table.h"'),
+    ],
+)
+def test_a_wrong_include_is_seen(folder: str, name: str) -> None:
+    assert wrong_includes(folder, f"#pragma once\n#include {name}\n")
+    assert not wrong_includes(
+        "engine", '#include "engine/call.h"\n#include "isa/table.h"\n#include <vector>\n'
+    )
+
+
 # -------------------------------------------------------------------------------------------------- sizes
 
 
@@ -235,7 +288,7 @@ def long_functions(source: str) -> dict[str, int]:
 
 def test_files_are_short() -> None:
     page = PACKAGE / "lens" / "reporter" / "web"
-    files = [*python_files(), *sorted((ROOT / "kernels").iterdir()), *sorted(page.iterdir())]
+    files = [*python_files(), *kernel_files(), *sorted(page.iterdir())]
     lengths = {str(f.relative_to(ROOT)): len(f.read_text("utf-8").splitlines()) for f in files}
     assert {f: n for f, n in lengths.items() if n > FILE_LINES} == {}
     assert len(lengths) > 20
@@ -253,7 +306,7 @@ def test_a_long_function_is_seen_and_a_long_docstring_is_not_held_against_it() -
 
 
 def test_no_file_is_a_drawer_of_odds_and_ends() -> None:
-    files = [*python_files(), *(ROOT / "kernels").iterdir()]
+    files = [*python_files(), *kernel_files()]
     words = {str(f): set(re.split(r"[_.]", f.stem)) | set(f.parent.relative_to(ROOT).parts) for f in files}
     assert {f for f, names in words.items() if names & DRAWERS} == set()
 
