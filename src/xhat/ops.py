@@ -14,7 +14,7 @@ from xhat import _kernels
 from xhat.checks import Array, check_kinds, check_output, check_variance, overlapping, plain_array
 from xhat.errors import ArgumentError, EngineError
 from xhat.operands import read, weights_for, write
-from xhat.plan import Plan, plan_of
+from xhat.plan import Plan, plan_of, saved_for_backward
 from xhat.results import Context, Gradients, Moments, check_backward, gradient_paths, results_for
 
 __all__ = [
@@ -138,7 +138,15 @@ def _forward(
     for row, value in enumerate((mean, var, gamma, beta)):
         if value is not None:
             statistics[row] = value
-    c = Context(x, statistics, weights, count, plan.saved(y, residual), overwritten, plan)
+    c = Context(
+        x,
+        statistics,
+        weights,
+        count,
+        saved_for_backward(plan.options.activation, y, residual),
+        overwritten,
+        plan,
+    )
     if x.size:
         _run_forward(c, residual, y)
     return y, c

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from xhat.plan import Options
+from xhat.plan import Options, saved_for_backward
 from xhat.torch import composed, cpu
 from xhat.torch.cpu import Run
 from xhat.torch.errors import TensorArgumentError
@@ -247,9 +247,7 @@ def save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     ctx.mark_non_differentiable(*output[1:])
     o = ctx.options = Options(*rest[:4])
     ctx.where, ctx.residual = Where(*rest[4:]), residual is not None
-    saved = None
-    if _separate(ctx.residual, o):
-        saved = y if o.activation == "leaky_relu" else residual
+    saved = saved_for_backward(o.activation, y, residual)
     ctx.save_for_backward(
         x, weight, bias, saved, mask, statistics, None if ctx.where.group is None else count
     )

@@ -44,7 +44,7 @@ def test_a_right_specimen_in_jax_passes_in_its_precision() -> None:
     assert 1e-9 < max(row.error or 0.0 for row in verdict.rows) < 1e-5
 
 
-def test_the_source_of_the_project_is_found_to_mix_its_conventions() -> None:
+def test_the_source_derivation_mixes_its_conventions() -> None:
     verdict = check_file(SPECIMENS / "the_source.py")
     assert verdict.status == 1
     (finding,) = verdict.mistakes
@@ -92,7 +92,7 @@ def test_a_module_of_pytorch_is_checked_as_a_layer() -> None:
     }
 
 
-def test_conventions_are_found_before_judging() -> None:
+def test_conventions_are_detected_before_judging() -> None:
     def bessel(x: Any, gamma: Any, beta: Any, eps: float) -> Any:
         rstd = 1 / np.sqrt(x.var(0, ddof=1) + eps)
         return gamma * (x - x.mean(0)) * rstd + beta, ((x - x.mean(0)) * rstd, gamma, rstd)
@@ -111,7 +111,7 @@ def test_conventions_are_found_before_judging() -> None:
     assert mixed.conventions["variance"] == "N - 1"
 
 
-def test_a_backward_is_judged_by_the_forward_that_it_belongs_to() -> None:
+def test_a_backward_is_judged_by_its_own_forward() -> None:
     def outside(x: Any, gamma: Any, beta: Any, eps: float) -> Any:
         std = x.std(0)
         return gamma * (x - x.mean(0)) / (std + eps) + beta, (x, gamma, std, eps)

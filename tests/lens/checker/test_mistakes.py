@@ -81,7 +81,7 @@ def hidden(pair: tuple[str, str]) -> bool:
     """Whether both together give the same numbers as one of them, or as the right program."""
     text = wrong.edited(pair)
     fewer = [wrong.edited((name,)) for name in pair] + [PROGRAM]
-    apart = [name for name in pair if name != ONE_PASS]  # alone, it gives the exact numbers
+    apart = [name for name in pair if name != ONE_PASS]  # alone, its numbers are exact
     if len(apart) == 1:
         return not wrong.differ(text, PROGRAM)
     return any(not wrong.differ(text, other) for other in fewer)
@@ -126,7 +126,7 @@ def test_the_pairs_are_many_and_few_are_hidden() -> None:
 
 
 @pytest.mark.parametrize("pair", sorted(NO_NUMBERS))
-def test_what_has_no_number_is_not_guessed(pair: tuple[str, str]) -> None:
+def test_nothing_is_guessed_without_finite_numbers(pair: tuple[str, str]) -> None:
     verdict = judged(*pair)
     assert verdict.status == 1
     assert verdict.names <= set(pair)
@@ -135,7 +135,7 @@ def test_what_has_no_number_is_not_guessed(pair: tuple[str, str]) -> None:
 @pytest.mark.parametrize(
     ("layout", "output"), [(la, o) for la in ("NC", "NCHW") for o in ("y", "dx", "dgamma", "dbeta")]
 )
-def test_the_names_of_the_catalogue_are_told_apart(layout: str, output: str) -> None:
+def test_the_names_of_the_catalogue_are_distinguished(layout: str, output: str) -> None:
     """The numbers of each entry are explained by its own name only, or by names known to be equivalent."""
     same = {name: names for names in wrong.SAME for name in names}
     # rstd^4 instead of rstd^3 is a missing root at one place: these two have an entry in common

@@ -78,7 +78,7 @@ def test_pytorch_in_bfloat16() -> None:
 
 
 @pytest.mark.parametrize("name", [name for name in wrong.MISTAKES if name not in ROUNDING])
-def test_a_mistake_is_still_seen_in_bfloat16(name: str) -> None:
+def test_a_mistake_is_named_in_bfloat16(name: str) -> None:
     """Its name is among the few names that fit so few digits."""
     text = wrong.edited((name,))
     assert text is not None

@@ -1,4 +1,4 @@
-"""The graph as data: its forward values, each local derivative, and a traversal that gives the kernels' gradients."""
+"""The computational graph: forward values, local derivatives, and a traversal with the gradients of the kernels."""
 
 from typing import Any
 
@@ -23,7 +23,7 @@ def case(layout: Layout, mask: str = "none", offset: float = 0.5) -> tuple[Any, 
     return x, layout.array("dy"), gamma, beta, options
 
 
-def test_every_node_stands_after_the_nodes_it_is_made_of() -> None:
+def test_every_node_comes_after_its_inputs() -> None:
     place = {node.name: i for i, node in enumerate(graph.NODES)}
     assert len(place) == len(graph.NODES) == 9
     assert all(place[edge.source] < place[edge.target] for edge in graph.EDGES)
@@ -66,7 +66,7 @@ def test_values_and_gradients_agree_with_the_oracle(name: str, mask: str) -> Non
         assert oracle.relative_l2(found.gradients[node], expected) < 1e-11
 
 
-# What each node is, written once more, each as a function of the nodes before it alone.
+# The formulas of the nodes, independent of `graph`: each a function of the nodes before it.
 FORMULAS: dict[str, Any] = {
     "mu": lambda v: np.sum(v["w"] * v["x"], axis=1, keepdims=True) / v["m"],
     "var": lambda v: np.sum(v["w"] * (v["x"] - v["mu"]) ** 2, axis=1, keepdims=True) / (v["m"] - v["c"]),
@@ -78,7 +78,7 @@ FORMULAS: dict[str, Any] = {
 
 
 def one_channel() -> dict[str, Any]:
-    """The values of every node for one channel of five values with weights, by the formulas above."""
+    """The values of all nodes, by the formulas above, for one channel of five elements with weights."""
     rng = np.random.default_rng(11)
     v: dict[str, Any] = {
         "x": rng.normal(2, 3, (1, 5)),
@@ -103,7 +103,7 @@ def test_each_local_derivative_is_that_of_its_node_alone(edge: graph.Edge) -> No
             source.flat[i] += sign * step
             moved.append(FORMULAS[edge.target](v | {edge.source: source}))
         difference = (moved[0] - moved[1]) / (2 * step)
-        # Value i of x moves value i of xhat; everything else moves every value it meets.
+        # Element i of x affects element i of xhat only; every other source affects all elements of its target.
         both_long = v[edge.source].size == v[edge.target].size > 1
         expected = (
             np.eye(5)[i] * slope if both_long else slope[:, i : i + 1] if v[edge.source].size > 1 else slope
@@ -119,10 +119,10 @@ def test_the_zero_path_vanishes_because_deviations_sum_to_zero() -> None:
     (zero,) = (edge for edge in graph.EDGES if (edge.source, edge.target) == ("mu", "var"))
     v = one_channel()
     assert abs(zero.local(v).item()) < 1e-14
-    assert abs(zero.local(v | {"mu": v["mu"] + 1}).item()) > 1  # anywhere but at the mean it does not vanish
+    assert abs(zero.local(v | {"mu": v["mu"] + 1}).item()) > 1  # it vanishes at the mean only
 
 
-def test_padding_may_hold_anything() -> None:
+def test_padding_may_hold_any_values() -> None:
     x, dy, gamma, beta, options = case(LAYOUTS["(N, C, L)"])
     mask = np.ones((3, 1, 11))
     mask[1, :, 4:] = 0
@@ -139,7 +139,7 @@ def test_without_parameters_gamma_is_1_and_beta_is_0() -> None:
     np.testing.assert_array_equal(found.values["gamma"], np.ones(5))
 
 
-def test_wrong_shapes_get_a_sentence() -> None:
+def test_wrong_shapes_are_refused() -> None:
     x = np.ones((4, 3))
     with pytest.raises(
         ShapeError, match=r"^graph.evaluate: dy has shape \(4, 2\), expected \(4, 3\), the shape of x\.$"

@@ -1,4 +1,4 @@
-"""Norms of the paths, the part that batch norm takes out, and the cancellation: against the projection itself."""
+"""Norms of the paths, removed shares and cancellation, compared with the projection itself."""
 
 from typing import Any
 
@@ -40,7 +40,7 @@ def test_norms_are_those_of_the_paths(layout: Layout) -> None:
 @pytest.mark.parametrize("correction", [0, 1])
 @pytest.mark.parametrize("eps", [1e-5, 0.5])
 def test_what_is_removed_is_the_projection_on_1_and_xhat(correction: int, eps: float) -> None:
-    """by_mean is all of the component along 1; by_variance all along xhat but the (eps rstd^2)^2 that stays."""
+    """by_mean is the whole component along 1; by_variance the one along xhat, without the share (eps rstd^2)^2."""
     layout = LAYOUTS["NCHW"]
     dy, context, summary = run(layout, correction, eps)
     x = rows(context.x, layout)
@@ -59,7 +59,7 @@ def test_what_is_removed_is_the_projection_on_1_and_xhat(correction: int, eps: f
     np.testing.assert_allclose(summary.kept, (summary.dx / summary.direct) ** 2, rtol=1e-12)
 
 
-def test_a_gradient_along_1_and_xhat_is_removed_whole() -> None:
+def test_a_gradient_along_1_and_xhat_is_removed_completely() -> None:
     x = np.random.default_rng(0).normal(size=(50, 3))
     y, context = xhat.batch_norm(x, eps=1e-30)
     summary = path_summary(2 + 3 * y, context)
@@ -67,7 +67,7 @@ def test_a_gradient_along_1_and_xhat_is_removed_whole() -> None:
     assert np.all(summary.cancellation > 1e10)
 
 
-def test_a_gradient_at_right_angles_passes_whole() -> None:
+def test_an_orthogonal_gradient_passes_unchanged() -> None:
     rng = np.random.default_rng(0)
     x = rng.normal(size=(50, 3))
     y, context = xhat.batch_norm(x, eps=1e-30)
@@ -79,7 +79,7 @@ def test_a_gradient_at_right_angles_passes_whole() -> None:
     np.testing.assert_allclose(summary.cancellation, 1, rtol=1e-12)
 
 
-def test_nothing_in_nothing_removed() -> None:
+def test_nothing_is_removed_from_a_zero_gradient() -> None:
     zero = np.zeros((2, 4))
     summary = summarize(equations.Paths(zero, zero, zero), np.ones((2, 4)))
     for name, expected in {
@@ -103,7 +103,7 @@ def test_magnitudes_near_the_limits_do_not_overflow() -> None:
             np.testing.assert_allclose(getattr(far, name), getattr(usual, name), rtol=1e-9)
 
 
-def test_given_moments_let_everything_through() -> None:
+def test_given_moments_remove_nothing() -> None:
     from xhat.ops import normalize_with_context
 
     x = np.random.default_rng(0).normal(size=(20, 3))
@@ -113,12 +113,12 @@ def test_given_moments_let_everything_through() -> None:
     np.testing.assert_array_equal(summary.variance, 0)
 
 
-def test_another_shape_of_dy_gets_the_sentence_of_gradient_paths() -> None:
+def test_another_shape_of_dy_is_refused_by_gradient_paths() -> None:
     _, context = xhat.batch_norm(np.random.default_rng(0).normal(size=(5, 3)))
     with pytest.raises(ShapeError, match="gradient_paths: dy has shape"):
         path_summary(np.ones((5, 4)), context)
 
 
-def test_what_is_no_context_gets_it_too() -> None:
+def test_another_type_of_context_is_refused_by_gradient_paths() -> None:
     with pytest.raises(ContextError, match="gradient_paths: context is tuple"):
         path_summary(np.ones((5, 3)), xhat.batch_norm(np.eye(5, 3)))

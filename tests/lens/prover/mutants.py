@@ -1,9 +1,9 @@
-"""Equations made wrong on purpose: every right one, with one sign, index, power or factor changed."""
+"""Wrong equations, made from right ones by changing one sign, index, power or factor."""
 
 import re
 from collections.abc import Iterator
 
-# What is found -> what it becomes. One occurrence is changed at a time.
+# Pattern -> replacement. A mutant has one occurrence replaced.
 RULES = (
     (r"-", "+"),
     (r"(?<=[\w}]) \+ (?=\\frac)", " - "),
@@ -33,7 +33,7 @@ RULES = (
 
 
 def equations(latex: str) -> Iterator[str]:
-    """Each step of a display as an equation of its own."""
+    """Each step of a display as a separate equation."""
     bare = re.sub(r"\\(begin|end)\{aligned\}", "", latex)
     left, *steps = re.split(r"&=|(?<!_\{[ij])=", bare)
     for step in steps:
@@ -41,7 +41,7 @@ def equations(latex: str) -> Iterator[str]:
 
 
 def mutants(equation: str) -> Iterator[str]:
-    """The equation with one thing changed on its right side."""
+    """The equation with one change on its right side, for every possible change."""
     left, right = equation.split(" = ", 1)
     for pattern, replacement in RULES:
         for found in re.finditer(pattern, right):

@@ -21,7 +21,7 @@ from xhat.lens.prover.document import document
 
 DOCUMENT = Path(__file__).parents[3] / "docs" / "derivation.md"
 
-# Every line of every display, in the order of the source.
+# The verdict on every line of every display, in the order of the source.
 VERDICTS = {
     "mean": ["holds"],
     "variance": ["holds for correction=0"],
@@ -52,7 +52,7 @@ WHOLE = {
 }
 
 
-def test_every_display_of_the_source_is_judged_in_its_order():
+def test_every_display_of_the_source_is_judged_in_order():
     records = derivation()
     assert [record.id for record in records] == list(VERDICTS)
     assert source.text().count("$$") == 2 * len(records)
@@ -63,7 +63,7 @@ def test_every_display_of_the_source_is_judged_in_its_order():
         assert "$$" not in before
 
 
-def test_the_source_is_the_document_as_it_stands():
+def test_the_source_is_the_unchanged_document():
     document = Path(source.__file__).with_name("source.md").read_text(encoding="utf-8")
     assert document.strip().startswith("Backpropagation Derivation for Batch Normalization")
     assert document.endswith("backpropagation equations for batch normalization.")
@@ -118,8 +118,8 @@ def test_every_refutation_has_numbers_and_every_proof_has_none():
 
 
 @pytest.mark.parametrize("name", ["path-1", "input-gradient"])
-def test_the_witness_is_the_oracles(name):
-    """The left side of a witness against another hand's gradient: exact where the source is not."""
+def test_the_left_side_of_a_witness_is_right(name):
+    """The left side of a witness equals the gradient of the oracle; the equation of the source does not."""
     witness = {record.id: record for record in derivation()}[name].witness
     x, dy = (np.array(witness[key], dtype=np.float64)[:, None] for key in ("x", "dy"))
     gamma, eps = np.array([float(witness["gamma"])]), float(witness["eps"])
@@ -217,7 +217,7 @@ WITHOUT_VARIANCE = (
         (WITHOUT_VARIANCE, 1, "wrong: ... = gamma / sqrt(var + eps) * (dL/dy_i - 1 / N * sum_j(dL/dy_j))"),
     ],
 )
-def test_an_equation_of_ones_own_is_judged(equation, status, begins, capsys):
+def test_any_equation_is_judged(equation, status, begins, capsys):
     assert main(["derive", "--equation", equation]) == status
     shown = capsys.readouterr().out
     assert shown.startswith(begins)
@@ -244,12 +244,12 @@ def test_an_equation_of_ones_own_is_judged(equation, status, begins, capsys):
         (["-o", "x.md"], "a table has no file, add --format md."),
     ],
 )
-def test_what_cannot_be_done_is_one_sentence(arguments, sentence, capsys):
+def test_an_error_is_one_sentence(arguments, sentence, capsys):
     assert main(["derive", *arguments]) == 2
     assert capsys.readouterr().err == f"xhat: derive: {sentence}\n"
 
 
-def test_an_unknown_style_and_a_path_that_cannot_be_written(capsys, tmp_path):
+def test_an_unknown_style_and_an_unwritable_path_are_refused(capsys, tmp_path):
     with pytest.raises(ArgumentError, match=r"^derive: format is 'html', expected table or md\.$"):
         derive("html")
     missing = tmp_path / "no" / "d.md"

@@ -63,7 +63,7 @@ def test_sums_that_differ_do_not_vanish():
     assert not normal_form.vanishes(total(x[p] * y[p]) - total(x[p]) * total(y[p]))
 
 
-def test_relations_say_what_a_sum_is():
+def test_relations_define_sums():
     relations = {normal_form.atom(x[p], n): n * a}
     assert not normal_form.vanishes(total(x[p] - a))
     assert normal_form.vanishes(total(x[p] - a), relations)

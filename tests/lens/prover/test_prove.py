@@ -12,7 +12,7 @@ from xhat.lens.prover.corrections import CLAIMS
 
 
 def corrected(name):
-    """The display as it should be."""
+    """The corrected display."""
     latex = {display.id: display.latex for display in source.displays()}[name]
     return CLAIMS[name].corrected or latex
 
@@ -25,7 +25,7 @@ def test_every_correction_holds_and_has_no_slip(name):
         assert step.slips == ()
 
 
-# A change of sign of the path that is 0, and an index under Kronecker's delta, change nothing.
+# The sign of the zero path, and an index under Kronecker's delta, have no effect.
 HARMLESS = (
     r"- \frac{\partial L}{\partial \sigma^2} \cdot \frac{\partial \sigma^2}{\partial \mu}",
     r"\frac{\partial L}{\partial \hat{x}_i} \cdot \frac{\partial \hat{x}_j}{\partial x_i}",
@@ -34,7 +34,7 @@ HARMLESS = (
 
 
 @pytest.mark.parametrize("name", [name for name in CLAIMS if name not in ("output-gradient", "zero-path")])
-def test_a_right_equation_made_wrong_is_refuted(name):
+def test_every_mutant_is_refuted(name):
     tried = 0
     for equation in equations(corrected(name)):
         for wrong in mutants(equation):
@@ -53,7 +53,7 @@ def test_the_mutants_are_many():
 
 
 def test_an_edge_is_judged_for_every_mu():
-    """Both derivatives by mu vanish at the mean; one of them is wrong, since the other side of the mean exists."""
+    """Both derivatives by mu vanish at the mean, but one of them has the wrong sign everywhere else."""
     left, right = r"\frac{\partial \sigma^2}{\partial \mu}", r"\frac{2}{N - c} \sum_{i=1}^N (x_i - \mu)"
     assert prove.judge(f"{left} = -{right}")[0].verdict == "holds"
     (step,) = prove.judge(f"{left} = {right}")
@@ -69,10 +69,10 @@ def test_two_lines_that_hold_for_different_corrections_cannot_both_hold():
 
 def test_what_is_neither_proved_nor_refuted_gets_no_verdict():
     with pytest.raises(prove.Undecided, match="isn't proved for every n"):
-        prove.judge(r"\gamma = \sqrt{\gamma^2}")  # true for the positive gammas of the data only
+        prove.judge(r"\gamma = \sqrt{\gamma^2}")  # true for positive gamma, as in all the data
 
 
-def test_a_prover_that_proves_too_much_is_found_out(monkeypatch):
+def test_a_prover_that_proves_too_much_is_detected(monkeypatch):
     monkeypatch.setattr(normal_form, "vanishes", lambda *_: True)
     with pytest.raises(prove.Undecided, match="unsound"):
         prove.judge(r"\mu = \frac{2}{N} \sum_{i=1}^N x_i")
@@ -124,14 +124,13 @@ def test_wrong_code_is_not_proved(name, monkeypatch):
     function, wrong = WRONG_CODE[name]
     monkeypatch.setattr(xhat.equations, function, wrong)
     if name in ("moments-mean", "moments-m2", "variance", "standardize", "normalize"):
-        # The code is the definition here: what can be wrong is that it isn't the formula.
+        # Here the code is the definition, so the formula is refuted.
         assert prove.judge(form.latex, weighted=True, corrections=[1])[0].verdict == "wrong"
     else:
         assert not theorems.code_holds(form.latex, form.call)
 
 
-def test_the_last_closed_forms_say_what_is_left_of_a_gradient():
-    """The two theorems about the whole gradient, by the oracle."""
+def test_the_theorems_about_the_whole_gradient_agree_with_the_oracle():
     rng = np.random.default_rng(5)
     x, dy, eps = rng.normal(3, 2, (7, 1)), rng.normal(size=(7, 1)), 0.3
     dx = oracle.backward(dy, x, eps=eps).dx
@@ -142,9 +141,9 @@ def test_the_last_closed_forms_say_what_is_left_of_a_gradient():
     )
 
 
-def test_symbols_stand_for_every_correction():
+def test_a_symbolic_correction_stands_for_every_correction():
     assert isinstance(theorems.ANY_CORRECTION, sympy.Symbol)
-    # Were it taken for a number, a formula for one convention would pass as one for all.
+    # As a number, it would let a formula for one convention pass for all.
     (step,) = prove.judge(
         r"\sigma^2 = \frac{1}{m} \sum_{i=1}^N w_i (x_i - \mu)^2",
         weighted=True,

@@ -1,4 +1,4 @@
-"""Opening a report in a real Chromium, and reading what it shows."""
+"""Opens a report in Chromium and reads the displayed numbers."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -22,7 +22,7 @@ def running() -> Iterator[Any]:
 
 @pytest.fixture
 def show(running: Any, tmp_path: Path) -> Iterator[Open]:
-    """Open a page about these arrays, or these layers; any error or request of its own fails the test."""
+    """Open a page about these arrays or layers; any console message or network request fails the test."""
     troubles: list[str] = []
     contexts = []
 
@@ -51,17 +51,17 @@ def show(running: Any, tmp_path: Path) -> Iterator[Open]:
 
 
 def shown(page: Any, node: str, kind: str) -> float:
-    """The number at a node of the graph."""
+    """A number at a node of the graph."""
     return float(page.locator(f'[data-node="{node}"] .{kind}').get_attribute("data-value"))
 
 
 def formula(page: Any, name: str) -> float:
-    """A result beside the formulas of play mode."""
+    """A result in the formulas of play mode."""
     return float(page.locator(f'[data-formula="{name}"]').get_attribute("data-value"))
 
 
 def playing(page: Any) -> tuple[Any, Any]:
-    """x and dy of the batch in play."""
+    """x and dy of the batch in play mode."""
     x, dy = (
         page.eval_on_selector_all(
             f".handle.{kind}", "all => all.map(e => Number(e.getAttribute('aria-valuenow')))"
@@ -74,7 +74,7 @@ def playing(page: Any) -> tuple[Any, Any]:
 def check_play(
     page: Any, chosen: int, gamma: float, beta: float, eps: float = 1e-5, correction: int = 0
 ) -> None:
-    """All that play mode shows, against the graph's traversal in NumPy."""
+    """Compare all numbers of play mode with the traversal of the graph in NumPy."""
     x, dy = playing(page)
     e = graph.evaluate(x, dy, [gamma], [beta], eps=eps, correction=correction)
     expected = {name: e.values[name][0] for name in ("mu", "var", "rstd")}

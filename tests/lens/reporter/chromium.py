@@ -1,14 +1,15 @@
-"""A headless Chromium for the browser tests: found, or Debian's package installed where that may be done.
+"""A headless Chromium for the browser tests: found on PATH, or installed as Debian's package by root.
 
-Where there is none the tests are skipped with the reason; under CI=true that is a failure, so that they can't
-silently never run.
+Without one the tests are skipped with the reason; with CI=true they fail, so that they can't be skipped unnoticed.
 """
 
 import os
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, NoReturn
 
 import pytest
@@ -21,14 +22,14 @@ QUIET = [
 
 
 def unavailable(reason: str) -> NoReturn:
-    """Skip with the reason; under CI=true, fail with it."""
+    """Skip with this reason; with CI=true, fail."""
     if os.environ.get("CI") == "true":
         pytest.fail(f"the browser tests can't run, and CI=true asks for them: {reason}", pytrace=False)
     pytest.skip(reason)
 
 
 def find() -> str:
-    """The path of Chromium, after installing it where this is Debian, by root, with apt-get."""
+    """The path of Chromium, which root installs with apt-get if it is missing."""
     found = next(filter(None, map(shutil.which, NAMES)), None)
     if found:
         return found
@@ -36,12 +37,24 @@ def find() -> str:
         unavailable(
             "no Chromium found, and only root can install Debian's package (apt-get install chromium)"
         )
-    reason = install()
-    return shutil.which("chromium") or unavailable(reason)
+    with _one_at_a_time():
+        found = shutil.which("chromium")
+        reason = "" if found else install()
+    return found or shutil.which("chromium") or unavailable(reason)
+
+
+@contextmanager
+def _one_at_a_time() -> Iterator[None]:
+    """apt-get has a lock and does not wait for it, and the tests run in several processes."""
+    import fcntl
+
+    with open(Path(tempfile.gettempdir()) / "xhat-chromium.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def install() -> str:
-    """Install Debian's package; the reason where that does not work."""
+    """Install Debian's package; returns the reason for a failure."""
     quiet = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
     for command in (["update", "-qq"], ["install", "-y", "-qq", "--no-install-recommends", "chromium"]):
         try:

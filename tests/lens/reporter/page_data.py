@@ -1,4 +1,4 @@
-"""What stands in a report's page: its data, unpacked again, and batches made to be looked at."""
+"""The data of a report page, unpacked, and batches for reports."""
 
 import base64
 import json
@@ -11,21 +11,21 @@ HOSTILE = "</script><img src=x onerror=\"document.title='taken'\"><!-- {{script}
 
 
 def data_of(text: str) -> dict[str, Any]:
-    """The data of a page."""
+    """The JSON data of a page."""
     (found,) = re.findall(r'<script type="application/json" id="data">(.*?)</script>', text, re.DOTALL)
     data: dict[str, Any] = json.loads(found)
     return data
 
 
 def unpacked(packed: list[Any]) -> Any:
-    """An array of the page: one row per channel."""
+    """An array of the data, one row per channel."""
     kind, width, text = packed
     array = np.frombuffer(base64.b64decode(text), f"<{kind}")
     return array if width == 1 else array.reshape(-1, width)
 
 
 def batch(channels: int = 6, samples: int = 10, length: int = 5, seed: int = 0) -> dict[str, Any]:
-    """x, dy, gamma and beta in which nothing stands out; x is (samples, channels, length) in float32."""
+    """x, dy, gamma and beta without findings; x is (samples, channels, length) in float32."""
     rng = np.random.default_rng(seed)
     scale, offset = np.exp(rng.normal(size=(channels, 1)) / 2), rng.normal(size=(channels, 1))
     x = rng.normal(size=(samples, channels, length)) * scale + offset

@@ -1,4 +1,4 @@
-"""The report in a real, headless Chromium: graph, table, findings and layers, against NumPy's numbers."""
+"""The report in headless Chromium: graph, table, findings and layers, compared with NumPy."""
 
 import itertools
 
@@ -39,7 +39,7 @@ def test_the_graph_shows_numpys_numbers(show: Open, channel: int) -> None:
         assert share == pytest.approx(np.linalg.norm(getattr(e.paths, path)[:, channel]) / direct, rel=1e-6)
 
 
-def test_the_path_switches_add_up_the_chosen_paths(show: Open) -> None:
+def test_the_path_switches_select_the_paths_that_are_summed(show: Open) -> None:
     b = batch()
     page = show(**b)
     e = graph.evaluate(b["x"], b["dy"], b["gamma"], b["beta"])
@@ -112,7 +112,7 @@ def test_the_table_sorts_by_any_column(show: Open) -> None:
     assert page.locator("#channel").input_value() == str(order[4])
 
 
-def test_findings_lead_to_their_channel(show: Open) -> None:
+def test_a_finding_selects_its_channel(show: Open) -> None:
     page = show(**strange())
     page.click("#more")
     kinds = page.locator("#findings b").all_inner_texts()

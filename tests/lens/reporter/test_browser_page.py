@@ -1,4 +1,4 @@
-"""The report's page in Chromium: keyboard, light and dark, every width, and 2,048 channels."""
+"""The page in Chromium: keyboard, light and dark colours, every width, and 2,048 channels."""
 
 import pytest
 from lens.reporter import browsing
@@ -36,7 +36,7 @@ def test_everything_is_reached_by_keyboard(show: Open) -> None:
         assert page.locator('tr[aria-selected="true"]').get_attribute("data-row") == row
 
 
-# Contrast by WCAG 2: the luminances of a text and of what is behind it.
+# Contrast by WCAG 2: the luminances of a text and of its background.
 CONTRAST = """selectors => selectors.map(selector => {
   const element = document.querySelector(selector);
   const light = ([r, g, b]) => [r, g, b].map(v => v / 255)
@@ -67,7 +67,7 @@ def test_texts_are_readable_in_light_and_dark(show: Open, dark: bool) -> None:
     assert page.evaluate("getComputedStyle(document.body).backgroundColor") != background
 
 
-# What sticks out of its node, and texts drawn smaller than 9 pixels.
+# Elements that exceed their node, and texts smaller than 9 pixels.
 STICKING_OUT = """() => [...document.querySelectorAll('.node')].flatMap(node => {
   const box = node.querySelector('rect').getBoundingClientRect();
   return [...node.querySelectorAll('text')].filter(text => text.textContent).filter(text => {
@@ -91,7 +91,7 @@ def test_every_width_shows_the_graph_whole_and_needs_no_scrolling_sideways(show:
 
 
 def test_2048_channels_stay_light(show: Open) -> None:
-    """What a page costs is what stands in it: only the rows in sight exist, and a choice redraws no others."""
+    """Only visible rows exist, and a selection redraws no other rows."""
     page = show(**batch(2048, 6, 3))
     elements = "document.querySelectorAll('*').length - document.querySelectorAll('option').length"
     few = page.evaluate(elements)

@@ -1,4 +1,4 @@
-"""The report's play mode in Chromium: what follows a drag, a key or a slider, against the graph in NumPy."""
+"""Play mode in Chromium: the effects of drags, keys and sliders, compared with the graph in NumPy."""
 
 from typing import Any
 
@@ -22,7 +22,7 @@ running, show = browsing.running, browsing.show  # the fixtures
         ("n", 13, None),
     ],
 )
-def test_each_setting_moves_everything(show: Open, control: str, value: Any, setting: str | None) -> None:
+def test_each_setting_updates_all_numbers(show: Open, control: str, value: Any, setting: str | None) -> None:
     b = batch()
     page = show(**b)
     expected = {"gamma": b["gamma"][0], "beta": b["beta"][0]}
@@ -51,7 +51,7 @@ def test_typed_values_move_one_input_and_one_gradient(show: Open) -> None:
 
 
 @pytest.mark.parametrize("kind", ["x", "dy"])
-def test_dragging_moves_one_value_and_all_follows(show: Open, kind: str) -> None:
+def test_dragging_moves_one_value_and_updates_all_numbers(show: Open, kind: str) -> None:
     b = batch()
     page = show(**b)
     before = dict(zip(("x", "dy"), playing(page), strict=True))
@@ -82,7 +82,7 @@ def test_start_again_and_another_channel_leave_play(show: Open) -> None:
     assert page.locator("#channel").input_value() == "1"
 
 
-def test_without_a_gradient_play_has_its_own(show: Open) -> None:
+def test_without_dy_play_mode_has_a_gradient_of_its_own(show: Open) -> None:
     b = batch()
     page = show(x=b["x"], gamma=b["gamma"])
     assert "No gradient was given" in page.locator("#reaches").inner_text()

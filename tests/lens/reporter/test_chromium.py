@@ -1,4 +1,4 @@
-"""Where there is no Chromium: skipped with the reason, installed where that may be, a failure under CI=true."""
+"""Without Chromium: installed by root, else skipped with the reason, and a failure with CI=true."""
 
 import subprocess
 from typing import Any
@@ -8,7 +8,7 @@ from lens.reporter import chromium
 
 
 class Machine:
-    """What shutil.which, geteuid and apt-get answer."""
+    """A fake of shutil.which, geteuid and apt-get."""
 
     def __init__(self, commands: set[str], user: int, works: bool = True) -> None:
         self.commands, self.user, self.works = commands, user, works
@@ -37,7 +37,7 @@ def on(monkeypatch: pytest.MonkeyPatch) -> Any:
     return machine
 
 
-def test_a_chromium_that_is_there_is_used(on: Any) -> None:
+def test_an_existing_chromium_is_used(on: Any) -> None:
     machine = on({"google-chrome", "chromium-browser", "apt-get"}, user=0)
     assert chromium.find() == "/usr/bin/chromium-browser"
     assert machine.ran == []
@@ -57,7 +57,7 @@ def test_root_installs_debians_package(on: Any) -> None:
         ({"apt-get"}, 0, False, "apt-get can't install chromium: E: no network"),
     ],
 )
-def test_elsewhere_the_reason_is_said(
+def test_the_reason_for_skipping_is_given(
     on: Any, commands: set[str], user: int, works: bool, reason: str
 ) -> None:
     on(set(commands), user, works)

@@ -1,4 +1,4 @@
-"""The report without a browser: its numbers, its findings, its file, its command, and a PyTorch model's page."""
+"""The report without a browser: numbers, findings, page, errors, and the command."""
 
 import re
 from pathlib import Path
@@ -56,7 +56,7 @@ def test_histograms_count_as_numpy_does() -> None:
             expected, _ = np.histogram(values, bins=BINS)
             assert (
                 np.abs(counts[name][c] - expected).sum() <= 4
-            )  # a value on a border may round to either side
+            )  # a value on a bin edge may round to either side
             assert counts[name][c].sum() == values.size
 
 
@@ -69,7 +69,7 @@ def test_any_axes_are_the_channels() -> None:
         np.testing.assert_allclose(found.columns[name], column, rtol=1e-12, atol=1e-18, err_msg=name)
 
 
-def test_given_moments_are_used_and_stop_the_paths() -> None:
+def test_given_moments_are_used_and_have_no_paths() -> None:
     b = batch()
     columns = layer_numbers(**b, mean=np.ones(6), var=np.full(6, 4.0)).columns
     expected = np.sqrt(
@@ -91,11 +91,11 @@ def test_each_strange_channel_is_found_with_its_reason_and_no_other() -> None:
     reasons = {(f.kind, f.channel): f.reason for f in found}
     assert reasons["constant", 1].startswith("all 100 values are 0.25, so x̂ is 0 and y is β everywhere")
     assert "is no larger than ε = 1e−5" in reasons["dominated by ε", 2]
-    assert "of the gradient's energy is taken out" in reasons["gradient removed", 6]
+    assert "of the gradient's energy is removed" in reasons["gradient removed", 6]
     assert all(re.fullmatch(r"[^.]+(\.\d+[^.]*)*\.", f.reason) for f in found)
 
 
-def test_values_whose_squares_overflow_are_told_from_nan() -> None:
+def test_overflowing_squares_are_distinguished_from_nan() -> None:
     x = batch()["x"].astype(np.float64)
     x[:, 2] *= 1e200
     (found,) = findings(layer_numbers(x))
@@ -103,7 +103,7 @@ def test_values_whose_squares_overflow_are_told_from_nan() -> None:
     assert found.reason.endswith(": their squares overflow, even in float64.")
 
 
-def test_few_values_are_said_once_for_the_layer() -> None:
+def test_few_values_are_one_finding_for_the_layer() -> None:
     (found,) = findings(layer_numbers(**batch(6, 12, 1)))
     assert (found.kind, found.channel) == ("few values", None)
     assert (
@@ -142,14 +142,14 @@ def test_the_page_holds_the_numbers_exactly(tmp_path: Path) -> None:
     np.testing.assert_array_equal(unpacked(layer["sample"]["x"])[:, -1], b["x"][-1, :, -1])
 
 
-def test_names_in_the_data_stay_data() -> None:
+def test_names_in_the_data_are_not_markup() -> None:
     text = page([layer_numbers(**batch(), name=HOSTILE), layer_numbers(**batch(), name="b")], HOSTILE)
     data = data_of(text)
     assert data["title"] == HOSTILE and data["layers"][0]["name"] == HOSTILE
     assert "<img" not in text and text.count("</script>") == 2
 
 
-def test_the_page_names_no_address_but_the_namespace_of_svg() -> None:
+def test_the_page_contains_no_url_but_the_namespace_of_svg() -> None:
     text = page([layer_numbers(**batch())], "t")
     for data in re.findall(r'id="data">(.*?)</script>', text):
         text = text.replace(data, "")
@@ -173,7 +173,7 @@ def test_too_many_channels_are_thinned_and_the_strange_ones_kept() -> None:
     assert layer["channels"][constant["row"]] == 4321
 
 
-def test_many_findings_of_one_kind_hide_no_other() -> None:
+def test_many_findings_of_one_kind_don_t_hide_others() -> None:
     b = batch(300, 8, 5)
     b["x"][:, :299] = 1
     b["x"][:, 299] += 1000
@@ -182,7 +182,7 @@ def test_many_findings_of_one_kind_hide_no_other() -> None:
     assert len(layer["findings"]) == 100 and layer["findingsInAll"] == 300
 
 
-def test_a_page_is_the_same_every_time() -> None:
+def test_a_page_is_deterministic() -> None:
     assert page([layer_numbers(**batch())], "t") == page([layer_numbers(**batch())], "t")
 
 

@@ -1,4 +1,4 @@
-"""A PyTorch model's page: every layer in order, with the gradients that autograd gives, and the model untouched."""
+"""The page about a PyTorch model: every layer in order, with the gradients of autograd; the model is unchanged."""
 
 import re
 from pathlib import Path
@@ -35,7 +35,7 @@ def layers_of(path: Path) -> list[dict[str, Any]]:
 
 
 def test_every_layer_in_order_with_autograds_gradients(tmp_path: Path) -> None:
-    """Also where a ReLU works in place on the layer's output, as most networks do."""
+    """Also if a ReLU modifies the output of the layer in place, as in most networks."""
     net = model(inplace=True)
     layers = layers_of(report_model(net, batch(), nn.functional.cross_entropy, path=tmp_path / "r.html"))
     assert [layer["name"] for layer in layers] == ["1", "4", "8"]
@@ -68,7 +68,7 @@ def test_every_layer_in_order_with_autograds_gradients(tmp_path: Path) -> None:
         assert kept + by_mean + by_variance == pytest.approx(1)
 
 
-def test_the_model_is_left_as_it_was(tmp_path: Path) -> None:
+def test_the_model_is_unchanged(tmp_path: Path) -> None:
     net = model()
     before = {name: value.clone() for name, value in net.state_dict().items()}
     report_model(net, batch(), nn.functional.cross_entropy, path=tmp_path / "r.html")

@@ -85,15 +85,8 @@ def check(
             first = _first(specs, forward, backward, adapter, expected, eps)
         except Unjudged as problem:
             return Verdict(None, subject, problem=str(problem))
-        results = [first]
-        if (
-            layout is None
-            and first.runner.spec.layout == "NC"
-            and forward is not None
-            and first.forward_right
-        ):
-            results += _on_images(first, expected)
-    return _verdict(subject, results)
+        others = _on_images(first, expected) if layout is None else []
+    return _verdict(subject, [first, *others])
 
 
 def _name_of(function: Any, role: str) -> str:
@@ -148,7 +141,9 @@ def _first(
 
 
 def _on_images(first: Diagnosis, expected: Expected) -> list[Diagnosis]:
-    """Diagnoses of code that is right on (N, C) on image layouts, where its forward is right there too."""
+    """Diagnoses on image layouts of a forward that is right on (N, C), where it is right there too."""
+    if first.runner.forward is None or first.runner.spec.layout != "NC" or not first.forward_right:
+        return []
     found = []
     for layout in _ALSO:
         spec: ArraySpec = replace(first.runner.spec, layout=layout)

@@ -26,9 +26,8 @@ class Fit:
 
     runner: Runner
     batch: tuple[Probe, ...]
-    runs: dict[
-        int, list[RunResult]
-    ]  # correction of the statistics passed to the backward -> a result per probe
+    # correction of the statistics passed to the backward -> a result per probe
+    runs: dict[int, list[RunResult]]
     eps: float
     affine: bool
     correction: int | None = None  # required; the other is accepted only if this one explains nothing

@@ -56,8 +56,8 @@ def _import(path: Path) -> ModuleType:
         spec.loader.exec_module(module)
     except (Exception, SystemExit) as e:
         text = str(e).strip().splitlines()
-        said = text[0] if text else "no message"
-        raise Unjudged(f"{path.name} does not import: {type(e).__name__}: {said}") from e
+        reason = text[0] if text else "no message"
+        raise Unjudged(f"{path.name} does not import: {type(e).__name__}: {reason}") from e
     finally:
         sys.path.remove(str(path.parent.resolve()))
     return module

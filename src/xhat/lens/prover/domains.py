@@ -80,10 +80,8 @@ def _symbols(correction: Value) -> dict[str, Value]:
     """The scalars of the symbolic domains. rstd is a symbol, so that no root appears, and var is expressed by it."""
     gamma, beta, mu = sympy.symbols("gamma beta mu", real=True)
     eps, rstd = sympy.symbols("eps rstd", positive=True)
-    return {
-        "gamma": gamma, "beta": beta, "eps": eps, "rstd": rstd,
-        "mu": mu, "var": rstd**-2 - eps, "correction": sympy.sympify(correction),
-    }  # fmt: skip
+    scalars = {"gamma": gamma, "beta": beta, "eps": eps, "rstd": rstd, "mu": mu, "var": rstd**-2 - eps}
+    return scalars | {"correction": sympy.sympify(correction)}
 
 
 class SymbolicSize(Domain):

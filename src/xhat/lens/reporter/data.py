@@ -90,10 +90,8 @@ def layer_numbers(
     columns, histograms = (
         {key: np.concatenate([b[i][key] for b in blocks]) for key in blocks[0][i]} for i in (0, 1)
     )
-    return Layer(
-        name, x.shape, str(x.dtype), axes, values.shape[1], float(eps), float(correction), fixed,
-        columns, histograms, _sample(values, gradients),
-    )  # fmt: skip
+    settings = x.shape, str(x.dtype), axes, values.shape[1], float(eps), float(correction), fixed
+    return Layer(name, *settings, columns, histograms, _sample(values, gradients))
 
 
 def _block_numbers(

@@ -92,9 +92,9 @@ def _gamma_is_zero(layer: Layer) -> Iterator[Finding]:
 
 def _few_values(layer: Layer) -> Iterator[Finding]:
     if layer.m <= FEW_VALUES and not layer.fixed:
-        uncertain = "the variance of one value says nothing" if layer.m == 1 else (
-            f"the variance is uncertain by about {np.sqrt(2 / (layer.m - 1)):.0%}"
-        )  # fmt: skip
+        uncertain = "the variance of one value says nothing"
+        if layer.m > 1:
+            uncertain = f"the variance is uncertain by about {np.sqrt(2 / (layer.m - 1)):.0%}"
         values = f"{layer.m} value{'s' * (layer.m != 1)}"
         yield Finding("few values", None, f"every channel has {values} to estimate from: {uncertain}.")
 
@@ -108,7 +108,7 @@ def _little_left(layer: Layer) -> Iterator[Finding]:
         yield Finding(
             "gradient removed",
             c,
-            f"{1 - kept[c]:.2%} of the gradient's energy is taken out by the paths through μ and σ²; the three paths "
+            f"{1 - kept[c]:.2%} of the gradient's energy is removed by the paths through μ and σ²; the three paths "
             f"cancel to 1/{_say(cancellation[c])} of their lengths.",
         )
 

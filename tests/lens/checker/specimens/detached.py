@@ -1,4 +1,4 @@
-"""A forward in PyTorch whose statistics are taken out of the graph. Wrong: dx lacks two paths."""
+"""A forward in PyTorch with detached statistics. Wrong: dx lacks two paths."""
 
 import torch
 

@@ -10,9 +10,9 @@ const COLUMNS = [
 ];
 const SHARES = new Set(["eps_share", "by_mean", "by_variance"]);
 const HINTS = {
-  eps_share: "the share of ε in σ² + ε: near 0 as a rule",
-  kept: "shares of the gradient's energy: what reaches x, and what the other two paths take out",
-  cancellation: "the lengths of the three paths together, against the length of their sum: 1 where nothing cancels",
+  eps_share: "the share of ε in σ² + ε: usually near 0",
+  kept: "shares of the gradient's energy: the share that reaches x, and the shares that the other two paths remove",
+  cancellation: "the sum of the norms of the three paths, divided by the norm of their sum: 1 without cancellation",
 };
 
 let order = []; // row indices of the layer, in the order of the table
@@ -34,7 +34,7 @@ function buildTable() {
   document.getElementById("table").replaceChildren(table);
   const missing = layer.count - layer.channels.length;
   document.getElementById("table-note").textContent = missing
-    ? `${layer.channels.length} of ${layer.count}: those that deserve a look first, and an even spread of the others`
+    ? `${layer.channels.length} of ${layer.count}: those with findings, and an even selection of the others`
     : count(layer.count, "channel") + "; arrow keys move the choice";
   sortRows();
 }

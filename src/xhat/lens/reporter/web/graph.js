@@ -193,17 +193,17 @@ function drawReaches() {
   const n = numbersNow();
   const place = document.getElementById("reaches");
   if (!n.hasGradient) {
-    place.replaceChildren(html("p", { class: "say" }, "No gradient was given (dy), so the arrows show the forward pass alone; play mode has gradients of its own."));
+    place.replaceChildren(html("p", { class: "say" }, "No gradient was given (dy), so the arrows show the forward pass only; play mode generates gradients."));
     return;
   }
   const { kept, mean, variance } = n.shares;
   const words = n.fixed
     ? "This layer normalized with given moments, through which no gradient flows: all of it reaches x."
-    : "Of the gradient's energy (its squared length). The path through μ takes out what went to β; the path through σ² takes out what went to γ.";
+    : "Shares of the gradient's energy (its squared norm). The path through μ removes the component that β receives, the path through σ² the one that γ receives.";
   place.replaceChildren(
     shareBar(n.shares, true),
     html("p", { class: "legend" },
-      legend("kept", "reaches x", kept), legend("mean", "taken out through μ", mean), legend("variance", "taken out through σ²", variance)),
+      legend("kept", "reaches x", kept), legend("mean", "removed through μ", mean), legend("variance", "removed through σ²", variance)),
     html("p", { class: "say" }, words),
   );
 }

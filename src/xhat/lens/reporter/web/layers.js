@@ -4,7 +4,7 @@ function drawLayers() {
   const section = document.getElementById("layers");
   section.hidden = DATA.layers.length < 2;
   if (section.hidden) return;
-  const names = { kept: "reaches the input", mean: "taken out through μ", variance: "taken out through σ²" };
+  const names = { kept: "reaches the input", mean: "removed through μ", variance: "removed through σ²" };
   const keys = Object.entries(names).map(([kind, words]) => html("span", {}, html("i", { class: `key ${kind}` }), ` ${words}`));
   document.getElementById("layer-legend").replaceChildren(...keys);
   document.getElementById("layer-list").replaceChildren(...DATA.layers.map(layerItem));
@@ -16,7 +16,7 @@ function layerItem(layer, index) {
   const parts = [html("span", { class: "name" }, layer.name), html("span", { class: "size" }, `${layer.count} ch`)];
   if (layer.shares) {
     const [kept, mean, variance] = layer.shares;
-    const words = `${percent(kept)} reaches the input, ${percent(mean)} is taken out through μ, ${percent(variance)} through σ²`;
+    const words = `${percent(kept)} reaches the input, ${percent(mean)} is removed through μ, ${percent(variance)} through σ²`;
     const bar = set(shareBar({ kept, mean, variance }), { role: "img", "aria-label": words, title: words });
     parts.push(bar, html("span", { class: "share" }, percent(kept)));
   } else parts.push(html("span", { class: "shares none" }), html("span", { class: "share" }, "no gradient"));

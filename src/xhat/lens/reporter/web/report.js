@@ -62,7 +62,7 @@ function drawNumbers() {
   drawPlay();
   const layer = layerNow();
   document.getElementById("source").textContent = state.playing
-    ? `Playing: a batch of ${state.play.x.length} values of its own.`
+    ? `Playing: a separate batch of ${state.play.x.length} values.`
     : `The whole channel: ${count(layer.m, "value")}.`;
   document.body.classList.toggle("playing", state.playing);
 }
