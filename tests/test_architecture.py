@@ -140,6 +140,11 @@ def python_files() -> list[Path]:
     return sorted(f for d in ("src", "tests", "benchmarks", "examples") for f in (ROOT / d).rglob("*.py"))
 
 
+def kernel_files() -> list[Path]:
+    """Every file of the kernels."""
+    return sorted(f for f in (ROOT / "kernels").rglob("*") if f.is_file())
+
+
 def test_imports_follow_the_arrows() -> None:
     wrong = {}
     for f in PACKAGE.rglob("*.py"):
@@ -215,59 +220,6 @@ def test_every_public_name_says_what_it_is() -> None:
         thing = getattr(xhat, name)
         assert thing.__doc__, name
         assert thing.__module__.startswith("xhat")
-
-
-# ---------------------------------------------------------------------------------------------- kernels, in C++
-
-# What a file of each folder of kernels/ may include of the others. Python's header belongs to python/ alone.
-LEAVES = {"tuning.h", "cache_line.h"}
-MAY_INCLUDE: dict[str, set[str]] = {
-    "": LEAVES,
-    "isa": LEAVES | {"isa/"},
-    "engine": LEAVES | {"engine/", "isa/table.h"},
-    "python": LEAVES | {"engine/", "<nanobind/"},
-}
-
-
-def kernel_files() -> list[Path]:
-    """Every file of the kernels."""
-    return sorted(f for f in (ROOT / "kernels").rglob("*") if f.is_file())
-
-
-def wrong_includes(folder: str, source: str) -> set[str]:
-    """What a C++ file in this folder of kernels/ includes and may not."""
-    allowed = tuple(MAY_INCLUDE[folder])
-    ours = {f'"{name}' for name in allowed} | {name for name in allowed if name.startswith("<")}
-    found = re.findall(r'#include (["<][^">]+)', source)
-    return {name for name in found if (name[0] == '"' or "/" in name) and not name.startswith(tuple(ours))}
-
-
-def test_includes_follow_the_arrows() -> None:
-    wrong = {}
-    for f in kernel_files():
-        folder = f.parent.relative_to(ROOT / "kernels").as_posix().removeprefix(".")
-        wrong[str(f)] = wrong_includes(folder, f.read_text("utf-8"))
-    assert {f: names for f, names in wrong.items() if names} == {}
-    assert len(wrong) > 20
-
-
-@pytest.mark.parametrize(
-    ("folder", "name"),
-    [
-        ("isa", '"engine/call.h"'),
-        ("isa", "<nanobind/nanobind.h>"),
-        ("engine", '"isa/formulas.h"'),
-        ("engine", '"python/module.h"'),
-        ("engine", '"table.h"'),
-        ("python", '"isa/maps.h"'),
-        ("", '"isa/table.h"'),
-    ],
-)
-def test_a_wrong_include_is_seen(folder: str, name: str) -> None:
-    assert wrong_includes(folder, f"#pragma once\n#include {name}\n")
-    assert not wrong_includes(
-        "engine", '#include "engine/call.h"\n#include "isa/table.h"\n#include <vector>\n'
-    )
 
 
 # -------------------------------------------------------------------------------------------------- sizes
