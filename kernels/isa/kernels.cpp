@@ -23,10 +23,6 @@
 
 namespace {
 
-using namespace xhat;
-using std::ptrdiff_t;
-using std::size_t;
-
 // ---------------------------------------------------------------------------------------------------- moments
 
 // The type in which UNROLL terms are added before they are widened to double.
