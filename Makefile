@@ -24,7 +24,7 @@ EXTRAS := demo,lens,test
 PYTEST := -m pytest --numprocesses $(PROCESSES) --dist loadfile --no-loadscope-reorder
 
 # What the compiled engine is made from, and, with the Python files and the lens's page, what a wheel is made from.
-ENGINE := $(wildcard kernels/*) CMakeLists.txt pyproject.toml constraints-build.txt
+ENGINE := $(shell find kernels -type f) CMakeLists.txt pyproject.toml constraints-build.txt
 PACKAGE = $(ENGINE) $(shell find src -name '*.py') $(wildcard src/xhat/lens/reporter/web/* src/xhat/lens/prover/*.md)
 
 .DELETE_ON_ERROR:
