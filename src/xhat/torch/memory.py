@@ -1,4 +1,4 @@
-"""Huge pages for large results, whose page faults would cost more than the kernels. No tensor and no kernel live here."""
+"""Huge pages for large results, whose page faults would cost more than the kernels. No tensor or kernel lives here."""
 
 import ctypes
 import mmap
