@@ -6,11 +6,13 @@
 #   make wheel       build the wheel, and test it in an environment of its own
 #   make clean       back to a fresh clone
 #
-# PYTHON is the interpreter (make test PYTHON=python3.12). PyTorch is installed where pip is offered a build of it for
-# the CPU; elsewhere what needs it is left out, unless CI is set: then that is an error.
+# PYTHON is the interpreter (make test PYTHON=python3.12), PROCESSES the number of processes that pytest runs in. PyTorch
+# is installed if pip finds a build of it for the CPU; without one, everything that needs it is left out, unless CI is
+# set: then that is an error.
 
 PYTHON ?= python3
 VENV ?= .venv
+PROCESSES ?= 2
 
 VERSION := $(shell $(PYTHON) -c 'import sys; print("python%d.%d" % sys.version_info[:2])')
 MADE := $(VENV)/made-for-$(VERSION)
@@ -18,32 +20,37 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 INSTALL := install --quiet --constraint constraints.txt --build-constraint constraints-build.txt
 EXTRAS := demo,lens,test
+# A file's tests share what they compute, so they stay in one process; files start in the order of their names.
+PYTEST := -m pytest --numprocesses $(PROCESSES) --dist loadfile --no-loadscope-reorder
 
 # What the compiled engine is made from, and, with the Python files and the lens's page, what a wheel is made from.
 ENGINE := $(wildcard kernels/*) CMakeLists.txt pyproject.toml constraints-build.txt
-PACKAGE = $(ENGINE) $(shell find src -name '*.py') $(wildcard src/xhat/lens/page/* src/xhat/lens/*.md)
+PACKAGE = $(ENGINE) $(shell find src -name '*.py') $(wildcard src/xhat/lens/reporter/web/* src/xhat/lens/prover/*.md)
 
-.NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: demo test lint types pytest sanitize bench wheel clean
+.PHONY: demo test set-up lint types pytest sanitize bench wheel clean
 
-demo: $(MADE)/with-demo $(MADE)/torch
+demo: $(MADE)/engine $(MADE)/with-demo $(MADE)/torch
 	$(BIN)/xhat demo
 
-test: lint types pytest sanitize
+# The two builds of the kernels and the installation of packages run side by side: each has phases that use one core or
+# wait for the network. The checks then run one after the other, the shortest first.
+test:
+	$(MAKE) --jobs=3 set-up
+	$(MAKE) --jobs=1 lint types pytest sanitize
 
 lint: $(MADE)/with-$(EXTRAS)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-types: $(MADE)/with-$(EXTRAS) $(MADE)/torch
+types: $(MADE)/engine $(MADE)/with-$(EXTRAS) $(MADE)/torch
 	@if test -e $(MADE)/torch; then $(BIN)/mypy; \
 	else echo "Types are checked where PyTorch is: many of them are its classes."; fi
 
-pytest: $(MADE)/with-$(EXTRAS) $(MADE)/torch $(MADE)/architectures
-	$(BIN)/python -m pytest
+pytest: $(MADE)/engine $(MADE)/with-$(EXTRAS) $(MADE)/torch $(MADE)/architectures
+	$(BIN)/python $(PYTEST)
 
-bench: $(MADE)/with-bench $(MADE)/torch
+bench: $(MADE)/engine $(MADE)/with-bench $(MADE)/torch
 	$(BIN)/python -m benchmarks.bench
 	$(BIN)/python -m benchmarks.exactness
 	$(BIN)/python -m benchmarks.torch_bench
@@ -54,6 +61,8 @@ clean:
 
 # ---------------------------------------------------------------------------------------------- environment
 # Stamps lie in the environment that they describe, by version: removing it removes them too.
+
+set-up: $(MADE)/engine $(MADE)/with-$(EXTRAS) $(MADE)/torch $(MADE)/architectures
 
 # An environment of this version is kept as it is; one of another version is made anew.
 $(MADE)/python:
@@ -68,11 +77,12 @@ $(MADE)/python:
 # Python files are used where they are; the kernels are compiled again when they have changed.
 $(MADE)/engine: $(ENGINE) | $(MADE)/python
 	@echo "Compiling the kernels, which takes a few minutes"
-	$(PIP) $(INSTALL) --editable .
+	$(PIP) $(INSTALL) --no-deps --editable .
 	@touch $@
 
-$(MADE)/with-%: constraints.txt pyproject.toml $(MADE)/engine
-	$(PIP) $(INSTALL) 'xhat[$*]'
+# What an extra needs, beside the engine. The order-only prerequisite keeps two runs of pip from writing at once.
+$(MADE)/with-%: constraints.txt pyproject.toml | $(MADE)/torch
+	$(PIP) $(INSTALL) --only-deps '.[$*]'
 	@touch $@
 
 # On Linux a plain torch is a CUDA build with several GB of libraries, on ARM too, so a version is asked for that says
@@ -81,7 +91,7 @@ TORCH := torch==$(shell sed -n 's/^torch==//p' constraints.txt)$(if $(filter Lin
 WITHOUT_TORCH := pip is offered no $(TORCH) here, so what needs PyTorch is left out. Say where there is one \
     (PIP_EXTRA_INDEX_URL, PIP_FIND_LINKS), or install any torch into $(VENV) yourself.
 
-$(MADE)/torch: constraints.txt | $(MADE)/engine
+$(MADE)/torch: constraints.txt | $(MADE)/python
 	@if $(BIN)/python -c 'import torch' 2>/dev/null || $(PIP) $(INSTALL) '$(TORCH)' 2>$@.said; then \
 	    touch $@; \
 	else \
@@ -91,35 +101,37 @@ $(MADE)/torch: constraints.txt | $(MADE)/engine
 
 # Published networks for the tests of xhat.torch. They depend on torchvision, and that on a CUDA build of torch, so
 # they come without what they ask for; what they need of it is the extra `architectures`. And what exports to ONNX.
-$(MADE)/architectures: constraints.txt pyproject.toml | $(MADE)/torch
+$(MADE)/architectures: constraints.txt pyproject.toml | $(MADE)/with-$(EXTRAS)
 	@test ! -e $(MADE)/torch || { \
 	    $(PIP) $(INSTALL) --no-deps timm torchvision segmentation-models-pytorch && \
-	    $(PIP) $(INSTALL) 'xhat[architectures,onnx]' && touch $@; }
+	    $(PIP) $(INSTALL) --only-deps '.[architectures,onnx]' && touch $@; }
 
 # ----------------------------------------------------------------------------------------------- sanitizers
-# The package once more, compiled with AddressSanitizer and UBSan, in an environment that holds nothing else and
-# finds the rest in the first one. (The editable xhat there stays out: its import hook works only at home.)
+# The kernels once more, compiled with AddressSanitizer and UBSan, in an environment that holds nothing else and finds the
+# rest in the first one (but not the xhat there: its import hook works only in its own environment). Python files are used
+# where they are here too, so only a change of the kernels compiles them again.
 
 SANITIZE := build/sanitize-$(VERSION)
 RUNTIME = $(shell $(CXX) -print-file-name=libasan.so) $(shell $(CXX) -print-file-name=libstdc++.so)
 SANITIZED = LD_PRELOAD="$(RUNTIME)" ASAN_OPTIONS=detect_leaks=0 $(SANITIZE)/venv/bin/python
 
 ifeq ($(shell uname -s),Linux)
-sanitize: $(SANITIZE)/made
+set-up: $(SANITIZE)/made
+sanitize: $(SANITIZE)/made $(MADE)/with-$(EXTRAS)
 	$(SANITIZED) -c 'import sys; from xhat import _kernels; sys.exit(not _kernels.__file__.startswith(sys.prefix))'
 	$(SANITIZED) tests/survey.py > $(SANITIZE)/survey.json
-	$(SANITIZED) -m pytest tests/test_ops.py tests/test_numpy.py tests/test_properties.py
+	$(SANITIZED) $(PYTEST) tests/test_ops.py tests/test_numpy.py tests/test_properties.py
 else
 sanitize:
 	@echo "The sanitizers run on Linux, with GCC."
 endif
 
-$(SANITIZE)/made: $(PACKAGE) | $(MADE)/with-$(EXTRAS)
+$(SANITIZE)/made: $(ENGINE) | $(MADE)/python
 	$(BIN)/python -m venv --clear --without-pip $(SANITIZE)/venv
 	$(BIN)/python -c 'import site; print(site.getsitepackages()[0])' > $(SANITIZE)/first.pth
 	mv $(SANITIZE)/first.pth $(SANITIZE)/venv/lib/$(VERSION)/site-packages
 	$(PIP) --python $(SANITIZE)/venv/bin/python $(INSTALL) --no-deps --config-settings build-dir=$(SANITIZE)/cmake \
-	    --config-settings cmake.define.XHAT_SANITIZE=ON .
+	    --config-settings cmake.define.XHAT_SANITIZE=ON --editable .
 	@touch $@
 
 # ---------------------------------------------------------------------------------------------------- wheel
@@ -133,4 +145,4 @@ wheel: $(PACKAGE) | $(MADE)/python
 	$(PIP) --python $(WHEEL)/bin/python install --quiet --constraint constraints.txt \
 	    "$$(echo dist/xhat-*.whl)[demo,lens,test]"
 	$(WHEEL)/bin/python -c 'import xhat, sys; sys.exit(not xhat.__file__.startswith(sys.prefix))'
-	$(WHEEL)/bin/python -m pytest
+	$(WHEEL)/bin/python $(PYTEST)

@@ -1,17 +1,12 @@
-"""Measurements of xhat: `python -m benchmarks.bench` for speed, `python -m benchmarks.exactness` for errors,
-`python -m benchmarks.torch_bench` for the speed and memory of xhat.torch beside torch.
+"""Measurements of xhat. Nothing here is imported by the library, and nothing is timed that has not been verified.
 
-Nothing here is imported by the library, and nothing is timed that has not been verified in the same run.
+bench, torch_bench, sync_bench      commands: NumPy arrays; xhat.torch; one batch on several processes
+exactness                           command: errors of float32 far from zero
+page_faults                         command: what the first write of a large tensor costs
+report                              command: results files as Markdown
 
-    cases.py         shapes from named networks
-    problem.py       their data, and the exact float64 results
-    ours.py          xhat, with preallocated results
-    rivals.py        PyTorch and JAX
-    numba_rival.py   a batch norm written by hand
-    floor.py, .cpp   streaming copy and triad
-    contest.py       verify, then time in rounds
-    targets.py       what is to be reached
-    results.py       the results file, and the machine
-    report.py        tables for the terminal, the README and Markdown
-    torch_*.py       the same for xhat.torch: cases, layers, nets and whole steps, targets, report, bench
+harness     what the commands share: cases and their exact results, races, rows, targets, tables, processes
+numpy       xhat, its rivals, and the floor: a streaming copy and triad
+torch       single layers, and training steps of networks
+sync        measurements of a rank, and the model of docs/scaling.md
 """

@@ -16,10 +16,12 @@ from rich.console import Console
 from rich.table import Table
 
 import xhat
-from benchmarks.cases import Case
-from benchmarks.problem import EPS, Array, Problem, exact
-from benchmarks.results import ROOT, fill
-from benchmarks.rivals import flax_formula, installed
+from benchmarks.harness.cases import Case
+from benchmarks.harness.problem import EPS, Array, Problem, exact
+from benchmarks.harness.report import fill, markdown
+from benchmarks.harness.rows import ROOT
+from benchmarks.harness.tensors import from_tensor, tensor_on
+from benchmarks.numpy.rivals import flax_formula, installed
 
 __all__ = ["LIMITS", "errors", "main", "table"]
 
@@ -42,23 +44,16 @@ def _xhat(problem: Problem) -> dict[str, Array]:
 def _torch(problem: Problem) -> dict[str, Array]:
     import torch
 
-    last = problem.case.layout == "NHWC"
-
-    def logical(array: Array) -> Any:
-        return torch.from_numpy(array).permute(0, 3, 1, 2) if last else torch.from_numpy(array)
-
-    def stored(tensor: Any) -> Array:
-        found: Array = (tensor.permute(0, 2, 3, 1) if last else tensor).numpy()
-        return found
-
-    x, dy = logical(problem.x), logical(problem.dy)
-    gamma, beta = torch.from_numpy(problem.gamma), torch.from_numpy(problem.beta)
+    layout = problem.case.layout
+    x, dy = tensor_on(problem.x, layout), tensor_on(problem.dy, layout)
+    gamma, beta = tensor_on(problem.gamma), tensor_on(problem.beta)
     y, mean, rstd = torch.ops.aten.native_batch_norm(x, gamma, beta, None, None, True, 0.0, EPS)
     dx, dgamma, dbeta = torch.ops.aten.native_batch_norm_backward(
         dy, x, gamma, None, None, mean, rstd, True, EPS, [True, True, True]
     )
     var = rstd.double().numpy() ** -2 - EPS
-    return {"y": stored(y), "var": var, "dx": stored(dx), "dgamma": dgamma.numpy(), "dbeta": dbeta.numpy()}
+    y, dx = from_tensor(y, layout), from_tensor(dx, layout)
+    return {"y": y, "var": var, "dx": dx, "dgamma": dgamma.numpy(), "dbeta": dbeta.numpy()}
 
 
 def _flax(problem: Problem) -> dict[str, Array]:
@@ -116,7 +111,7 @@ def table(measured: list[tuple[str, float, str, dict[str, float]]]) -> str:
     people = list(dict.fromkeys(who for _, _, who, _ in measured))
     shown = ("y", "var", "dx")
     head = ["layout", "offset", *(f"{name}, {who}" for name in shown for who in people)]
-    lines = [head, ["---", "---:", *("---:" for _ in head[2:])]]
+    lines = []
     by_row: dict[tuple[str, float], dict[str, dict[str, float]]] = {}
     for layout, offset, who, found in measured:
         by_row.setdefault((layout, offset), {})[who] = found
@@ -128,7 +123,7 @@ def table(measured: list[tuple[str, float, str, dict[str, float]]]) -> str:
         "error of the variance, relative error (L2) of dx, against float64 on the same values; "
         "(32, 64, 56, 56) and (4096, 256)."
     )
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + f"\n\n{text}\n"
+    return f"{markdown(head, lines, 1)}\n\n{text}\n"
 
 
 def main() -> None:

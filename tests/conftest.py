@@ -13,6 +13,10 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
+# One OpenMP thread, here and in child processes, set before any library reads it. Results do not depend on the number
+# of threads, while idle threads of several pools spin on cores that the tests need. Tests of threads set the number.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import hypothesis
 import ml_dtypes
 import numpy as np
@@ -142,8 +146,11 @@ def away_from_the_kink(dy: Array, pre: Array, margin: float) -> Array:
 
 
 def in_a_process(code: str, *arguments: str, timeout: float = 120, **environment: str) -> str:
-    """What Python prints for this code in a process of its own; fails when that ends badly or hangs."""
-    clean = {k: v for k, v in os.environ.items() if k not in ("XHAT_ISA", "OMP_NUM_THREADS")}
+    """What Python prints for this code in a process of its own; fails if that ends badly or hangs.
+
+    It has the threads of this process, one, unless OMP_NUM_THREADS is among the variables.
+    """
+    clean = {k: v for k, v in os.environ.items() if k != "XHAT_ISA"}
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", code, *arguments],
         capture_output=True,

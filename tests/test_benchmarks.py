@@ -1,5 +1,6 @@
 """The benchmarks: nothing is timed that is wrong, rows say what was measured, and verdicts follow the figures."""
 
+import io
 import itertools
 import subprocess
 import sys
@@ -13,13 +14,20 @@ pytest.importorskip("rich")
 
 from rich.console import Console
 
-from benchmarks import bench, contest, exactness, ours, report, results, rivals
-from benchmarks.cases import CASES, TINY, Case
-from benchmarks.contest import RESULTS, Contestant, Entry, Unverified, race, verify
-from benchmarks.floor import Floor
-from benchmarks.problem import EPS, Problem, Variant, exact
-from benchmarks.results import Row
-from benchmarks.targets import Verdict, verdicts
+from benchmarks import bench, exactness, report, torch_bench
+from benchmarks.harness import command, contest
+from benchmarks.harness.cases import CASES, TINY, Case
+from benchmarks.harness.command import write_all
+from benchmarks.harness.contest import RESULTS, Contestant, Entry, Unverified, race, verify
+from benchmarks.harness.machine import machine
+from benchmarks.harness.problem import EPS, Problem, Variant, exact
+from benchmarks.harness.report import fill
+from benchmarks.harness.rows import RESULTS_FOLDER, Row, races, read, write
+from benchmarks.harness.targets import Verdict, judged
+from benchmarks.numpy import measure, ours, rivals
+from benchmarks.numpy.floor import Floor
+from benchmarks.numpy.tables import tables
+from benchmarks.numpy.targets import targets
 
 ROOT = Path(__file__).parent.parent
 SMALL = Case("a test", (6, 3, 4, 5), "NHWC")
@@ -35,20 +43,21 @@ def compiler() -> None:
 
 
 @pytest.fixture(scope="module")
-def rows(tmp_path_factory: pytest.TempPathFactory) -> list[Row]:
+def rows() -> list[Row]:
     """Rows as a run of a large and a small case would give, with round figures."""
     found = []
     for shape, layout, nbytes in (((32, 256, 56, 56), "NCHW", 10**8), ((64, 64), "NC", 16384)):
         case = Case("", shape, layout)
         times = {"copy": 100.0, "copy NT": 80.0, "xhat": 100.0, "torch": 400.0, "numba": 90.0}
         for what in ("forward", "both"):
-            key = (case.name, layout, "float32", "none", what)
-            found += [Row(*key, name, 2, nbytes, t, t - 1, t + 1, 1e-7) for name, t in times.items()]
+            setting = {"layout": layout, "dtype": "float32", "variant": "none", "threads": 2}
+            for name, t in times.items():
+                found.append(Row(case.name, what, name, nbytes, t, t - 1, t + 1, 1e-7, **setting))
     return found
 
 
 def test_a_tiny_case_is_verified_and_timed(compiler: None) -> None:
-    found = [row for part in bench.measure(SMALL, [], rounds=2, threads=1) for row in part]
+    found = list(measure.measure(SMALL, [], rounds=2, threads=1))
 
     assert [(r.what, r.contestant) for r in found] == [
         ("forward", "copy"),
@@ -65,15 +74,15 @@ def test_a_tiny_case_is_verified_and_timed(compiler: None) -> None:
 
 
 def test_what_is_fused_is_verified_and_timed(compiler: None) -> None:
-    found = [row for part in bench.measure_fused(SMALL, rounds=1, threads=1) for row in part]
+    found = list(measure.measure_fused(SMALL, rounds=1, threads=1))
 
     ours_only = [row for row in found if row.what == "both"]
-    assert [r.contestant for r in ours_only] == ["xhat", *(f"xhat {v.name}" for v in bench.VARIANTS)]
+    assert [r.contestant for r in ours_only] == ["xhat", *(f"xhat {v.name}" for v in measure.VARIANTS)]
     assert len({row.error for row in ours_only}) == len(ours_only)  # each against its own exact results
 
 
 def test_the_cost_of_a_call_is_that_of_the_same_result() -> None:
-    (found,) = bench.measure_call(rounds=1, threads=1)
+    found = measure.measure_call(rounds=1, threads=1)
 
     errors = {row.contestant: row.error for row in found}
     assert errors["kernel and binding"] == errors["xhat"] == errors["xhat, results not preallocated"] > 0
@@ -112,14 +121,14 @@ def test_what_is_refused_is_not_timed(compiler: None) -> None:
         return (np.zeros(SMALL.stored_shape),)
 
     contestant = Contestant("wrong", {"forward": wrong})
-    contest = bench._contest(SMALL, "none", {"wrong": (contestant, exact(Problem.of(SMALL)))}, 1, 1)
+    rows = measure._contest(SMALL, "none", {"wrong": (contestant, exact(Problem.of(SMALL)))}, 1, 1)
 
     with pytest.raises(Unverified):
-        next(contest)
+        next(rows)
     assert len(calls) == 1
 
 
-@pytest.mark.parametrize("variant", [Variant(), *bench.VARIANTS], ids=lambda v: v.name)
+@pytest.mark.parametrize("variant", [Variant(), *measure.VARIANTS], ids=lambda v: v.name)
 def test_the_exact_results_are_those_of_the_oracle(variant: Variant) -> None:
     problem = Problem.of(SMALL).away_from_kinks([variant])
     truth = exact(problem, variant)
@@ -134,7 +143,7 @@ def test_the_exact_results_are_those_of_the_oracle(variant: Variant) -> None:
 
 
 def test_data_near_a_kink_has_no_gradient() -> None:
-    problem, relu = Problem.of(TINY), bench.VARIANTS[0]
+    problem, relu = Problem.of(TINY), measure.VARIANTS[0]
     problem.beta[5] -= exact(problem)["y"][3, 5]  # now y = 0 there, but for rounding
     problem.dy[:] = 1
     left = problem.away_from_kinks([relu]).dy
@@ -178,26 +187,26 @@ def test_turns_are_fair(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_results_file_is_read_as_it_was_written(rows: list[Row], tmp_path: Path) -> None:
     path, described = tmp_path / "folder" / "machine.csv", {"processor": "a: b", "cores": "2"}
-    results.write(path, described, rows)
+    write(path, described, rows)
 
-    assert results.read(path, Row) == (described, rows)
+    assert read(path) == (described, rows)
 
 
 def test_a_table_goes_between_its_marks_and_nowhere_else(tmp_path: Path) -> None:
     page = tmp_path / "README.md"
     page.write_text("before\n<!-- bench:start -->\nold\n<!-- bench:end -->\nafter <!-- bench:end -->\n")
 
-    assert results.fill(page, "bench", "new \\1\n")
+    assert fill(page, "bench", "new \\1\n")
     assert (
         page.read_text()
         == "before\n<!-- bench:start -->\nnew \\1\n<!-- bench:end -->\nafter <!-- bench:end -->\n"
     )
-    assert not results.fill(page, "other", "new")
-    assert not results.fill(tmp_path / "absent.md", "bench", "new")
+    assert not fill(page, "other", "new")
+    assert not fill(tmp_path / "absent.md", "bench", "new")
 
 
 def test_verdicts_follow_the_figures(rows: list[Row]) -> None:
-    assert verdicts(results.index(rows)) == [
+    assert judged(races(rows), targets) == [
         Verdict("NCHW, 26 MB and more: forward / floor", "32x256x56x56 NCHW float32", 1.25, 1.25),
         Verdict("NCHW: forward + backward / torch, at most 1 / 3", "32x256x56x56 NCHW float32", 1 / 3, 0.25),
         Verdict("below 13 MB: forward / numba", "64x64 NC float32", 1.0, 100 / 90),
@@ -211,51 +220,52 @@ def test_verdicts_follow_the_figures(rows: list[Row]) -> None:
 
 
 def test_tables_show_the_figures(rows: list[Row]) -> None:
-    described = results.machine(2)
+    described = machine(2)
 
-    table = report.readme_table(described, rows)
+    table = tables(described, rows)["bench"]
     assert "| (32, 256, 56, 56) NCHW | 1.25x |  | 0.1 ms | 4.0x |  |  | 0.9x |" in table
     assert described["commit"] in table
-    page = report.document(described, rows)
-    assert "| below 13 MB: forward / numba | 64x64 NC float32 | 1 | 1.11 | **not reached** |" in page
-    assert "## Targets: 4 of 6 reached" in page
 
 
-def test_a_whole_run_writes_two_files_and_the_readme(
-    rows: list[Row], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("benchmark", [bench.BENCHMARK, torch_bench.BENCHMARK], ids=lambda b: b.module)
+def test_a_whole_run_writes_a_file_and_the_readme(
+    benchmark: command.Benchmark, rows: list[Row], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(bench, "RESULTS_FOLDER", tmp_path / "results")
-    monkeypatch.setattr(bench, "ROOT", tmp_path)
-    (tmp_path / "README.md").write_text("<!-- bench:start -->\n<!-- bench:end -->\n")
-    described = results.machine(2) | {"processor": "Some (R) Chip", "system": "Linux x86_64", "cores": "2"}
-    bench.write_all(described, rows, Console(quiet=True))
+    """1234.96 us are 1235 in the file, so 1.24 ms in the table: what is shown has the digits of the file."""
+    monkeypatch.setattr(command, "RESULTS_FOLDER", tmp_path / "results")
+    monkeypatch.setattr(command, "ROOT", tmp_path)
+    page = tmp_path / "README.md"
+    page.write_text("<!-- bench:start -->\n<!-- bench:end -->\n<!-- torch:start -->\n<!-- torch:end -->\n")
+    described = machine(2) | {"processor": "Some (R) Chip", "system": "Linux x86_64", "cores": "2"}
+    measured = [row._replace(median=1234.96) for row in rows]
+    if benchmark is torch_bench.BENCHMARK:
+        measured = [row._replace(case="32x64x56x56", variant="bn", memory="reused") for row in measured]
+    write_all(benchmark, described, measured, Console(quiet=True))
 
-    name = "linux-x86-64-some-r-chip-2-cores"
-    assert sorted(p.name for p in (tmp_path / "results").iterdir()) == [f"{name}.csv", f"{name}.md"]
-    assert results.read(tmp_path / "results" / f"{name}.csv", Row) == (described, rows)
-    assert "(32, 256, 56, 56) NCHW" in (tmp_path / "README.md").read_text()
-
-
-def test_what_is_shown_has_the_digits_of_the_results_file(
-    rows: list[Row], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """1234.96 us are 1235 there, which is 1.24 ms; and 1.23 to who measured."""
-    monkeypatch.setattr(bench, "RESULTS_FOLDER", tmp_path)
-    monkeypatch.setattr(bench, "ROOT", tmp_path)
-    described = results.machine(2)
-    bench.write_all(described, [row._replace(median=1234.96) for row in rows], Console(quiet=True))
-
-    (path,) = tmp_path.glob("*.csv")
-    assert path.with_suffix(".md").read_text() == report.document(*results.read(path, Row))
+    (path,) = (tmp_path / "results").iterdir()
+    assert path.name == f"linux-x86-64-some-r-chip-2-cores{benchmark.suffix}.csv"
+    assert read(path) == (described, [row._replace(median=1235.0) for row in measured])
+    assert "56, 56) NCHW |" in page.read_text()
+    assert "| 1.24 ms |" in page.read_text()
 
 
-def test_the_pages_hold_the_tables_of_the_results() -> None:
-    """One machine's are in the README, each machine's in a page beside its file."""
-    readme = (ROOT / "README.md").read_text("utf-8")
-    found = [(path, *results.read(path, Row)) for path in (ROOT / "benchmarks/results").glob("*cores.csv")]
-    assert sum(report.readme_table(described, rows) in readme for _, described, rows in found) == 1
-    for path, described, rows in found:
-        assert path.with_suffix(".md").read_text("utf-8") == report.document(described, rows)
+@pytest.mark.parametrize("benchmark", [bench.BENCHMARK, torch_bench.BENCHMARK], ids=lambda b: b.module)
+def test_the_readme_holds_the_tables_of_one_machine(benchmark: command.Benchmark) -> None:
+    readme = (ROOT / benchmark.page).read_text("utf-8")
+    files = [path for path in RESULTS_FOLDER.glob("*.csv") if report.benchmark_of(path) is benchmark]
+    (found,) = {text for path in files for text in benchmark.tables(*read(path)).values() if text in readme}
+    assert found
+
+
+def test_the_report_prints_every_figure_and_target_of_a_file(rows: list[Row], tmp_path: Path) -> None:
+    console = Console(record=True, width=160, file=io.StringIO())
+    write(tmp_path / "a-machine.csv", machine(2), rows)
+    report.main([str(tmp_path / "a-machine.csv")], console)
+
+    printed = console.export_text()
+    assert "32x256x56x56 NCHW float32, forward" in printed
+    assert "not reached" in printed
+    assert "4 of 6 reached" in printed
 
 
 def test_every_shape_is_measured_in_its_layouts() -> None:
@@ -279,7 +289,7 @@ def test_exactness_measures_the_errors_of_xhat(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_the_command_runs_and_writes_nothing_in_part(compiler: None) -> None:
-    before = sorted(results.RESULTS_FOLDER.glob("*"))
+    before = sorted(RESULTS_FOLDER.glob("*"))
     options = ["--quick", "--only", "64x64", "--rivals", "", "--rounds", "1"]
     command = [sys.executable, "-m", "benchmarks.bench", *options]
     ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
@@ -287,4 +297,4 @@ def test_the_command_runs_and_writes_nothing_in_part(compiler: None) -> None:
     assert ended.returncode == 0, ended.stderr
     assert "64x64 NC float32, both" in ended.stdout
     assert "wrote" not in ended.stdout
-    assert sorted(results.RESULTS_FOLDER.glob("*")) == before
+    assert sorted(RESULTS_FOLDER.glob("*")) == before

@@ -1,4 +1,4 @@
-"""The command line: what is printed where, and the exit status."""
+"""The command line: standard output, standard error, and exit status."""
 
 import subprocess
 import sys
@@ -41,7 +41,7 @@ def test_the_installed_script_is_this_function():
     assert script.load() is main
 
 
-def test_the_command_line_imports_nothing_before_it_is_needed():
+def test_importing_the_command_line_loads_no_optional_package():
     code = "import sys, xhat.cli; print(sorted({name.partition('.')[0] for name in sys.modules}))"
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert "'xhat'" in shown
@@ -71,14 +71,14 @@ def test_a_missing_extra_is_one_sentence(extra, monkeypatch, capsys, tmp_path):
         (["--steps", "many"], "argument --steps: invalid whole value: 'many'"),
     ],
 )
-def test_a_wrong_number_is_refused(arguments, sentence, capsys):
+def test_an_invalid_number_is_refused(arguments, sentence, capsys):
     with pytest.raises(SystemExit) as left:
         main(["demo", *arguments])
     assert left.value.code == 2
     assert sentence in capsys.readouterr().err
 
 
-def test_a_folder_that_can_not_be_written_is_one_sentence(capsys, tmp_path):
+def test_an_unwritable_folder_is_one_sentence(capsys, tmp_path):
     pytest.importorskip("rich")
     pytest.importorskip("sklearn")
     pytest.importorskip("matplotlib")

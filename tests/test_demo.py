@@ -1,4 +1,4 @@
-"""The demo: its layers, its check of the gradients, its fairness, and what it shows."""
+"""The demo: layers, check of the gradients, fairness of the comparison, and output."""
 
 import io
 
@@ -25,7 +25,7 @@ def digits():
 
 
 def demo(tmp_path, *, width=None, **options):
-    """What a run prints into a pipe, and its exit status."""
+    """The output of a run into a pipe, and its exit status."""
     text = io.StringIO()
     status = run(tmp_path / "out", console=Console(file=text, highlight=False, width=width), **options)
     return text.getvalue(), status
@@ -35,7 +35,7 @@ def demo(tmp_path, *, width=None, **options):
 
 
 @pytest.mark.parametrize("batch_norm", [False, True])
-def test_closed_forms_are_those_of_finite_differences(batch_norm):
+def test_closed_forms_agree_with_finite_differences(batch_norm):
     rng = np.random.default_rng(1)
     network = Network([3, 4, 5, 6], batch_norm=batch_norm, seed=1, dtype=np.float64)
     x, labels = rng.normal(size=(7, 3)), rng.integers(0, 6, 7)
@@ -76,7 +76,7 @@ def test_both_networks_start_from_the_same_weights_and_see_the_same_batches(digi
 # Data and training
 
 
-def test_no_digit_is_lost_or_on_both_sides(digits):
+def test_every_digit_is_in_exactly_one_split(digits):
     rows = {row.tobytes() for row in digits.x}
     assert len(digits.x) + len(digits.held_x) == 1797
     assert digits.x.min() == 0
@@ -91,13 +91,13 @@ def test_the_same_seed_gives_the_same_losses(digits):
     assert training.train(digits, seed=5, **options).losses != once.losses
 
 
-def test_batch_norm_reads_95_percent_where_the_plain_network_does_not_yet(digits):
+def test_batch_norm_reaches_95_percent_before_the_plain_network(digits):
     options = {"rate": 0.1, "steps": 150, "seed": 0, "advance": lambda: None}
     assert training.train(digits, batch_norm=True, **options).steps_to_target is not None
     assert training.train(digits, batch_norm=False, **options).steps_to_target is None
 
 
-def test_the_held_out_digits_are_looked_at_and_never_trained_on(digits):
+def test_the_held_out_digits_are_never_trained_on(digits):
     steps = []
     other = digits._replace(held_x=digits.held_x[::-1] * 0.5)
     runs = [
@@ -119,7 +119,7 @@ def test_every_kind_of_gradient_is_checked():
     assert 0 < max(check.error for check in checked) < 1e-7
 
 
-# What is shown
+# Output
 
 
 def test_a_wrong_gradient_stops_the_demo(tmp_path, monkeypatch):
@@ -139,9 +139,9 @@ def test_the_demo_fits_a_terminal_of_80_columns_and_writes_a_picture(tmp_path, c
         assert title in shown
     picture = tmp_path / "out" / "digits.png"
     assert str(picture) in shown
-    lines = [line for line in shown.splitlines() if str(tmp_path) not in line]  # a path is never broken
+    lines = [line for line in shown.splitlines() if str(tmp_path) not in line]  # a path is never wrapped
     assert max(map(len, lines)) <= 80
-    assert "100/100" in shown  # both bars ran to their end, in a pipe too
+    assert "100/100" in shown  # both bars finish, in a pipe too
     page = tmp_path / "out" / "layer.html"
     assert str(page) in shown
     assert "The last batch norm of the digits network" in page.read_text()
@@ -151,7 +151,7 @@ def test_the_demo_fits_a_terminal_of_80_columns_and_writes_a_picture(tmp_path, c
     assert all(np.mean(quarter[..., :3] < 0.9) > 0.005 for quarter in quarters)  # no panel is empty
 
 
-def test_without_torch_one_line_says_what_is_left_out(tmp_path, monkeypatch):
+def test_without_torch_one_line_names_the_omitted_part(tmp_path, monkeypatch):
     monkeypatch.setattr(show, "find_spec", lambda name: None)
     shown, status = demo(tmp_path, steps=1)
     assert status == 0
@@ -160,7 +160,7 @@ def test_without_torch_one_line_says_what_is_left_out(tmp_path, monkeypatch):
     assert not (tmp_path / "out" / "residual.png").exists()
 
 
-def test_what_a_training_came_to_is_a_word_or_a_number():
+def test_the_result_of_a_training_is_a_word_or_a_number():
     run = training.Run(Network([2, 3, 2], batch_norm=False, seed=0), rate=1.0, losses=[2.0, np.nan])
     assert show._steps(run) == "diverged"
     run.losses = [2.0, 1.0]

@@ -70,7 +70,8 @@ def test_run_after_run_gives_the_same_bits() -> None:
 def test_large_arrays_are_near_the_oracle(where: str, options: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the work is split, at the seams too; the reference is float64 here, for speed."""
     monkeypatch.setattr(oracle, "WIDE", np.float64)
-    assert Result(where, LARGE[where], np.dtype(np.float32), options).error() <= 4
+    with threadpoolctl.threadpool_limits(2, user_api="openmp"):
+        assert Result(where, LARGE[where], np.dtype(np.float32), options).error() <= 4
 
 
 @pytest.mark.parametrize("width", [*range(1, 70), 127, 128, 129, 511, 512, 513, 1023, 1025, 2049, 4097])

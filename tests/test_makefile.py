@@ -33,7 +33,7 @@ def made(tmp_path: Path) -> Made:
         pytest.skip("make is not installed")
     stamps, asked = tmp_path / f"made-for-{VERSION}", tmp_path / "asked"
     stamps.mkdir()
-    (stamps / "engine").touch()
+    (stamps / "python").touch()
     (tmp_path / "bin").mkdir()
     python = tmp_path / "bin" / "python"
 
@@ -41,7 +41,7 @@ def made(tmp_path: Path) -> Made:
         python.write_text(PYTHON.format(imported=imported, asked=asked, said=said, status=status))
         python.chmod(0o755)
         command = ["make", f"VENV={tmp_path}", f"PYTHON={sys.executable}", f"CI={ci}"]
-        command += ["-o", f"{stamps}/engine", f"{stamps}/torch"]
+        command += ["-o", f"{stamps}/python", f"{stamps}/torch"]
         # Of its own: a make that runs the tests would tell this one to report to it.
         outer = {
             name: value

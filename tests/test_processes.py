@@ -67,7 +67,7 @@ print(json.dumps(good))
     if not hasattr(os, "fork"):
         pytest.skip("there is no fork here")
     job = "\ndef lambda_free(i):\n    return same(run(), before)\n"
-    assert json.loads(in_a_process(BATCH + job + code)) == [True] * 4
+    assert json.loads(in_a_process(BATCH + job + code, OMP_NUM_THREADS="2")) == [True] * 4
 
 
 @pytest.mark.parametrize("threads", ["1", "2"])
@@ -95,7 +95,7 @@ with ThreadPoolExecutor(4) as pool:
     together = list(pool.map(lambda _: xhat.batch_norm_backward(dy, context).dx, range(16)))
 print(json.dumps(all(np.array_equal(alone, dx) for dx in together)))
 """
-    assert json.loads(in_a_process(BATCH + code))
+    assert json.loads(in_a_process(BATCH + code, OMP_NUM_THREADS="2"))
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3, 7])
@@ -141,7 +141,7 @@ torch.set_num_threads(2)
 run()
 """
     # PyTorch first: its OpenMP is the one that is loaded.
-    assert json.loads(in_a_process("import torch\n" + BATCH + code)) == [1]
+    assert json.loads(in_a_process("import torch\n" + BATCH + code, OMP_NUM_THREADS="2")) == [1]
 
 
 LOCK = """
@@ -174,7 +174,7 @@ print(json.dumps({name: another_thread_ran_during(work) for name, work in works.
 
 
 def test_the_interpreters_lock_is_released() -> None:
-    found = json.loads(in_a_process(BATCH + LOCK))
+    found = json.loads(in_a_process(BATCH + LOCK, OMP_NUM_THREADS="2"))
     assert found == {"nothing": False, "forward": True, "backward": True, "normalize": True, "moments": True}
 
 

@@ -1,50 +1,62 @@
 """
-The compiled kernels. Arrays are (address or buffer, strides in elements); xhat.ops is their only caller.
+The compiled kernels. xhat.ops is their only caller, and has checked all arguments.
+
+Arrays share a view of shape (outer, channels, inner). Each is given as a pair (address or buffer, strides), where the
+strides are those of the view's three axes, counted in elements. A vector has one element per channel: an address or
+buffer of float64, or a pair (address or buffer, dtype code). The caller keeps all of them alive during the call.
 """
 
 from collections.abc import Sequence
-from typing import Any
 
+
+DTYPES: dict[str, int]
+
+ACTIVATIONS: dict[str, int]
+
+ACTIVATION_GRADS: dict[str, int]
 
 def forward(reduce: bool, map: bool, dtype: int, shape: Sequence[int], x: object, weights: object | None, gamma: object | None, beta: object | None, residual: object | None, y: object | None, mean: object, var: object, divisor: float, eps: float, activation: int, slope: float) -> None:
     """
-    moments (reduce: writes mean and m2 / divisor) and normalize (map: writes y).
+    moments, normalize, or both, of one batch.
+
+        mean = sum w x / m      var = sum w (x - mean)^2 / divisor
+        y = act(gamma (x - mean) / sqrt(var + eps) + beta [+ residual])
+
+    reduce: compute mean and var from x; otherwise they are inputs. map: write y.
+    dtype: the code of the arrays' dtype, see DTYPES. shape: of the view (outer, channels, inner).
+    x: array. weights: w, outer * inner contiguous elements of float64; None: all 1.
+    gamma, beta: vectors; None: 1 and 0. residual: array or None. y: array, may be x; None without `map`.
+    mean, var: vectors of float64, written if `reduce` is true.
+    divisor: m - correction, where m = sum w; 1 gives m2 in place of var. eps: added to var.
+    activation: a code of ACTIVATIONS. slope: of leaky_relu below zero (0: relu).
     """
 
-def backward(reduce: bool, map: bool, dtype: int, shape: Sequence[int], x: object, weights: object | None, gamma: object | None, beta: object | None, dy: object, extra: object | None, dx: object | None, dresidual: object | None, mean: object, var: object, sum_dy: object, sum_dy_xhat: object, count: float, divisor: float, eps: float, side: int, slope: float) -> None:
+def backward(reduce: bool, map: bool, dtype: int, shape: Sequence[int], x: object, weights: object | None, gamma: object | None, beta: object | None, dy: object, saved: object | None, dx: object | None, dresidual: object | None, mean: object, var: object, sum_dy: object, sum_dy_xhat: object, count: float, divisor: float, eps: float, activation_grad: int, slope: float) -> None:
     """
-    gradient_sums (reduce: writes both sums) and input_gradient (map: writes dx, and dresidual where extra is read).
+    gradient_sums, input_gradient, or both, of one batch.
+
+        g = dy act'(pre)      sum_dy = sum g      sum_dy_xhat = sum g xhat      dresidual = g
+        dx = gamma rstd (g - w sum_dy / count - w xhat sum_dy_xhat / divisor)
+
+    reduce: compute sum_dy and sum_dy_xhat; otherwise they are inputs. map: write dx and dresidual.
+    dtype, shape, x, weights, gamma, beta, eps, slope: as in forward.
+    dy: array. saved: array that act' needs besides x, if any: y or the residual, see activation_grad.
+    dx: array, may be dy; None without `map`. dresidual: array, written if `saved` is given; else None.
+    mean, var: vectors, those of the forward pass. sum_dy, sum_dy_xhat: vectors, written if `reduce` is true.
+    count, divisor: m = sum w, and m - correction; infinite if mean and var are constants: then dx = gamma rstd g.
+    activation_grad: a code of ACTIVATION_GRADS: the activation, and the arrays from which act'(pre) is recomputed.
     """
 
 def track(channels: int, mean: object, var: object, batches: object | None, batch: object, weight: float, factor: float) -> None:
     """
-    track: mean += weight (batch mean - mean), var += weight (factor batch var - var), batches += 1.
+    Moves running statistics towards those of a batch.
+
+        mean += weight (batch[0] - mean)      var += weight (factor batch[1] - var)      batches += 1
+
+    channels: their number C. mean, var: vectors. batches: one int64; None: not counted.
+    batch: (2, C) contiguous float64, mean and var of the batch. weight: of the batch, 0 to 1 (torch's momentum).
+    factor: what makes batch[1] the variance that is tracked, e.g. m / (m - 1).
     """
-
-class Calls:
-    """
-    Calls that were made before, and are run again without the gate. None where one was not.
-    """
-
-    def __init__(self, array: object, dtypes: Sequence[object], empty: object, empty_like: object) -> None: ...
-
-    def forward(self, asked: tuple[Any, ...]) -> tuple[Any, ...] | None:
-        """
-        (x, mean, var, gamma, beta, residual, out, options...) -> (y, statistics, form, whether y is over x).
-        """
-
-    def backward(self, asked: tuple[Any, ...], form: object) -> tuple[Any, ...] | None:
-        """
-        (dy, x, extra, dx, dresidual, statistics), form -> (dx, dgamma, dbeta, dresidual).
-        """
-
-    def remember_forward(self, asked: tuple[Any, ...], form: object, statistics_shape: object, reduce: bool, dtype: int, shape: Sequence[int], strides: Sequence[object], divisor: float, eps: float, activation: int, slope: float) -> None:
-        """
-        What the gate found of a call; strides on the view are those of x, residual and y.
-        """
-
-    def remember_backward(self, asked: tuple[Any, ...], form: object, channels: object, gamma_dtype: object | None, beta_dtype: object | None, dtype: int, shape: Sequence[int], strides: Sequence[object], count: float, divisor: float, eps: float, side: int, slope: float) -> None:
-        """Likewise; strides are those of x, dy, extra, dx and dresidual."""
 
 def isa() -> str:
     """The instruction set in use."""
@@ -54,7 +66,7 @@ def isa_available() -> list[str]:
 
 def use_isa(name: str) -> bool:
     """
-    Forces an instruction set; False where it is unknown or this machine can't run it.
+    Forces an instruction set. False if the name is unknown or this machine can't run it.
     """
 
 def threads() -> int:

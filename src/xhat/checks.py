@@ -51,7 +51,7 @@ def shown(shape: Sequence[int]) -> str:
 
 
 def plain_array(value: Any, operation: str, name: str) -> Array:
-    """The value as an array. Raises DtypeError for a masked one, which would lose its mask without a word."""
+    """The value as an array. Raises DtypeError for a masked array, which would silently lose its mask."""
     if type(value) is not np.ndarray and isinstance(value, np.ma.MaskedArray):
         remedy = (
             "Pass x.data; mask=~x.mask, of size 1 along the channels, keeps values out of the statistics."
@@ -182,7 +182,7 @@ def check_correction(correction: Any, operation: str, name: str = "correction") 
 
 
 def check_sum(m: float, operation: str) -> float:
-    """m, the sum of weights. Raises ArgumentError at the ends of float64, where digits are lost."""
+    """m, the sum of weights. Raises ArgumentError near the limits of float64, where digits are lost."""
     if m and not 1e-300 < m < 1e300:
         raise ArgumentError(
             f"{operation}: the weights sum to m = {m:g}, expected 0 or 1e-300 to 1e300. Scale the weights."
@@ -193,7 +193,7 @@ def check_sum(m: float, operation: str) -> float:
 def check_count(
     count: float, values: int, correction: int, operation: str, shape: Sequence[int], *, masked: bool
 ) -> None:
-    """Raises DegenerateBatchError where a channel has too little for a variance: m <= correction, or one value."""
+    """Raises DegenerateBatchError where a channel has no variance: m <= correction, or a single value."""
     if values == 0:
         raise DegenerateBatchError(
             f"{operation}: every weight of the mask is 0, expected at least 2 values per channel with a weight. "
@@ -238,7 +238,7 @@ def activation_of(activation: Any, operation: str) -> tuple[str | None, float]:
 
 
 def same_memory(a: Array, b: Array) -> bool:
-    """Whether two arrays are the same numbers at the same places."""
+    """Whether two arrays are the same elements at the same addresses."""
     return a is b or (
         a.__array_interface__["data"][0] == b.__array_interface__["data"][0]
         and a.shape == b.shape
@@ -248,7 +248,7 @@ def same_memory(a: Array, b: Array) -> bool:
 
 
 def overlapping(a: Array, b: Array) -> bool:
-    """Whether two arrays share a number; when that is too hard to tell, they do."""
+    """Whether two arrays share an element; True where that is too expensive to find out."""
     if not np.may_share_memory(a, b):
         return False
     try:
@@ -283,7 +283,7 @@ def check_output(
 
 
 def overlapping_itself(shape: tuple[int, ...], strides: tuple[int, ...], itemsize: int) -> bool:
-    """Whether two indices of such an array name one number, as in a broadcast one."""
+    """Whether two indices of such an array name the same element, as in a broadcast array."""
     reach = 0
     for size, stride in sorted(zip(shape, strides, strict=True), key=lambda pair: abs(pair[1])):
         if size > 1:

@@ -1,6 +1,6 @@
-"""The command line: parses, calls, prints. Nothing is computed here, and each command imports what it needs.
+"""The command line: parses arguments, calls the library and prints. Each command imports only the modules it uses.
 
-A command is one function that adds its arguments and one that runs it; COMMANDS lists them.
+A command is a function that adds its arguments and a function that runs it; COMMANDS lists them.
 """
 
 import argparse
@@ -18,7 +18,7 @@ Args = argparse.Namespace
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; 0 when all is well, 1 when it found something wrong, 2 when it could not be run."""
+    """Run a command. Returns 0 on success, 1 if the command found something wrong, 2 if it could not run."""
     parser = Parser("xhat", description="Batch normalization with exact and proved gradients.")
     parser.add_argument("--version", action="version", version=f"xhat {version('xhat')}")
     commands = parser.add_subparsers(title="commands", metavar="")
@@ -40,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def refuse(sentence: str) -> int:
-    """Say on the standard error why a command could not be run; its exit status."""
+    """Print to the standard error why a command could not run; returns its exit status."""
     print(sentence, file=sys.stderr)
     return 2
 
@@ -59,12 +59,15 @@ def _config(args: Args) -> int:
 
 def _demo_arguments(parser: Parser) -> None:
     parser.add_argument(
-        "--out", type=Path, default=Path("xhat-demo"), help="folder of the picture (xhat-demo)"
+        "--out",
+        type=Path,
+        default=Path("xhat-demo"),
+        help="folder for the pictures and the report (xhat-demo)",
     )
     parser.add_argument(
-        "--seed", type=_at_least(0), default=0, help="of the split, the weights, the batches (0)"
+        "--seed", type=_at_least(0), default=0, help="seed of the split, the weights and the batches (0)"
     )
-    parser.add_argument("--steps", type=_at_least(1), default=600, help="of each training (600)")
+    parser.add_argument("--steps", type=_at_least(1), default=600, help="steps of each training (600)")
 
 
 def _demo(args: Args) -> int:
@@ -83,21 +86,21 @@ def _demo(args: Args) -> int:
 
 def _report_arguments(parser: Parser) -> None:
     parser.add_argument("x", type=Path, help="the input, a .npy file")
-    parser.add_argument("--dy", type=Path, help="the gradient with respect to the output, of x's shape")
-    parser.add_argument("--gamma", type=Path, help="the scale, one number a channel (1)")
-    parser.add_argument("--beta", type=Path, help="the shift, one number a channel (0)")
+    parser.add_argument("--dy", type=Path, help="the gradient with respect to the output, same shape as x")
+    parser.add_argument("--gamma", type=Path, help="the scale, one value per channel (1)")
+    parser.add_argument("--beta", type=Path, help="the shift, one value per channel (0)")
     parser.add_argument("--axis", type=_axes, default=1, help="the channel axis, or several: 1,2 (1)")
     parser.add_argument("--eps", type=float, default=1e-5, help="added to the variance (1e-5)")
     parser.add_argument("--correction", type=float, default=0, help="0: divide by m, 1: by m - 1 (0)")
-    parser.add_argument("--title", help="of the page (the name of the file)")
+    parser.add_argument("--title", help="title of the page (the name of the file)")
     parser.add_argument(
-        "-o", "--output", type=Path, default=Path("report.html"), help="the page (report.html)"
+        "-o", "--output", type=Path, default=Path("report.html"), help="the file to write (report.html)"
     )
 
 
 def _report(args: Args) -> int:
-    from xhat.lens.report_files import read_array
-    from xhat.lens.report_page import report
+    from xhat.lens import report
+    from xhat.lens.reporter.data import read_array
 
     x = read_array(args.x)
     others = [None if path is None else read_array(path) for path in (args.dy, args.gamma, args.beta)]
@@ -128,16 +131,16 @@ def _at_least(least: int) -> Callable[[str], int]:
 
 
 def _check_arguments(parser: Parser) -> None:
-    parser.add_argument("file", type=Path, help="a Python file with a forward and/or a backward")
-    parser.add_argument("--forward", metavar="NAME", help="the forward, where its name does not tell")
-    parser.add_argument("--backward", metavar="NAME", help="the backward, where its name does not tell")
-    parser.add_argument("--like", help="ask for the conventions of torch, keras, flax or onnx")
-    parser.add_argument("--correction", type=int, help="ask for N (0) or N - 1 (1)")
-    parser.add_argument("--layout", help="NC, NCHW, NHWC, NCL, NLC or CN (found)")
+    parser.add_argument("file", type=Path, help="a Python file with a forward, a backward or both")
+    parser.add_argument("--forward", metavar="NAME", help="name of the forward (found by its name)")
+    parser.add_argument("--backward", metavar="NAME", help="name of the backward (found by its name)")
+    parser.add_argument("--like", help="require the conventions of torch, keras, flax or onnx")
+    parser.add_argument("--correction", type=int, help="require the divisor N (0) or N - 1 (1)")
+    parser.add_argument("--layout", help="NC, NCHW, NHWC, NCL, NLC or CN (detected)")
     parser.add_argument(
-        "--dtype", help="float64, float32, bfloat16 or float16 (float64, or float32 where refused)"
+        "--dtype", help="float64, float32, bfloat16 or float16 (float64; float32 if the code rejects it)"
     )
-    parser.add_argument("--eps", type=float, help="of code that does not take one (found)")
+    parser.add_argument("--eps", type=float, help="eps of code that has no such parameter (detected)")
     parser.add_argument("--json", action="store_true", help="print the verdict as JSON")
 
 
@@ -157,10 +160,14 @@ def _check(args: Args) -> int:
 
 
 def _derive_arguments(parser: Parser) -> None:
-    parser.add_argument("display", nargs="?", help="one display with its reason: path-1, ... (all, shortly)")
-    parser.add_argument("--format", choices=("table", "md", "html", "tex"), default="table", help="(table)")
-    parser.add_argument("--equation", metavar="LATEX", help="prove or refute an equation of your own")
-    parser.add_argument("-o", "--output", type=Path, help="a file for the md, html or tex (the terminal)")
+    parser.add_argument(
+        "display", nargs="?", help="one display with its reason: path-1, ... (all in a table)"
+    )
+    parser.add_argument(
+        "--format", choices=("table", "md"), default="table", help="a table or Markdown (table)"
+    )
+    parser.add_argument("--equation", metavar="LATEX", help="prove or refute this equation")
+    parser.add_argument("-o", "--output", type=Path, help="file for the Markdown (the terminal)")
 
 
 def _derive(args: Args) -> int:
@@ -170,7 +177,7 @@ def _derive(args: Args) -> int:
         status: int = derive(args.format, display=args.display, equation=args.equation, output=args.output)
     except ModuleNotFoundError as missing:
         name = (missing.name or "").partition(".")[0]
-        if name not in ("latex2mathml", "mpmath", "rich", "sympy"):
+        if name not in ("mpmath", "rich", "sympy"):
             raise
         return refuse(f"xhat derive: {name} is missing, install it with pip install 'xhat[lens]'.")
     except OSError as error:
@@ -180,8 +187,12 @@ def _derive(args: Args) -> int:
 
 COMMANDS = {
     "demo": ("train a network on real digits with closed-form gradients", _demo_arguments, _demo),
-    "report": ("draw one layer's batch, its graph and its gradients, as a page", _report_arguments, _report),
-    "check": ("say which mistake a batch-norm forward or backward makes", _check_arguments, _check),
+    "report": (
+        "write an HTML page about the batch, graph and gradients of one layer",
+        _report_arguments,
+        _report,
+    ),
+    "check": ("name the mistakes in a batch-norm forward or backward", _check_arguments, _check),
     "derive": ("prove or refute the derivation, display by display", _derive_arguments, _derive),
     "config": ("show the version, the instruction set and the threads", _config_arguments, _config),
 }

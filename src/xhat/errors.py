@@ -1,7 +1,6 @@
 """What can go wrong, as classes; every class is also the standard error a caller would catch.
 
-Nothing else lives here: the sentences are written where the check is made, since only the gate knows
-what it got, what it expected and what would help.
+Nothing else lives here. A sentence is written where its check is made: what came, what was expected, the remedy.
 """
 
 __all__ = [
@@ -41,7 +40,7 @@ class OutputError(XhatError, ValueError):
 
 
 class ContextError(XhatError, ValueError):
-    """A backward pass was asked of something that is not the context of a matching forward pass."""
+    """The backward pass was given something that is not the context of a matching forward pass."""
 
 
 class EngineError(XhatError, ValueError):

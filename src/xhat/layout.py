@@ -1,7 +1,7 @@
-"""From shape, strides and channel axis to a view (outer, channel, inner): the only file that knows NCHW from NHWC.
+"""From shape, strides and channel axis to a view (outer, channel, inner). Only this file distinguishes NCHW and NHWC.
 
-No arithmetic on values lives here, and no dtype. A view says which axes are walked outside the channels
-and which inside; every group must be one stride, so that three numbers describe the whole array:
+No arithmetic on elements lives here, and no dtype. A view lists the axes that are walked outside the channels and
+those inside. Each group must have a single stride, so that three strides describe the whole array:
 
     NCHW contiguous   outer N      channel C   inner H*W       strides (C*H*W, H*W, 1)
     NHWC (or strides) outer N*H*W  channel C   inner 1         strides (C, 1, 1)

@@ -1,7 +1,7 @@
 """Batch normalization as a layer for NumPy: parameters, running moments, a forward and its exact backward.
 
-Only state lives here. Every number is computed by `xhat.ops`; this file decides what to hand it, what to
-keep for the backward, and how the running moments follow the batches.
+Only state lives here: the arguments of `xhat.ops`, which computes, the context of the backward pass, and the update of
+the running moments.
 """
 
 import operator
@@ -48,7 +48,7 @@ class BatchNorm:
     ``layer.gamma -= rate * layer.dgamma``.
 
     A NaN or an infinity in a batch reaches the running moments of its own channel, and stays there unless
-    momentum is 1: look before you train on, or load an earlier state. Raises ArgumentError, DtypeError.
+    momentum is 1: check for it before you train on, or load an earlier state. Raises ArgumentError, DtypeError.
     """
 
     def __init__(
@@ -191,7 +191,7 @@ class BatchNorm:
         return {name: value for name, value in named.items() if value is not None}
 
     def _check_features(self, context: ops.Context) -> None:
-        """Without parameters and running moments nothing else would notice a wrong number of channels."""
+        """Raises ShapeError for a wrong number of channels, also where there are no parameters and running moments."""
         if context.mean.shape != self.num_features:
             raise ShapeError(
                 f"BatchNorm.forward: x {context.x.shape} has {context.mean.shape} channels on axis {self.axis}"
@@ -216,7 +216,7 @@ class BatchNorm:
 
 
 def _followed(name: str, old: Array | None, batch: Array, weight: float) -> Array:
-    """(1 - k) old + k batch; at k = 0 and 1 one of the two is left out, so that its NaN is too."""
+    """(1 - k) old + k batch; at k = 0 and k = 1 the other term is left out, since 0 times NaN is NaN."""
     assert old is not None
     if weight == 0:
         return old

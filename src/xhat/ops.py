@@ -14,7 +14,7 @@ from xhat import _kernels
 from xhat.checks import Array, check_kinds, check_output, check_variance, overlapping, plain_array
 from xhat.errors import ArgumentError, EngineError
 from xhat.operands import read, weights_for, write
-from xhat.plan import Plan, plan_of
+from xhat.plan import Plan, plan_of, saved_for_backward
 from xhat.results import Context, Gradients, Moments, check_backward, gradient_paths, results_for
 
 __all__ = [
@@ -33,7 +33,7 @@ __all__ = [
     "run_track",
 ]
 
-# For a framework that checks its own tensors and hands over their addresses.
+# For the gate of another framework, which checks its own tensors and passes their addresses.
 run_forward, run_backward, run_track = _kernels.forward, _kernels.backward, _kernels.track
 
 Axis = int | tuple[int, ...]
@@ -72,11 +72,11 @@ def batch_norm(
     (None: 1 and 0). axis: the channel axis, or a tuple of axes that are the channels together. mask: bool or
     non-negative weights w that broadcast to x with size 1 along the channels; it weighs the statistics, and every
     place of y is normalized. residual: as x, added before the activation. activation: None, "relu",
-    ("leaky_relu", slope) or "silu". out: where to write y; it may be x itself when no gradient will be asked.
+    ("leaky_relu", slope) or "silu". out: where to write y; it may be x itself if no gradient will be needed.
 
     Returns y (x's dtype and memory order) and the context that `batch_norm_backward` takes. Statistics are float64.
-    The context holds x, and behind a residual and an activation y (relu) or the residual (silu), and no copy of them:
-    they must not change before the backward pass.
+    The context holds x itself, not a copy, and, behind a residual and an activation, y (relu) or the residual (silu).
+    These arrays must not change before the backward pass.
     Layouts whose strides are an (outer, channel, inner) view run as they are (NCHW, NHWC, (N, C), channel first,
     most slices); any other array is copied once. An empty batch gives an empty y.
 
@@ -138,7 +138,15 @@ def _forward(
     for row, value in enumerate((mean, var, gamma, beta)):
         if value is not None:
             statistics[row] = value
-    c = Context(x, statistics, weights, count, plan.saved(y, residual), overwritten, plan)
+    c = Context(
+        x,
+        statistics,
+        weights,
+        count,
+        saved_for_backward(plan.options.activation, y, residual),
+        overwritten,
+        plan,
+    )
     if x.size:
         _run_forward(c, residual, y)
     return y, c

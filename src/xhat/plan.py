@@ -10,16 +10,23 @@ from functools import lru_cache
 from math import inf
 from typing import Any, NamedTuple
 
-from xhat import layout
+from xhat import _kernels, layout
 from xhat.checks import Kind, activation_of, check_correction, check_eps
 from xhat.layout import Strides, View
 
-__all__ = ["ACTIVATIONS", "ACTIVATION_GRADS", "DTYPES", "Options", "Plan", "check_options", "plan_of"]
+__all__ = [
+    "ACTIVATIONS",
+    "DTYPES",
+    "Options",
+    "Plan",
+    "check_options",
+    "plan_of",
+    "saved_for_backward",
+]
 
-DTYPES = {"float64": 0, "float32": 1, "float16": 2, "bfloat16": 3}
-ACTIVATIONS = {None: 0, "leaky_relu": 1, "silu": 2}
-ACTIVATION_GRADS = {(None, False): 0, (None, True): 0, ("leaky_relu", False): 1, ("leaky_relu", True): 2,
-                    ("silu", False): 3, ("silu", True): 4}  # fmt: skip
+# The kernels' codes.
+DTYPES = _kernels.DTYPES
+ACTIVATIONS = {None if name == "none" else name: code for name, code in _kernels.ACTIVATIONS.items()}
 
 
 class Options(NamedTuple):
@@ -41,6 +48,25 @@ def check_options(operation: str, eps: Any, correction: Any, activation: Any) ->
     """The options of a call. Raises ArgumentError."""
     return Options(check_eps(eps, operation), check_correction(correction, operation),
                    *activation_of(activation, operation))  # fmt: skip
+
+
+def saved_for_backward(activation: str | None, y: Any, residual: Any) -> Any:
+    """What the backward pass needs besides x to find act'(pre) behind a residual: y or the residual; else None.
+
+    Without a residual, x is enough. A leaky_relu needs only the sign of pre, and y has it; others need pre, which is
+    computed again from x and the residual.
+    """
+    if activation is None or residual is None:
+        return None
+    return y if activation == "leaky_relu" else residual
+
+
+def _gradient_code(activation: str | None, residual: bool) -> int:
+    """The kernels' code for the arrays from which they find act'(pre): those of `saved_for_backward`."""
+    if activation is None:
+        return _kernels.ACTIVATION_GRADS["none"]
+    source = "y" if activation == "leaky_relu" else "x_and_residual"
+    return _kernels.ACTIVATION_GRADS[f"{activation}_from_{source if residual else 'x'}"]
 
 
 class Plan(NamedTuple):
@@ -76,16 +102,13 @@ class Plan(NamedTuple):
     statistics_shape: tuple[int, ...]
     parameter_dtypes: tuple[Any, Any]
 
-    def saved(self, y: Any, residual: Any) -> Any:
-        """What the backward pass needs besides x: behind a residual, y (leaky_relu) or the residual (silu)."""
-        if not self.activated_residual:
-            return None
-        return y if self.options.activation == "leaky_relu" else residual
-
     def linear(self) -> "Plan":
         """The plan of the same call without the activation."""
         linear = self.options._replace(activation=None, slope=0.0)
-        return self._replace(options=linear, activation=0, activation_grad=0, activated_residual=False)
+        none, no_gradient = ACTIVATIONS[None], _gradient_code(None, self.residual)
+        return self._replace(
+            options=linear, activation=none, activation_grad=no_gradient, activated_residual=False
+        )
 
 
 @lru_cache(maxsize=4096, typed=True)  # typed: 1 is a correction, 1.0 is none
@@ -116,7 +139,7 @@ def plan_of(
         m=inf if mean is not None else float(values),
         options=options,
         activation=ACTIVATIONS[options.activation],
-        activation_grad=ACTIVATION_GRADS[options.activation, residual is not None],
+        activation_grad=_gradient_code(options.activation, residual is not None),
         residual=residual is not None,
         activated_residual=residual is not None and options.activation is not None,
         statistics_shape=(4, *[shape[a] for a in axes]),

@@ -1,10 +1,12 @@
-"""Real processes for the tests: torchrun, gloo on the loopback, and what each rank says. All bounded in time."""
+"""Real processes for the tests: ranks, gloo on the loopback, and what each rank writes. All bounded in time."""
 
 import json
 import os
+import socket
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
@@ -32,20 +34,41 @@ def said(folder: Path) -> list[Any]:
     ]
 
 
+def _free_port() -> str:
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return str(s.getsockname()[1])
+
+
 @cache
 def world(program: str, ranks: int, timeout: float = 150, **more: str) -> list[Any]:
-    """Runs a program of the folder `ranks` on so many ranks, once, and gives what each of them said."""
-    with tempfile.TemporaryDirectory() as folder:
-        done = subprocess.run(
-            torchrun("--standalone", "--nproc-per-node", str(ranks), str(RANKS / program)),
-            env=environment(XHAT_SAYS=folder, **more),
-            capture_output=True,
-            text=True,
-            timeout=timeout,
-        )
+    """Runs a program of the folder `ranks` on so many ranks, once, and returns what each of them wrote.
+
+    The processes are started here, with the variables that torchrun sets: torchrun would import torch once more.
+    """
+    group = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": _free_port(), "WORLD_SIZE": str(ranks)}
+    with tempfile.TemporaryDirectory() as folder, open(Path(folder, "log"), "w+") as log:
+        processes = [
+            subprocess.Popen(
+                [sys.executable, str(RANKS / program)],
+                env=environment(XHAT_SAYS=folder, RANK=str(rank), LOCAL_RANK=str(rank), **group, **more),
+                stdout=log,
+                stderr=log,
+            )
+            for rank in range(ranks)
+        ]
+        try:
+            end = time.monotonic() + timeout
+            for process in processes:
+                process.wait(timeout=end - time.monotonic())
+        finally:
+            for process in processes:
+                process.kill()
+                process.wait()
         results = said(Path(folder))
-    tail = "\n".join((done.stdout + done.stderr).splitlines()[-60:])
-    assert len(results) == ranks, f"{len(results)} of {ranks} ranks of {program} said something:\n{tail}"
+        log.seek(0)
+        tail = "\n".join(log.read().splitlines()[-60:])
+    assert len(results) == ranks, f"{len(results)} of {ranks} ranks of {program} wrote something:\n{tail}"
     return results
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -12,6 +13,15 @@ from definition import generator
 from torch import Tensor
 
 import xhat.torch as xt
+
+
+@pytest.fixture
+def two_threads() -> Iterator[None]:
+    """Each call runs on a team of two OpenMP threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
 
 
 def trained(seed: int) -> list[Tensor]:
@@ -26,6 +36,7 @@ def trained(seed: int) -> list[Tensor]:
     return [y.detach(), x.grad, *(p.grad for p in layer.parameters()), *layer.buffers()]  # type: ignore[misc]
 
 
+@pytest.mark.usefixtures("two_threads")
 def test_threads() -> None:
     """Forward and backward passes of several threads at once give the bits that each gives alone."""
     alone = [trained(seed) for seed in range(4)]
@@ -35,6 +46,7 @@ def test_threads() -> None:
             torch.testing.assert_close(together, alone, rtol=0, atol=0)
 
 
+@pytest.mark.usefixtures("two_threads")
 def test_threads_share_a_layer_in_evaluation() -> None:
     layer = xt.BatchNorm2d(16).eval()
     x = torch.randn(8, 16, 24, 24, generator=generator("shared"))

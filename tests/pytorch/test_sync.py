@@ -11,7 +11,7 @@ import faults
 import training
 
 
-@pytest.mark.parametrize("ranks", [1, 2, 3, 4])
+@pytest.mark.parametrize("ranks", [1, 2, 4])  # three ranks: the faults below, and the example
 @pytest.mark.parametrize("claim", exchanges.claim.names)
 def test_a_batch_on_many_ranks(claim: str, ranks: int) -> None:
     assert not failures(world("exchanges.py", ranks), claim)

@@ -2,12 +2,12 @@
 
 import pytest
 
-from benchmarks.results import RESULTS_FOLDER, ROOT, read
-from benchmarks.sync_bench import fit, predicted, tables
-from benchmarks.sync_ranks import SyncRow
+from benchmarks.harness.rows import RESULTS_FOLDER, ROOT, Row, read
+from benchmarks.sync.model import fit, predicted
+from benchmarks.sync.tables import tables
 
 
-def measured(latency: float, kilobyte: float) -> list[SyncRow]:
+def measured(latency: float, kilobyte: float) -> list[Row]:
     """Rows of a machine that is as the model says."""
     rows = []
     for ranks in (2, 4):
@@ -15,7 +15,7 @@ def measured(latency: float, kilobyte: float) -> list[SyncRow]:
             gather = (ranks - 1) * (latency + n / 1e3 * kilobyte)
             reduce = 2 * (ranks - 1) * (latency + n / ranks / 1e3 * kilobyte)
             for name, t in (("exchange", gather), ("all-gather", gather), ("all-reduce", reduce)):
-                rows.append(SyncRow(ranks, "collective", f"{n} bytes", name, 1, n, t, t, t))
+                rows.append(Row(f"{n} bytes", "collective", name, n, t, t, t, ranks=ranks))
     return rows
 
 
@@ -39,6 +39,6 @@ def test_a_prediction_by_hand() -> None:
 def test_the_document_holds_the_tables_of_the_results() -> None:
     page = (ROOT / "docs" / "scaling.md").read_text()
     (path,) = RESULTS_FOLDER.glob("*-sync.csv")
-    for name, table in tables(read(path, SyncRow)[1]).items():
+    for name, table in tables(*read(path)).items():
         assert f"<!-- {name}:start -->" in page
         assert table in page, name

@@ -151,12 +151,12 @@ def test_fused_calls_stay_fused(monkeypatch: pytest.MonkeyPatch) -> None:
     normalized = xt.SyncBatchNorm._normalized
 
     def seen(self: xt.SyncBatchNorm, *arguments: Any) -> Any:
-        calls.append(arguments[-1].activation)
+        calls.append(arguments[-1])
         return normalized(self, *arguments)
 
     monkeypatch.setattr(xt.SyncBatchNorm, "_normalized", seen)
     assert torch.equal(block(x), expected) and isinstance(block.bn, xt.SyncBatchNorm)
-    assert calls == ["leaky_relu"]  # relu is that of slope 0
+    assert calls == ["relu"]
 
 
 def test_a_lazy_layer_becomes_one_with_its_first_input() -> None:

@@ -12,17 +12,18 @@ from torch import nn
 
 pytest.importorskip("rich")
 
-from rich.console import Console
-
 import xhat.torch as xt
-from benchmarks import results, torch_bench, torch_layers, torch_report, torch_steps
-from benchmarks.cases import Case
-from benchmarks.contest import Unverified
-from benchmarks.problem import Variant
-from benchmarks.targets import Verdict
-from benchmarks.torch_cases import LAYERS, NETS, VARIANTS, Layer, Net, TorchRow
-from benchmarks.torch_nets import build
-from benchmarks.torch_targets import FASTER, STEP, TINY_LIMIT, verdicts
+from benchmarks.harness.cases import Case
+from benchmarks.harness.contest import Unverified
+from benchmarks.harness.machine import machine
+from benchmarks.harness.problem import Variant
+from benchmarks.harness.rows import RESULTS_FOLDER, Row, races
+from benchmarks.harness.targets import Verdict, judged
+from benchmarks.torch import layers, steps
+from benchmarks.torch.cases import LAYERS, NETS, VARIANTS, Layer, Net
+from benchmarks.torch.nets import build
+from benchmarks.torch.tables import tables
+from benchmarks.torch.targets import FASTER, STEP, TINY_LIMIT, targets
 
 ROOT = Path(__file__).parents[2]
 NONE, RELU, ADD_RELU = VARIANTS
@@ -36,7 +37,7 @@ NET = Net("ResNet-20", 4, 8, "NCHW")
 @pytest.mark.parametrize("variant", VARIANTS, ids=lambda v: v.name)
 @pytest.mark.parametrize("layout", SMALL)
 def test_a_layer_is_verified_and_timed(layout: str, variant: Variant) -> None:
-    found = list(torch_layers.measure(Layer(SMALL[layout], variant), "stock", rounds=1))
+    found = list(layers.measure(Layer(SMALL[layout], variant), "stock", rounds=1))
 
     expected = ["torch", "xhat"] if variant is NONE else ["torch", "torch, out of place", "xhat"]
     assert [row.contestant for row in found] == expected
@@ -47,12 +48,12 @@ def test_a_layer_is_verified_and_timed(layout: str, variant: Variant) -> None:
 
 @pytest.mark.parametrize("case", [Case("", (7, 5), "NC"), Case("", (7, 5, 3), "NCL")])
 def test_layers_of_other_shapes_are_verified(case: Case) -> None:
-    assert len(list(torch_layers.measure(Layer(case, NONE), "stock", rounds=1))) == 2
+    assert len(list(layers.measure(Layer(case, NONE), "stock", rounds=1))) == 2
 
 
 def test_bfloat16_is_verified() -> None:
     case = SMALL["NHWC"]._replace(dtype="bfloat16")
-    assert len(list(torch_layers.measure(Layer(case, NONE), "stock", rounds=1))) == 2
+    assert len(list(layers.measure(Layer(case, NONE), "stock", rounds=1))) == 2
 
 
 @pytest.mark.parametrize("spoil", ["y", "dx"])
@@ -65,13 +66,13 @@ def test_a_wrong_layer_is_not_timed(spoil: str, monkeypatch: pytest.MonkeyPatch)
 
     monkeypatch.setattr(xt.BatchNorm2d, "forward", wrong)
     with pytest.raises(Unverified, match=f"xhat: {spoil} of the both pass"):
-        list(torch_layers.measure(Layer(SMALL["NCHW"], NONE), "stock", rounds=1))
+        list(layers.measure(Layer(SMALL["NCHW"], NONE), "stock", rounds=1))
 
 
 def test_what_autograd_keeps_of_a_layer() -> None:
     kept = {}
     for variant in VARIANTS:
-        for row in torch_layers.saved(Layer(SMALL["NCHW"], variant), "stock"):
+        for row in layers.saved(Layer(SMALL["NCHW"], variant), "stock"):
             kept[variant.name, row.contestant] = row.median * 1e6 / row.nbytes
     few = 8 * 3 * 4 / (4 * 6 * 3 * 4 * 5)  # eight numbers a channel
     assert kept["bn + relu", "xhat"] < few < 1 <= kept["bn + relu", "torch"] < 1 + few
@@ -84,7 +85,7 @@ def test_what_autograd_keeps_of_a_layer() -> None:
 
 @pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
 def test_a_step_is_verified_and_timed(layout: str) -> None:
-    found = list(torch_steps.measure(NET._replace(layout=layout), "reused", rounds=1))
+    found = list(steps.measure(NET._replace(layout=layout), "reused", rounds=1))
 
     assert [row.contestant for row in found] == ["torch", "xhat", "identity"]
     assert all(0 < row.error < 1e-3 for row in found[:2])
@@ -95,8 +96,8 @@ def test_a_step_is_verified_and_timed(layout: str) -> None:
 
 def test_the_three_networks_differ_in_batch_norm_alone() -> None:
     kinds = {}
-    for name in torch_steps.CONTESTANTS:
-        modules = list(torch_steps._contestant(name, NET).modules())
+    for name in steps.CONTESTANTS:
+        modules = list(steps._contestant(name, NET).modules())
         kinds[name] = [
             sum(isinstance(m, kind) for m in modules) for kind in (nn.BatchNorm2d, nn.Conv2d, nn.ReLU)
         ]
@@ -110,15 +111,15 @@ def test_a_step_that_computes_something_else_is_not_timed(monkeypatch: pytest.Mo
         model[1].eps = 0.3
         return model, []
 
-    monkeypatch.setattr(torch_steps.xt, "convert", wrong)
+    monkeypatch.setattr(steps.xt, "convert", wrong)
     with pytest.raises(Unverified, match="xhat: "):
-        list(torch_steps.measure(NET, "stock", rounds=1))
+        list(steps.measure(NET, "stock", rounds=1))
 
 
 def test_a_step_changes_no_weight_but_the_running_statistics() -> None:
     model = build(NET.name)
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    step = torch_steps.step_of("torch", NET, model)
+    step = steps.step_of("torch", NET, model)
     step()
     step()
     moved = {name for name, value in model.state_dict().items() if not value.equal(before[name])}
@@ -136,9 +137,9 @@ def test_the_networks_are_those_of_their_papers(name: str) -> None:
 
 PEAK = """
 import json
-from benchmarks.torch_cases import Net
-from benchmarks.torch_steps import peak_of_a_process
-print(json.dumps([peak_of_a_process("torch", Net("ResNet-20", n, 32, "NCHW"), "stock") for n in (2, 34)]))
+from benchmarks.torch.cases import Net
+from benchmarks.torch.steps import peak_of_a_process
+print(json.dumps([peak_of_a_process("torch", Net("ResNet-20", n, 32, "NCHW")) for n in (2, 34)]))
 """
 
 
@@ -155,13 +156,17 @@ def test_the_peak_is_that_of_the_steps() -> None:
 # Targets and tables
 
 
-def rows(what: str = "both", **fields: object) -> list[TorchRow]:
+def rows(what: str = "both", **fields: object) -> list[Row]:
     """A race in which torch takes 200 and xhat 100."""
     known = {"memory": "stock", "case": "32x64x56x56", "layout": "NCHW", "dtype": "float32", "variant": "bn"}
     known |= {"nbytes": 25690112} | fields
     names = {"torch": 200.0, "xhat": 100.0} | ({"identity": 90.0} if what == "step" else {})
     figures = {name: {"median": t, "p20": t - 1, "p80": t + 1, "error": 1e-7} for name, t in names.items()}
-    return [TorchRow(**known, what=what, contestant=name, **f) for name, f in figures.items()]  # type: ignore[arg-type]
+    return [Row(**known, what=what, contestant=name, **f) for name, f in figures.items()]  # type: ignore[arg-type]
+
+
+def verdicts(rows: list[Row]) -> list[Verdict]:
+    return judged(races(rows), targets)
 
 
 def test_the_goals_stand_still() -> None:
@@ -196,7 +201,7 @@ def test_verdicts_follow_the_figures() -> None:
 
 
 @pytest.fixture
-def measured() -> list[TorchRow]:
+def measured() -> list[Row]:
     """A run with a layer and a step in both kinds of memory."""
     found = []
     for memory in ("stock", "reused"):
@@ -206,43 +211,15 @@ def measured() -> list[TorchRow]:
     return found + rows("saved beyond x", nbytes=10**8)
 
 
-def test_tables_show_the_figures(measured: list[TorchRow]) -> None:
-    described = results.machine(2) | {"priority": "real time (SCHED_FIFO)"}
-    table = torch_report.readme_tables(described, measured)
+def test_tables_show_the_figures(measured: list[Row]) -> None:
+    described = machine(2) | {"priority": "real time (SCHED_FIFO)"}
+    table = tables(described, measured)["torch"]
     assert "| (32, 64, 56, 56) NCHW | 0.1 ms | 2.00x / 2.00x |  |  |" in table
-    step = "| ResNet-20, (128, 3, 32, 32) NCHW | stock | 0.2 ms | 0.1 ms | 2.00x (1.97–2.03) | {} | 200 MB | 100 MB |"
-    assert step.format("55% → 10%") in table
+    step = "| ResNet-20, (128, 3, 32, 32) NCHW | 0.2 ms | 0.1 ms | 2.00x (1.97–2.03) | {} | 200 MB | 100 MB |"
+    assert table.count(step.format("55% → 10%")) == 1
     scattered = [r._replace(p80=99.0) if r.contestant == "identity" else r for r in measured]
-    assert step.format("55% → –") in torch_report.readme_tables(described, scattered)
+    assert step.format("55% → –") in tables(described, scattered)["torch"]
     assert "2 threads, priority real time (SCHED_FIFO);" in table
-    page = torch_report.document(described, measured)
-    assert "**not reached**" in page
-    assert "| 32x64x56x56 NCHW bn | xhat | 1.00 |" in page
-    assert table.split("\n")[0] in page
-
-
-def test_a_whole_run_writes_two_files_and_the_readme(
-    measured: list[TorchRow], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(torch_bench, "RESULTS_FOLDER", tmp_path / "results")
-    monkeypatch.setattr(torch_bench, "ROOT", tmp_path)
-    (tmp_path / "README.md").write_text("<!-- torch:start -->\n<!-- torch:end -->\n")
-    described = results.machine(2) | {"processor": "Some Chip", "system": "Linux x86_64", "cores": "2"}
-    torch_bench.write_all(described, measured, Console(quiet=True))
-
-    name = "linux-x86-64-some-chip-2-cores-torch"
-    assert sorted(p.name for p in (tmp_path / "results").iterdir()) == [f"{name}.csv", f"{name}.md"]
-    assert results.read(tmp_path / "results" / f"{name}.csv", TorchRow) == (described, measured)
-    assert "(32, 64, 56, 56) NCHW" in (tmp_path / "README.md").read_text()
-
-
-def test_the_pages_hold_the_tables_of_the_results() -> None:
-    """One machine's are in the README, each machine's in a page beside its file."""
-    readme = (results.ROOT / "README.md").read_text("utf-8")
-    found = [(path, *results.read(path, TorchRow)) for path in results.RESULTS_FOLDER.glob("*-torch.csv")]
-    assert sum(torch_report.readme_tables(described, rows) in readme for _, described, rows in found) == 1
-    for path, described, rows in found:
-        assert path.with_suffix(".md").read_text("utf-8") == torch_report.document(described, rows)
 
 
 def test_what_is_measured_covers_the_goals() -> None:
@@ -260,7 +237,7 @@ def test_what_is_measured_covers_the_goals() -> None:
 
 
 def test_the_command_measures_both_kinds_of_memory_and_writes_nothing_in_part() -> None:
-    before = sorted(results.RESULTS_FOLDER.glob("*"))
+    before = sorted(RESULTS_FOLDER.glob("*"))
     options = ["--only", "8x16x4x4 NCHW float32 bn + relu", "--rounds", "1"]
     command = [sys.executable, "-m", "benchmarks.torch_bench", *options]
     ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
@@ -270,15 +247,15 @@ def test_the_command_measures_both_kinds_of_memory_and_writes_nothing_in_part() 
         assert f"8x16x4x4 NCHW float32, {memory} memory" in ended.stdout
     assert "of 2 reached" in ended.stdout
     assert "wrote" not in ended.stdout
-    assert sorted(results.RESULTS_FOLDER.glob("*")) == before
+    assert sorted(RESULTS_FOLDER.glob("*")) == before
 
 
 def test_the_gradient_check_of_a_network_would_see_a_wrong_layer() -> None:
     """The tolerance is wide for rounding through a whole network; a missing term is far outside of it."""
     model = build(NET.name)
-    x, labels = torch_steps._batch(NET)
-    exact = torch_steps._gradients(build(NET.name).double(), x.double(), labels)
+    x, labels = steps._batch(NET)
+    exact = steps._gradients(build(NET.name).double(), x.double(), labels)
     model.eval()  # no paths through mean and variance
-    gradients = torch_steps._gradients(model, x, labels)[1]
+    gradients = steps._gradients(model, x, labels)[1]
     error = float((gradients - exact[1]).norm() / exact[1].norm())
-    assert error > 10 * torch_steps.TOLERANCE["gradients"] or np.isnan(error)
+    assert error > 10 * steps.TOLERANCE["gradients"] or np.isnan(error)

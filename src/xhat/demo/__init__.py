@@ -1,7 +1,6 @@
-"""The demo: batch normalization's closed-form gradients train a network on real scanned digits.
+"""The demo: a network for scanned digits, trained with the closed-form gradients of batch normalization.
 
-`run` is what ``xhat demo`` calls. It needs the extra `demo` (scikit-learn, matplotlib, rich), and is imported
-by nothing but the command line.
+``xhat demo`` calls `run`. It needs the extra `demo` (scikit-learn, matplotlib, rich); only the command line imports it.
 """
 
 from xhat.demo.show import run

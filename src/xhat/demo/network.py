@@ -1,6 +1,6 @@
-"""A multilayer network in NumPy, every gradient in closed form: the only layers that are not xhat's own.
+"""A multilayer network in NumPy with closed-form gradients: dense layers, SiLU, and batch norm from `xhat.numpy`.
 
-Nothing here knows the data, trains or prints.
+Data, training and output are elsewhere.
 """
 
 from collections import defaultdict
@@ -19,7 +19,7 @@ Array = npt.NDArray[Any]
 
 
 class Layer(Protocol):
-    """What a network needs of a layer; the gradients of its parameters are left in its attributes."""
+    """The interface of a layer. `backward` stores the gradients of its parameters in attributes."""
 
     def forward(self, x: Array, *, training: bool = True) -> Array:
         """y."""
@@ -29,7 +29,7 @@ class Layer(Protocol):
 
 
 class Dense:
-    """y = x W + b, and dW = x' dy, db = sum dy, dx = dy W'. At first W has variance 2 / inputs (He)."""
+    """y = x W + b, and dW = x' dy, db = sum dy, dx = dy W'. W is initialized with variance 2 / inputs (He)."""
 
     def __init__(
         self, inputs: int, outputs: int, rng: np.random.Generator, *, bias: bool, dtype: Any
@@ -46,7 +46,7 @@ class Dense:
         return y if self.bias is None else y + self.bias
 
     def backward(self, dy: Array) -> Array:
-        """dx = dy W'; leaves dweight and dbias."""
+        """dx = dy W'; stores dweight and dbias."""
         self.dweight = self.x.T @ dy
         self.dbias = None if self.bias is None else dy.sum(axis=0)
         dx: Array = dy @ self.weight.T
@@ -54,7 +54,7 @@ class Dense:
 
 
 class Silu:
-    """y = x s(x) with s the logistic function, and dx = dy s (1 + x (1 - s)): smooth, so checkable."""
+    """y = x s(x) with s the logistic function, and dx = dy s (1 + x (1 - s))."""
 
     def forward(self, x: Array, *, training: bool = True) -> Array:
         """y = x s(x)."""
@@ -81,8 +81,8 @@ def cross_entropy(logits: Array, labels: Array) -> tuple[float, Array]:
 class Network:
     """Dense, then batch norm with SiLU fused into it (or SiLU alone), for each hidden size; then Dense.
 
-    The same seed gives the same Dense weights with and without batch normalization. A Dense in front of batch
-    normalization has no bias: the mean that is subtracted would take it away, and beta is there for it.
+    The same seed gives the same Dense weights with and without batch normalization. A Dense layer before batch
+    normalization has no bias: subtracting the mean would cancel it, and beta takes its place.
     """
 
     def __init__(self, sizes: list[int], *, batch_norm: bool, seed: int, dtype: Any = np.float32) -> None:
@@ -92,7 +92,7 @@ class Network:
             self.layers.append(Dense(inputs, outputs, rng, bias=not batch_norm, dtype=dtype))
             self.layers.append(BatchNorm(outputs, activation="silu", dtype=dtype) if batch_norm else Silu())
         self.layers.append(Dense(sizes[-2], sizes[-1], rng, bias=True, dtype=dtype))
-        self.seconds: dict[str, float] = defaultdict(float)  # spent in training, by class of layer
+        self.seconds: dict[str, float] = defaultdict(float)  # of training, by class of layer
 
     def forward(self, x: Array, *, training: bool = True) -> Array:
         """The logits: every layer in turn."""
@@ -104,7 +104,7 @@ class Network:
         return x
 
     def backward(self, dy: Array) -> Array:
-        """dx of the first layer; every layer in reverse, each leaving the gradients of its parameters."""
+        """dx of the first layer; every layer in reverse order stores the gradients of its parameters."""
         for layer in reversed(self.layers):
             start = perf_counter()
             dy = layer.backward(dy)

@@ -1,6 +1,6 @@
-"""The demo's picture: two trainings, and the three paths of the gradient through one layer.
+"""The picture of the demo: two trainings, and the three paths of the gradient through one layer.
 
-Only what is drawn is computed here.
+Only derived quantities of the plots are computed here.
 """
 
 from collections.abc import Iterator
@@ -54,7 +54,7 @@ class LayerPaths(NamedTuple):
 
 
 def paths_of(context: xhat.Context, dy: Array) -> LayerPaths:
-    """What is drawn of a layer: the context of its forward and the gradient that came back to it."""
+    """The paths through a layer, from the context of its forward and the gradient of its output."""
     rstd = equations.reciprocal_std(context.var, context.plan.options.eps, np.sqrt)
     xhat_ = equations.standardize(context.x, context.mean, rstd)
     return LayerPaths(xhat_, *xhat.gradient_paths(dy, context))
@@ -62,7 +62,7 @@ def paths_of(context: xhat.Context, dy: Array) -> LayerPaths:
 
 @contextmanager
 def page(path: Path, title: str, size: tuple[float, float]) -> Iterator[Figure]:
-    """A figure to draw on, then written as a PNG; without a display, whatever the user's matplotlib settings are."""
+    """A figure that is written as a PNG on exit; needs no display, and ignores the matplotlib settings of the user."""
     with mpl.rc_context():
         mpl.rcdefaults()
         mpl.rcParams.update(STYLE)
@@ -103,7 +103,7 @@ def _losses(axes: Any, without: Run, with_bn: Run) -> None:
     low, high = axes.get_ylim()
     axes.yaxis.set_minor_formatter(
         "{x:g}" if high < 10 * low else ""
-    )  # a decade has a labelled tick of its own
+    )  # a range below a decade needs minor labels
     axes.set_xlim(0, len(with_bn.losses))
     axes.set_xlabel("steps")
     axes.locator_params(axis="x", integer=True)
@@ -132,12 +132,12 @@ def _accuracies(axes: Any, without: Run, with_bn: Run) -> None:
 
 
 def _removed(axes: Any, paths: LayerPaths) -> int:
-    """What the mean and variance paths take out of each channel's gradient; returns the channel of the most."""
+    """The shares of the gradient that the mean and variance paths remove; returns the channel with the largest."""
     size = np.sum(paths.direct**2, axis=0)
     shares = [np.sum(path**2, axis=0) / size for path in (paths.mean, paths.variance)]
     order = np.argsort(-sum(shares), kind="stable")
     places = np.arange(1, len(order) + 1)
-    axes.set_title("What batch norm takes out of the gradient")
+    axes.set_title("The part of the gradient that batch norm removes")
     axes.bar(places, shares[0][order], color=MEAN, width=0.8, label="through the mean")
     axes.bar(places, shares[1][order], 0.8, shares[0][order], color=VARIANCE, label="through the variance")
     axes.set_xlim(0.3, len(order) + 0.7)
@@ -151,7 +151,7 @@ def _removed(axes: Any, paths: LayerPaths) -> int:
 
 
 def _one_channel(axes: Any, paths: LayerPaths, channel: int) -> None:
-    """Against xhat, the mean path is a level line and the variance path one through 0: dx is what is left."""
+    """The paths plotted over xhat: the mean path is a horizontal line, the variance path a line through 0."""
     x, *three = (path[:, channel] for path in paths)
     direct, mean, variance = (path / np.abs(three[0]).max() for path in three)
     dx = direct + mean + variance

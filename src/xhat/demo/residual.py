@@ -1,6 +1,6 @@
-"""A residual network in PyTorch on the same digits, trained twice from the same seed: as it is, and after `convert`.
+"""A residual network in PyTorch on the same digits, trained twice from the same seed: unchanged, and after `convert`.
 
-The two take turns, step by step on the same batches, so that their times can be compared. Nothing is printed here.
+The two trainings alternate step by step on the same batches, so that their times are comparable. Nothing is printed.
 """
 
 from collections.abc import Callable
@@ -24,7 +24,7 @@ WIDTHS = (16, 32, 64)
 
 
 class Block(nn.Module):
-    """y = silu(bn(conv(silu(bn(conv(x))))) + shortcut(x)): the basic block of He et al., 2016, but smooth."""
+    """y = silu(bn(conv(silu(bn(conv(x))))) + shortcut(x)): the basic block of He et al., 2016, with SiLU."""
 
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()
@@ -59,23 +59,23 @@ class Network(nn.Sequential):
 
 @dataclass
 class Twin:
-    """One of the two trainings: what it used and what was seen on the way."""
+    """One of the two trainings: its network and its measurements."""
 
     name: str
     network: nn.Module
     losses: list[float] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)  # of each step
-    kept: float = 0.0  # MB that autograd keeps for the backward of a step, parameters and input not counted
-    accuracy: float = 0.0  # share of the held-out digits that are read right at the end
+    kept: float = 0.0  # MB of saved tensors of a step, without parameters and input
+    accuracy: float = 0.0  # share of the held-out digits classified correctly at the end
 
     @property
     def step_time(self) -> float:
-        """The median time of a step, in ms; the first ones, which prepare, are not counted where there are more."""
+        """The median time of a step in ms, without the first steps (warm-up) if there are more."""
         return 1e3 * float(np.median(self.seconds[5:] or self.seconds))
 
 
 def images(x: Any) -> Tensor:
-    """Rows of 64 numbers as enlarged images (n, 1, PIXELS, PIXELS)."""
+    """Rows of 64 pixels as enlarged images (n, 1, PIXELS, PIXELS)."""
     small = torch.from_numpy(np.ascontiguousarray(x, dtype=np.float32)).reshape(-1, 1, 8, 8)
     return nn.functional.interpolate(small, size=PIXELS, mode="bilinear")
 
@@ -83,8 +83,8 @@ def images(x: Any) -> Tensor:
 def train_twins(
     digits: Digits, *, steps: int, seed: int, advance: Callable[[], None]
 ) -> tuple[Twin, Twin, list[xt.Change]]:
-    """Both trainings (SGD with momentum), and what `convert` changed; `advance` is called after each step of both."""
-    with torch.random.fork_rng(devices=[]):  # the caller's random numbers stay as they are
+    """Both trainings (SGD with momentum), and the changes of `convert`; `advance` is called after each step of both."""
+    with torch.random.fork_rng(devices=[]):  # keep the random state of the caller
         networks = []
         for _ in range(2):
             torch.manual_seed(seed)
@@ -97,7 +97,7 @@ def train_twins(
         twin.kept = _kept(twin.network, x[:BATCH])
     for step, rows in zip(range(steps), batches(len(x), seed, BATCH), strict=False):
         turns = list(zip(twins, optimizers, strict=True))
-        for twin, optimizer in turns if step % 2 else turns[::-1]:  # nobody always comes first
+        for twin, optimizer in turns if step % 2 else turns[::-1]:  # alternate which one is first
             _step(twin, optimizer, x[rows], labels[rows])
         advance()
     for twin in twins:
@@ -116,7 +116,7 @@ def _step(twin: Twin, optimizer: torch.optim.Optimizer, x: Tensor, labels: Tenso
 
 
 def _kept(network: nn.Module, x: Tensor) -> float:
-    """MB of tensors that autograd keeps for the backward pass, each storage once. The network is left as it was."""
+    """MB of tensors that autograd saves for the backward pass, each storage once. The network is not changed."""
     state = {name: value.clone() for name, value in network.state_dict().items()}
     known = {value.untyped_storage().data_ptr() for value in (x, *network.state_dict().values())}
     sizes: dict[int, int] = {}
@@ -128,7 +128,7 @@ def _kept(network: nn.Module, x: Tensor) -> float:
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         y = network(x)
     network.load_state_dict(state)
-    del y  # until here everything kept was alive, and no address was used twice
+    del y  # all saved tensors were alive until here, so no address was reused
     return sum(size for place, size in sizes.items() if place not in known) / 1e6
 
 
@@ -141,6 +141,6 @@ def _accuracy(network: nn.Module, digits: Digits) -> float:
 
 
 def disagreement(pair: tuple[Twin, Twin]) -> Any:
-    """|loss - loss| of each step, over the larger one."""
+    """The relative difference of the losses of each step."""
     a, b = (np.array(twin.losses) for twin in pair)
     return np.abs(a - b) / np.maximum(a, b)

@@ -1,6 +1,6 @@
-"""The picture of the two trainings of a residual network: their losses, how far they part, their times and memory.
+"""The picture of the two trainings of a residual network: losses, their difference, times and memory.
 
-Only what is drawn is computed here.
+Only derived quantities of the plots are computed here.
 """
 
 from pathlib import Path
@@ -29,7 +29,7 @@ def draw(path: Path, pair: tuple[Twin, Twin]) -> None:
 
 
 def _losses(axes: Any, pair: tuple[Twin, Twin]) -> None:
-    """Ours is drawn thinly over torch's, so that both are seen where they are the same."""
+    """Draw our losses as a thin line over those of torch, so that both are visible if they coincide."""
     axes.set_title("Training loss")
     looks = {"color": PLAIN, "linewidth": 6}, {"color": NORMALIZED, "linewidth": 1.8}
     for twin, look in zip(pair, looks, strict=True):
@@ -46,7 +46,7 @@ def _disagreement(axes: Any, pair: tuple[Twin, Twin]) -> None:
     apart = disagreement(pair)
     axes.set_title("How far the two losses are apart")
     axes.axhline(FLOAT32, color=INK, linewidth=0.9, linestyle=(0, (4, 3)), label="one float32 step, 1.2e-7")
-    shown = np.maximum(apart, 1e-8)  # equal losses have no place on this axis but its edge
+    shown = np.maximum(apart, 1e-8)  # equal losses are drawn at the edge of the logarithmic axis
     axes.plot(
         np.arange(1, len(shown) + 1),
         shown,

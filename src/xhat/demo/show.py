@@ -1,4 +1,4 @@
-"""The demo from its first line to its last: what is run, in which order, and how it is shown in a terminal."""
+"""The steps of the demo in order, and their output in a terminal."""
 
 from functools import partial
 from importlib.util import find_spec
@@ -18,7 +18,7 @@ from xhat.demo.network import Silu
 from xhat.demo.picture import draw
 from xhat.demo.training import (
     BATCH,
-    LOOK_EVERY,
+    EVALUATE_EVERY,
     SIZES,
     TARGET,
     Digits,
@@ -28,7 +28,7 @@ from xhat.demo.training import (
     load,
     train,
 )
-from xhat.lens.report_page import report
+from xhat.lens.reporter.page import report
 
 if TYPE_CHECKING:
     from xhat.demo.residual import Twin
@@ -36,23 +36,23 @@ if TYPE_CHECKING:
 __all__ = ["run"]
 
 RATE = 0.1  # of the comparison
-RATES = (0.03, 0.1, 0.3, 1.0)  # of the table beside it: no network is judged by a rate that does not suit it
-TOLERANCE = 1e-6  # of the gradient check: a wrong term is off by 1e-2 and more, rounding by about 1e-9
+RATES = (0.03, 0.1, 0.3, 1.0)  # of the table, so that each network is shown at its best rate
+TOLERANCE = 1e-6  # of the gradient check: wrong terms err by 1e-2 or more, rounding by about 1e-9
 NAMES = ("without batch norm", "with batch norm")
 
 Pair = tuple[Run, Run]  # without and with batch normalization
 
 
 def run(out: Path, *, seed: int = 0, steps: int = 600, console: Console | None = None) -> int:
-    """Check, train, compare, draw into `out`; the exit status: 0, or 1 when a gradient is wrong.
+    """Check gradients, train, compare, and draw into `out`. Returns the exit status: 1 if a gradient is wrong, else 0.
 
-    The second part, the same in PyTorch, runs where torch is installed, for a sixth of the steps.
+    If PyTorch is installed, a residual network is trained too, for a sixth of the steps.
     """
     start = perf_counter()
     console = console or Console(highlight=False)
     out.mkdir(parents=True, exist_ok=True)
     digits = load(seed)
-    with threadpool_limits(1):  # matrices of 64 x 64 are too small to share
+    with threadpool_limits(1):  # 64 x 64 matrices are too small for several threads
         _heading(console, digits)
         if not _gradients_are_right(console, seed):
             return 1
@@ -75,7 +75,7 @@ def run(out: Path, *, seed: int = 0, steps: int = 600, console: Console | None =
 
 
 def report_of(run: Run, digits: Digits, path: Path) -> Path:
-    """The page about the last batch-norm layer of a trained network, for one batch. The SiLU after it is undone."""
+    """The report about the last batch-norm layer of a trained network, for one batch, without its fused SiLU."""
     context, dy = last_batch_norm(run.network, digits)
     silu = Silu()
     silu.forward(xhat.batch_norm(context.x, context.gamma, context.beta)[0])
@@ -94,7 +94,7 @@ def _heading(console: Console, digits: Digits) -> None:
 
 
 def _section(console: Console, title: str, *columns: str) -> Table:
-    """A title, and an empty table to fill and print."""
+    """Print a title; returns an empty table."""
     console.print(f"[bold]{title}[/]")
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
     for i, column in enumerate(columns):
@@ -118,7 +118,7 @@ def _gradients_are_right(console: Console, seed: int) -> bool:
 
 
 def _trainings(console: Console, digits: Digits, steps: int, seed: int) -> list[Pair]:
-    """Both networks at every rate, a progress bar for each network."""
+    """Train both networks at every rate, with a progress bar for each network."""
     console.print(f"[bold]2. Training, {steps} steps at each of {len(RATES)} learning rates[/]\n")
     columns = TextColumn("{task.description:<18}"), BarColumn(28), MofNCompleteColumn(), TimeElapsedColumn()
     runs: list[list[Run]] = []
@@ -145,7 +145,7 @@ def _in_batch_norm(run: Run) -> str:
 
 
 def _comparison(console: Console, pair: Pair, seed: int) -> None:
-    """The two networks at one rate."""
+    """Compare the two networks at one rate."""
     table = _section(console, f"3. The same weights, batches and rate {RATE:g} (seed {seed})", "", *NAMES)
     table.add_row(f"steps to {TARGET:.0%} of the held-out digits", *(_steps(run) for run in pair))
     table.add_row("held-out digits read right at the end", *(f"{run.accuracies[-1][1]:.1%}" for run in pair))
@@ -156,12 +156,12 @@ def _comparison(console: Console, pair: Pair, seed: int) -> None:
 
 
 def _by_rate(console: Console, pairs: list[Pair]) -> None:
-    """The two networks at every rate, and each at its own best."""
+    """Compare the two networks at every rate, and each at its best one."""
     table = _section(console, f"4. Steps to {TARGET:.0%} at other rates", "rate", *NAMES)
     for pair in pairs:
         table.add_row(f"{pair[0].rate:g}", *(_steps(run) for run in pair))
     console.print(table)
-    console.print(f"[dim]Plain gradient descent, batches of {BATCH}; looked every {LOOK_EVERY} steps.[/]")
+    console.print(f"[dim]Plain gradient descent, batches of {BATCH}; looked every {EVALUATE_EVERY} steps.[/]")
     best = []
     for name, runs in zip(NAMES, zip(*pairs, strict=True), strict=True):
         reached = {run.steps_to_target: run.rate for run in reversed(runs) if run.steps_to_target is not None}
@@ -171,7 +171,7 @@ def _by_rate(console: Console, pairs: list[Pair]) -> None:
 
 
 def _residual_network(console: Console, digits: Digits, out: Path, steps: int, seed: int) -> None:
-    """A network in PyTorch trained twice in turns, with torch's layers and with ours."""
+    """Train a network in PyTorch twice, with the layers of torch and with ours."""
     from xhat.demo import residual, residual_picture
 
     console.print(f"[bold]5. A residual network in PyTorch, {steps} steps, twice from the same seed[/]\n")
@@ -193,7 +193,7 @@ def _residual_network(console: Console, digits: Digits, out: Path, steps: int, s
 
 
 def _twins(console: Console, pair: "tuple[Twin, Twin]") -> None:
-    """Losses, times and memory of both, and how far they are apart."""
+    """Print losses, times and memory of both, and the difference of the losses."""
     from xhat.demo.residual import BATCH, PIXELS, disagreement
 
     title = f"6. The same weights and batches, {BATCH} digits of {PIXELS} x {PIXELS}"

@@ -1,4 +1,4 @@
-"""The digits, the training, and the check of the gradients that it uses. Nothing is printed here."""
+"""The digits, the training, and the check of its gradients. Nothing is printed here."""
 
 from collections.abc import Callable, Iterator
 from copy import deepcopy
@@ -15,7 +15,7 @@ from xhat.numpy import BatchNorm
 
 __all__ = [
     "BATCH",
-    "LOOK_EVERY",
+    "EVALUATE_EVERY",
     "SIZES",
     "TARGET",
     "Digits",
@@ -30,7 +30,7 @@ __all__ = [
 SIZES = [64, 64, 64, 64, 10]  # 8 x 8 pixels, three hidden layers, ten digits
 TARGET = 0.95
 BATCH = 64
-LOOK_EVERY = 5  # steps between two looks at the held-out digits
+EVALUATE_EVERY = 5  # steps between evaluations on the held-out digits
 
 
 class Digits(NamedTuple):
@@ -44,17 +44,17 @@ class Digits(NamedTuple):
 
 @dataclass
 class Run:
-    """One training: what it used and what was seen on the way."""
+    """One training: its network and its measurements."""
 
     network: Network
     rate: float
     losses: list[float] = field(default_factory=list)
     accuracies: list[tuple[int, float]] = field(default_factory=list)  # (steps, share of held-out digits)
-    seconds: float = 0.0  # in training steps, without the looks at the held-out digits
+    seconds: float = 0.0  # of training steps, without the evaluations
 
     @property
     def steps_to_target(self) -> int | None:
-        """Steps after which the held-out digits were first seen at TARGET, or None."""
+        """The number of steps after which the accuracy first reached TARGET, or None."""
         return next((step for step, accuracy in self.accuracies if accuracy >= TARGET), None)
 
 
@@ -68,7 +68,7 @@ def load(seed: int, dtype: type = np.float32) -> Digits:
 
 
 def batches(n: int, seed: int, size: int = BATCH) -> Iterator[Array]:
-    """Indices of batches, each digit once before any comes again; the same for the same seed."""
+    """Indices of batches, reproducible by the seed; no digit occurs twice in an epoch."""
     rng = np.random.default_rng(seed)
     while True:
         order = rng.permutation(n)
@@ -82,7 +82,7 @@ def train(
     """Plain gradient descent, ``p -= rate * dp``; `advance` is called after each step."""
     run = Run(Network(SIZES, batch_norm=batch_norm, seed=seed), rate)
     network = run.network
-    with np.errstate(over="ignore", invalid="ignore"):  # too large a rate ends in NaN, and is shown as that
+    with np.errstate(over="ignore", invalid="ignore"):  # training diverges to NaN if the rate is too large
         for step, rows in zip(range(1, steps + 1), batches(len(digits.x), seed), strict=False):
             start = perf_counter()
             loss, dlogits = cross_entropy(network.forward(digits.x[rows]), digits.labels[rows])
@@ -91,7 +91,7 @@ def train(
                 value -= rate * gradient
             run.seconds += perf_counter() - start
             run.losses.append(loss)
-            if step % LOOK_EVERY == 0 or step == steps:
+            if step % EVALUATE_EVERY == 0 or step == steps:
                 logits = network.forward(digits.held_x, training=False)
                 run.accuracies.append((step, float(np.mean(logits.argmax(axis=1) == digits.held_labels))))
             advance()
@@ -99,9 +99,9 @@ def train(
 
 
 def last_batch_norm(network: Network, digits: Digits) -> tuple[Context, Array]:
-    """The context of the last batch-norm layer for a first batch, and the dy that comes back to it.
+    """The context of the last batch-norm layer for the first batch, and its dy.
 
-    On a copy: the running moments of the network stay as they are.
+    Computed on a copy, so that the running moments of the network do not change.
     """
     network = deepcopy(network)
     dy = cross_entropy(network.forward(digits.x[:BATCH]), digits.labels[:BATCH])[1]
@@ -113,7 +113,7 @@ def last_batch_norm(network: Network, digits: Digits) -> tuple[Context, Array]:
 
 
 class Checked(NamedTuple):
-    """Gradients of one kind: how many values were compared, and the worst error over the largest one."""
+    """Gradients of one kind: the number of compared elements, and the largest error relative to the largest element."""
 
     name: str
     values: int
@@ -123,7 +123,7 @@ class Checked(NamedTuple):
 def check_gradients(seed: int, *, per_array: int = 64, step: float = 1e-5) -> list[Checked]:
     """Closed form against central differences (J(p + h) - J(p - h)) / 2h, in float64, on real digits.
 
-    At most `per_array` values of each array of parameters, chosen by the seed, and of the pixels.
+    At most `per_array` elements of the pixels and of each parameter are compared, drawn by the seed.
     """
     digits = load(seed, np.float64)
     x, labels = digits.x[:32], digits.labels[:32]

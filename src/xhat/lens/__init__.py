@@ -1,24 +1,30 @@
-"""The lens: looks at batch normalization; the names below are loaded when they are asked for.
+"""Tools that look at batch normalization from outside; each name below is loaded on first access.
 
-No code lives here but the table of names: importing the lens imports neither SymPy nor rich.
+    paths       where a gradient comes from: `graph`, `evaluate`, `path_summary`
+    prover      the derivation, proved or refuted: `derivation`, `theorems`, `derive`
+    checker     which mistake an implementation makes: `check`, `check_file`, `Adapter`
+    reporter    an HTML page about a layer or a model: `report`, `report_model`
+
+The packages have other names than the functions, since importing a submodule binds its name here and would hide the
+function. Only this table of names lives here: importing the lens imports neither SymPy nor rich.
 """
 
 from importlib import import_module
 from typing import Any
 
-# public name -> the module of this folder that defines it
+# public name -> the module that defines it
 _HOME = {
-    "Adapter": "adapter",
-    "check": "checker",
-    "check_file": "loading",
-    "derivation": "proof",
-    "theorems": "closed_forms",
-    "derive": "rendering",
-    "evaluate": "graph",
-    "graph": "graph",  # the module itself
-    "path_summary": "paths",
-    "report": "report_page",
-    "report_model": "report_torch",
+    "Adapter": "checker.adapter",
+    "check": "checker.check",
+    "check_file": "checker.load",
+    "derivation": "prover.prove",
+    "theorems": "prover.theorems",
+    "derive": "prover.command",
+    "evaluate": "paths.graph",
+    "graph": "paths.graph",  # the module itself
+    "path_summary": "paths.summary",
+    "report": "reporter.page",
+    "report_model": "reporter.model",
 }
 
 __all__ = sorted(_HOME)
@@ -28,7 +34,7 @@ def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module 'xhat.lens' has no attribute {name!r}")
     home = import_module(f"{__name__}.{_HOME[name]}")
-    value = home if _HOME[name] == name else getattr(home, name)
+    value = home if name == "graph" else getattr(home, name)
     globals()[name] = value
     return value
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.autograd import Function
 
 from xhat import equations
+from xhat.plan import saved_for_backward
 from xhat.torch import composed, cpu
 from xhat.torch.cpu import Run
 from xhat.torch.inputs import Inputs
@@ -27,11 +28,13 @@ class Normalize(Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Maybe, bias: Maybe, residual: Maybe, run: Run) -> Tensor:
-        """The kernels' y; saves x, the parameters and, with a residual, what `Plan.saved` names."""
+        """The kernels' y; saves x, the parameters and, with a residual, what `saved_for_backward` names."""
         y = cpu.normalize(x, weight, bias, residual, run)
         ctx.run = run
         if run.plan.activation:
-            ctx.save_for_backward(x, weight, bias, run.plan.saved(y, residual))
+            ctx.save_for_backward(
+                x, weight, bias, saved_for_backward(run.plan.options.activation, y, residual)
+            )
         else:  # only the dtype of bias is needed: it may change before the backward pass
             ctx.bias = bias
             ctx.save_for_backward(x, weight)
@@ -53,12 +56,14 @@ class Normalize(Function):
 
 def _as_before(dy: Tensor, x: Tensor, weight: Maybe, saved: Maybe) -> bool:
     """Whether the kernels can take the gradient, and what hooks on saved tensors made of the tensors."""
-    same = dy.shape == x.shape and dy.dtype == x.dtype and (weight is None or weight.shape == x.shape[1:2])
+    shape, dtype = x.shape, x.dtype
     return (
-        same
-        and plain(dy, x, weight, saved)
+        plain(dy, x, weight, saved)
         and not batched(dy)
-        and (saved is None or (saved.shape == x.shape and saved.dtype == x.dtype))
+        and dy.shape == shape
+        and dy.dtype == dtype
+        and (weight is None or weight.shape == shape[1:2])
+        and (saved is None or (saved.shape == shape and saved.dtype == dtype))
     )
 
 

@@ -177,8 +177,8 @@ def gradients(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """dx, dweight, dbias, dresidual of `batch_norm`, by the closed form; differentiable again, to any order.
 
-    saved: what `Plan.saved` names; residual: whether there was one. ranks: of a batch on many; dweight and dbias are
-    then this rank's sums.
+    saved: what `saved_for_backward` names. residual: whether there was one. ranks: for a batch that is spread over many;
+    dweight and dbias are then this rank's sums.
     """
     x, weight, bias = t[:3]
     dtype = _precision(x, weight, t.mean)

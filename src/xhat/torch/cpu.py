@@ -134,7 +134,7 @@ def _read(t: Tensor, plan: Plan) -> tuple[Tensor, Operand]:
 def _vector(vector: Tensor) -> tuple[Tensor, Vector]:
     """An element per channel as address and dtype; the caller keeps the tensor alive."""
     address = vector.data_ptr()
-    if vector.stride() != (1,) or not address:
+    if not (vector.is_contiguous() and address):
         vector = vector.clone(memory_format=torch.contiguous_format)
         address = vector.data_ptr()
     return vector, (address, CODES[vector.dtype])

@@ -78,7 +78,7 @@ def batch_norm(
 
 
 def normalized(t: Inputs, eps: Any, correction: Any, activation: Any) -> tuple[Tensor, Batch | None]:
-    """y with given statistics, or, where mean is None, with the batch's own, which come with it (unless x is empty)."""
+    """y with given statistics, or, where mean is None, with the batch's own, which are returned unless x is empty."""
     if t.mask is not None and t.mean is not None:
         t = t._replace(mask=None)  # a mask weighs the batch's statistics
     if eager() and plain(*t) and (t.mask is t.mean is None or not _differentiated(t.mask, t.mean, t.var)):
@@ -137,12 +137,12 @@ def follow(
 ) -> None:
     """Moves the running statistics towards the batch's, unless this forward repeats one (activation checkpointing).
 
-        batches += 1      k = momentum, or when it is None 1 / (batches - skipped), the plain average over those that
-                              a channel has not left out, under whatever policy
+        batches += 1      k = momentum; if it is None, 1 / (batches - skipped): the plain average over the batches that
+                              the channel has not left out
         running_mean += k (mean - running_mean)
         running_var  += k (m2 / (m - running_correction) - running_var)
 
-    nonfinite "skip" leaves a channel as it is where these would be no finite numbers of their dtype, and counts it in
+    nonfinite "skip" leaves a channel as it is if its new statistics were not finite in their dtype, and counts it in
     `skipped`; "raise" raises ArgumentError. Raises DegenerateBatchError where m <= running_correction.
     If an exception is raised, nothing has changed.
     """
@@ -150,6 +150,7 @@ def follow(
         return
     mean, var, batches, skipped = running
     statistics, m = batch
+    shape = statistics.shape[1:]
     if (
         type(m) is float  # the kernels have found these statistics: there is no transform, and no graph
         and m - running_correction > 1e-6 * m
@@ -157,7 +158,10 @@ def follow(
         and 0 <= running_correction <= 1
         and nonfinite == "propagate"
         and (type(momentum) is float or (momentum is skipped is None and batches is not None))
-        and _in_place(mean, var, batches, statistics)
+        and plain(mean, var, batches)
+        and _in_place(mean, shape)
+        and _in_place(var, shape)
+        and (batches is None or (batches.dtype is torch.int64 and not batches.is_inference()))
     ):
         k = 1 / (int(batches) + 1) if momentum is None else momentum  # type: ignore[arg-type]  # a tensor, see above
         cpu.track(mean, var, batches, statistics, k, (m - correction) / (m - running_correction))
@@ -167,14 +171,11 @@ def follow(
         move(running, batch, momentum, correction, running_correction, nonfinite)
 
 
-def _in_place(mean: Tensor, var: Tensor, batches: Maybe, statistics: Tensor) -> bool:
-    """Whether the kernels can write all of them where they are."""
+def _in_place(t: Tensor, shape: torch.Size) -> bool:
+    """Whether the kernels can update this running statistic where it is."""
     return (
-        plain(mean, var, batches)
-        and mean.shape == var.shape == statistics.shape[1:]
-        and mean.dtype in CODES
-        and var.dtype in CODES
-        and mean.stride() == var.stride() == (1,)
-        and not (mean.requires_grad or var.requires_grad or mean.is_inference() or var.is_inference())
-        and (batches is None or (batches.dtype is torch.int64 and not batches.is_inference()))
+        t.shape == shape
+        and t.dtype in CODES
+        and t.is_contiguous()
+        and not (t.requires_grad or t.is_inference())
     )

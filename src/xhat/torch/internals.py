@@ -1,4 +1,4 @@
-"""What only torch's private names can tell: which transform, tracer or pass is running. The one file that uses them."""
+"""Which transform, tracer or pass is running: the only file that uses torch's private names."""
 
 from collections.abc import Callable
 from datetime import timedelta
@@ -56,12 +56,12 @@ def eager() -> bool:
 
 
 def differentiating_forward() -> bool:
-    """Whether a forward-mode level is open: tensors may carry tangents, which a kernel would drop in silence."""
+    """Whether a forward-mode level is open: tensors may carry tangents, which a kernel would silently drop."""
     return forward_ad._current_level >= 0
 
 
 def unrecorded(function: Callable[..., T], *arguments: Any) -> T:
-    """The function's value, out of sight of torch.jit.trace, which takes sizes for tensors and warns of comparisons."""
+    """The function's value, hidden from torch.jit.trace, which records sizes as tensors and warns of comparisons."""
     state = None if _is_compiling() else _tracing_state()
     if state is None:
         return function(*arguments)
@@ -73,8 +73,9 @@ def unrecorded(function: Callable[..., T], *arguments: Any) -> T:
 
 
 def constant(function: F) -> F:
-    """Marks a function whose value torch.compile takes for a constant, as torch.compiler.assume_constant_result does;
-    but that would load the whole compiler with xhat.torch, which takes longer than torch itself.
+    """Marks a function whose value torch.compile takes for a constant, as torch.compiler.assume_constant_result does.
+
+    That one imports the whole compiler, which takes longer than importing torch.
     """
     function._dynamo_marked_constant = True  # type: ignore[attr-defined]
     return function
@@ -88,12 +89,12 @@ def tangents(*tensors: Tensor | None) -> bool:
 
 
 def tracing() -> bool:
-    """Whether a graph is being recorded (compile, export, make_fx, fake tensors): it must hold an operator."""
+    """Whether a graph is being recorded (compile, export, make_fx, fake tensors), which needs an operator to record."""
     return _is_compiling() or _modes() > 0 or _tracing_state() is not None
 
 
 def recomputing() -> bool:
-    """Whether autograd's backward pass is running: a forward in it repeats one that was already counted."""
+    """Whether autograd's backward pass is running: a forward inside it repeats one that has updated the statistics."""
     return not _is_compiling() and _task() != -1
 
 
@@ -103,7 +104,7 @@ batched = torch._C._functorch.is_legacy_batchedtensor
 
 
 def plain(*tensors: Tensor | None) -> bool:
-    """Whether these are ordinary CPU tensors, whose numbers lie where data_ptr says (or nowhere: it may be 0)."""
+    """Whether these are ordinary CPU tensors, with their elements at data_ptr (which is 0 for a tensor without any)."""
     for t in tensors:
         if t is not None and not (
             type(t) in _PLAIN and t.is_cpu and t.layout is torch.strided and not t.is_neg()
@@ -113,7 +114,7 @@ def plain(*tensors: Tensor | None) -> bool:
 
 
 def hooked(module: nn.Module) -> bool:
-    """Whether somebody besides its caller looks at what this module gets or gives: by hooks, or in place of forward."""
+    """Whether the module has hooks, or a forward of its own in place of its class's."""
     return bool(
         module._forward_hooks
         or module._forward_pre_hooks
@@ -125,7 +126,7 @@ def hooked(module: nn.Module) -> bool:
 
 
 def timeout_of(group: Any) -> timedelta | None:
-    """How long a collective of this process group may take; None where it does not say."""
+    """The timeout of this process group's collectives; None where it is unknown."""
     try:
         limit = group._get_backend(torch.device("cpu")).options._timeout
     except (AttributeError, RuntimeError):
@@ -134,7 +135,7 @@ def timeout_of(group: Any) -> timedelta | None:
 
 
 def device_of(group: Any) -> torch.device:
-    """Where a collective of this process group takes small tensors from: the CPU wherever it can."""
+    """The device of small tensors in a collective of this process group: the CPU wherever that is supported."""
     try:
         kinds = [device.type for device in group._device_types]
     except (AttributeError, RuntimeError):

@@ -26,7 +26,7 @@ __all__ = [
 
 Maybe = Tensor | None
 
-# The options that torch's layers do not have: as they are where nobody asked for anything else.
+# The defaults of the options that torch's layers do not have.
 DEFAULTS = {"correction": 0, "running_correction": 1, "activation": None, "nonfinite": "propagate"}
 
 
@@ -139,8 +139,8 @@ class BatchNorm(nn.modules.batchnorm._BatchNorm):
         return x.tracer.create_proxy("call_module", path, (x,), given)
 
     def _follow(self, running: Running, batch: Batch) -> None:
-        """What a batch in training leaves behind."""
-        if self.nonfinite == "skip" and running.skipped is None:  # asked for after the layer was made
+        """Updates the running statistics; `recalibrate` replaces this for a while."""
+        if self.nonfinite == "skip" and running.skipped is None:  # set after the layer was made
             self._count_skipped()
             running = running._replace(skipped=self.skipped)
         follow(running, batch, self.momentum, self.correction, self.running_correction, self.nonfinite)
@@ -153,7 +153,7 @@ class BatchNorm(nn.modules.batchnorm._BatchNorm):
         return shown + (f", frozen={'+'.join(frozen)}" if frozen else "")
 
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
-        """Casts parameters as torch does, leaves statistics wide and counters whole: in 16 bits they stop moving."""
+        """Casts parameters as torch does; statistics stay at least float32 and counters int64: 16 bits lose updates."""
         names = "running_mean", "running_var", "num_batches_tracked", "skipped"
         before = {name: self._buffers.get(name) for name in names}
         result = super()._apply(fn, recurse)
@@ -167,7 +167,7 @@ class BatchNorm(nn.modules.batchnorm._BatchNorm):
         return result
 
     def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any, **kwargs: Any) -> None:
-        """torch's; what is assigned (assign=True) becomes wide as well, and other batches have no channel left out."""
+        """torch's; assigned statistics (assign=True) are widened, and `skipped`, a count of other batches, is reset."""
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
         self._widen_statistics()
         mean = self.running_mean
@@ -179,7 +179,7 @@ class BatchNorm(nn.modules.batchnorm._BatchNorm):
             self.skipped.zero_()
 
     def reset_running_stats(self) -> None:
-        """torch's, and the counts of `skipped` with them."""
+        """torch's, and resets the counts of `skipped`."""
         super().reset_running_stats()
         skipped = getattr(self, "skipped", None)
         if skipped is not None:
@@ -192,7 +192,7 @@ class BatchNorm(nn.modules.batchnorm._BatchNorm):
                 setattr(self, name, value.float())
 
     def _count_skipped(self) -> None:
-        """`skipped`: how many batches each channel has left out. Not in the state_dict, which is torch's."""
+        """Makes the buffer `skipped`: how many batches each channel has left out. It is not in the state_dict."""
         counts, mean = None, self.running_mean
         if self.nonfinite == "skip" and self.track_running_stats and mean is not None:
             channels = self.num_features if nn.parameter.is_lazy(mean) else len(mean)
@@ -213,7 +213,7 @@ class BatchNorm3d(BatchNorm, nn.BatchNorm3d):
 
 
 class _Lazy(BatchNorm):
-    """A layer that learns its number of channels from the first input, and then becomes an ordinary one."""
+    """A layer that takes its number of channels from the first input, and then becomes an ordinary layer."""
 
     def initialize_parameters(self, input: Tensor, *_: Any, **__: Any) -> None:
         """Makes parameters and buffers for input's channels."""

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from xhat.plan import Options
+from xhat.plan import Options, saved_for_backward
 from xhat.torch import composed, cpu
 from xhat.torch.cpu import Run
 from xhat.torch.errors import TensorArgumentError
@@ -65,7 +65,7 @@ class Ranks(Protocol):
         """The sum over all ranks of the gradient sums (2, C)."""
 
     def differentiable_total(self, sums: Tensor, where: Where) -> Tensor:
-        """The same for numbers of any shape, as a function with a gradient."""
+        """The same for a tensor of any shape, as a function with a gradient."""
 
 
 across_ranks: list[Ranks] = []  # at most one
@@ -74,7 +74,7 @@ across_ranks: list[Ranks] = []  # at most one
 def batch_norm(t: Inputs, o: Options) -> tuple[Tensor, Batch | None]:
     """As `composed.batch_norm`, as the operator where that has a kernel: with the batch's own statistics, on a CPU.
 
-    An evaluation is a chain of elementwise operations, which a compiler fuses and every exporter knows.
+    An evaluation is recorded as elementwise operations, which a compiler fuses and every exporter supports.
     """
     if t.mean is not None and t.var is not None:
         return _evaluated(t, o), None
@@ -247,9 +247,7 @@ def save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     ctx.mark_non_differentiable(*output[1:])
     o = ctx.options = Options(*rest[:4])
     ctx.where, ctx.residual = Where(*rest[4:]), residual is not None
-    saved = None
-    if _separate(ctx.residual, o):
-        saved = y if o.activation == "leaky_relu" else residual
+    saved = saved_for_backward(o.activation, y, residual)
     ctx.save_for_backward(
         x, weight, bias, saved, mask, statistics, None if ctx.where.group is None else count
     )

@@ -40,7 +40,7 @@ def move(
     _check(running, batch, visible)
     if type(momentum) is not float:
         momentum = _number(momentum)
-    if batch.statistics.is_meta and running.mean.is_meta:  # there are no numbers
+    if batch.statistics.is_meta and running.mean.is_meta:  # tensors without data
         return
     # Weights that sum to 1 do so up to rounding errors, by which nothing should be divided.
     if visible and not batch.count - running_correction > 1e-6 * batch.count:
@@ -77,7 +77,7 @@ def _check(running: Running, batch: Batch, visible: bool) -> None:
 
 
 def _check_places(running: Running) -> None:
-    """Nothing is written before it is known that everything can be."""
+    """Raises if one of the statistics cannot be written, before any of them is."""
     if not torch.is_inference_mode_enabled() and any(t is not None and t.is_inference() for t in running):
         raise TensorArgumentError(
             "batch_norm: the running statistics were made in inference mode, and can't move outside of it. "
@@ -110,11 +110,11 @@ def _cumulative(batches: Tensor | None) -> Tensor:
 
 
 def _finite(running: Running, batch: Batch, factor: Any, nonfinite: str, visible: bool) -> Tensor | None:
-    """Which channels may move, None for all. Raises ArgumentError for nonfinite="raise" and one that may not."""
+    """The channels that may move, None for all. Raises ArgumentError for nonfinite="raise" and one that may not."""
     if check_nonfinite(nonfinite) == "propagate":
         return None
     mean, var = batch.statistics.unbind(0)
-    # In the dtype they are kept in: numbers near 1e30 have a variance that float32 has not.
+    # In the dtype of the running statistics: elements near 1e30 have a variance that overflows float32.
     finite = torch.isfinite(mean.to(running.mean.dtype)) & torch.isfinite(
         (factor * var).to(running.var.dtype)
     )
@@ -153,7 +153,7 @@ def _move(running: Running, batch: Batch, momentum: float | None, factor: Any, f
 
 
 def _put(values: list[tuple[Tensor | None, Any]]) -> None:
-    """Writes new values, all of which are known before the first one is written."""
+    """Writes new values, all of which were computed before the first one is written."""
     try:
         for old, new in values:
             if old is not None:

@@ -84,7 +84,7 @@ def torchs_takes_them_where_nothing_is_sent() -> None:
 def torchs_takes_them_since_the_wrapper_hides_what_it_does() -> None:
     """The trouble is over in torch 2.13: DistributedDataParallel changes buffers behind autograd's back.
 
-    The layer itself still saves them; a change that autograd sees ends in an error (test_pains_buffers).
+    The layer itself still saves them; a change that autograd sees ends in an error (test_switching_buffers).
     """
     train(wrapped(net(nn.BatchNorm2d), True), data())
 

@@ -1,0 +1,1 @@
+"""What every benchmark does: verify, time, report, and compare with targets."""

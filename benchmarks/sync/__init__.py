@@ -1,0 +1,1 @@
+"""One batch on several processes: what its exchanges cost, measured and modelled."""

@@ -1,0 +1,1 @@
+"""xhat.torch beside torch: single layers and whole training steps."""

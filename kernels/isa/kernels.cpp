@@ -1,0 +1,298 @@
+// The kernels: the five equations as loops over a tile, compiled once per instruction set (XHAT_ISA is its name).
+//
+//   moments         sum += w (x - shift)    product += w (x - shift)^2                    one read
+//   normalize       y = act(scale (x - mu) + beta [+ residual])                           one read, one write
+//   gradient_sums   sum += g                product += g (x - mu)                         two reads
+//   input_gradient  dx = scale g - w (through_mu + through_var (x - mu))                  two reads, one write
+//
+// with g = dy act'(pre). Each kernel is a functor that evaluates one element, handed to a loop of sums.h,
+// uncentered_sums.h or maps.h. The loops are plain C++, which the compiler vectorizes for each instruction set.
+//
+// Sums are accumulated in double; those of 16-bit formats after eight terms in float (moments.h bounds the error). Maps are
+// evaluated in the arithmetic type of the dtype. The order of additions depends on the tile alone, nothing is
+// contracted except exact products, and there is no fast-math: every instruction set gives the same bits.
+//
+// Only this file, and the headers it includes, is compiled for wider instruction sets. It exports XHAT_ISA and nothing else.
+#include "isa/formulas.h"
+#include "isa/maps.h"
+#include "isa/sums.h"
+#include "isa/uncentered_sums.h"
+
+#include <type_traits>
+
+namespace {
+
+using namespace xhat;
+using std::ptrdiff_t;
+using std::size_t;
+
+// ---------------------------------------------------------------------------------------------------- moments
+
+// The type in which UNROLL terms are added before they are widened to double.
+template <class T, bool weighted> using PartialOf = std::conditional_t<sizeof(T) == 2 && !weighted, float, double>;
+
+template <class T, bool columns, bool weighted, class PartialType> struct MomentTerms {
+    using Partial = PartialType;
+    const T* RESTRICT x;
+    const double* RESTRICT w;
+    const double* RESTRICT shift;
+    ALWAYS_INLINE void prefetch_from(size_t i) const { prefetch_elements(x + i, UNROLL<Partial> * LANES); }
+    ALWAYS_INLINE void operator()(size_t i, size_t l, Partial& u, Partial& v) const {
+        const Partial d = Partial(load(x[i])) - Partial(columns ? shift[l] : shift[0]);
+        if (weighted) {
+            const Partial wi = columns ? w[0] : w[i];
+            const Partial kept = only_if(wi > 0, d);  // x may be NaN where w == 0 (padding), and 0 * NaN is NaN
+            u = wi * kept;
+            v = u * kept;
+        } else {
+            u = d;
+            v = d * d;
+        }
+    }
+};
+
+template <class T, bool columns, bool weighted, class Partial = PartialOf<T, weighted>> void moments(const Tile& t) {
+    reduce<T, columns, false>(t, [&t](size_t r, size_t k) INLINE_LAMBDA {
+        return MomentTerms<T, columns, weighted, Partial>{element<T, columns>(t.x, r, k),
+                                                          weighted ? weights(t, r) : nullptr, t.shift + k};
+    });
+}
+
+// ---------------------------------------------------------------------------------------------- gradient sums
+
+// G is the type of the elements of `dy`: T, or the arithmetic type if they are gradients that were computed into a buffer.
+template <class T, class G, bool columns, int grad, bool weighted> struct GradientTerms {
+    using Partial = PartialOf<T, weighted>;
+    const T* RESTRICT x;
+    const G* RESTRICT dy;
+    const T* RESTRICT saved;
+    const double* RESTRICT w;
+    const double* RESTRICT mu;
+    CoefficientsAt<A<T>, columns> c;
+    Slope<A<T>> slope;
+    ALWAYS_INLINE void prefetch_from(size_t i) const {
+        prefetch_elements(x + i, UNROLL<Partial> * LANES);
+        prefetch_elements(dy + i, UNROLL<Partial> * LANES);
+        if (reads_saved(grad)) prefetch_elements(saved + i, UNROLL<Partial> * LANES);
+    }
+    ALWAYS_INLINE A<T> gradient(size_t i, size_t k) const {
+        const A<T> si = reads_saved(grad) ? A<T>(load(saved[i])) : A<T>(0);
+        const A<T> xi = grad == NO_ACTIVATION ? A<T>(0) : A<T>(load(x[i]));
+        return through_activation<grad>(A<T>(load(dy[i])), xi, si, c, k, slope);
+    }
+    ALWAYS_INLINE Partial difference(size_t i, size_t k) const {
+        if constexpr (sizeof(Partial) == 4) return c.difference(load(x[i]), k);
+        else return double(load(x[i])) - mu[k];
+    }
+    ALWAYS_INLINE void operator()(size_t i, size_t l, Partial& u, Partial& v) const {
+        const size_t k = c.index(l);
+        u = Partial(gradient(i, k));
+        v = u * difference(i, k);
+        if (weighted) {  // padding (w == 0) with zero gradient must not add x = NaN to the sum
+            const Partial wi = columns ? w[0] : w[i];
+            v = only_if((wi != 0) | (u != 0), v);
+        }
+    }
+};
+
+// The functor of row r, channel c, from element `first` on.
+template <class T, bool columns, int grad, bool weighted>
+inline GradientTerms<T, T, columns, grad, weighted> gradient_terms(const Tile& t, size_t r, size_t c, size_t first) {
+    return {from<T>(t.x, r, c) + first,
+            from<T>(t.dy, r, c) + first,
+            reads_saved(grad) ? from<T>(t.saved, r, c) + first : nullptr,
+            weighted ? weights(t, r) + (columns ? 0 : first) : nullptr,
+            t.shift + (columns ? first : c),
+            {t.coefficients, columns ? first : c},
+            Slope<A<T>>(t.slope)};
+}
+
+// Where the g of a run are computed: where the map will read them (Pass::keeps_g), or in the buffer.
+template <class G> G* g_of(const Tile& t, size_t r, size_t c, size_t first, G* buffer) {
+    return t.out.at ? to<G>(t.out, r, c) + first : buffer;
+}
+template <class Terms, class G> inline void compute_gradients(const Terms& terms, size_t n, G* RESTRICT g) {
+    for (size_t l = 0; l < n; l++) g[l] = terms.gradient(l, terms.c.index(l));
+}
+
+// In two loops: one computes g into a buffer, the other adds. Each of them is simple enough to be vectorized; one loop of
+// both is not, behind silu, and in columns of float64 behind leaky_relu (there it is 14 times slower).
+template <class T, bool columns, int grad, bool weighted> void gradient_sums_buffered(const Tile& t) {
+    constexpr size_t rows = columns ? 4 : 1, width = CHUNK / rows;
+    const size_t ahead = columns ? rows_ahead<T>(t) : 1;
+    A<T> buffer[rows][width];
+    for (size_t r = 0; r < t.rows;) {
+        const size_t four = t.rows - r >= rows ? rows : 1;
+        for (size_t c = 0; c < t.channels; c++)
+            for (size_t i = 0; i < t.width; i += width) {
+                const size_t n = least(t.width - i, width);
+                if (columns) {
+                    prefetch_rows<T>(t, t.x, r + ahead, i, n);
+                    prefetch_rows<T>(t, t.dy, r + ahead, i, n);
+                } else {
+                    prefetch_run<T>(t, t.x, ahead, r, c, i, n);
+                    prefetch_run<T>(t, t.dy, ahead, r, c, i, n);
+                }
+                const auto terms_of_g = [&](size_t k) {
+                    const auto terms = gradient_terms<T, columns, grad, weighted>(t, r + k, c, i);
+                    A<T>* const g = g_of(t, r + k, c, i, buffer[k]);
+                    compute_gradients(terms, n, g);
+                    return GradientTerms<T, A<T>, columns, NO_ACTIVATION, weighted>{terms.x, g, nullptr, terms.w,
+                                                                                    terms.mu, terms.c, terms.slope};
+                };
+                double* sum = t.sum + (columns ? i : c * LANES);
+                double* product = t.sum_product + (columns ? i : c * LANES);
+                const auto first = terms_of_g(0);
+                if (!columns) sum_lanes(first, first, n, sum, product);
+                else if (four == 4) sum_rows({first, terms_of_g(1), terms_of_g(2), terms_of_g(3)}, n, sum, product);
+                else sum_rows({first}, n, sum, product);
+            }
+        r += four;
+    }
+}
+
+template <class T, bool columns, int grad, bool weighted> void gradient_sums(const Tile& t) {
+    if constexpr (is_silu(grad) || (sizeof(T) == 8 && columns && grad != NO_ACTIVATION)) {
+        gradient_sums_buffered<T, columns, grad, weighted>(t);
+    } else {
+        reduce<T, columns, reads_saved(grad)>(t, [&t](size_t r, size_t k) INLINE_LAMBDA {
+            return gradient_terms<T, columns, grad, weighted>(t, r, columns ? 0 : k, columns ? k : 0);
+        });
+    }
+}
+
+// Moments and gradient sums about zero. Behind silu, g is computed first; what is then summed has no activation.
+template <bool columns, int grad> void uncentered_sums(const Tile& t) {
+    constexpr int summed = is_silu(grad) ? int(NO_ACTIVATION) : grad;
+    const auto computed = [&t](size_t r, size_t c, size_t first, size_t n, float* buffer) {
+        float* const g = g_of(t, r, c, first, buffer);
+        compute_gradients(gradient_terms<float, columns, grad, false>(t, r, c, first), n, g);
+        return g;
+    };
+    if constexpr (columns) {
+        const auto inputs = [&](size_t r, size_t rows, size_t first, size_t n, float* buffer) INLINE_LAMBDA {
+            InputRows in = input_rows_at(t, r, first);
+            if constexpr (is_silu(grad)) {
+                for (size_t k = rows; k-- > 0;) in.first.dy = computed(r + k, 0, first, n, buffer + k * PREFETCH_BLOCK);
+                in.dy = t.out.at ? t.out.row : ptrdiff_t(PREFETCH_BLOCK);
+            }
+            return in;
+        };
+        reduce_uncentered_columns<summed>(t, is_silu(grad) ? PREFETCH_BLOCK : t.width, inputs);
+    } else {
+        reduce_uncentered_lanes<summed>(t, [&](size_t r, size_t c, size_t first, size_t n, float* buffer) INLINE_LAMBDA {
+            Inputs in = inputs_at(t, r, c, first);
+            if constexpr (is_silu(grad)) in.dy = computed(r, c, first, n, buffer);
+            return in;
+        });
+    }
+}
+
+// ------------------------------------------------------------------------------------------------------- maps
+
+template <class T, bool columns, int activation, bool residual> struct NormalizedElement {
+    static constexpr bool simple = activation != SILU;
+    const T* RESTRICT x;
+    const T* RESTRICT r;
+    CoefficientsAt<A<T>, columns> c;
+    Slope<A<T>> slope;
+    ALWAYS_INLINE void operator()(size_t i, A<T>& y, A<T>&) const {
+        A<T> pre = c.pre(load(x[i]), c.index(i));
+        if (residual) pre = pre + load(r[i]);
+        y = act<activation>(pre, slope);
+    }
+};
+
+template <class T, bool columns, int activation, bool residual> void normalize(const Tile& t) {
+    map<T, columns, false>(t, [&t](size_t r, size_t c, size_t first) INLINE_LAMBDA {
+        return NormalizedElement<T, columns, activation, residual>{
+            from<T>(t.x, r, c) + first, residual ? from<T>(t.saved, r, c) + first : nullptr,
+            {t.coefficients, columns ? first : c}, Slope<A<T>>(t.slope)};
+    });
+}
+
+template <class T, bool columns, int grad, int statistics> struct InputGradientElement {
+    static constexpr bool simple = !is_silu(grad);  // four rows of silu at once are not vectorized
+    const T* RESTRICT x;
+    const T* RESTRICT dy;
+    const T* RESTRICT saved;
+    const double* RESTRICT w;
+    CoefficientsAt<A<T>, columns> c;
+    Slope<A<T>> slope;
+    ALWAYS_INLINE void operator()(size_t i, A<T>& dx, A<T>& dresidual) const {
+        const size_t k = c.index(i);
+        const A<T> si = reads_saved(grad) ? A<T>(load(saved[i])) : A<T>(0);
+        const A<T> g = through_activation<grad>(A<T>(load(dy[i])), A<T>(load(x[i])), si, c, k, slope);
+        if (reads_saved(grad)) dresidual = g;
+        dx = c.scale[k] * g;  // direct
+        if (statistics == CONSTANT) return;
+        A<T> through = c.through_mu[k] + c.through_var[k] * c.difference(load(x[i]), k);
+        if (statistics == WEIGHTED) {
+            const A<T> wi = A<T>(columns ? w[0] : w[i]);
+            through = only_if(wi > A<T>(0), wi * through);
+        }
+        dx = dx - through;
+    }
+};
+
+template <class T, bool columns, int grad, int statistics> void input_gradient(const Tile& t) {
+    map<T, columns, reads_saved(grad)>(t, [&t](size_t r, size_t c, size_t first) INLINE_LAMBDA {
+        return InputGradientElement<T, columns, grad, statistics>{
+            from<T>(t.x, r, c) + first, from<T>(t.dy, r, c) + first,
+            reads_saved(grad) ? from<T>(t.saved, r, c) + first : nullptr,
+            statistics == WEIGHTED ? weights(t, r) + (columns ? 0 : first) : nullptr,
+            {t.coefficients, columns ? first : c}, Slope<A<T>>(t.slope)};
+    });
+}
+
+// ------------------------------------------------------------------------------------------------ conversions
+
+// Between `count` elements, `stride` apart, and contiguous doubles.
+template <class T> void widen(const void* at, ptrdiff_t stride, size_t count, double* RESTRICT to) {
+    const T* RESTRICT p = static_cast<const T*>(at);
+    for (size_t i = 0; i < count; i++) to[i] = double(load(p[ptrdiff_t(i) * stride]));
+}
+template <class T> void narrow(const double* RESTRICT from, void* at, ptrdiff_t stride, size_t count) {
+    T* RESTRICT p = static_cast<T*>(at);
+    for (size_t i = 0; i < count; i++) store(p[ptrdiff_t(i) * stride], from[i]);
+}
+
+// ------------------------------------------------------------------------------------------------------ table
+
+#define XHAT_UNCENTERED(columns)                                                                             \
+    {uncentered_sums<columns, NO_ACTIVATION>, uncentered_sums<columns, LEAKY_RELU_FROM_X>,                   \
+     uncentered_sums<columns, LEAKY_RELU_FROM_Y>, uncentered_sums<columns, SILU_FROM_X>,                     \
+     uncentered_sums<columns, SILU_FROM_X_AND_RESIDUAL>}
+template <class T> constexpr UncenteredKernels uncentered_kernels() {
+    if constexpr (std::is_same_v<T, float>)
+        return {{uncentered_sums<false, MOMENTS>, uncentered_sums<true, MOMENTS>},
+                {XHAT_UNCENTERED(false), XHAT_UNCENTERED(true)}};
+    else return {};
+}
+
+#define XHAT_WEIGHTED(kernel, ...) {kernel<__VA_ARGS__, false>, kernel<__VA_ARGS__, true>}
+#define XHAT_STATISTICS(kernel, ...)                                                                         \
+    {kernel<__VA_ARGS__, BATCH>, kernel<__VA_ARGS__, WEIGHTED>, kernel<__VA_ARGS__, CONSTANT>}
+#define XHAT_GRADS(each, kernel, T, columns)                                                                 \
+    {each(kernel, T, columns, NO_ACTIVATION), each(kernel, T, columns, LEAKY_RELU_FROM_X),                   \
+     each(kernel, T, columns, LEAKY_RELU_FROM_Y), each(kernel, T, columns, SILU_FROM_X),                     \
+     each(kernel, T, columns, SILU_FROM_X_AND_RESIDUAL)}
+#define XHAT_ACTIVATIONS(T, columns)                                                                         \
+    {XHAT_WEIGHTED(normalize, T, columns, IDENTITY), XHAT_WEIGHTED(normalize, T, columns, LEAKY_RELU),       \
+     XHAT_WEIGHTED(normalize, T, columns, SILU)}
+#define XHAT_KERNELS_OF(T)                                                                                   \
+    {{XHAT_WEIGHTED(moments, T, false), XHAT_WEIGHTED(moments, T, true)},                                    \
+     {moments<T, false, false, double>, moments<T, true, false, double>},                                    \
+     uncentered_kernels<T>(),                                                                                \
+     {XHAT_ACTIVATIONS(T, false), XHAT_ACTIVATIONS(T, true)},                                                \
+     {XHAT_GRADS(XHAT_WEIGHTED, gradient_sums, T, false), XHAT_GRADS(XHAT_WEIGHTED, gradient_sums, T, true)}, \
+     {XHAT_GRADS(XHAT_STATISTICS, input_gradient, T, false), XHAT_GRADS(XHAT_STATISTICS, input_gradient, T, true)}, \
+     widen<T>, narrow<T>}
+
+}  // namespace
+
+namespace xhat {
+extern const Kernels XHAT_ISA;
+const Kernels XHAT_ISA = {
+    {XHAT_KERNELS_OF(double), XHAT_KERNELS_OF(float), XHAT_KERNELS_OF(float16), XHAT_KERNELS_OF(bfloat16)}};
+}  // namespace xhat

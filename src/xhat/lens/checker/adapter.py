@@ -1,0 +1,189 @@
+"""Calling conventions of the code under test: which parameter and which result is which quantity.
+
+Nothing is judged here. Usual names are recognized; an `Adapter` describes all others.
+"""
+
+import inspect
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from xhat.lens.checker.arrays import is_array
+
+__all__ = ["NO_CACHE", "Adapter", "Unjudged", "bind", "cache_of", "named_results", "quantity", "takes"]
+
+
+NO_CACHE = object()  # not None, which a forward may return as its cache
+
+
+class Unjudged(Exception):
+    """The code under test can't be run or understood; the message is for its author."""
+
+
+# quantity -> its usual names, in lower case and without underscores
+_NAMES = {
+    "x": "x input inputs inp data xs batch hidden h hprebn",
+    "gamma": "gamma weight weights scale w g gain bngain",
+    "beta": "beta bias shift b offset bnbias",
+    "eps": "eps epsilon",
+    "dy": "dy dout gradoutput gradout gradoutputs grady dldy dlossdy upstream dz delta dhpreact grad douty",
+    "cache": "cache caches ctx context saved state memo stash residual residuals tape",
+    "mean": "mean mu batchmean samplemean savemean savedmean avg average mub",
+    "var": "var v variance sigma2 sigmasq sigmasquared batchvar samplevar savevar savedvar bnvar",
+    "std": "std stddev sigma sqrtvar",
+    "rstd": "rstd ivar invstd istd invvar stdinv rsqrt saveinvstd bnvarinv",
+    "xhat": "xhat xnorm xnormed normalized xnormalized bnraw xn",
+    "x - mu": "xmu xcentered xcentred centered centred xc bndiff xminusmu",
+    "m": "n m count batchsize num numel",
+    "y": "y out output",
+    "running_mean": "runningmean movingmean runmean runningmu rmean globalmean",
+    "running_var": "runningvar movingvar runvar movingvariance runningvariance rvar globalvar",
+    "momentum": "momentum",
+    "training": "training train istraining trainmode",
+    "mode": "mode",
+    "axis": "axis dim channelaxis channeldim",
+    "options": "bnparam bnparams options opts params config",
+    "dx": "dx gradx gradinput dinput dinputs dhprebn gradinputs",
+    "dgamma": "dgamma dweight dscale gradgamma gradweight gradscale dgain dw dg dbngain",
+    "dbeta": "dbeta dbias dshift gradbeta gradbias gradshift db dbnbias",
+}
+_QUANTITY = {name: quantity for quantity, names in _NAMES.items() for name in names.split()}
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """A description of parameters and results that have no usual names.
+
+    ``names``: parameter (or key of a returned dict) -> quantity, e.g. ``{"features": "x", "k": "gamma"}``.
+    ``forward_returns``, ``backward_returns``: the quantities of a returned tuple in its order, e.g.
+    ``("dx", "dbeta", "dgamma")``; ``"cache"`` is passed to the backward, ``"-"`` is ignored.
+    ``arrays``: "numpy", "torch" or "jax".
+    """
+
+    names: Mapping[str, str] = field(default_factory=dict)
+    forward_returns: tuple[str, ...] | None = None
+    backward_returns: tuple[str, ...] | None = None
+    arrays: str | None = None
+
+    def __hash__(self) -> int:
+        return hash((tuple(self.names.items()), self.forward_returns, self.backward_returns, self.arrays))
+
+
+def quantity(name: str, adapter: Adapter) -> str | None:
+    """The quantity that a name denotes, or None."""
+    return adapter.names.get(name) or _QUANTITY.get(re.sub(r"[\W_]", "", name.lower()))
+
+
+def _parameters(function: Callable[..., Any]) -> list[inspect.Parameter] | None:
+    try:
+        return list(inspect.signature(function).parameters.values())
+    except (TypeError, ValueError):
+        return None
+
+
+def _roles(
+    function: Callable[..., Any], adapter: Adapter, order: tuple[str, ...]
+) -> list[tuple[Any, str | None]]:
+    """Each parameter with its quantity. A first parameter with an unknown name is x, or dy in a backward."""
+    parameters = _parameters(function)
+    if parameters is None:
+        return [(None, name) for name in order]
+    roles: list[tuple[Any, str | None]] = []
+    for i, parameter in enumerate(parameters):
+        if parameter.kind is parameter.VAR_POSITIONAL:
+            roles += [(None, name) for name in order[len(roles) :]]
+        elif parameter.kind is not parameter.VAR_KEYWORD:
+            found = quantity(parameter.name, adapter)
+            roles.append((parameter, found or (order[0] if i == 0 else None)))
+    return roles
+
+
+def takes(function: Callable[..., Any] | None, adapter: Adapter, *quantities: str) -> bool:
+    """Whether a function has a parameter for one of these quantities."""
+    if function is None:
+        return False
+    order = ("x", "gamma", "beta")
+    return any(found in quantities for _, found in _roles(function, adapter, order))
+
+
+def bind(
+    title: str,
+    function: Callable[..., Any],
+    values: Mapping[str, Any],
+    adapter: Adapter,
+    order: tuple[str, ...],
+) -> tuple[list[Any], dict[str, Any]]:
+    """The arguments of a call. Raises Unjudged for a required parameter with an unknown name or no value."""
+    positional: list[Any] = []
+    keywords: dict[str, Any] = {}
+    skipped = False
+    for parameter, found in _roles(function, adapter, order):
+        optional = parameter is not None and parameter.default is not parameter.empty
+        if found is None or found not in values or (optional and found in ("axis", "m", "y")):
+            if optional:
+                skipped = True
+                continue
+            name = parameter.name if parameter is not None else str(found)
+            why = "for which this run has no value" if found else "which the checker doesn't know"
+            raise Unjudged(
+                f"{title} asks for {name!r}, {why}; describe it with Adapter(names={{{name!r}: ...}}), "
+                "or wrap the function in one with known names."
+            )
+        if parameter is not None and (skipped or parameter.kind is parameter.KEYWORD_ONLY):
+            keywords[parameter.name] = values[found]
+        else:
+            positional.append(values[found])
+    return positional, keywords
+
+
+def _items(result: Any) -> list[tuple[str | None, Any]]:
+    """The parts of a result, each with its name or None."""
+    if isinstance(result, Mapping):
+        return [(str(name), value) for name, value in result.items()]
+    if hasattr(result, "_fields"):
+        return list(zip(result._fields, result, strict=True))
+    if isinstance(result, (tuple, list)) and not is_array(result):
+        return [(None, value) for value in result]
+    if is_array(result):
+        return [(None, result)]
+    attributes = {name: value for name, value in getattr(result, "__dict__", {}).items() if is_array(value)}
+    return list(attributes.items())
+
+
+def named_results(
+    title: str, result: Any, returns: tuple[str, ...] | None, usual: tuple[str, ...], adapter: Adapter
+) -> dict[str, Any]:
+    """Quantity -> value of everything that a pass returned. Unnamed parts are in the described or the usual order.
+
+    Raises Unjudged if the number of values differs from the description, or if nothing usable was returned.
+    """
+    items = _items(result)
+    if returns is not None and len(items) != len(returns):
+        raise Unjudged(
+            f"{title} returned {len(items)} values, expected {len(returns)}: {', '.join(returns)}."
+        )
+    if not items:
+        kind = "nothing" if result is None else f"a {type(result).__name__}"
+        raise Unjudged(f"{title} returned {kind}, expected {' or '.join(usual[:1])} as an array.")
+    found: dict[str, Any] = {}
+    for i, (name, value) in enumerate(items):
+        if returns is not None:
+            key = returns[i]
+        elif name is not None:
+            key = quantity(name, adapter) or name
+        else:
+            key = usual[i] if i < len(usual) else f"value {i + 1}"
+        found[key] = value
+    return found
+
+
+def cache_of(result: Any, described: Mapping[str, Any]) -> Any:
+    """The cache that a forward returns for its backward: as described, or everything but y, or NO_CACHE."""
+    if "cache" in described:
+        return described["cache"]
+    if not isinstance(result, (tuple, list)) or len(result) < 2:
+        return result if isinstance(result, Mapping) else NO_CACHE
+    rest = result[1:]
+    holders = [part for part in rest if not is_array(part)]
+    return rest[0] if len(rest) == 1 else holders[0] if len(holders) == 1 else tuple(rest)

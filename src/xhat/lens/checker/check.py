@@ -1,0 +1,187 @@
+"""`check`: chooses how to call the code under test, and combines the diagnoses of several layouts into a verdict.
+
+No formula lives here; `diagnose` judges one layout.
+"""
+
+import inspect
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from xhat.errors import ArgumentError
+from xhat.lens.checker.adapter import Adapter, Unjudged
+from xhat.lens.checker.arrays import KINDS, kinds_for
+from xhat.lens.checker.diagnose import Diagnosis, diagnose
+from xhat.lens.checker.fit import forward_fits
+from xhat.lens.checker.modules import functions_of
+from xhat.lens.checker.probes import LAYOUTS, UNIT
+from xhat.lens.checker.runner import ArraySpec, Runner, array_specs
+from xhat.lens.checker.statistics import Expected
+from xhat.lens.checker.verdict import Verdict
+
+__all__ = ["CONVENTIONS", "check"]
+
+# The conventions of each framework: correction of the variance, of the running variance, and sense of momentum.
+CONVENTIONS = {
+    "torch": Expected(0, 1, "batch"),
+    "keras": Expected(0, 0, "running"),
+    "flax": Expected(0, 0, "running"),
+    "onnx": Expected(0, 0, "running"),
+}
+
+_TRIED = ("NC", "NCHW", "NHWC", "NCL", "NLC", "NC, square")
+_ALSO = ("NCHW", "NHWC")
+
+
+def check(
+    forward: Callable[..., Any] | None = None,
+    backward: Callable[..., Any] | None = None,
+    *,
+    adapter: Adapter | None = None,
+    like: str | None = None,
+    correction: int | None = None,
+    layout: str | None = None,
+    dtype: str | None = None,
+    eps: float | None = None,
+) -> Verdict:
+    """Check a batch-norm implementation, and name the mistakes that explain wrong outputs.
+
+    forward(x, gamma, beta, ...) returns y, (y, cache), (y, mean, var), or a dict; backward(dy, cache) or
+    backward(dy, x, gamma, ...) returns dx, dgamma and dbeta as a tuple or a dict. Arrays are NumPy, PyTorch or JAX
+    arrays. Parameters are recognized by their usual names; `adapter` describes others. Without a backward, a forward
+    in PyTorch or JAX is differentiated. A class with a forward (and a backward) is checked as a layer.
+
+    ``like`` ("torch", "keras", "flax", "onnx") and ``correction`` require a convention; by default any consistent
+    convention is detected and accepted. ``layout`` ("NC", "NCHW", "NHWC", "NCL", "NLC", "CN"), ``dtype`` ("float64",
+    "float32", "bfloat16", "float16") and ``eps`` (of code without this parameter) are detected too, unless given.
+
+    The verdict is true if the code is right. If the code fails to run, the verdict has status 2 and no exception is
+    raised. Raises ArgumentError for an unknown convention, layout or dtype, and if there is nothing to check.
+    """
+    adapter = adapter or Adapter()
+    _check_arguments(forward, backward, adapter, like, correction, layout, dtype, eps)
+    expected = replace(CONVENTIONS[like]) if like else Expected()
+    expected = replace(expected, correction=correction) if correction is not None else expected
+    if inspect.isclass(forward):
+        try:
+            forward, own_backward, kind = functions_of(forward)
+        except Unjudged as problem:
+            return Verdict(None, forward.__name__, problem=str(problem))
+        backward = backward or own_backward
+        adapter = replace(adapter, arrays=adapter.arrays or kind)
+    functions = [f for f in (forward, backward) if f is not None]
+    roles = (("forward", forward), ("backward", backward))
+    subject = " and ".join(_name_of(function, role) for role, function in roles if function is not None)
+    specs = array_specs(
+        kinds_for(functions, adapter.arrays),
+        (dtype,) if dtype else ("float64", "float32"),
+        (layout,) if layout else _TRIED,
+    )
+    with np.errstate(all="ignore"):  # a mistake may make the numbers undefined
+        try:
+            first = _first(specs, forward, backward, adapter, expected, eps)
+        except Unjudged as problem:
+            return Verdict(None, subject, problem=str(problem))
+        others = _on_images(first, expected) if layout is None else []
+    return _verdict(subject, [first, *others])
+
+
+def _name_of(function: Any, role: str) -> str:
+    name = str(getattr(function, "__name__", type(function).__name__))
+    return role if name == "<lambda>" else name
+
+
+def _check_arguments(
+    forward: Any,
+    backward: Any,
+    adapter: Adapter,
+    like: Any,
+    correction: Any,
+    layout: Any,
+    dtype: Any,
+    eps: Any,
+) -> None:
+    if forward is None and backward is None:
+        raise ArgumentError("check: got neither forward nor backward, expected at least one function.")
+    for name, function in (("forward", forward), ("backward", backward)):
+        if function is not None and not callable(function):
+            raise ArgumentError(f"check: {name} is {function!r}, expected a function.")
+    for name, value, known in (
+        ("like", like, CONVENTIONS),
+        ("correction", correction, (0, 1)),
+        ("layout", layout, LAYOUTS),
+        ("dtype", dtype, UNIT),
+        ("adapter.arrays", adapter.arrays, KINDS),
+    ):
+        if value is not None and value not in known:
+            raise ArgumentError(f"check: {name} is {value!r}, expected {' or '.join(map(repr, known))}.")
+    if eps is not None and not 0 <= eps < math.inf:
+        raise ArgumentError(f"check: eps is {eps!r}, expected a finite number of at least 0.")
+
+
+def _first(
+    specs: Any, forward: Any, backward: Any, adapter: Adapter, expected: Expected, eps: float | None
+) -> Diagnosis:
+    """The diagnosis with the first spec that runs. Raises the first Unjudged if none does."""
+    reason: Unjudged | None = None
+    for spec in specs:
+        try:
+            return diagnose(Runner(forward, backward, adapter, spec), expected, eps)
+        except Unjudged as problem:
+            reason = reason or problem
+        except ModuleNotFoundError as missing:
+            reason = reason or Unjudged(
+                f"{spec.dtype} arrays of {spec.kind} need the package {missing.name}."
+            )
+    assert reason is not None
+    raise reason
+
+
+def _on_images(first: Diagnosis, expected: Expected) -> list[Diagnosis]:
+    """Diagnoses on image layouts of a forward that is right on (N, C), where it is right there too."""
+    if first.runner.forward is None or first.runner.spec.layout != "NC" or not first.forward_right:
+        return []
+    found = []
+    for layout in _ALSO:
+        spec: ArraySpec = replace(first.runner.spec, layout=layout)
+        for wide_or_flat in (spec, replace(spec, parameters="wide", statistics="wide")):
+            runner = replace(first.runner, spec=wide_or_flat)
+            try:
+                if forward_fits(runner, first.eps):
+                    found.append(diagnose(runner, expected, first.eps))
+                    break
+            except Unjudged:
+                continue
+    return found
+
+
+def _verdict(subject: str, results: list[Diagnosis]) -> Verdict:
+    """The first layout in full; from the others, only what the first does not show."""
+    first = results[0]
+    notes, mistakes, unnamed, rows = (
+        list(first.notes),
+        list(first.mistakes),
+        list(first.unnamed),
+        list(first.rows),
+    )
+    for other in results[1:]:
+        name = other.runner.spec.layout
+        if other.right:
+            notes.append(f"Right with positions too, as {name}.")
+            continue
+        mistakes += [f for f in other.mistakes if f.names not in {m.names for m in mistakes}]
+        unnamed += [f"{name}: {text}" for text in other.unnamed if text not in unnamed]
+        rows += [replace(row, output=f"{row.output} ({name})") for row in other.rows if not row.right]
+    return Verdict(
+        right=all(result.right for result in results),
+        subject=subject,
+        rows=tuple(rows),
+        mistakes=tuple(mistakes),
+        unnamed=tuple(unnamed),
+        conventions=first.conventions,
+        notes=tuple(notes),
+        tolerance=first.tolerance,
+    )

@@ -1,0 +1,289 @@
+"""The exact forward and backward pass, with an optional fault in every step; without faults it equals `equations`.
+
+The names of mistakes are in `faults`, and the code under test is in `runner`. A forward pass is the chain
+x -> mu, var -> rstd -> xhat -> y together with its local derivatives, so that the exact derivative of a forward with
+faults is available too.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from xhat import equations
+from xhat.lens.checker.probes import Array, Probe
+
+__all__ = [
+    "CLOSED",
+    "EXACT",
+    "FORMULATIONS",
+    "Backward",
+    "Faults",
+    "Formulation",
+    "Forward",
+    "backward",
+    "forward",
+]
+
+
+@dataclass(frozen=True)
+class Faults:
+    """The faults of one computation. The defaults are the exact computation.
+
+    A sum is over "all" elements of a channel, over the "batch" axis only, or over the axes that remain if another
+    axis is "mistaken" for the channel axis. A count is a divisor: "m" (correct), "1" (a sum), "m - 1", or "batch"
+    (the length of the batch axis). ``*_power`` and ``*_count`` in the backward are extra factors rstd^k and m^k.
+    """
+
+    # forward: mu, var
+    mean_over: str = "all"
+    mean_count: str = "m"
+    variance_over: str = "all"
+    variance_count: str = "m"
+    variance_about: str = "mu"
+    variance_form: str = "two passes"
+    mean_from: str = "batch"
+    variance_from: str = "batch"
+    # forward: rstd, y
+    eps: str = "inside"
+    root: float = 0.5
+    gamma: bool = True
+    beta: bool = True
+    # backward: its rstd and xhat
+    backward_eps: str = "inside"
+    backward_root: float = 0.5
+    backward_where: str = "everywhere"
+    backward_variance: str = "same"
+    # backward: the three paths
+    direct_sign: float = 1.0
+    mean_sign: float = 1.0
+    variance_sign: float = 1.0
+    variance_factor: float = 1.0
+    direct_kept: float = 1.0
+    mean_kept: float = 1.0
+    variance_kept: float = 1.0
+    direct_source: str = "dxhat"
+    mean_source: str = "dxhat"
+    variance_source: str = "dxhat"
+    direct_count: int = 0
+    mean_count_power: int = 0
+    variance_count_power: int = 0
+    direct_power: int = 0
+    mean_power: int = 0
+    variance_power: int = 0
+    mean_divisor: str = "m"
+    variance_divisor: str = "m"
+    mean_sum_over: str = "all"
+    variance_sum_over: str = "all"
+    all_count: int = 0
+    all_power: int = 0
+    # backward: the parameters
+    dgamma_with: str = "xhat"
+    dgamma_over: str = "all"
+    dgamma_count: str = "sum"
+    dgamma_of: str = "dy"
+    dbeta_over: str = "all"
+    dbeta_count: str = "sum"
+    dbeta_of: str = "dy"
+
+
+EXACT = Faults()
+
+
+class Forward(NamedTuple):
+    """A forward pass and its local derivatives: dmu/dx, dvar/dx / (2 (x - mu)) and drstd/dvar."""
+
+    mu: Array
+    var: Array
+    rstd: Array
+    xhat: Array
+    y: Array
+    mean_slope: float
+    variance_slope: float
+    rstd_slope: Array
+
+
+class Backward(NamedTuple):
+    """A backward pass: the three paths and their sum dx, and the gradients of the parameters."""
+
+    direct: Array
+    mean: Array
+    variance: Array
+    dx: Array
+    dgamma: Array
+    dbeta: Array
+
+
+class Formulation(NamedTuple):
+    """How a backward is written. All formulations are equal if the forward has no fault.
+
+    style: the exact "derivative" of its forward; or, from the values that the forward saved, the "closed" form,
+    three "terms" (rstd outside the sums), or node by node ("nodes": the path from var through mu is summed too; in
+    "nodes, followed", faults of the variance path apply to it as well). own: where the backward computes rstd itself.
+    """
+
+    style: str
+    own: str = ""
+
+
+DERIVATIVE, CLOSED = Formulation("derivative"), Formulation("closed")
+FORMULATIONS = (
+    DERIVATIVE,
+    *(
+        Formulation(s, own)
+        for s in ("closed", "terms", "nodes", "nodes, followed")
+        for own in ("", "dvar step", "dvar", "everywhere")
+    ),
+)
+
+
+def _divisor(p: Probe, over: str, count: str) -> float:
+    """The divisor of a sum: the number of its elements, or a wrong count."""
+    m = p.count(over)
+    return {"m": m, "1": 1, "m - 1": m - 1, "batch": p.count("batch")}[count]
+
+
+def _root(var: Array, eps: float, place: str, power: float) -> tuple[Array, Array]:
+    """rstd and its derivative by var. power: 1/2 is a root, 1 no root; negative powers multiply instead of dividing."""
+    if place == "outside" and power == 0.5:
+        std = np.sqrt(var)
+        return 1 / (std + eps), -1 / (2 * std * (std + eps) ** 2)
+    inside = var + (0.0 if place == "missing" else eps)
+    if power == 0.5:
+        rstd = equations.reciprocal_std(var, inside - var, np.sqrt)
+        return rstd, -0.5 * rstd**3
+    return inside**-power, -power * inside ** (-power - 1)
+
+
+def forward(p: Probe, correction: int = 0, k: Faults = EXACT) -> Forward:
+    """The forward pass of a batch with faults k."""
+    total_mu, total_var = p.total(k.mean_over), p.total(k.variance_over)
+    mean_divisor = _divisor(p, k.mean_over, k.mean_count)
+    mu = total_mu(p.x) / mean_divisor
+    about = mu if k.variance_about == "mu" else 0.0
+    if k.mean_over == "crossed":  # deviations from the mean of the summed axis, before it is transposed
+        about = p.total("mistaken")(p.x) / mean_divisor
+    variance_divisor = _divisor(p, k.variance_over, k.variance_count)
+    variance_divisor -= correction if k.variance_count != "1" else 0
+    var = equations.variance(total_var((p.x - about) ** 2), variance_divisor, 0)
+    if k.variance_form == "one pass":
+        var = equations.variance(total_var(p.x**2) - p.count(k.variance_over) * mu**2, variance_divisor, 0)
+    mean_slope, variance_slope = 1 / mean_divisor, 1 / variance_divisor
+    if k.mean_from != "batch":
+        mu, mean_slope = _running(p, p.running_mean, mu, k.mean_from), 0.0
+    if k.variance_from != "batch":
+        count = p.count() - int(k.variance_from.endswith("N - 1"))
+        batch_var = var * (p.count() - correction) / count
+        var, variance_slope = _running(p, p.running_var, batch_var, k.variance_from), 0.0
+    rstd, slope = _root(var, p.eps, k.eps, k.root)
+    xhat = equations.standardize(p.x, mu, rstd)
+    y = equations.normalize(p.x, mu, rstd, p.gamma if k.gamma else 1.0, p.beta if k.beta else 0.0)
+    return Forward(mu, var, rstd, xhat, y, mean_slope, variance_slope, slope)
+
+
+def _running(p: Probe, running: Array, batch: Array, when: str) -> Array:
+    """The running statistic before the update, or after it; momentum is the weight of the batch, or of the past."""
+    weight = {"run": 0.0, "new": p.momentum, "old": 1 - p.momentum}[when[:3]]
+    return (1 - weight) * running + weight * batch
+
+
+def backward(
+    p: Probe,
+    f: Forward,
+    correction: int,
+    k: Faults,
+    formulation: Formulation = CLOSED,
+    forward_faults: Faults = EXACT,
+) -> Backward:
+    """The backward pass with faults k, in one formulation, of the forward f that has `forward_faults`."""
+    rstd, xhat, dvar_factor = _own_root(p, f, correction, k, formulation)
+    direct_factor, mean_factor, variance_factor, overall = _factors(p, rstd, correction, k)
+    variance_factor = variance_factor * dvar_factor
+    zero_factor = variance_factor if formulation.style == "nodes, followed" else 1.0
+    m = float(p.count())
+
+    def paths(source: str) -> tuple[Array, Array, Array]:
+        dxhat = p.dy * p.gamma if source == "dxhat" else p.dy
+        if formulation.style == "closed":
+            sums = p.total(k.mean_sum_over)(dxhat), p.total(k.variance_sum_over)(dxhat * xhat)
+            return equations.paths(dxhat, xhat, *sums, rstd=rstd, m=m, correction=correction)
+        if formulation.style == "terms":
+            through_mu, dvar = -rstd * p.total()(dxhat) / m, -(rstd**3) * p.total()(dxhat * (p.x - f.mu))
+            return dxhat * rstd, through_mu, dvar * (p.x - f.mu) / (m - correction)
+        if formulation.style == "derivative":
+            direct, through_mu, zero, variance = _chain(
+                p, f, dxhat if forward_faults.gamma else p.dy, forward_faults
+            )
+        else:
+            saved = Forward(f.mu, f.var, rstd, xhat, f.y, 1 / m, 1 / (m - correction), -0.5 * rstd**3)
+            direct, through_mu, zero, variance = _chain(p, saved, dxhat, EXACT)
+        return direct, through_mu + zero * zero_factor, variance
+
+    sources = {source: paths(source) for source in {k.direct_source, k.mean_source, k.variance_source}}
+    direct = sources[k.direct_source][0] * direct_factor * overall
+    mean = sources[k.mean_source][1] * mean_factor * overall
+    variance = sources[k.variance_source][2] * variance_factor * overall
+    dgamma, dbeta = _parameters(p, f, k, xhat, forward_faults if formulation.style == "derivative" else EXACT)
+    return Backward(direct, mean, variance, direct + mean + variance, dgamma, dbeta)
+
+
+def _own_root(
+    p: Probe, f: Forward, correction: int, k: Faults, formulation: Formulation
+) -> tuple[Array, Array, Array | float]:
+    """The rstd and xhat of a backward, and a factor of dL/dvar if only this term uses a recomputed root."""
+    has_fault = (k.backward_eps, k.backward_root, k.backward_variance) != ("inside", 0.5, "same")
+    where = k.backward_where if has_fault else formulation.own
+    if not where:
+        return f.rstd, f.xhat, 1.0
+    var = f.var * ((p.count() - correction) / _other_divisor(p, k.backward_variance, correction))
+    own, _ = _root(var, p.eps, k.backward_eps, k.backward_root)
+    if where == "everywhere":
+        return own, equations.standardize(p.x, f.mu, own), 1.0
+    if where == "scale":
+        return own, f.xhat, 1.0
+    return f.rstd, f.xhat, (own / f.rstd) ** (3 if where == "dvar" else 1)
+
+
+def _factors(p: Probe, rstd: Array, correction: int, k: Faults) -> tuple[Array, Array, Array, Array]:
+    """The wrong factors of the direct, mean and variance paths, and of their sum."""
+    m = float(p.count())
+    direct = k.direct_sign * k.direct_kept * m**k.direct_count * rstd**k.direct_power
+    mean = k.mean_sign * k.mean_kept * rstd**k.mean_power * m**k.mean_count_power
+    mean = mean * (m / _other_divisor(p, k.mean_divisor, 0))
+    variance = k.variance_sign * k.variance_factor * k.variance_kept * rstd**k.variance_power
+    variance = variance * m**k.variance_count_power
+    variance = variance * ((m - correction) / _other_divisor(p, k.variance_divisor, correction))
+    return direct, mean, variance, m**k.all_count * rstd**k.all_power
+
+
+def _other_divisor(p: Probe, divisor: str, correction: int) -> float:
+    """m - c (correct); "other": m - (1 - c); "batch": m is the length of the batch axis."""
+    if divisor == "other":
+        return p.count() - (1 - correction)
+    return p.count("batch") - correction if divisor == "batch" else p.count() - correction
+
+
+def _chain(p: Probe, f: Forward, dxhat: Array, k: Faults) -> tuple[Array, Array, Array, Array]:
+    """The paths of dx from local derivatives: direct, through mu, from var through mu (0 if mu is the mean), through
+    var."""
+    total_mu, total_var = p.total(k.mean_over), p.total(k.variance_over)
+    dvar = total_var(dxhat * (p.x - f.mu)) * f.rstd_slope
+    one_pass = k.variance_form == "one pass"
+    about = p.x if one_pass or k.variance_about == "0" else p.x - f.mu
+    step = dvar * (2 * f.variance_slope) * about
+    through_mu = -total_mu(dxhat * f.rstd) * f.mean_slope
+    if one_pass:  # var = sum(x^2) / m - mu^2
+        zero = -2 * f.mu * dvar * f.variance_slope * p.count(k.variance_over) * f.mean_slope
+    else:
+        zero = -total_mu(step) * f.mean_slope if k.variance_about == "mu" else np.zeros_like(through_mu)
+    return dxhat * f.rstd, through_mu, zero, step
+
+
+def _parameters(p: Probe, f: Forward, k: Faults, xhat: Array, forward_faults: Faults) -> tuple[Array, Array]:
+    """dgamma = sum(dy xhat), dbeta = sum(dy); 0 for a parameter that the forward forgot."""
+    factor = {"xhat": xhat, "x": p.x, "x - mu": p.x - f.mu}[k.dgamma_with]
+    dgamma = p.total(k.dgamma_over)((p.dy if k.dgamma_of == "dy" else p.dy * p.gamma) * factor)
+    dbeta = p.total(k.dbeta_over)(p.dy if k.dbeta_of == "dy" else p.dy * p.gamma)
+    dgamma = dgamma / (p.count(k.dgamma_over) if k.dgamma_count == "mean" else 1)
+    dbeta = dbeta / (p.count(k.dbeta_over) if k.dbeta_count == "mean" else 1)
+    return dgamma * forward_faults.gamma, dbeta * forward_faults.beta

@@ -1,0 +1,114 @@
+"""`xhat derive`: the derivation as a table in the terminal or as Markdown, and the verdict on any equation.
+
+Only printing lives here: verdicts come from `prove`, text from `document`.
+"""
+
+from pathlib import Path
+
+from xhat.errors import ArgumentError
+from xhat.lens.prover.document import document, explain, tally
+from xhat.lens.prover.prove import Undecided, derivation, judge, record
+from xhat.lens.prover.source import displays
+from xhat.lens.prover.theorems import Theorem, theorems
+
+__all__ = ["derive"]
+
+_COLOURS = {
+    "holds": "green",
+    "notation slip": "yellow",
+    "wrong": "red",
+}  # else: holds for one convention only
+
+
+def derive(
+    style: str = "table",
+    *,
+    display: str | None = None,
+    equation: str | None = None,
+    output: Path | None = None,
+) -> int:
+    """Print the derivation ("table" or "md"), one display of it, or the verdict on an equation in LaTeX.
+
+    Returns the exit status: 1 if the equation is wrong, else 0 (it holds for correction 0 or 1, or both). With
+    `output`, Markdown is written to this file. Raises ArgumentError for an unknown style or display, and for an
+    equation that can't be parsed.
+    """
+    if equation is not None:
+        return _judge(equation)
+    if display is not None:
+        return _print_display(display)
+    if style not in ("table", "md"):
+        raise ArgumentError(f"derive: format is {style!r}, expected table or md.")
+    if style == "table":
+        if output is not None:
+            raise ArgumentError("derive: a table has no file, add --format md.")
+        _print_table()
+        return 0
+    text = document(derivation(), theorems())
+    if output is None:
+        print(text, end="")
+    else:
+        output.write_text(text, encoding="utf-8")
+    return 0
+
+
+def _judge(equation: str) -> int:
+    """Judge an equation in the LaTeX dialect of the derivation."""
+    try:
+        steps = judge(equation)
+    except Undecided as reason:
+        raise Undecided(f"derive: {reason}.") from None
+    except ValueError as reason:
+        raise ArgumentError(f"derive: the equation can't be read: {reason}.") from None
+    if not steps:
+        raise ArgumentError("derive: the equation has no equals sign, expected left = right.")
+    for step in steps:
+        print(f"{step.verdict}: ... = {step.claim}")
+        for note in (*step.slips, step.method):
+            print(f"    {note}")
+        if step.witness:
+            print("    " + ", ".join(f"{name} {_listed(value)}" for name, value in step.witness.items()))
+    return int(any(step.verdict == "wrong" for step in steps))
+
+
+def _listed(value: object) -> str:
+    return f"({', '.join(value)})" if isinstance(value, list) else str(value)
+
+
+def _print_display(name: str) -> int:
+    found = {shown.id: (number, shown) for number, shown in enumerate(displays(), 1)}
+    if name not in found:
+        raise ArgumentError(f"derive: there is no display {name!r}, expected one of {', '.join(found)}.")
+    number, shown = found[name]
+    print(explain(number, record(shown)), end="")
+    return 0
+
+
+def _print_table() -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console()
+    with console.status("proving the derivation ..."):
+        records, proved = derivation(), theorems()
+    table = Table(title="The derivation", title_justify="left")
+    for name in ("", "display", "verdict", "why"):
+        table.add_column(name, overflow="fold")
+    for number, judged in enumerate(records, 1):
+        table.add_row(str(number), judged.id, _coloured(judged.verdict), judged.short)
+    console.print(table)
+    console.print(tally(records))
+    console.print(_theorem_table(proved, Table(title="What the code computes", title_justify="left")))
+    console.print("One display with its reason: xhat derive path-1. The whole text: xhat derive --format md.")
+
+
+def _theorem_table(proved: tuple[Theorem, ...], table):  # type: ignore[no-untyped-def]
+    for name in ("closed form", "code", "verdict"):
+        table.add_column(name, overflow="fold")
+    for theorem in proved:
+        table.add_row(theorem.claim, theorem.code, _coloured(theorem.verdict))
+    return table
+
+
+def _coloured(verdict: str) -> str:
+    return f"[{_COLOURS.get(verdict, 'magenta')}]{verdict}[/]"

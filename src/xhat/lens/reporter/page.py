@@ -1,0 +1,180 @@
+"""Assembles one self-contained HTML page about one or several batch-norm layers from its data and web/.
+
+No drawing lives here (the JavaScript of the page draws), and no computation. The page makes no network requests,
+which its content security policy enforces, and every name in the data is inserted as text, never as markup.
+"""
+
+import base64
+import json
+import re
+from collections import Counter
+from collections.abc import Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from xhat.lens.reporter.data import SAMPLE, Layer, layer_numbers
+from xhat.lens.reporter.findings import Finding, findings
+
+__all__ = ["CHANNELS", "page", "report", "write"]
+
+FINDINGS = 100  # listed per layer
+CHANNELS = 2048  # shown on one page; of more, each layer shows a selection
+_SCRIPTS = [
+    "equations",
+    "words",
+    "svg",
+    "state",
+    "graph",
+    "shapes",
+    "channels",
+    "play",
+    "controls",
+    "layers",
+    "report",
+]  # in order of use
+_EXACT = {
+    "mu",
+    "var",
+    "rstd",
+    "gamma",
+    "beta",
+    "min",
+    "max",
+}  # columns kept in float64; the others are only displayed
+
+
+def report(
+    x: ArrayLike,
+    dy: ArrayLike | None = None,
+    gamma: ArrayLike | None = None,
+    beta: ArrayLike | None = None,
+    *,
+    axis: int | tuple[int, ...] = 1,
+    eps: float = 1e-5,
+    correction: float = 0,
+    title: str = "batch normalization",
+    path: str | Path = "report.html",
+) -> Path:
+    """Write the page about the batch of one layer, and return its path.
+
+    x and dy have the same shape; gamma and beta have the shape of the channel axes. Without dy the page shows the
+    forward pass, and gradients in its play mode only. Raises ShapeError, DtypeError, ArgumentError or
+    DegenerateBatchError.
+    """
+    layer = layer_numbers(x, dy, gamma, beta, axis=axis, eps=eps, correction=correction, name=title)
+    return write(page([layer], title), path)
+
+
+def write(text: str, path: str | Path) -> Path:
+    """Write a page, and return its path."""
+    where = Path(path)
+    where.write_text(text, encoding="utf-8")
+    return where
+
+
+def page(layers: Sequence[Layer], title: str) -> str:
+    """The page as text."""
+    limit = max(8, CHANNELS // max(1, len(layers)))
+    shown = sum(min(limit, len(layer.columns["mu"])) for layer in layers)
+    few = 8 if shown > 512 else SAMPLE  # values per channel for play mode
+    data = {"title": title, "layers": [_record(layer, limit, few) for layer in layers]}
+    folder = files("xhat.lens.reporter") / "web"
+
+    def part(name: str) -> str:
+        return (folder / name).read_text(encoding="utf-8")
+
+    pieces = {
+        "style": part("report.css"),
+        "data": _inert(data),
+        "script": "\n".join(part(f"{name}.js") for name in _SCRIPTS),
+    }
+    # Substitute in the template only: a mark inside the data stays unchanged.
+    return re.sub(r"\{\{(\w+)\}\}", lambda mark: pieces[mark[1]], part("report.html"))
+
+
+def _inert(data: Any) -> str:
+    """JSON that can neither end the script element nor open a comment."""
+    text = json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
+
+
+def _record(layer: Layer, limit: int, few: int) -> dict[str, Any]:
+    found = _interleaved(findings(layer))
+    shown = _chosen(layer, [f.channel for f in found if f.channel is not None], limit)
+    place = {int(channel): i for i, channel in enumerate(shown)}
+    return {
+        "name": layer.name,
+        "shape": layer.shape,
+        "dtype": layer.dtype,
+        "axis": layer.axis,
+        "m": layer.m,
+        "eps": layer.eps,
+        "correction": layer.correction,
+        "fixed": layer.fixed,
+        "count": len(layer.columns["mu"]),
+        "channels": shown.tolist(),
+        "shares": _layer_shares(layer),
+        "findings": [
+            {"kind": f.kind, "row": -1 if f.channel is None else place[f.channel], "reason": f.reason}
+            for f in found[:FINDINGS]
+            if f.channel is None or f.channel in place
+        ],
+        "findingsInAll": len(found),
+        "columns": {k: _packed(v[shown], "f8" if k in _EXACT else "f4") for k, v in layer.columns.items()},
+        "histograms": {k: _packed(_heights(v[shown]), "u1") for k, v in layer.histograms.items()},
+        "sample": {k: _packed(v[shown, :few], v.dtype.str[1:]) for k, v in layer.sample.items()},
+    }
+
+
+def _interleaved(found: list[Finding]) -> list[Finding]:
+    """Interleaved: the first finding of every kind, then the second of every kind, ..."""
+    seen: Counter[str] = Counter()
+    ranked = []
+    for finding in found:
+        seen[finding.kind] += 1
+        ranked.append((seen[finding.kind], finding))
+    return [finding for _, finding in sorted(ranked, key=lambda entry: entry[0])]
+
+
+def _chosen(layer: Layer, striking: list[int], limit: int) -> NDArray[np.int64]:
+    """The channels to show: all, or at most `limit`, half of them with findings and the others evenly spaced."""
+    count = len(layer.columns["mu"])
+    if count <= limit:
+        return np.arange(count)
+    kept = list(dict.fromkeys(striking))[: limit // 2]
+    spread = np.linspace(0, count - 1, limit - len(kept)).round().astype(int)
+    return np.unique(np.concatenate([np.asarray(kept, dtype=np.int64), spread]))
+
+
+def _layer_shares(layer: Layer) -> list[float] | None:
+    """The shares of the energy of the layer's incoming gradient: kept, removed by the mean and the variance path."""
+    if not layer.has_gradient:
+        return None
+    direct = layer.columns["direct"]
+    good = np.isfinite(direct) & np.isfinite(layer.columns["kept"])
+    largest = direct[good].max(initial=0.0)
+    if largest == 0:
+        return [1.0, 0.0, 0.0]
+    energy = (direct[good] / largest) ** 2
+    return [
+        float(np.sum(energy * layer.columns[k][good]) / energy.sum())
+        for k in ("kept", "by_mean", "by_variance")
+    ]
+
+
+def _heights(counts: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Bar heights from 0 to 255; at least 1 unless the bin is empty."""
+    tallest = np.maximum(counts.max(axis=1, keepdims=True), 1)
+    return np.asarray(np.ceil(counts / tallest * 255), dtype=np.int64)
+
+
+def _packed(array: NDArray[Any], kind: str) -> list[Any]:
+    """[dtype, elements per channel, base64 of the little-endian elements]: exact, NaN included."""
+    with np.errstate(over="ignore"):
+        data = np.ascontiguousarray(array, dtype=f"<{kind}")
+    width = 1 if data.ndim == 1 else data.shape[1]
+    return [kind, width, base64.b64encode(data.tobytes()).decode("ascii")]
