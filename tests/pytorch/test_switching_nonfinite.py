@@ -156,16 +156,17 @@ def test_counts_are_not_in_the_state_dict_and_start_again() -> None:
 
 
 def test_the_policy_can_be_set_on_a_layer_that_is_there() -> None:
-    """As after convert: the counts come with the first batch."""
+    """As after convert: the counts come with the option."""
     model, _ = xt.convert(nn.Sequential(nn.BatchNorm2d(3)).double())
     model[0].nonfinite = "skip"
+    assert model[0].skipped.tolist() == [0, 0, 0]
     model(spoilt(data(1)[0], math.inf, 2))
     assert model[0].skipped.tolist() == [0, 0, 1]
-    model[0].nonfinite = "ignore"
     with pytest.raises(
         ArgumentError, match="nonfinite is 'ignore', expected one of 'propagate', 'skip', 'raise'"
     ):
-        model(data(1)[0])
+        model[0].nonfinite = "ignore"
+    assert model[0].nonfinite == "skip"
 
 
 # ----------------------------------------------------------------------------------------------------------- raise

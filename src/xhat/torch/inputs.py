@@ -70,6 +70,11 @@ def check_inputs(t: Inputs, operation: str = "batch_norm") -> None:
     """
     x, weight, bias, residual, mask, mean, var = t
     check_tensor("residual", residual)
+    if x.is_mkldnn:
+        raise TensorDtypeError(
+            "batch_norm: input is an MKL-DNN tensor, expected a strided one. Pass input.to_dense(), or convert this "
+            "layer too: torch.utils.mkldnn.to_mkldnn(model.eval())."
+        )
     if x.layout is not torch.strided or x.is_nested:
         raise TensorDtypeError("batch_norm: input is sparse or nested, expected a strided tensor.")
     kinds = (None if v is None else (v.shape, v.dtype) for v in (mean, var, weight, bias, residual))
