@@ -226,8 +226,9 @@ class BatchNorm(nn.modules.batchnorm._BatchNorm):
             super().reset_parameters()
 
     def _has_torchs_options(self) -> bool:
-        """Whether the statistics are torch's."""
-        return (self.correction, self.running_correction, self.nonfinite) == (0, 1, "propagate")
+        """Whether the statistics are those that torch's layer would take."""
+        options = (self.correction, self.running_correction, self.nonfinite)
+        return options == (0, 1, "propagate") and type(self)._normalized is normalized
 
     @contextmanager
     def _statistics_assignable(self) -> Iterator[None]:
