@@ -116,9 +116,11 @@ def test_timms_layer_keeps_its_children_and_takes_its_activation_along(
     theirs = nn.Sequential(nn.Conv2d(C, C, 1), BatchNormAct2d(C, act, drop)).double()
     ours, changes = xt.convert(copy.deepcopy(theirs))
     assert changes[0].converted and changes[0].fused == fused
-    assert isinstance(ours[1], xt.BatchNorm2d)
+    assert isinstance(ours[1], xt.BatchNorm2d) and isinstance(ours[1], BatchNormAct2d)
     assert ours.state_dict().keys() == theirs.state_dict().keys()
     same(pickle.loads(pickle.dumps(ours)), copy.deepcopy(theirs))
+    same(copy.deepcopy(xt.convert_sync(copy.deepcopy(ours))), copy.deepcopy(theirs))
+    assert type(xt.revert(xt.convert_sync(copy.deepcopy(ours)))[1]) is BatchNormAct2d
     same(ours, theirs)
     for model in (ours, theirs):
         model[1].act = nn.Tanh()
