@@ -1,6 +1,6 @@
-"""The demo's network on many processes, with the losses of one: torchrun --nproc-per-node 3 THIS_FILE
+"""One network trained on several processes, with the losses of one: torchrun --nproc-per-node 3 THIS_FILE
 
-Without torchrun it is one process. The digits of each batch are dealt out; with three ranks, unevenly.
+Without torchrun it is one process. Each rank takes every n-th image of a batch; 3 ranks get unequal numbers of them.
 """
 
 import os
@@ -27,16 +27,16 @@ def hidden(inputs: int) -> list[nn.Module]:
 torch.manual_seed(0)  # the same weights everywhere
 network = nn.Sequential(*hidden(64), *hidden(64), *hidden(64), nn.Linear(64, 10)).double()
 network, _ = xt.convert(network)  # batch norm and silu in one pass
-xt.convert_sync(network)  # over all processes
+xt.convert_sync(network)  # statistics of the whole batch, over all ranks
 model = DistributedDataParallel(network) if ranks > 1 else network
-optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+optimizer = torch.optim.SGD(model.parameters(), lr=0.2)
 
 digits = load_digits()
 x, target = torch.tensor(digits.data / 16), torch.tensor(digits.target)
-for step in range(101):
+for step in range(41):
     rows = torch.randperm(len(x))[:100]
     mine = rows[rank::ranks]
-    # DDP averages over the ranks: the sum here, times ranks / rows, makes it the mean over the whole batch.
+    # DDP averages over the ranks, so (sum here) * ranks / rows gives the gradient of the whole batch's mean loss.
     loss = cross_entropy(model(x[mine]), target[mine], reduction="sum") * ranks / len(rows)
     optimizer.zero_grad()
     loss.backward()
@@ -45,12 +45,11 @@ for step in range(101):
     whole = loss.detach() / ranks
     if ranks > 1:
         dist.all_reduce(whole)
-    if step % 20 == 0 and rank == 0:
+    if step % 10 == 0 and rank == 0:
         print(f"step {step:3}   loss {whole:.9f}")
 
-xt.recalibrate(
-    network, x.tensor_split(ranks)[rank].split(100), progress=False
-)  # exact moments for evaluation
+# The exact moments of all digits, for evaluation.
+xt.recalibrate(network, x.tensor_split(ranks)[rank].split(100), progress=False)
 with torch.no_grad():
     correct = (network.eval()(x).argmax(1) == target).double().mean()
 if rank == 0:

@@ -1,4 +1,4 @@
-"""A PyTorch model, converted: the same numbers, and an end to four troubles."""
+"""A PyTorch model, converted: the same results, and four problems of torch's layers solved."""
 
 import copy
 
@@ -17,13 +17,13 @@ x = torch.randn(16, 5, 20)
 print("largest difference in y", (ours(x) - theirs(x)).abs().max().item())
 torch.testing.assert_close(ours(x), theirs(x))
 
-# 1. Checkpointing computes a batch twice, and counts it once.
+# 1. Checkpointing computes a batch twice; it is counted once.
 for name, model in (("torch's", theirs), ("ours", ours)):
     before = int(model[1].num_batches_tracked)
     checkpoint(model, x, use_reentrant=False).sum().backward()
     print(f"a checkpointed batch counts {model[1].num_batches_tracked - before} times in {name}")
 
-# 2. Padding: only what the mask shows is averaged, whatever lies elsewhere.
+# 2. Padding: the statistics are those of the positions where the mask is true; padding may even be NaN.
 mask = torch.arange(20) < torch.randint(10, 20, (16, 1, 1))  # sequences of different lengths
 layer = xt.BatchNorm1d(5, momentum=1.0)
 layer(torch.where(mask, x, torch.nan), mask=mask)
@@ -31,14 +31,14 @@ valid = x.transpose(1, 2)[mask[:, 0]]
 print("running mean, and the mean without padding:", layer.running_mean[0].item(), valid.mean(0)[0].item())
 torch.testing.assert_close(layer.running_mean, valid.mean(0))
 
-# 3. A bad batch: the running statistics of its channels stay, and it is counted.
+# 3. A batch with infinity: the running statistics of these channels stay, and it is counted.
 layer = xt.BatchNorm1d(5, nonfinite="skip")
 x[3, 2, 7] = torch.inf
 layer(x)
 print("left out:", layer.skipped.tolist())
 assert layer.running_var.isfinite().all()
 
-# 4. A frozen layer stays frozen; and a mistake says where.
+# 4. A frozen layer stays frozen in training mode; and an error names the layer.
 xt.freeze(ours).train()
 print(ours[1])
 try:
