@@ -144,8 +144,8 @@ def test_a_bias_may_change_where_no_activation_needs_it() -> None:
 
 SHORTENED: dict[str, Callable[[Tensor], Tensor]] = {
     "weight": lambda t: t[:1] if t.dim() == 1 else t,
-    "x": lambda t: t[:1] if t.dim() == 3 else t,
-    "a dimension more": lambda t: t[None] if t.dim() == 3 else t,
+    "x": lambda t: t[:1] if t.dim() == 4 else t,
+    "a dimension more": lambda t: t[None] if t.dim() == 4 else t,
 }
 
 
