@@ -18,9 +18,9 @@ PACKAGE = ROOT / "src" / "xhat"
 
 def objects() -> dict[str, Path]:
     """The object of each instruction set, by name, from the newest build here; empty without one."""
-    found = (ROOT / "build").glob("*/CMakeFiles/kernels_*.dir/kernels/kernels.cpp.o")
+    found = (ROOT / "build").glob("*/CMakeFiles/kernels_*.dir/kernels/isa/kernels.cpp.o")
     newest = sorted(found, key=lambda f: f.stat().st_mtime)
-    return {f.parts[-3].removeprefix("kernels_").removesuffix(".dir"): f for f in newest}
+    return {f.parts[-4].removeprefix("kernels_").removesuffix(".dir"): f for f in newest}
 
 
 needs_objects = pytest.mark.skipif(
@@ -34,7 +34,7 @@ def printed(*command: str | Path) -> str:
 
 
 @needs_objects
-def test_an_object_exports_its_table_and_nothing_that_a_linker_could_take_for_everybody() -> None:
+def test_an_object_exports_its_table_and_no_symbol_that_a_linker_could_share() -> None:
     for isa, file in objects().items():
         symbols = [line.split() for line in printed("nm", "--demangle", file).splitlines()]
         defined = [" ".join(s[2:]) for s in symbols if len(s) > 2 and (s[1].isupper() or s[1] in "wvu")]
@@ -62,15 +62,15 @@ THROWN = """
 #include <cstdio>
 #include <new>
 
-#include "threads.h"
+#include "engine/threads.h"
 
 bool xhat::in_forked_child() { return false; }
 
 int main() {
     for (std::size_t from = 1; from <= 3; from++) {
         try {
-            xhat::parallel(3, [=](xhat::Team team) {
-                if (team.rank >= from) throw std::bad_alloc();
+            xhat::parallel(3, [=](xhat::ThreadTeam team) {
+                if (team.index >= from) throw std::bad_alloc();
             });
             std::puts("ran");
         } catch (const std::bad_alloc&) {
@@ -81,9 +81,9 @@ int main() {
 """
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere compilers ask for OpenMP in their own ways")
-def test_what_a_member_of_a_team_throws_reaches_the_caller(tmp_path: Path) -> None:
-    """Where OpenMP's threads let an exception go, the process ends: memory that is wanting must be a MemoryError."""
+@pytest.mark.skipif(sys.platform != "linux", reason="the flag for OpenMP is that of GCC and Clang")
+def test_an_exception_of_a_thread_reaches_the_caller(tmp_path: Path) -> None:
+    """An exception that leaves a thread of OpenMP ends the process; running out of memory must be a MemoryError."""
     source, program = tmp_path / "thrown.cpp", tmp_path / "thrown"
     source.write_text(THROWN)
     compiler = os.environ.get("CXX", "g++")

@@ -45,7 +45,8 @@ void run(const Call& call, bool backward, int threads) {
     if (!by_columns(call)) return run_lanes(Pass(call, backward, false, bytes), threads);
     if (call.inner == 1 || call.channels * call.inner < MANY_COLUMNS)
         return run_columns(Pass(call, backward, true, bytes), threads);
-    // Short runs of many channels (a deep layer of 7 x 7): each thread takes blocks of channels, and none waits for another.
+    // Short runs of many channels (a deep layer of 7 x 7): each thread takes blocks of channels, and none waits for
+    // another.
     const size_t block = std::max<size_t>(1, MANY_COLUMNS / 2 / call.inner);
     const size_t blocks = (call.channels + block - 1) / block;
     parallel(threads, [&](ThreadTeam team) {

@@ -13,7 +13,7 @@ struct Call {
     bool reduce, map;                    // which halves to run. Without `reduce`, its results are inputs of the map
 
     Array x, dy;
-    Array saved;           // forward: the residual. Backward: what act' needs besides x: y or the residual (ActivationGrad)
+    Array saved;           // forward: the residual. Backward: what act' needs besides x: y or the residual
     Array out, dresidual;  // out: y or dx
     const double* weights; // w: outer * inner elements, contiguous; null: all 1
 

@@ -40,7 +40,8 @@ struct ChannelCoefficients {
 
 constexpr std::size_t COEFFICIENTS = 6;  // arrays of Coefficients
 
-// The coefficients of `count` channels or columns in the arithmetic type of a kernel, as COEFFICIENTS arrays in `space`.
+// The coefficients of `count` channels or columns in the arithmetic type of a kernel, as COEFFICIENTS arrays in
+// `space`.
 template <class A> struct CoefficientArrays {
     A* space;
     std::size_t count;

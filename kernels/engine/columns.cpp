@@ -1,5 +1,5 @@
-// The columns traversal: layouts in which neighbouring elements belong to different channels (NHWC, (N, C), (N, L, C)), or
-// in which a channel's contiguous runs are short.
+// The columns traversal: layouts in which neighbouring elements belong to different channels (NHWC, (N, C), (N, L,
+// C)), or in which a channel's contiguous runs are short.
 //
 // The array is a matrix whose columns are channels (or the elements of their short runs). Each row holds every channel,
 // so there are two sweeps over memory: all pieces are reduced, the sums are merged, all pieces are mapped.
@@ -21,7 +21,8 @@ namespace {
 
 using std::size_t;
 
-// The running sums: for each piece one shift and two sums per column, and the sums of each channel, added over its columns.
+// The running sums: for each piece one shift and two sums per column, and the sums of each channel, added over its
+// columns.
 struct ColumnSums {
     std::unique_ptr<double[]> shift, sum, product;
     std::unique_ptr<Sums[]> of_channel;
@@ -68,7 +69,8 @@ struct Columns {
         if (!any) return;
         if (pass.uncentered) set_shifts_of(piece, inaccurate);
         if (pass.backward) fill(own[thread].of<double>(), 0, call.channels, false);
-        sum_up(piece, pass.more_precise(), pass.backward ? coefficients_in(own[thread], true) : Coefficients{}, inaccurate);
+        const Coefficients in_double = pass.backward ? coefficients_in(own[thread], true) : Coefficients{};
+        sum_up(piece, pass.more_precise(), in_double, inaccurate);
     }
 
     // Merges the pieces of channels [first, last), some at a time, in the order of memory.
@@ -80,12 +82,14 @@ struct Columns {
             for (size_t p = 0; p < rows.pieces.size(); p++)
                 for (size_t k = 0; k < count; k++) {
                     const size_t c = first + k;
-                    totals[k].add(pass, rows.pieces[p], of_channel(p, c), shift(p, c), pass.backward ? call.mean[c] : 0);
+                    const double mean = pass.backward ? call.mean[c] : 0;
+                    totals[k].add(pass, rows.pieces[p], of_channel(p, c), shift(p, c), mean);
                 }
             for (size_t k = 0; k < count; k++) {
                 const size_t c = first + k;
+                const double var = pass.backward ? call.var[c] : 0;
                 (pass.backward ? call.sum_dy : call.mean)[c] = totals[k].first(pass);
-                (pass.backward ? call.sum_dy_xhat : call.var)[c] = totals[k].second(pass, pass.backward ? call.var[c] : 0);
+                (pass.backward ? call.sum_dy_xhat : call.var)[c] = totals[k].second(pass, var);
             }
         }
     }
@@ -103,7 +107,8 @@ struct Columns {
     // `in_double` becomes true if one of them does not fit in float.
     void prepare(ThreadTeam team, bool with_sums, std::atomic<bool>& in_double) {
         const size_t first = team.first(call.channels), last = team.last(call.channels);
-        if (!pass.coefficients_in_double(false) && !fill(coefficients.of<float>(), first, last, with_sums)) in_double = true;
+        if (!pass.coefficients_in_double(false) && !fill(coefficients.of<float>(), first, last, with_sums))
+            in_double = true;
         team.barrier();
         if (!pass.coefficients_in_double(in_double)) return;
         fill(coefficients.of<double>(), first, last, with_sums);
@@ -115,19 +120,20 @@ struct Columns {
     double& shift(size_t piece, size_t c) const { return sums.shift[piece * rows.width + c * call.inner]; }
     Sums& of_channel(size_t piece, size_t c) const { return sums.of_channel[piece * call.channels + c]; }
     bool is_accurate(size_t piece, size_t c) const {
-        return pass.is_accurate(of_channel(piece, c), rows.pieces[piece].m, pass.backward ? call.var[c] : 0, shift(piece, c));
+        const double var = pass.backward ? call.var[c] : 0;
+        return pass.is_accurate(of_channel(piece, c), rows.pieces[piece].m, var, shift(piece, c));
     }
 
     // ---------------------------------------------------------------------------------------------- shifts
 
-    // Uncentered sums have no shift. Gradient sums are shifted by the mean; moments by an element of each channel or, for
-    // float partial sums, by the mean of some.
+    // Uncentered sums have no shift. Gradient sums are shifted by the mean; moments by an element of each channel or,
+    // for float partial sums, by the mean of some.
     void set_shifts(size_t piece, Precision precision) const {
         double* const shifts = &sums.shift[piece * rows.width];
         if (pass.uncentered && precision == Precision::FAST) return void(std::fill_n(shifts, rows.width, 0.0));
         if (pass.backward) std::copy_n(call.mean, call.channels, shifts);
         else pass.first_elements(rows.pieces[piece].heaviest, shifts);
-        for (size_t c = call.channels; c-- > 0;) shift(piece, c) = shifts[c];  // back to front, as it spreads out in place
+        for (size_t c = call.channels; c-- > 0;) shift(piece, c) = shifts[c];  // back to front, as they spread in place
         repeat_shifts(piece);
         if (pass.float_partials && !pass.backward) average_shifts(piece);
     }
@@ -197,7 +203,8 @@ struct Columns {
     // ---------------------------------------------------------------------------------------- coefficients
 
     ChannelCoefficients coefficients_of(size_t c, bool with_sums) const {
-        return {call, c, call.mean[c], call.var[c], with_sums ? call.sum_dy[c] : 0, with_sums ? call.sum_dy_xhat[c] : 0};
+        const double sum_dy = with_sums ? call.sum_dy[c] : 0, sum_dy_xhat = with_sums ? call.sum_dy_xhat[c] : 0;
+        return {call, c, call.mean[c], call.var[c], sum_dy, sum_dy_xhat};
     }
     // Sets every column of channels [first, last). Returns whether all of them fit in float.
     template <class A> bool fill(const CoefficientArrays<A>& arrays, size_t first, size_t last, bool with_sums) const {
@@ -212,7 +219,8 @@ struct Columns {
     }
     // What a kernel reads, from a column on.
     Coefficients coefficients_in(const CoefficientBuffer& buffer, bool in_double, size_t column = 0) const {
-        return pass.coefficients_in_double(in_double) ? buffer.of<double>().from(column) : buffer.of<float>().from(column);
+        if (pass.coefficients_in_double(in_double)) return buffer.of<double>().from(column);
+        return buffer.of<float>().from(column);
     }
 };
 

@@ -1,9 +1,9 @@
 // The float64 fallback: runs the float64 kernel on a tile of any dtype and any stride.
 //
-// It serves what the other kernels can't take: arrays whose elements are not contiguous, coefficients near the ends of
-// float's range (values near 1e-30 with a tiny eps have rstd = 1e30), and sums of 16-bit formats that float partial sums
-// get wrong. Inputs are gathered and widened into buffers of doubles that stay in L1, the kernel runs on them, and results
-// are rounded and scattered. It takes two to four times as long as a kernel of the dtype.
+// It serves what the other kernels can't take: arrays whose elements are not contiguous, coefficients near the ends
+// of float's range (values near 1e-30 with a tiny eps have rstd = 1e30), and sums of 16-bit formats that float
+// partial sums get wrong. Inputs are gathered and widened into buffers of doubles that stay in L1, the kernel runs on
+// them, and results are rounded and scattered. It takes two to four times as long as a kernel of the dtype.
 #include <algorithm>
 
 #include "engine/pass.h"

@@ -3,8 +3,8 @@
 // A block of channels is reduced and then mapped while it is still in L2, so the forward pass reads memory once. Blocks
 // are small (tuning.h): one channel, or a few neighbouring ones if their runs are short.
 //
-// Each thread processes blocks of its own, and never waits for another. If there are too few blocks for that, or a block
-// exceeds one core's L2, all threads share the pieces of one block after another, with a barrier per block.
+// Each thread processes blocks of its own, and never waits for another. If there are too few blocks for that, or a
+// block exceeds one core's L2, all threads share the pieces of one block after another, with a barrier per block.
 #include <algorithm>
 #include <vector>
 
@@ -128,7 +128,8 @@ struct Block {
         const bool in_double = needs_double(pass.backward);
         const Coefficients coefficients = coefficients_of(0, count, in_double, pass.backward, space);
         const bool stream = pass.streams && count * call.inner * SIZE_OF[call.dtype] >= STREAM_RUN_BYTES;
-        // While a residual is read too, memory bandwidth is exhausted, and prefetching the next block only delays this one.
+        // While a residual is read too, memory bandwidth is exhausted, and prefetching the next block only delays
+        // this one.
         const bool reads_residual = !pass.backward && call.saved.at;
         segments(partition.pieces[piece].first, partition.pieces[piece].last, call.inner,
                  [&](size_t row, size_t rows, size_t place, size_t width) {

@@ -1,16 +1,16 @@
 // From running sums to moments, once per channel and in double: when sums are accurate, and how they are merged.
 //
-// There are three precisions of sums (Precision in pass.h). The fast ones are cheaper by a half, and accurate for ordinary
-// data: float32 sums are taken about zero, without a shift, and 16-bit formats add eight terms in float before they widen.
-// Each has a condition that bounds its error, which is checked here from the sums themselves. If it does not hold, the
-// engine computes the sums again with more precision.
+// There are three precisions of sums (Precision in pass.h). The fast ones are cheaper by a half, and accurate for
+// ordinary data: float32 sums are taken about zero, without a shift, and 16-bit formats add eight terms in float
+// before they widen. Each has a condition that bounds its error, which is checked here from the sums themselves. If
+// it does not hold, the engine computes the sums again with more precision.
 #pragma once
 #include <cmath>
 
 namespace xhat {
 
-// Uncentered sums cancel if x is far from zero: m2 = sum x^2 - (sum x)^2 / m, and likewise sum g (x - mu) = sum g x - mu sum g.
-// Up to mu^2 = 15 var, cancellation costs at most four of a double's 53 bits. False for NaN and infinity.
+// Uncentered sums cancel if x is far from zero: m2 = sum x^2 - (sum x)^2 / m, and likewise sum g (x - mu) = sum g x -
+// mu sum g. Up to mu^2 = 15 var, cancellation costs at most four of a double's 53 bits. False for NaN and infinity.
 constexpr double NEAR_ZERO = 15;
 inline bool near_zero(double mu, double var) { return mu * mu <= NEAR_ZERO * var; }
 
@@ -28,8 +28,8 @@ struct Sums {
         return (1 + NEAR_ZERO) * sum * sum <= NEAR_ZERO * m * product && product < INFINITY;
     }
 
-    // Float partial sums (16-bit formats). With u = 2^-24, each term is off by u (x - shift), 2 u (g (x - mu)) or
-    // 3 u ((x - shift)^2), and the pairwise addition of eight by 3 u; rounding x and dy to 16 bits did far more. So m2 =
+    // Float partial sums (16-bit formats). With u = 2^-24, each term is off by u (x - shift), 2 u (g (x - mu)) or 3 u
+    // ((x - shift)^2), and the pairwise addition of eight by 3 u; rounding x and dy to 16 bits did far more. So m2 =
     // product - sum^2 / m is accurate unless
     //   - most of the squares cancel; if a third is left, the error is at most 18 u = 1.1e-6 of m2;
     //   - a square overflowed, or was lost below the range of float.

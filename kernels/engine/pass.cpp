@@ -56,8 +56,8 @@ void Pass::choose_kernels() {
     choose(of, reduce_, map_);
     choose(kernels().of[FLOAT64], double_reduce_, double_map_);
     fast_reduce_ = reduce_;
-    if (uncentered)
-        fast_reduce_ = backward ? of.uncentered.gradient_sums[columns][call.activation_grad] : of.uncentered.moments[columns];
+    const UncenteredKernels& fast = of.uncentered;
+    if (uncentered) fast_reduce_ = backward ? fast.gradient_sums[columns][call.activation_grad] : fast.moments[columns];
 }
 
 Tile Pass::tile(std::size_t row, std::size_t channel, std::size_t place, std::size_t rows, std::size_t channels,

@@ -1,7 +1,7 @@
 // One pass over a call: the reduction and the map that run, and the tiles that they get.
 //
-// A kernel takes a tile directly if the elements of its rows are contiguous and its coefficients fit in float. Otherwise
-// the tile takes the fallback (fallback.cpp), which converts it to float64 in small pieces.
+// A kernel takes a tile directly if the elements of its rows are contiguous and its coefficients fit in float.
+// Otherwise the tile takes the fallback (fallback.cpp), which converts it to float64 in small pieces.
 #pragma once
 #include "engine/call.h"
 #include "engine/moments.h"
@@ -23,14 +23,15 @@ struct Pass {
     bool in_place;         // out aliases x or dy
     bool streams;          // the arrays exceed the caches: results are written by streaming stores
     bool fits_in_cache;    // the arrays fit in the last-level cache: nothing is prefetched
-    bool keeps_g;          // silu's gradient sums store g in dresidual or dx, where the map reads it: exp is computed once
+    bool keeps_g;          // silu's gradient sums store g in dresidual or dx, and the map reads it: exp is computed once
     bool is_part;          // the call is a block of channels of a larger one
     std::size_t inputs;    // arrays that are read
 
     // `bytes`: the size of x in the whole call, of which `call` may be a part.
     Pass(const Call& call, bool backward, bool columns, std::size_t bytes);
 
-    // A tile that starts at an outer row, a channel, and a place along the inner axis (lanes) or along the row (columns).
+    // A tile that starts at an outer row, a channel, and a place along the inner axis (lanes) or along the row
+    // (columns).
     Tile tile(std::size_t row, std::size_t channel, std::size_t place, std::size_t rows, std::size_t channels,
               std::size_t width) const;
 
@@ -64,11 +65,12 @@ struct Pass {
     // Whether the kernel that runs takes its coefficients as doubles.
     bool coefficients_in_double(bool in_double) const { return in_double || !contiguous || call.dtype == FLOAT64; }
 
-    // The shift of a piece's moments: its heaviest element or, for float partial sums, the mean of up to 16 elements, since a
-    // single element may be far from the mean, and then most of the squares cancel. `first` and `last` count along (outer,
-    // inner).
+    // The shift of a piece's moments: its heaviest element or, for float partial sums, the mean of up to 16 elements,
+    // since a single element may be far from the mean, and then most of the squares cancel. `first` and `last` count
+    // along (outer, inner).
     double shift_of(std::size_t channel, std::size_t first, std::size_t last, std::size_t heaviest) const;
-    // The mean of some elements as a shift: rounded to float, and 0 only if all elements are 0. `any`: a nonzero element.
+    // The mean of some elements as a shift: rounded to float, and 0 only if all elements are 0. `any`: a nonzero
+    // element.
     static double shift_from_mean(double mean, double any);
     // The first element of every channel in an outer row.
     void first_elements(std::size_t row, double* to) const;

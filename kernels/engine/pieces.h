@@ -31,8 +31,8 @@ inline double sum_of_weights(const Call& call, std::size_t first, std::size_t la
     return m;
 }
 
-// The place in [first, last) of the largest weight. Moments are shifted by the value there, so that padding (which may be
-// NaN), or an outlier of small weight, can't cancel the digits of the other elements.
+// The place in [first, last) of the largest weight. Moments are shifted by the value there, so that padding (which
+// may be NaN), or an outlier of small weight, can't cancel the digits of the other elements.
 inline std::size_t heaviest(const Call& call, std::size_t first, std::size_t last) {
     std::size_t found = first;
     if (call.weights)

@@ -1,5 +1,5 @@
-// A team of threads for one call, from OpenMP's pool, which the process shares with its frameworks: two pools would compete
-// for the same cores. Work is cut by the shape alone, so the size of the team does not change any result.
+// A team of threads for one call, from OpenMP's pool, which the process shares with its frameworks: two pools would
+// compete for the same cores. Work is cut by the shape alone, so the size of the team does not change any result.
 #pragma once
 #include <cstddef>
 #include <exception>

@@ -1,8 +1,9 @@
 // The geometry of the columns traversal: rows of the array joined to wide rows, cut into pieces, and their tiles.
 //
-// If rows are adjacent in memory, several are joined to one wide row, so that C = 3 fills a register as well as C = 64.
-// A map may then also start its rows later ("rotated"), at the first column that begins a cache line of the result, so
-// that no line is written in two parts. NHWC (32, 56, 56, 256), (32, 112, 112, 64) forward, Intel: 11.3 -> 8.2, 11.2 -> 8.8 ms.
+// If rows are adjacent in memory, several are joined to one wide row, so that C = 3 fills a register as well as C =
+// 64. A map may then also start its rows later ("rotated"), at the first column that begins a cache line of the
+// result, so that no line is written in two parts. NHWC (32, 56, 56, 256), (32, 112, 112, 64) forward, Intel: 11.3 ->
+// 8.2, 11.2 -> 8.8 ms.
 #pragma once
 #include <algorithm>
 #include <numeric>
@@ -22,7 +23,7 @@ struct WideRows {
     size_t joined;     // rows of the array in a wide row
     size_t width;      // columns of a wide row
     size_t rows;       // whole wide rows; up to joined - 1 odd rows may be left
-    size_t rotation;   // columns by which a map's rows start later, so that they start where a cache line of the result does
+    size_t rotation;   // columns by which a map's rows start later, to start where a cache line of the result does
     std::vector<Piece> pieces;  // of wide rows; `heaviest` is a row of the array, and the last piece has the odd rows
 
     explicit WideRows(const Pass& p) : pass(p) {
@@ -38,7 +39,8 @@ struct WideRows {
         const size_t wanted = std::max(fewest, call.size() / COLUMNS_PIECE_ELEMENTS);
         pieces = cut(rows, std::max<size_t>(1, std::min({COLUMNS_PIECES, rows / COLUMNS_PIECE_ROWS, wanted})));
         for (Piece& piece : pieces) {
-            const size_t first = piece.first * joined, last = &piece == &pieces.back() ? call.outer : piece.last * joined;
+            const bool is_last = &piece == &pieces.back();
+            const size_t first = piece.first * joined, last = is_last ? call.outer : piece.last * joined;
             piece.heaviest = heaviest(call, first, last);
             piece.m = sum_of_weights(call, first, last) * double(call.inner);
         }
@@ -51,9 +53,9 @@ struct WideRows {
         t.x.row *= k, t.dy.row *= k, t.saved.row *= k, t.out.row *= k, t.dresidual.row *= k;
         return t;
     }
-    // Calls visit(tile, first column) for the rows of a piece. With a rotation of k columns, rows run from column k of a
-    // wide row to column k of the next one; the first k columns of the piece, and the rest of its last row, are tiles of
-    // their own.
+    // Calls visit(tile, first column) for the rows of a piece. With a rotation of k columns, rows run from column k
+    // of a wide row to column k of the next one; the first k columns of the piece, and the rest of its last row, are
+    // tiles of their own.
     template <class Visit> void tiles(size_t piece, size_t by, const Visit& visit) const {
         const size_t first = pieces[piece].first, last = pieces[piece].last;
         const bool rotated = by && last > first;

@@ -16,9 +16,9 @@ namespace {
 using namespace xhat;
 using std::size_t;
 
-// x - mu, the numerator of xhat. mu = hi + lo is given in two parts, so that float arithmetic keeps its double precision:
-// near the mean x - hi is exact.
-template <class V> inline V centred(V x, V hi, V lo) { return (x - hi) - lo; }
+// x - mu, the numerator of xhat. mu = hi + lo is given in two parts, so that float arithmetic keeps its double
+// precision: near the mean x - hi is exact.
+template <class V> inline V centered(V x, V hi, V lo) { return (x - hi) - lo; }
 
 // pre = scale (x - mu) + beta: the argument of the activation, from d = x - mu. The backward pass evaluates the same
 // operations on the same values, so it gets the bits that the forward pass had.
@@ -93,9 +93,10 @@ template <class A, int step> struct CoefficientsAt {
     CoefficientsAt(const Coefficients& c, size_t at)
         : hi(static_cast<const A*>(c.mu_hi) + at), lo(static_cast<const A*>(c.mu_lo) + at),
           scale(static_cast<const A*>(c.scale) + at), beta(static_cast<const A*>(c.beta) + at),
-          through_mu(static_cast<const A*>(c.through_mu) + at), through_var(static_cast<const A*>(c.through_var) + at) {}
+          through_mu(static_cast<const A*>(c.through_mu) + at),
+          through_var(static_cast<const A*>(c.through_var) + at) {}
     static size_t index(size_t element) { return step * element; }
-    ALWAYS_INLINE A difference(A x, size_t k) const { return centred(x, hi[k], lo[k]); }
+    ALWAYS_INLINE A difference(A x, size_t k) const { return centered(x, hi[k], lo[k]); }
     ALWAYS_INLINE A pre(A x, size_t k) const { return before_activation(difference(x, k), scale[k], beta[k]); }
 };
 

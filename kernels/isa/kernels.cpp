@@ -8,11 +8,12 @@
 // with g = dy act'(pre). Each kernel is a functor that evaluates one element, handed to a loop of sums.h,
 // uncentered_sums.h or maps.h. The loops are plain C++, which the compiler vectorizes for each instruction set.
 //
-// Sums are accumulated in double; those of 16-bit formats after eight terms in float (moments.h bounds the error). Maps are
-// evaluated in the arithmetic type of the dtype. The order of additions depends on the tile alone, nothing is
-// contracted except exact products, and there is no fast-math: every instruction set gives the same bits.
+// Sums are accumulated in double; those of 16-bit formats after eight terms in float (moments.h bounds the error).
+// Maps are evaluated in the arithmetic type of the dtype. The order of additions depends on the tile alone, nothing
+// is contracted except exact products, and there is no fast-math: every instruction set gives the same bits.
 //
-// Only this file, and the headers it includes, is compiled for wider instruction sets. It exports XHAT_ISA and nothing else.
+// Only this file, and the headers it includes, is compiled for wider instruction sets. It exports XHAT_ISA and
+// nothing else.
 #include "isa/formulas.h"
 #include "isa/maps.h"
 #include "isa/sums.h"
@@ -21,10 +22,6 @@
 #include <type_traits>
 
 namespace {
-
-using namespace xhat;
-using std::ptrdiff_t;
-using std::size_t;
 
 // ---------------------------------------------------------------------------------------------------- moments
 
@@ -60,7 +57,8 @@ template <class T, bool columns, bool weighted, class Partial = PartialOf<T, wei
 
 // ---------------------------------------------------------------------------------------------- gradient sums
 
-// G is the type of the elements of `dy`: T, or the arithmetic type if they are gradients that were computed into a buffer.
+// G is the type of the elements of `dy`: T, or the arithmetic type if they are gradients that were computed into a
+// buffer.
 template <class T, class G, bool columns, int grad, bool weighted> struct GradientTerms {
     using Partial = PartialOf<T, weighted>;
     const T* RESTRICT x;
@@ -115,8 +113,8 @@ template <class Terms, class G> inline void compute_gradients(const Terms& terms
     for (size_t l = 0; l < n; l++) g[l] = terms.gradient(l, terms.c.index(l));
 }
 
-// In two loops: one computes g into a buffer, the other adds. Each of them is simple enough to be vectorized; one loop of
-// both is not, behind silu, and in columns of float64 behind leaky_relu (there it is 14 times slower).
+// In two loops: one computes g into a buffer, the other adds. Each of them is simple enough to be vectorized; one
+// loop of both is not, behind silu, and in columns of float64 behind leaky_relu (there it is 14 times slower).
 template <class T, bool columns, int grad, bool weighted> void gradient_sums_buffered(const Tile& t) {
     constexpr size_t rows = columns ? 4 : 1, width = CHUNK / rows;
     const size_t ahead = columns ? rows_ahead<T>(t) : 1;
@@ -180,11 +178,12 @@ template <bool columns, int grad> void uncentered_sums(const Tile& t) {
         };
         reduce_uncentered_columns<summed>(t, is_silu(grad) ? PREFETCH_BLOCK : t.width, inputs);
     } else {
-        reduce_uncentered_lanes<summed>(t, [&](size_t r, size_t c, size_t first, size_t n, float* buffer) INLINE_LAMBDA {
+        const auto inputs = [&](size_t r, size_t c, size_t first, size_t n, float* buffer) INLINE_LAMBDA {
             Inputs in = inputs_at(t, r, c, first);
             if constexpr (is_silu(grad)) in.dy = computed(r, c, first, n, buffer);
             return in;
-        });
+        };
+        reduce_uncentered_lanes<summed>(t, inputs);
     }
 }
 

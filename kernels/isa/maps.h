@@ -1,14 +1,14 @@
 // The loops of the elementwise maps, in lanes and in columns. No equation is here.
 //
-// A map reads its inputs once and writes one or two results. Results go to their destination directly, or through a buffer
-// that stays in L1, if they are rounded to 16 bits, if they may overwrite inputs that are still needed, or if they are
-// written by streaming stores. A streaming store pays only if a whole cache line is written at once, so:
+// A map reads its inputs once and writes one or two results. Results go to their destination directly, or through a
+// buffer that stays in L1, if they are rounded to 16 bits, if they may overwrite inputs that are still needed, or if
+// they are written by streaming stores. A streaming store pays only if a whole cache line is written at once, so:
 //   - chunks end where lines of the result end, and adjacent runs share a buffer, so that no line is cut between them;
 //   - vectors of results begin where lines begin, since a store across two lines costs as much as two stores;
 //   - in columns, four rows are mapped side by side, so that the coefficients of a column are loaded once for them.
 //
 // A map is given by a functor `Element`, with
-//   static constexpr bool simple                  cheap enough that elements may be computed twice, and four rows at once
+//   static constexpr bool simple                  cheap enough to compute an element twice, and four rows at once
 //   void operator()(i, V& out, V& dresidual)      the results of element i
 //
 // Anonymous namespace: see number.h.
@@ -50,8 +50,8 @@ template <class T> struct RowsBuffer {
     }
 };
 
-// The buffer of runs, of which each may begin where the last one ended. Elements have the same offset from the start of a
-// cache line in the buffer as at their destination, so that whole lines are copied to whole lines.
+// The buffer of runs, of which each may begin where the last one ended. Elements have the same offset from the start
+// of a cache line in the buffer as at their destination, so that whole lines are copied to whole lines.
 template <class T> class RunBuffer {
   public:
     explicit RunBuffer(const Tile& t) : via_buffer(t.via_buffer), stream(t.stream) {}
@@ -124,8 +124,8 @@ inline void map_row(const Element& element, size_t n, V* RESTRICT out, V* RESTRI
     else some(0, n);
 }
 template <class V, bool second, bool to_buffer, class Element>
-inline void map_four_rows(const Element& a, const Element& b, const Element& c, const Element& d, size_t n, V* const* outs,
-                          V* const* outs2) {
+inline void map_four_rows(const Element& a, const Element& b, const Element& c, const Element& d, size_t n,
+                          V* const* outs, V* const* outs2) {
     V *RESTRICT o0 = outs[0], *RESTRICT o1 = outs[1], *RESTRICT o2 = outs[2], *RESTRICT o3 = outs[3];
     V *RESTRICT p0 = outs2[0], *RESTRICT p1 = outs2[1], *RESTRICT p2 = outs2[2], *RESTRICT p3 = outs2[3];
     const auto some = [&](size_t first, size_t last) INLINE_LAMBDA {
@@ -146,12 +146,14 @@ inline void map_four_rows(const Element& a, const Element& b, const Element& c, 
 
 // One run (lanes) or one row of columns, in chunks.
 template <class T, bool second, class At>
-inline void map_run(const Tile& t, const At& at, size_t ahead, size_t r, size_t c, RunBuffer<T>& out, RunBuffer<T>& out2) {
+inline void map_run(const Tile& t, const At& at, size_t ahead, size_t r, size_t c, RunBuffer<T>& out,
+                    RunBuffer<T>& out2) {
     T* destination = to<T>(t.out, r, c);
     T* destination2 = second ? to<T>(t.dresidual, r, c) : nullptr;
     for (size_t i = 0, n; i < t.width; i += n) {
         n = least(out.chunk_at(destination + i), t.width - i);
-        if (t.prefetch_next_block) prefetch_elements(from<T>(t.dy.at ? t.dy : t.x, r, c + t.prefetch_next_block) + i, n);
+        if (t.prefetch_next_block)
+            prefetch_elements(from<T>(t.dy.at ? t.dy : t.x, r, c + t.prefetch_next_block) + i, n);
         if (!t.input_is_hot) {
             prefetch_run<T>(t, t.x, ahead, r, c, i, n);
             prefetch_run<T>(t, t.dy, ahead, r, c, i, n);
@@ -185,8 +187,8 @@ template <class T, bool second, class At> inline void map_columns(const Tile& t,
             values[k] = out.place(to<T>(t.out, r + k, 0) + i, k * n);
             if (second) values2[k] = out2.place(to<T>(t.dresidual, r + k, 0) + i, k * n);
         }
-        map_four_rows<A<T>, second, RowsBuffer<T>::rounds>(at(r, 0, i), at(r + 1, 0, i), at(r + 2, 0, i), at(r + 3, 0, i),
-                                                           n, values, values2);
+        map_four_rows<A<T>, second, RowsBuffer<T>::rounds>(at(r, 0, i), at(r + 1, 0, i), at(r + 2, 0, i),
+                                                           at(r + 3, 0, i), n, values, values2);
         for (size_t k = 0; k < 4; k += adjacent ? 4 : 1) {
             out.finish(values[k], to<T>(t.out, r + k, 0) + i, adjacent ? 4 * n : n);
             if (second) out2.finish(values2[k], to<T>(t.dresidual, r + k, 0) + i, adjacent ? 4 * n : n);
@@ -194,8 +196,8 @@ template <class T, bool second, class At> inline void map_columns(const Tile& t,
     }
 }
 
-// Maps a tile. at(row, channel, first) gives the Element of a run, or of a row of columns, from element `first` on. With
-// `second` there are two results.
+// Maps a tile. at(row, channel, first) gives the Element of a run, or of a row of columns, from element `first` on.
+// With `second` there are two results.
 template <class T, bool columns, bool second, class At> inline void map(const Tile& t, const At& at) {
     const size_t ahead = columns ? rows_ahead<T>(t) : 1;
     size_t r = 0;

@@ -1,8 +1,9 @@
 // Prefetches and streaming stores, and the compiler-specific keywords.
 //
-// Batch normalization is limited by memory bandwidth. Prefetching starts a read before its data are needed. A streaming
-// (non-temporal) store writes a line without reading it first, and without evicting others from the caches; large results
-// are written this way. A streaming store is efficient for whole cache lines only, so results are collected in a buffer.
+// Batch normalization is limited by memory bandwidth. Prefetching starts a read before its data are needed. A
+// streaming (non-temporal) store writes a line without reading it first, and without evicting others from the caches;
+// large results are written this way. A streaming store is efficient for whole cache lines only, so results are
+// collected in a buffer.
 //
 // Anonymous namespace: see number.h.
 #pragma once
@@ -68,9 +69,9 @@ inline void stream64(char* out, const char* in) {
 }
 #endif
 
-// Copies a finished chunk from the buffer to its destination. With `stream`, whole cache lines are written by the widest
-// streaming stores, and the parts before and after them in 16-byte pieces; the processor's write-combining buffers join
-// these with the pieces of the neighbouring chunks.
+// Copies a finished chunk from the buffer to its destination. With `stream`, whole cache lines are written by the
+// widest streaming stores, and the parts before and after them in 16-byte pieces; the processor's write-combining
+// buffers join these with the pieces of the neighbouring chunks.
 inline void flush(const void* chunk, void* destination, size_t bytes, bool stream) {
     auto* out = static_cast<char*>(destination);
     const auto* in = static_cast<const char*>(chunk);

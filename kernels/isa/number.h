@@ -1,8 +1,8 @@
 // Floating-point formats: load and store of float64, float32, float16 and bfloat16, and exp.
 //
 // Conversions and exp are written as integer and floating-point arithmetic without tables and branches, so that every
-// compiler can vectorize a loop over them, and every instruction set gives the same bits. float16 is converted by moving
-// its exponent into float32's place and rescaling by a power of two; bfloat16 is the upper half of a float32.
+// compiler can vectorize a loop over them, and every instruction set gives the same bits. float16 is converted by
+// moving its exponent into float32's place and rescaling by a power of two; bfloat16 is the upper half of a float32.
 //
 // Everything is in an anonymous namespace. This header is compiled once per instruction set; an inline function with
 // external linkage would be a weak symbol, and the linker would keep one copy, perhaps with AVX-512, for all of them.
@@ -37,8 +37,8 @@ inline double load(double v) { return v; }
 inline float load(float v) { return v; }
 inline float load(bfloat16 v) { return bits<float>(std::uint32_t(v.u) << 16); }
 inline float load(float16 v) {
-    // Exponent and fraction are moved to their places in float32. Multiplying by 2^112 corrects the exponent's bias; this is
-    // exact, and normalizes subnormals too. Infinity and NaN get an exponent of all ones.
+    // Exponent and fraction are moved to their places in float32. Multiplying by 2^112 corrects the exponent's bias;
+    // this is exact, and normalizes subnormals too. Infinity and NaN get an exponent of all ones.
     const std::uint32_t magnitude = std::uint32_t(v.u & 0x7fffu) << 13;
     const std::uint32_t finite = bits<std::uint32_t>(bits<float>(magnitude) * 0x1p112f);
     const std::uint32_t special = magnitude | 0x7f800000u;
@@ -71,10 +71,10 @@ inline void store(float16& to, double v) { store(to, static_cast<float>(v)); }
 template <class A> constexpr A FAR = A(60);
 template <> constexpr double FAR<double> = 300;
 
-// e^-a for 0 <= a <= FAR. With -a = k ln 2 + r and |r| <= ln 2 / 2, a polynomial gives e^r, and k is added to its exponent.
-// Adding `magic` rounds to an integer, which is then in the low bits. ln 2 is subtracted in two parts, so that r is exact.
-// The float polynomial has an error of at most 3e-9. It is evaluated in pairs, which shortens the chain of dependent
-// operations that Horner's rule would have.
+// e^-a for 0 <= a <= FAR. With -a = k ln 2 + r and |r| <= ln 2 / 2, a polynomial gives e^r, and k is added to its
+// exponent. Adding `magic` rounds to an integer, which is then in the low bits. ln 2 is subtracted in two parts, so
+// that r is exact. The float polynomial has an error of at most 3e-9. It is evaluated in pairs, which shortens the
+// chain of dependent operations that Horner's rule would have.
 inline float decay(float a) {
     constexpr float magic = 12582912.0f;  // 1.5 * 2^23
     const float shifted = a * -1.44269504f + magic;

@@ -1,9 +1,10 @@
 // The loops of the reductions, in lanes and in columns, left to the compiler's vectorizer. No equation is here.
 //
-// Floating-point addition is not associative, so a compiler may not vectorize `s += x[i]`. These loops therefore keep many
-// independent sums: one for each of LANES lanes of a run, or one for each column. A compiler can map them to vectors of
-// any width, and the result has the same bits for each. To hide the latency of additions, and to convert to double less
-// often, UNROLL rows of lanes (or rows of columns) are first added to each other in pairs. This is part of the order too.
+// Floating-point addition is not associative, so a compiler may not vectorize `s += x[i]`. These loops therefore keep
+// many independent sums: one for each of LANES lanes of a run, or one for each column. A compiler can map them to
+// vectors of any width, and the result has the same bits for each. To hide the latency of additions, and to convert
+// to double less often, UNROLL rows of lanes (or rows of columns) are first added to each other in pairs. This is
+// part of the order too.
 //
 // A reduction is given by a functor `Terms`, with
 //   type Partial                                     in which rows are added before they are widened to double
@@ -22,7 +23,8 @@ namespace {
 template <class Partial> constexpr size_t UNROLL = sizeof(Partial) == 8 ? 4 : 8;
 
 // The pairwise sum of term(k, u, v) over k, k + 1, ..., k + n - 1.
-template <size_t n, class Partial, class Term> ALWAYS_INLINE void pairwise(const Term& term, size_t k, Partial& u, Partial& v) {
+template <size_t n, class Partial, class Term>
+ALWAYS_INLINE void pairwise(const Term& term, size_t k, Partial& u, Partial& v) {
     if constexpr (n == 1) {
         term(k, u, v);
     } else {
@@ -34,9 +36,11 @@ template <size_t n, class Partial, class Term> ALWAYS_INLINE void pairwise(const
     }
 }
 
-// Adds a run to the LANES accumulators of its channel. `next` is the same channel's run in the next row, for prefetching.
+// Adds a run to the LANES accumulators of its channel. `next` is the same channel's run in the next row, for
+// prefetching.
 template <class Terms>
-inline void sum_lanes(const Terms& terms, const Terms& next, size_t width, double* RESTRICT sum, double* RESTRICT product) {
+inline void sum_lanes(const Terms& terms, const Terms& next, size_t width, double* RESTRICT sum,
+                      double* RESTRICT product) {
     using Partial = typename Terms::Partial;
     double s[LANES], q[LANES];
     for (size_t l = 0; l < LANES; l++) { s[l] = sum[l]; q[l] = product[l]; }

@@ -4,7 +4,7 @@
 //
 //   lanes     a contiguous run of `width` elements belongs to one channel (NCHW). Its coefficients are scalars, and its
 //             sums run in LANES independent accumulators: element i is added to accumulator i % LANES.
-//   columns   `width` contiguous elements are columns, each with coefficients and a running sum of its own (NHWC, (N, C)).
+//   columns   `width` contiguous elements are columns, each with its own coefficients and sums (NHWC, (N, C)).
 //
 // This header holds declarations only. The engine includes no other header of isa/.
 #pragma once
@@ -16,7 +16,8 @@ namespace xhat {
 
 // ---------------------------------------------------------------------------------------------------- options
 //
-// Python passes these enums as integers. module.cpp exports the names beside them as dicts, so they are numbered here only.
+// Python passes these enums as integers. module.cpp exports the names beside them as dicts, so they are numbered here
+// only.
 
 enum Dtype { FLOAT64, FLOAT32, FLOAT16, BFLOAT16, DTYPES };
 constexpr const char* DTYPE_NAMES[DTYPES] = {"float64", "float32", "float16", "bfloat16"};
@@ -37,8 +38,9 @@ enum ActivationGrad {
 constexpr const char* ACTIVATION_GRAD_NAMES[ACTIVATION_GRADS] = {
     "none", "leaky_relu_from_x", "leaky_relu_from_y", "silu_from_x", "silu_from_x_and_residual"};
 
-// Which terms dx has. BATCH: mu and var are moments of the batch, so dx has terms through both. WEIGHTED: of the weighted
-// batch, so these terms are multiplied by w. CONSTANT: mu and var are given (evaluation); only the direct term is left.
+// Which terms dx has. BATCH: mu and var are moments of the batch, so dx has terms through both. WEIGHTED: of the
+// weighted batch, so these terms are multiplied by w. CONSTANT: mu and var are given (evaluation); only the direct
+// term is left.
 enum Statistics { BATCH, WEIGHTED, CONSTANT, STATISTICS };
 
 // ------------------------------------------------------------------------------------------------------- tile
@@ -59,7 +61,7 @@ struct Coefficients {
 struct Tile {
     std::size_t rows, channels, width;
     Source x, dy;
-    Source saved;               // forward: the residual. Backward: what act' needs besides x (y or the residual), if anything
+    Source saved;               // forward: the residual. Backward: what act' needs besides x: y or the residual
     Target out, dresidual;      // out: y or dx
     const double* weights;      // w of each element of a row (lanes), or of each row (columns)
     std::ptrdiff_t weights_row;
@@ -71,7 +73,8 @@ struct Tile {
     bool stream;                // write results by streaming stores
     bool fits_in_cache;         // all arrays fit in the last-level cache: skip prefetching
     bool input_is_hot;          // lanes: the map's inputs were read a moment ago, so they are in a cache
-    std::size_t prefetch_next_block;  // lanes: channel offset of the block to prefetch while this one is written; 0: off
+    // Lanes: the channel offset of the next block, which is prefetched while this one is written. 0: off.
+    std::size_t prefetch_next_block;
 };
 
 // ------------------------------------------------------------------------------------------------------ table

@@ -1,9 +1,9 @@
 // Addresses within a tile, and prefetching of what is read next. sums.h, uncentered_sums.h and maps.h share it.
 //
-// Hardware prefetchers follow a few sequential streams. They fail in two places: in columns, where four rows are read side
-// by side, and in lanes, where a channel's run ends and the next one begins a stride away. There the kernels prefetch
-// themselves, a line for each line that they read, so that requests never come in bursts: in columns the rows that are
-// read PREFETCH_DISTANCE bytes later, in lanes the run of the same channel in the next row.
+// Hardware prefetchers follow a few sequential streams. They fail in two places: in columns, where four rows are read
+// side by side, and in lanes, where a channel's run ends and the next one begins a stride away. There the kernels
+// prefetch themselves, a line for each line that they read, so that requests never come in bursts: in columns the
+// rows that are read PREFETCH_DISTANCE bytes later, in lanes the run of the same channel in the next row.
 //
 // Anonymous namespace: see number.h.
 #pragma once
@@ -43,8 +43,8 @@ template <class T, size_t rows = 4> size_t rows_ahead(const Tile& t) {
     const size_t bytes = rows * t.width * sizeof(T);
     return rows * ((PREFETCH_DISTANCE + bytes - 1) / bytes);
 }
-// Columns: prefetches columns [first, first + n) of `rows` rows. If rows are adjacent in memory, as many elements in the
-// order of memory instead.
+// Columns: prefetches columns [first, first + n) of `rows` rows. If rows are adjacent in memory, as many elements in
+// the order of memory instead.
 template <class T, size_t rows = 4>
 ALWAYS_INLINE void prefetch_rows(const Tile& t, const Source& s, size_t row, size_t first, size_t n) {
     if (t.fits_in_cache || !s.at || row + rows > t.rows) return;
@@ -53,8 +53,10 @@ ALWAYS_INLINE void prefetch_rows(const Tile& t, const Source& s, size_t row, siz
 }
 // Lanes: prefetches elements [first, first + n) of channel c in the row `distance` rows after `row`.
 template <class T>
-ALWAYS_INLINE void prefetch_run(const Tile& t, const Source& s, size_t distance, size_t row, size_t c, size_t first, size_t n) {
-    if (!t.fits_in_cache && s.at && has_next(t, row, distance)) prefetch_elements(from<T>(s, row + distance, c) + first, n);
+ALWAYS_INLINE void prefetch_run(const Tile& t, const Source& s, size_t distance, size_t row, size_t c, size_t first,
+                                size_t n) {
+    if (t.fits_in_cache || !s.at || !has_next(t, row, distance)) return;
+    prefetch_elements(from<T>(s, row + distance, c) + first, n);
 }
 
 }  // namespace

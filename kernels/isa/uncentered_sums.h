@@ -1,12 +1,13 @@
 // Uncentered sums of float32, in explicit vectors: sum g and sum g x, where moments have g = x.
 //
-// Centered sums subtract a shift from each element in double before they multiply. Without the subtraction, the product of
-// two floats is exact in double, so a step is two conversions, an addition and a fused multiply-add that rounds like the
-// two separate operations. In cache this takes 0.114 ns instead of 0.163 (moments), and 0.167 instead of 0.237 (gradients).
+// Centered sums subtract a shift from each element in double before they multiply. Without the subtraction, the
+// product of two floats is exact in double, so a step is two conversions, an addition and a fused multiply-add that
+// rounds like the two separate operations. In cache this takes 0.114 ns instead of 0.163 (moments), and 0.167 instead
+// of 0.237 (gradients).
 //
-// The price is cancellation: m2 = sum x^2 - (sum x)^2 / m loses digits if x is far from zero compared with its deviation.
-// moments.h (near_zero) decides whether the sums are accurate; if not, the engine runs the centered kernel of sums.h.
-// docs/decisions/0019 has the details.
+// The price is cancellation: m2 = sum x^2 - (sum x)^2 / m loses digits if x is far from zero compared with its
+// deviation. moments.h (near_zero) decides whether the sums are accurate; if not, the engine runs the centered kernel
+// of sums.h. docs/decisions/0019 has the details.
 //
 // Anonymous namespace: see number.h.
 #pragma once
@@ -33,10 +34,11 @@ template <class V> struct VectorCoefficients { V hi, lo, scale, beta; Slope<V> s
 
 // The same from arrays of them. `read` makes a V of the float at an address.
 template <int grad, class V, class Read>
-ALWAYS_INLINE VectorCoefficients<V> vector_coefficients(const Tile& t, size_t at, const Slope<V>& slope, const Read& read) {
+ALWAYS_INLINE VectorCoefficients<V> vector_coefficients(const Tile& t, size_t at, Slope<V> slope, const Read& read) {
     const auto value = [&](const void* p) INLINE_LAMBDA { return read(static_cast<const float*>(p) + at); };
     const Coefficients& c = t.coefficients;
-    if constexpr (grad == LEAKY_RELU_FROM_X) return {value(c.mu_hi), value(c.mu_lo), value(c.scale), value(c.beta), slope};
+    if constexpr (grad == LEAKY_RELU_FROM_X)
+        return {value(c.mu_hi), value(c.mu_lo), value(c.scale), value(c.beta), slope};
     else return {V{}, V{}, V{}, V{}, slope};
 }
 
@@ -45,7 +47,7 @@ template <int grad, class V, class Load>
 ALWAYS_INLINE V gradient_of(V x, const Inputs& in, const VectorCoefficients<V>& c, const Load& load) {
     if constexpr (grad == MOMENTS) return x;
     else if constexpr (grad == LEAKY_RELU_FROM_X)
-        return through_leaky(load(in.dy), before_activation(centred(x, c.hi, c.lo), c.scale, c.beta) <= V{}, c.slope);
+        return through_leaky(load(in.dy), before_activation(centered(x, c.hi, c.lo), c.scale, c.beta) <= V{}, c.slope);
     else if constexpr (grad == LEAKY_RELU_FROM_Y) return through_leaky(load(in.dy), load(in.saved) <= V{}, c.slope);
     else return load(in.dy);
 }
@@ -71,7 +73,9 @@ inline void add_uncentered_run(const Inputs& in, const Inputs& next, const Vecto
     for (size_t k = 0; k < vectors; k++) s[k] = doubles(sum + k * VECTOR), p[k] = doubles(product + k * VECTOR);
     const auto add_lanes = [&](size_t i) INLINE_LAMBDA {
         for (size_t k = 0; k < vectors; k++)
-            add_vector<grad>(s[k], p[k], in, c, [&](const float* at) INLINE_LAMBDA { return floats(at + i + k * VECTOR); });
+            add_vector<grad>(s[k], p[k], in, c, [&](const float* at) INLINE_LAMBDA {
+                return floats(at + i + k * VECTOR);
+            });
     };
     size_t i = 0;
     for (; i + 4 * LANES <= width; i += 4 * LANES) {
@@ -88,19 +92,19 @@ inline void add_uncentered_run(const Inputs& in, const Inputs& next, const Vecto
     for (size_t k = 0; k < vectors; k++) put(s[k], sum + k * VECTOR), put(p[k], product + k * VECTOR);
 }
 
-// Reduces a tile in lanes. inputs(row, channel, first, n, buffer) gives the arrays from element `first` on; it may compute
-// n gradients into `buffer` (silu).
+// Reduces a tile in lanes. inputs(row, channel, first, n, buffer) gives the arrays from element `first` on; it may
+// compute n gradients into `buffer` (silu).
 template <int grad, class InputsOf> inline void reduce_uncentered_lanes(const Tile& t, const InputsOf& inputs) {
     float buffer[CHUNK];
     for (size_t r = 0; r < t.rows; r++)
         for (size_t c = 0; c < t.channels; c++) {
-            const auto coefficients = vector_coefficients<grad>(t, c, Slope<Floats>(t.slope),
-                                                                [](const float* at) INLINE_LAMBDA { return broadcast(*at); });
+            const auto read = [](const float* at) INLINE_LAMBDA { return broadcast(*at); };
+            const auto coefficients = vector_coefficients<grad>(t, c, Slope<Floats>(t.slope), read);
             const Inputs next = inputs_at(t, r + has_next(t, r), c, 0);
             for (size_t i = 0, n; i < t.width; i += n) {
                 n = least(t.width - i, CHUNK);
-                add_uncentered_run<grad>(inputs(r, c, i, n, buffer), {next.x + i, next.dy + i, next.saved + i}, coefficients,
-                                         n, t.sum + c * LANES, t.sum_product + c * LANES);
+                add_uncentered_run<grad>(inputs(r, c, i, n, buffer), {next.x + i, next.dy + i, next.saved + i},
+                                         coefficients, n, t.sum + c * LANES, t.sum_product + c * LANES);
             }
         }
 }
@@ -132,7 +136,8 @@ class RowPrefetcher {
         for (const Source* s : {&t.x, &t.dy, &t.saved}) {
             if (!s->at) continue;
             const bool adjacent = s->row == ptrdiff_t(t.width);
-            of_[arrays_++] = {from<float>(*s, r, 0), adjacent ? ptrdiff_t(LANES) : s->row, adjacent ? ptrdiff_t(ROWS) : 1};
+            const ptrdiff_t line = adjacent ? ptrdiff_t(LANES) : s->row, column = adjacent ? ptrdiff_t(ROWS) : 1;
+            of_[arrays_++] = {from<float>(*s, r, 0), line, column};
         }
     }
     ALWAYS_INLINE void prefetch_at(size_t column) const {
@@ -148,12 +153,14 @@ class RowPrefetcher {
 
 // Adds columns [first, first + width) of some rows to their sums.
 template <int grad, size_t rows>
-inline void add_uncentered_rows(const Tile& t, const InputRows& in, const RowPrefetcher& ahead, size_t first, size_t width) {
+inline void add_uncentered_rows(const Tile& t, const InputRows& in, const RowPrefetcher& ahead, size_t first,
+                                size_t width) {
     double *RESTRICT sum = t.sum + first, *RESTRICT product = t.sum_product + first;
     const Slope<Floats> slope(t.slope);
     size_t i = 0;
     const auto add_columns = [&]() INLINE_LAMBDA {
-        const auto c = vector_coefficients<grad>(t, first + i, slope, [](const float* at) INLINE_LAMBDA { return floats(at); });
+        const auto read = [](const float* at) INLINE_LAMBDA { return floats(at); };
+        const auto c = vector_coefficients<grad>(t, first + i, slope, read);
         const auto load = [&](const float* at) INLINE_LAMBDA { return floats(at + i); };
         Doubles s = doubles(sum + i), p = doubles(product + i);
         for (size_t k = 0; k < rows; k++) add_vector<grad>(s, p, in[k], c, load);
@@ -167,7 +174,8 @@ inline void add_uncentered_rows(const Tile& t, const InputRows& in, const RowPre
     }
     while (i + VECTOR <= width) add_columns();
     for (; i < width; i++) {
-        const auto c = vector_coefficients<grad>(t, first + i, Slope<float>(t.slope), [](const float* at) { return *at; });
+        const auto read = [](const float* at) INLINE_LAMBDA { return *at; };
+        const auto c = vector_coefficients<grad>(t, first + i, Slope<float>(t.slope), read);
         const auto load = [&](const float* at) INLINE_LAMBDA { return at[i]; };
         for (size_t k = 0; k < rows; k++) {
             const double x = load(in[k].x), g = gradient_of<grad>(float(x), in[k], c, load);
@@ -179,7 +187,8 @@ inline void add_uncentered_rows(const Tile& t, const InputRows& in, const RowPre
 
 // Reduces a tile in columns, at most `block` columns at a time. inputs(row, rows, first, n, buffer) gives the arrays of
 // some rows from column `first` on; it may compute their gradients into `buffer`, which is PREFETCH_BLOCK wide (silu).
-template <int grad, class InputsOf> inline void reduce_uncentered_columns(const Tile& t, size_t block, const InputsOf& inputs) {
+template <int grad, class InputsOf>
+inline void reduce_uncentered_columns(const Tile& t, size_t block, const InputsOf& inputs) {
     constexpr size_t rows = RowPrefetcher::ROWS;
     float buffer[rows * PREFETCH_BLOCK];
     const size_t distance = rows_ahead<float, rows>(t);

@@ -1,13 +1,13 @@
 // SIMD vectors of doubles, and floats that are widened to them. Only uncentered_sums.h uses them.
 //
-// All other loops are left to the compiler. This one is not: g++ 12 converts floats to doubles with four instructions where
-// AVX has one, and keeps the running sums in memory. VECTOR is the number of elements; the order of additions, and so the
-// bits of a result, do not depend on it.
+// All other loops are left to the compiler. This one is not: g++ 12 converts floats to doubles with four instructions
+// where AVX has one, and keeps the running sums in memory. VECTOR is the number of elements; the order of additions,
+// and so the bits of a result, do not depend on it.
 //
 // Anonymous namespace: see number.h.
 #pragma once
-#include "memory.h"
-#include "number.h"
+#include "isa/memory.h"
+#include "isa/number.h"
 
 namespace {
 

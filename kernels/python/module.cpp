@@ -23,8 +23,8 @@ namespace {
 
 using Sizes = std::array<std::ptrdiff_t, 3>;
 
-// An int is an address (a torch tensor's data_ptr), None is no array; anything else exports a buffer. The caller keeps the
-// object alive, and nothing else may write to it during the call.
+// An int is an address (a torch tensor's data_ptr), None is no array; anything else exports a buffer. The caller
+// keeps the object alive, and nothing else may write to it during the call.
 void* address(nb::handle h) {
     if (h.is_none()) return nullptr;
     if (PyLong_Check(h.ptr())) {

@@ -14,6 +14,7 @@ from torch.testing._internal.two_tensor import TwoTensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import xhat.torch as xt
+from xhat.errors import ShapeError
 
 
 def step(layer: nn.Module, x: Tensor, dy: Tensor) -> list[Tensor]:
@@ -141,12 +142,40 @@ def test_a_bias_may_change_where_no_activation_needs_it() -> None:
     same([layer.bias.grad], [torch.full_like(layer.bias, 2.0 * X[:, 0].numel())])
 
 
-def test_a_hook_that_shortens_the_weight() -> None:
-    """What comes back is broadcast, and no memory beyond it is read."""
-    weight = torch.ones(CHANNELS, dtype=X.dtype, requires_grad=True)
-    with torch.autograd.graph.saved_tensors_hooks(lambda t: t[:1] if t.dim() == 1 else t, lambda t: t):
-        y = xt.batch_norm(X, None, None, weight, None, True)
-    same(torch.autograd.grad(y, weight, TANGENT), [(y.detach() * TANGENT).sum((0, 2, 3))])
+SHORTENED: dict[str, Callable[[Tensor], Tensor]] = {
+    "weight": lambda t: t[:1] if t.dim() == 1 else t,
+    "x": lambda t: t[:1] if t.dim() == 3 else t,
+    "a dimension more": lambda t: t[None] if t.dim() == 3 else t,
+}
+
+
+@pytest.mark.parametrize("hook", SHORTENED.values(), ids=SHORTENED)
+@pytest.mark.parametrize("activation", [None, "relu"])
+def test_a_hook_that_returns_another_shape_is_refused(
+    hook: Callable[[Tensor], Tensor], activation: Any
+) -> None:
+    """torch broadcasts, or says "invalid gradient"; the kernels would read beyond the memory."""
+    x, weight = X.clone().requires_grad_(), torch.ones(CHANNELS, dtype=X.dtype, requires_grad=True)
+    with torch.autograd.graph.saved_tensors_hooks(hook, lambda t: t):
+        y = xt.batch_norm(x, None, None, weight, weight * 2, True, activation=activation)
+    with pytest.raises(ShapeError, match="the saved tensors have shapes"):
+        torch.autograd.grad(y, (x, weight), TANGENT)
+
+
+@pytest.mark.parametrize("activation", [None, "relu"])
+@pytest.mark.parametrize("name", ["weight", "bias"])
+def test_a_parameter_that_is_replaced_before_the_backward_pass(name: str, activation: Any) -> None:
+    """`.data = ` leaves no trace for autograd; the kernels neither read nor write by the old shape."""
+    layer = xt.BatchNorm1d(64, activation=activation)
+    y = layer(torch.randn(8, 64, requires_grad=True))
+    parameter = getattr(layer, name)
+    parameter.data = parameter.data[:2].clone()
+    if name == "bias" and activation is None:  # the gradient does not depend on it
+        y.sum().backward()
+        assert torch.equal(parameter.grad, torch.full((64,), 8.0))
+    else:
+        with pytest.raises(ShapeError, match="the saved tensors have shapes"):
+            y.sum().backward()
 
 
 CHANGES: dict[str, Callable[[nn.Module, Tensor, Tensor], Any]] = {

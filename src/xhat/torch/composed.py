@@ -177,7 +177,7 @@ def gradients(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """dx, dweight, dbias, dresidual of `batch_norm`, by the closed form; differentiable again, to any order.
 
-    saved: what `saved_for_backward` names. residual: whether there was one. ranks: for a batch that is spread over many;
+    saved: what `saved_for_backward` names. residual: whether there was one. ranks: for a batch on many ranks;
     dweight and dbias are then this rank's sums.
     """
     x, weight, bias = t[:3]

@@ -150,7 +150,6 @@ def follow(
         return
     mean, var, batches, skipped = running
     statistics, m = batch
-    shape = statistics.shape[1:]
     if (
         type(m) is float  # the kernels have found these statistics: there is no transform, and no graph
         and m - running_correction > 1e-6 * m
@@ -158,10 +157,7 @@ def follow(
         and 0 <= running_correction <= 1
         and nonfinite == "propagate"
         and (type(momentum) is float or (momentum is skipped is None and batches is not None))
-        and plain(mean, var, batches)
-        and _in_place(mean, shape)
-        and _in_place(var, shape)
-        and (batches is None or (batches.dtype is torch.int64 and not batches.is_inference()))
+        and _in_place(mean, var, batches, statistics)
     ):
         k = 1 / (int(batches) + 1) if momentum is None else momentum  # type: ignore[arg-type]  # a tensor, see above
         cpu.track(mean, var, batches, statistics, k, (m - correction) / (m - running_correction))
@@ -171,11 +167,15 @@ def follow(
         move(running, batch, momentum, correction, running_correction, nonfinite)
 
 
-def _in_place(t: Tensor, shape: torch.Size) -> bool:
-    """Whether the kernels can update this running statistic where it is."""
-    return (
-        t.shape == shape
-        and t.dtype in CODES
-        and t.is_contiguous()
-        and not (t.requires_grad or t.is_inference())
-    )
+def _in_place(mean: Tensor, var: Tensor, batches: Maybe, statistics: Tensor) -> bool:
+    """Whether the kernels can update these where they are."""
+    shape = statistics.shape[1:]
+    for t in (mean, var):
+        if (
+            not (t.shape == shape and t.dtype in CODES and t.is_contiguous())
+            or t.requires_grad
+            or t.is_inference()
+        ):
+            return False
+    counted = batches is None or (batches.dtype is torch.int64 and not batches.is_inference())
+    return counted and plain(mean, var, batches)
