@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from beside import CHANNELS, TANGENT, X, layers, same
+from beside import CHANNELS, TANGENT, X, layers, same, step
 from definition import Problem, definition, problem
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
@@ -13,14 +13,6 @@ from torch.testing._internal.two_tensor import TwoTensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import xhat.torch as xt
-
-
-def step(layer: nn.Module, x: Tensor, dy: Tensor) -> list[Tensor]:
-    """y, the gradients and the buffers."""
-    leaf = x.detach().requires_grad_()
-    y = layer(leaf)
-    y.backward(dy)
-    return [y.detach(), leaf.grad, *(p.grad for p in layer.parameters()), *layer.buffers()]  # type: ignore[list-item]
 
 
 def agree(x: Tensor, dy: Tensor, training: bool = True) -> None:

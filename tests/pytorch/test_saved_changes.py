@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from beside import CHANNELS, TANGENT, X, layers, same
+from beside import CHANNELS, TANGENT, X, layers, same, step
 from definition import definition, problem, relative
 from torch import Tensor, nn
 
