@@ -127,26 +127,19 @@ def _forward(
     weights, count = (None, plan.m) if mask is None else weights_for(mask, operation, x, plan)
     if var is not None:
         check_variance(operation, var)
-    y, overwritten = np.empty_like(x), False
-    if out is not None:
-        y = check_output(
-            out, operation, "out", x, x, {"x": x} if residual is None else {"x": x, "residual": residual}
-        )
+    if out is None:
+        y, overwritten = np.empty_like(x), False
+    else:
+        inputs = {"x": x} if residual is None else {"x": x, "residual": residual}
+        y = check_output(out, operation, "out", x, x, inputs)
         overwritten = overlapping(y, x)
     # Copies, so that the context does not change with the caller's arrays.
     statistics = np.zeros(plan.statistics_shape)
     for row, value in enumerate((mean, var, gamma, beta)):
         if value is not None:
             statistics[row] = value
-    c = Context(
-        x,
-        statistics,
-        weights,
-        count,
-        saved_for_backward(plan.options.activation, y, residual),
-        overwritten,
-        plan,
-    )
+    saved = saved_for_backward(plan.options.activation, y, residual)
+    c = Context(x, statistics, weights, count, saved, overwritten, plan)
     if x.size:
         _run_forward(c, residual, y)
     return y, c
