@@ -80,7 +80,7 @@ class Result:
 def survey(
     layouts: dict[str, Layout], errors: bool = False, dtypes: Iterable[str] = DTYPES
 ) -> dict[str, Any]:
-    """Digest, and error where asked, of every layout, dtype and option."""
+    """The digest, and with `errors` the error, of every layout, dtype and option."""
     found = {}
     for where, layout in layouts.items():
         for name in dtypes:
