@@ -1,8 +1,9 @@
 // Every tuning constant of the kernels and the engine, with the measurement that chose it.
 //
-// Unless another machine is named, timings are from one thread of an AVX-512 EPYC (Zen 4) with g++ 12.2, float32;
-// docs/decisions/0005 and 0006 have the details and the alternatives that did not help. "NCHW (32, 64, 56, 56)"
-// is a shape; ms, us and ns are times of one call, or of one element, before -> after.
+// Timings are of float32 on an AVX-512 EPYC (Zen 4) with g++ 12.2 and one thread, unless a line names another machine:
+// Zen 3 (AVX2) or Intel (a Xeon, model 207, AVX-512, 2 MB of L2 per core), both with two threads. Each is given as
+// before -> after, per call (ms) or per element (ns), or as a multiple of a streaming copy or triad of the same bytes.
+// docs/decisions/0005 and 0006 have the details, and the alternatives that did not help.
 #pragma once
 #include <cstddef>
 
@@ -50,27 +51,27 @@ constexpr std::size_t CHUNK = 512;
 static_assert(CHUNK % (8 * LANES) == 0, "a chunk holds whole groups of unrolled lanes");
 
 // Bytes of all arrays of a pass. Up to the first limit they fit in the last-level cache, and prefetching is off:
-// (4096, 256), (1024, 256) forward, two threads: 0.32 -> 0.25, 0.092 -> 0.075 ms. From the second on results are
-// written by streaming stores; NCHW (32, 512, 14, 14) backward, two threads: 2.9 -> 2.35 x triad, with a residual and
+// (4096, 256), (1024, 256) forward, Zen 3: 0.32 -> 0.25, 0.092 -> 0.075 ms. From the second on results are
+// written by streaming stores: NCHW (32, 512, 14, 14) backward, two threads: 2.9 -> 2.35 x triad, with a residual and
 // relu 6.8 -> 4.5.
 constexpr std::size_t CACHE_BYTES = std::size_t(16) << 20, STREAM_BYTES = std::size_t(32) << 20;
 
-// Bytes. How far ahead rows of columns are prefetched: memory has answered by then. 64 columns, 103 MB: forward 0.63 ->
-// 0.42, backward 0.92 -> 0.63 ns. 16 kB is the same; 2 and 4 kB are slower.
+// Bytes. How far ahead rows of columns are prefetched, to hide the latency of memory. 64 columns, 103 MB: forward
+// 0.63 -> 0.42, backward 0.92 -> 0.63 ns. 16 kB is the same; 2 and 4 kB are slower.
 constexpr std::size_t PREFETCH_DISTANCE = 8192;
 // Columns that are processed, and prefetched, at a time. Four rows that are read side by side are not a stream that the
 // hardware prefetcher recognizes. 256 columns: 0.50 -> 0.18 ns.
 constexpr std::size_t PREFETCH_BLOCK = 128;
 // The same in the map of the backward pass, which reads two arrays: more lines in flight than there are line-fill
-// buffers stall. NHWC (32, 56, 56, 256) backward, two threads of an Intel Xeon (model 207): 29.3 -> 20.3 ms.
+// buffers stall. NHWC (32, 56, 56, 256) backward, Zen 3: 29.3 -> 20.3 ms.
 constexpr std::size_t PREFETCH_BLOCK_OF_TWO = PREFETCH_BLOCK / 2;
 
 // Lanes. A block of channels is reduced, then mapped while it is in L2. It holds at most so many channels and bytes,
-// and joins channels only while their runs are shorter than BLOCK_RUN_BYTES. Blocks of 512 kB, Intel: (128, 16, 32,
-// 32) forward, two threads, 3.4 -> 2.9 x copy; (64, 128, 1000) 1.73 -> 1.30.
+// and joins channels only while their runs are shorter than BLOCK_RUN_BYTES. Blocks of 512 kB, two threads:
+// (128, 16, 32, 32) forward 3.4 -> 2.9 x copy, (64, 128, 1000) forward 1.73 -> 1.30.
 constexpr std::size_t BLOCK_CHANNELS = 64, BLOCK_RUN_BYTES = 16384, BLOCK_BYTES = std::size_t(1) << 19;
-// Bytes. A larger block exceeds one core's L2, so all threads share it: their L2 caches hold it together. Intel, 2 MB
-// of L2 a core, (32, 64, 112, 112) forward, backward: 7.1 -> 6.1, 18.3 -> 13.5 ms.
+// Bytes. A larger block exceeds one core's L2, so all threads share it: their L2 caches hold it together.
+// (32, 64, 112, 112) forward, backward, Intel: 7.1 -> 6.1, 18.3 -> 13.5 ms.
 constexpr std::size_t L2_BYTES = std::size_t(1) << 20;
 // Bytes. Shorter rows of a block are written through the cache even if the result is large.
 constexpr std::size_t STREAM_RUN_BYTES = 1024;

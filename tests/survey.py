@@ -1,4 +1,4 @@
-"""One run over all that a kernel can be asked for, as digests of the results: equal digests, equal bits.
+"""Runs every kernel, and digests the results: equal digests mean equal bits.
 
 Run as a program it prints the digests as JSON, so that another process can use another instruction set or
 another number of threads; with the argument `errors`, also the distance to the oracle.
@@ -80,7 +80,7 @@ class Result:
 def survey(
     layouts: dict[str, Layout], errors: bool = False, dtypes: Iterable[str] = DTYPES
 ) -> dict[str, Any]:
-    """Digest, and error where asked, of every layout, dtype and option."""
+    """The digest, and with `errors` the error, of every layout, dtype and option."""
     found = {}
     for where, layout in layouts.items():
         for name in dtypes:

@@ -35,7 +35,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "operands": {"plan", "checks", "layout", "errors"},
     "results": {"operands", "plan", "checks", "equations", "layout", "errors"},
     "ops": {"_kernels", "results", "operands", "plan", "checks", "equations", "layout", "errors"},
-    "numpy": {"ops", "equations", "layout", "errors"},
+    "numpy": {"numpy_checks", "ops", "equations", "layout", "errors"},
+    "numpy_checks": {"checks", "errors"},
     "jax": ENGINE,
     # PyTorch, from the bottom up: each file, then the packages for whole models, which nothing below imports.
     "torch.errors": {"errors"},
@@ -78,6 +79,7 @@ MAY_LOAD: dict[str, set[str]] = {
     "results": {"numpy"},
     "ops": {"numpy"},
     "numpy": {"numpy"},
+    "numpy_checks": {"numpy"},
     "jax": {"numpy", "jax"},
     "torch": {"numpy", "rich", "torch"},
     "lens": set(),

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from conftest import in_a_process
 
 import xhat
 
@@ -111,3 +112,18 @@ def test_the_stub_is_the_one_that_the_build_made() -> None:
 
 def test_the_version_is_the_packages() -> None:
     assert xhat.config()["version"] == importlib.metadata.version("xhat")
+
+
+def test_missing_kernels_are_named() -> None:
+    """Python's own words for it are "most likely due to a circular import"."""
+    code = """
+import sys
+sys.modules["xhat._kernels"] = None
+try:
+    import xhat
+except ImportError as error:
+    print(error)
+"""
+    said = in_a_process(code)
+    assert said.startswith("xhat: the compiled kernels can't be loaded (")
+    assert "circular" not in said and "pip install ." in said

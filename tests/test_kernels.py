@@ -1,4 +1,4 @@
-"""The kernels: near the oracle in every instruction set, and the same bits wherever and however they run."""
+"""The kernels: near the oracle, and with the same bits for every instruction set and number of threads."""
 
 import json
 from collections import Counter
@@ -20,7 +20,7 @@ SURVEY = (TESTS / "survey.py").read_text()
 
 @cache
 def surveyed(isa: str, threads: int) -> dict[str, Any]:
-    """The survey by a process of its own; with one thread also the errors."""
+    """The survey in a process of its own; with one thread also the errors."""
     what = ["errors"] if threads == 1 else []
     out = json.loads(in_a_process(SURVEY, *what, XHAT_ISA=isa, OMP_NUM_THREADS=str(threads)))
     assert (out["isa"], out["threads"]) == (isa, threads)
@@ -42,7 +42,7 @@ def test_the_survey_reaches_every_case() -> None:
 
 @pytest.mark.parametrize("isa", ISAS)
 def test_every_instruction_set_is_near_the_oracle(isa: str) -> None:
-    """Within a few roundings of the dtype; float64's own sums are roundings of the same size."""
+    """Within a few roundings of the dtype; for float64, sums have rounding errors of the same size."""
     errors = {k: error for k, (_, error) in surveyed(isa, 1).items() if error is not None}
     assert not {k: error for k, error in errors.items() if not error <= (32 if "float64" in k else 4)}
 
@@ -68,7 +68,7 @@ def test_run_after_run_gives_the_same_bits() -> None:
 @pytest.mark.parametrize("options", ["plain", "silu, residual, weights"])
 @pytest.mark.parametrize("where", LARGE)
 def test_large_arrays_are_near_the_oracle(where: str, options: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where the work is split, at the seams too; the reference is float64 here, for speed."""
+    """Where work is split over pieces and threads; the reference is in float64 here, for speed."""
     monkeypatch.setattr(oracle, "WIDE", np.float64)
     with threadpoolctl.threadpool_limits(2, user_api="openmp"):
         assert Result(where, LARGE[where], np.dtype(np.float32), options).error() <= 4
@@ -76,7 +76,7 @@ def test_large_arrays_are_near_the_oracle(where: str, options: str, monkeypatch:
 
 @pytest.mark.parametrize("width", [*range(1, 70), 127, 128, 129, 511, 512, 513, 1023, 1025, 2049, 4097])
 def test_every_width_of_rows_and_columns(width: int) -> None:
-    """Remainders of vectors, lanes and chunks; rows likewise, through the transposed shape."""
+    """Remainders of vectors, lanes and chunks; the transposed shape has the same remainders of rows."""
     rng = np.random.default_rng(width)
     for shape, axis in (((2, 3, width), 1), ((3, width), 1), ((width + 1, 3), 1)):
         x, dy = (rng.normal(size=shape).astype(np.float32) for _ in range(2))

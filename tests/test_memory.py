@@ -1,6 +1,6 @@
 """Peak memory: the forward keeps nothing of x's size but x, and the backward needs dx alone.
 
-Results are NumPy's and seen by tracemalloc; what the kernels take themselves is seen as the resident set.
+tracemalloc sees the results, which NumPy allocates; the resident set shows what the kernels allocate themselves.
 """
 
 import tracemalloc
@@ -18,7 +18,7 @@ SHAPES = {"NCHW": ((8, 16, 64, 64), 1), "NHWC": ((8, 64, 64, 16), -1), "(N, C)":
 
 
 def traced(call: Callable[[], Any]) -> tuple[Any, int, int]:
-    """What the call returned, and how many bytes NumPy and Python held more: at the peak, and afterwards."""
+    """The result of a call, and the bytes that NumPy and Python held in addition: at the peak, and afterwards."""
     tracemalloc.start()
     try:
         before, _ = tracemalloc.get_traced_memory()
@@ -29,7 +29,7 @@ def traced(call: Callable[[], Any]) -> tuple[Any, int, int]:
     return result, peak - before, after - before
 
 
-def test_the_measure_sees_a_temporary_array() -> None:
+def test_a_temporary_array_is_measured() -> None:
     x = np.ones((1000, 1000))
     _, peak, after = traced(lambda: float((x * 2).sum()))
     assert peak >= x.nbytes > 100 * after
@@ -66,13 +66,13 @@ def test_with_results_given_nothing_of_the_size_of_x_is_allocated() -> None:
     shape, axis = SHAPES["NCHW"]
     x = np.random.default_rng(0).normal(size=shape).astype(np.float32)
     y, dx, dy = np.empty_like(x), np.empty_like(x), x[::-1].copy()
-    xhat.batch_norm(x[:2], axis=axis, out=y[:2])  # what is imported late
+    xhat.batch_norm(x[:2], axis=axis, out=y[:2])  # imports that are made on first use
     (_, context), peak, _ = traced(lambda: xhat.batch_norm(x, axis=axis, out=y))
     assert peak <= x.nbytes // 20
     _, peak, _ = traced(lambda: xhat.batch_norm_backward(dy, context, out=dx))
     assert peak <= x.nbytes // 20
     _, peak, _ = traced(lambda: xhat.gradient_paths(dy, context))
-    assert peak >= x.nbytes  # the measure sees it
+    assert peak >= x.nbytes  # temporary arrays are measured
 
 
 RESIDENT = """
@@ -86,7 +86,7 @@ x = np.ones(shape, np.float32)
 x.reshape(-1)[::2] = 3
 dy, y, dx = x.copy(), np.zeros_like(x), np.zeros_like(x)
 small, place = x[:2].copy(), x[:2].copy()
-# Takes the pool of threads, what is imported late, and the pages of the code that checks and computes.
+# Allocates the thread pool, late imports, and the pages of code.
 xhat.batch_norm_backward(small, xhat.batch_norm(small, axis=axis, out=place, activation="silu")[1], out=place)
 peak = lambda: int(re.search(r"VmHWM:\\s*(\\d+) kB", open("/proc/self/status").read())[1])
 before = peak()
@@ -98,9 +98,9 @@ if len(sys.argv) > 2:
     taken = peak() - before
 print(taken * 1024, x.nbytes)
 """
-# getrusage would not do: a child starts with the peak of the parent that started it.
+# Not getrusage: a child process starts with the peak of its parent.
 on_linux = pytest.mark.skipif(
-    not Path("/proc/self/status").exists(), reason="the peak is read from Linux's /proc"
+    not Path("/proc/self/status").exists(), reason="the peak is read from /proc, on Linux"
 )
 
 

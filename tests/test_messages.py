@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import xhat
-from xhat import errors
+from xhat import errors, ops
 from xhat.numpy import BatchNorm
 
 X = np.random.default_rng(0).normal(size=(8, 3, 5)).astype(np.float32)
@@ -87,7 +87,17 @@ FORWARD: list[tuple[Any, dict[str, Any], type[errors.XhatError], str]] = [
      "x is (8, 3, 5), and a mask has size 1 along the channels."),
     (X, {"mask": np.ones((8, 5))}, errors.ShapeError,
      "mask has shape (8, 5), expected one that broadcasts to (8, 1, 5): "
+     "x is (8, 3, 5), and a mask has size 1 along the channels. Pass mask[:, None]."),
+    (X, {"mask": np.ones((8, 4))}, errors.ShapeError,
+     "mask has shape (8, 4), expected one that broadcasts to (8, 1, 5): "
      "x is (8, 3, 5), and a mask has size 1 along the channels."),
+    (X, {"gamma": np.ones(5, np.float32)}, errors.ShapeError,
+     "gamma has shape (5,), expected (3,) to match axis 1 of x (8, 3, 5). "
+     "Pass axis=-1 where the channels are last."),
+    (X, {"eps": "1e-5"}, errors.ArgumentError, "eps is '1e-5', expected a finite number above 0, such as 1e-5."),
+    (X, {"eps": True}, errors.ArgumentError, "eps is True, expected a finite number above 0, such as 1e-5."),
+    (X, {"activation": ("leaky_relu", "0.1")}, errors.ArgumentError,
+     "leaky_relu has slope '0.1', expected a finite number of at least 0."),
     (X, {"mask": np.full((8, 1, 1), -0.5)}, errors.ArgumentError,
      "mask has a negative weight (-0.5), expected weights of at least 0."),
     *[(X, {"mask": np.full((8, 1, 1), bad)}, errors.ArgumentError,
@@ -283,3 +293,8 @@ def test_counts_of_any_size_merge() -> None:
         np.testing.assert_allclose(scaled.merge(scaled).var(), one.merge(one).var(), rtol=1e-12)
         apart = scaled._replace(mean=one.mean + 3)
         np.testing.assert_allclose(scaled.merge(apart).var(), one.var() + 9 / 4, rtol=1e-12)
+
+
+def test_an_instruction_set_whose_name_is_no_text() -> None:
+    with pytest.raises(errors.EngineError, match="expected one of"):
+        ops._use("\udcff")

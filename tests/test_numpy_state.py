@@ -5,6 +5,7 @@ import pickle
 
 import numpy as np
 import pytest
+from conftest import DTYPES
 
 from xhat.errors import ArgumentError, ContextError, DtypeError, ShapeError
 from xhat.numpy import BatchNorm
@@ -130,6 +131,40 @@ def test_a_layer_can_be_copied_and_pickled():
     for twin in (copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))):
         np.testing.assert_array_equal(twin.forward(x, training=False), layer.forward(x, training=False))
         assert twin.gamma is not layer.gamma
+
+
+def test_a_masked_array_is_no_state_and_bfloat16_is():
+    layer = layer_with_parameters(5)
+    state = layer.state_dict()
+    with pytest.raises(DtypeError, match="gamma is a masked array"):
+        layer.load_state_dict({**state, "gamma": np.ma.masked_array(state["gamma"], np.arange(5) < 2)})
+    layer.load_state_dict({**state, "gamma": np.full(5, 1.5, DTYPES["bfloat16"])})
+    np.testing.assert_array_equal(layer.gamma, np.full(5, 1.5, np.float32))
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "error", "said"),
+    [
+        ("gamma", [1.0] * 5, DtypeError, "gamma is list, expected a floating array of NumPy, or None."),
+        ("beta", np.zeros(5, int), DtypeError, "beta is int64, expected a floating array of NumPy, or None."),
+        ("running_mean", np.zeros((2, 5)), ShapeError, r"running_mean has shape \(2, 5\), expected \(5,\)."),
+        (
+            "running_var",
+            None,
+            ArgumentError,
+            "one of running_mean and running_var is None, expected both or neither.",
+        ),
+        ("momentum", "a", ArgumentError, "momentum is 'a', expected None or 0 to 1."),
+        ("momentum", 7, ArgumentError, "momentum is 7, expected None or 0 to 1."),
+    ],
+)
+def test_an_attribute_that_is_set_to_what_it_cannot_be(name, value, error, said):
+    layer = layer_with_parameters(5)
+    setattr(layer, name, value)
+    before = copy.deepcopy(vars(layer))
+    with pytest.raises(error, match=f"^BatchNorm: {said}"):
+        layer(RNG.normal(size=(8, 5)).astype(np.float32))
+    assert layer.updates == before["updates"] and layer.context is None
 
 
 # Options

@@ -1,6 +1,4 @@
-"""Sums of 16-bit numbers, eight of which are added in float32 at a time: right for every kind of numbers, and in double
-where float32 would not do.
-"""
+"""Sums of 16-bit formats, whose terms are added in float32 by eights: accurate for all data, in double if need be."""
 
 import ml_dtypes
 import numpy as np
@@ -27,7 +25,7 @@ def normal(shape: tuple[int, ...], seed: int = 0) -> Array:
 
 
 def spoilt(shape: tuple[int, ...]) -> Array:
-    """Outliers where a sum might take its origin from, in three channels of four."""
+    """Outliers where a sum may take its shift from, in three channels of four."""
     x = normal(shape)
     x[0, 0], x[0, 1] = 3e4, -3e4
     x[::2, 2] += 2e4
@@ -39,11 +37,11 @@ def sparse(shape: tuple[int, ...]) -> Array:
 
 
 def alternating(shape: tuple[int, ...], size: float) -> Array:
-    """Numbers that cancel one another, all of the same size."""
+    """Elements that cancel one another, all of the same magnitude."""
     return size * (-1.0) ** np.indices(shape).sum(axis=0)
 
 
-NUMBERS = {
+DATA = {
     "normal": normal,
     "far from zero": lambda shape: normal(shape) * 0.5 + 100,
     "outliers": spoilt,
@@ -58,7 +56,7 @@ ONLY_BFLOAT16 = {
     "cancelling there": lambda shape: alternating(shape, 1e-30),
     "above float32's squares": lambda shape: normal(shape) * 1e25,
 }
-CASES = [(name, make, dtype) for name, make in NUMBERS.items() for dtype in DTYPES] + [
+CASES = [(name, make, dtype) for name, make in DATA.items() for dtype in DTYPES] + [
     (name, make, "bfloat16") for name, make in ONLY_BFLOAT16.items()
 ]
 
@@ -81,7 +79,7 @@ def test_statistics(layout: str, name: str, make: object, dtype: str) -> None:
 @pytest.mark.parametrize("activation", [None, "relu", "silu"])
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_gradient_sums(layout: str, activation: str | None, size: float, scale: float) -> None:
-    """Each within 1e-6 of the sum of its terms' sizes, dead and constant channels included."""
+    """Each within 1e-6 of the sum of its terms' magnitudes; also without gradients, and in constant channels."""
     shape, axis = LAYOUTS[layout]
     x = normal(shape) * scale
     x[:, 1] = 0.25
@@ -100,8 +98,8 @@ def test_gradient_sums(layout: str, activation: str | None, size: float, scale: 
         assert np.all(grads.dgamma[[0, 3]] != 0)
 
 
-def test_moments_asked_for_themselves_have_all_their_digits() -> None:
-    """They are merged with others."""
+def test_standalone_moments_are_accurate_to_float64() -> None:
+    """They may be merged with others later."""
     for shape, axis in LAYOUTS.values():
         x = normal(shape).astype(np.float16)
         found, expected = xhat.moments(x, axis=axis), oracle.moments(x, axis=axis)

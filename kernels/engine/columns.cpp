@@ -1,5 +1,5 @@
-// The columns traversal: layouts in which neighbouring elements belong to different channels (NHWC, (N, C), (N, L,
-// C)), or in which a channel's contiguous runs are short.
+// The columns traversal: layouts in which neighbouring elements belong to different channels (NHWC, (N, C)), or in
+// which a channel's contiguous runs are short.
 //
 // The array is a matrix whose columns are channels (or the elements of their short runs). Each row holds every channel,
 // so there are two sweeps over memory: all pieces are reduced, the sums are merged, all pieces are mapped.

@@ -18,11 +18,14 @@ using std::size_t;
 
 // x - mu, the numerator of xhat. mu = hi + lo is given in two parts, so that float arithmetic keeps its double
 // precision: near the mean x - hi is exact.
-template <class V> inline V centred(V x, V hi, V lo) { return (x - hi) - lo; }
+template <class V> inline V centered(V x, V hi, V lo) { return (x - hi) - lo; }
 
 // pre = scale (x - mu) + beta: the argument of the activation, from d = x - mu. The backward pass evaluates the same
 // operations on the same values, so it gets the bits that the forward pass had.
 template <class V> inline V before_activation(V d, V scale, V beta) { return d * scale + beta; }
+
+// Whether pre <= 0. The sign of a rounded sum is the sign of the exact one, so a comparison replaces the addition.
+template <class V> ALWAYS_INLINE auto not_positive(V d, V scale, V beta) { return d * scale <= -beta; }
 
 // v where the condition holds, else 0; also where v is NaN.
 template <class A> ALWAYS_INLINE A only_if(bool condition, A v) {
@@ -96,7 +99,8 @@ template <class A, int step> struct CoefficientsAt {
           through_mu(static_cast<const A*>(c.through_mu) + at),
           through_var(static_cast<const A*>(c.through_var) + at) {}
     static size_t index(size_t element) { return step * element; }
-    ALWAYS_INLINE A difference(A x, size_t k) const { return centred(x, hi[k], lo[k]); }
+    ALWAYS_INLINE A difference(A x, size_t k) const { return centered(x, hi[k], lo[k]); }
+    ALWAYS_INLINE bool pre_not_positive(A x, size_t k) const { return not_positive(difference(x, k), scale[k], beta[k]); }
     ALWAYS_INLINE A pre(A x, size_t k) const { return before_activation(difference(x, k), scale[k], beta[k]); }
 };
 
@@ -105,7 +109,7 @@ template <int grad, class A, int step>
 ALWAYS_INLINE A through_activation(A dy, A x, A saved, const CoefficientsAt<A, step>& c, size_t k, Slope<A> slope) {
     if constexpr (grad == SILU_FROM_X) return through_silu(dy, c.pre(x, k));
     else if constexpr (grad == SILU_FROM_X_AND_RESIDUAL) return through_silu(dy, c.pre(x, k) + saved);
-    else if constexpr (grad == LEAKY_RELU_FROM_X) return through_leaky(dy, c.pre(x, k) <= A(0), slope);
+    else if constexpr (grad == LEAKY_RELU_FROM_X) return through_leaky(dy, c.pre_not_positive(x, k), slope);
     else if constexpr (grad == LEAKY_RELU_FROM_Y) return through_leaky(dy, saved <= A(0), slope);
     else return dy;
 }

@@ -1,6 +1,6 @@
 // The interface between the engine and the kernels: a tile, and the table of kernels that each instruction set fills.
 //
-// A kernel processes one tile of a batch. It knows no threads, shapes or layouts. Two traversals cover every layout:
+// A kernel processes one tile of a batch, whatever the threads, shapes and layouts. Two traversals cover every layout:
 //
 //   lanes     a contiguous run of `width` elements belongs to one channel (NCHW). Its coefficients are scalars, and its
 //             sums run in LANES independent accumulators: element i is added to accumulator i % LANES.

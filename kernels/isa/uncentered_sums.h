@@ -47,7 +47,7 @@ template <int grad, class V, class Load>
 ALWAYS_INLINE V gradient_of(V x, const Inputs& in, const VectorCoefficients<V>& c, const Load& load) {
     if constexpr (grad == MOMENTS) return x;
     else if constexpr (grad == LEAKY_RELU_FROM_X)
-        return through_leaky(load(in.dy), before_activation(centred(x, c.hi, c.lo), c.scale, c.beta) <= V{}, c.slope);
+        return through_leaky(load(in.dy), not_positive(centered(x, c.hi, c.lo), c.scale, c.beta), c.slope);
     else if constexpr (grad == LEAKY_RELU_FROM_Y) return through_leaky(load(in.dy), load(in.saved) <= V{}, c.slope);
     else return load(in.dy);
 }

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from xhat.errors import ArgumentError, DegenerateBatchError, DtypeError, OutputError, ShapeError
+from xhat.errors import ArgumentError, DegenerateBatchError, DtypeError, ShapeError
 from xhat.layout import channel_axes
 
 __all__ = [
@@ -23,10 +23,10 @@ __all__ = [
     "check_eps",
     "check_kinds",
     "check_like_x",
-    "check_output",
     "check_sum",
     "check_variance",
-    "overlapping",
+    "mask_remedy",
+    "number",
     "plain_array",
     "shown",
 ]
@@ -63,6 +63,13 @@ def plain_array(value: Any, operation: str, name: str) -> Array:
         return np.asarray(value)
     except ValueError:
         raise ShapeError(f"{operation}: {name} makes no array, expected rows of equal length.") from None
+
+
+def mask_remedy(mask: tuple[int, ...], shape: tuple[int, ...], axes: tuple[int, ...]) -> str:
+    """What to pass in place of a mask that lacks the channel axes, such as (N, L) for x (N, C, L)."""
+    if len(axes) != 1 or mask != tuple(n for a, n in enumerate(shape) if a not in axes):
+        return ""
+    return f" Pass mask[{', '.join(':' * axes[0] or '')}{', ' * bool(axes[0])}None]."
 
 
 def check_dtype(operation: str, name: str, dtype: np.dtype[Any]) -> None:
@@ -118,9 +125,11 @@ def _check_vector(
     channels = tuple(shape[a] for a in axes)
     if vector[0] != channels:
         where = f"axis {axes[0]}" if len(axes) == 1 else f"axes {shown(axes)}"
+        last = vector[0] == shape[-1:] and axes != (len(shape) - 1,)
+        remedy = " Pass axis=-1 where the channels are last." if last else ""
         raise ShapeError(
             f"{operation}: {name} has shape {shown(vector[0])}, expected {shown(channels)} to match {where} "
-            f"of x {shown(shape)}."
+            f"of x {shown(shape)}.{remedy}"
         )
 
 
@@ -157,12 +166,19 @@ def check_variance(operation: str, var: Array) -> None:
         )
 
 
+def number(value: Any) -> float:
+    """The value as a float; NaN for what is no number, which strings and bools are not, though float() takes them."""
+    if isinstance(value, (str, bytes, bool, np.bool_)):
+        return math.nan
+    try:
+        return float(value)
+    except (TypeError, ValueError, OverflowError):
+        return math.nan
+
+
 def check_eps(eps: Any, operation: str) -> float:
     """eps as a float. Raises ArgumentError unless it is finite and above 0."""
-    try:
-        value = float(eps)
-    except (TypeError, ValueError, OverflowError):
-        value = math.nan
+    value = number(eps)
     if not 0 < value < math.inf:
         raise ArgumentError(f"{operation}: eps is {eps!r}, expected a finite number above 0, such as 1e-5.")
     return value
@@ -223,10 +239,7 @@ def activation_of(activation: Any, operation: str) -> tuple[str | None, float]:
     if isinstance(activation, str) and activation in ("relu", "silu"):
         return ("silu" if activation == "silu" else "leaky_relu"), 0.0
     if isinstance(activation, tuple) and len(activation) == 2 and str(activation[0]) == "leaky_relu":
-        try:
-            slope = float(activation[1])
-        except (TypeError, ValueError, OverflowError):
-            slope = math.nan
+        slope = number(activation[1])
         if 0 <= slope < math.inf:
             return "leaky_relu", abs(slope)  # of -0.0, which equals 0.0 as a key
         raise ArgumentError(
@@ -235,59 +248,3 @@ def activation_of(activation: Any, operation: str) -> tuple[str | None, float]:
     raise ArgumentError(
         f'{operation}: activation is {activation!r}, expected None, "relu", ("leaky_relu", slope) or "silu".'
     )
-
-
-def same_memory(a: Array, b: Array) -> bool:
-    """Whether two arrays are the same elements at the same addresses."""
-    return a is b or (
-        a.__array_interface__["data"][0] == b.__array_interface__["data"][0]
-        and a.shape == b.shape
-        and a.dtype == b.dtype
-        and all(s == t for n, s, t in zip(a.shape, a.strides, b.strides, strict=True) if n > 1)
-    )
-
-
-def overlapping(a: Array, b: Array) -> bool:
-    """Whether two arrays share an element; True where that is too expensive to find out."""
-    if not np.may_share_memory(a, b):
-        return False
-    try:
-        return np.shares_memory(a, b, max_work=10_000)  # type: ignore[arg-type]  # NumPy's stubs know -1 and 0 only
-    except np.exceptions.TooHardError:
-        return True
-
-
-def check_output(
-    out: Any, operation: str, name: str, x: Array, over: Array | None, others: dict[str, Array]
-) -> Array:
-    """A preallocated result of x's shape and dtype: writable, and apart from every input but, exactly, `over`."""
-    if not isinstance(out, np.ndarray) or isinstance(out, np.ma.MaskedArray):  # a mask would hide the result
-        raise OutputError(f"{operation}: {name} is {type(out).__name__}, expected a NumPy array to write to.")
-    if out.shape != x.shape or out.dtype != x.dtype:
-        raise OutputError(
-            f"{operation}: {name} has shape {shown(out.shape)} and dtype {out.dtype}, expected {shown(x.shape)} "
-            f"and {x.dtype}, those of x."
-        )
-    if not out.flags.writeable:
-        raise OutputError(f"{operation}: {name} is read-only, expected a writable array. Pass a copy.")
-    if overlapping_itself(out.shape, out.strides, out.itemsize):
-        raise OutputError(
-            f"{operation}: {name} overlaps itself, expected distinct elements. Pass np.empty_like(x)."
-        )
-    for other_name, other in others.items():
-        if overlapping(out, other) and not (other is over and same_memory(out, other)):
-            raise OutputError(
-                f"{operation}: {name} overlaps {other_name}, expected memory of its own. Pass np.empty_like(x)."
-            )
-    return out
-
-
-def overlapping_itself(shape: tuple[int, ...], strides: tuple[int, ...], itemsize: int) -> bool:
-    """Whether two indices of such an array name the same element, as in a broadcast array."""
-    reach = 0
-    for size, stride in sorted(zip(shape, strides, strict=True), key=lambda pair: abs(pair[1])):
-        if size > 1:
-            if abs(stride) < max(reach, itemsize):
-                return True
-            reach = max(reach, abs(stride) * size)
-    return False

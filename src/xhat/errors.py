@@ -9,6 +9,7 @@ __all__ = [
     "DegenerateBatchError",
     "DtypeError",
     "EngineError",
+    "OptionError",
     "OutputError",
     "ShapeError",
     "XhatError",
@@ -29,6 +30,10 @@ class DtypeError(XhatError, TypeError):
 
 class ArgumentError(XhatError, ValueError):
     """An option has a value outside its domain (eps, correction, activation, mask weights, momentum)."""
+
+
+class OptionError(ArgumentError, TypeError):
+    """An option that the function does not have."""
 
 
 class DegenerateBatchError(XhatError, ValueError):

@@ -4,7 +4,6 @@ Only state lives here: the arguments of `xhat.ops`, which computes, the context 
 the running moments.
 """
 
-import operator
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,7 +11,17 @@ import numpy as np
 import numpy.typing as npt
 
 from xhat import equations, ops
-from xhat.errors import ArgumentError, ContextError, DegenerateBatchError, DtypeError, ShapeError
+from xhat.errors import ContextError, DegenerateBatchError, ShapeError
+from xhat.numpy_checks import (
+    check_names,
+    check_state,
+    choice,
+    features,
+    layer_dtype,
+    loaded_array,
+    real,
+    rounded,
+)
 
 __all__ = ["BatchNorm"]
 
@@ -65,16 +74,16 @@ class BatchNorm:
         activation: Any = None,
         dtype: npt.DTypeLike = np.float32,
     ) -> None:
-        self.num_features = _features(num_features, axis)
-        self.eps = _real("eps", eps, "a finite number above 0", lambda v: 0 < v < np.inf)
+        self.num_features = features(num_features, axis)
+        self.eps = real("eps", eps, "a finite number above 0", lambda v: 0 < v < np.inf)
         self.momentum = (
-            None if momentum is None else _real("momentum", momentum, "None or 0 to 1", lambda v: 0 <= v <= 1)
+            None if momentum is None else real("momentum", momentum, "None or 0 to 1", lambda v: 0 <= v <= 1)
         )
         self.axis = axis
-        self.correction = _choice("correction", correction)
-        self.running_correction = _choice("running_correction", running_correction)
+        self.correction = choice("correction", correction)
+        self.running_correction = choice("running_correction", running_correction)
         self.activation = activation
-        self.dtype = _dtype(dtype)
+        self.dtype = layer_dtype(dtype)
         shape = self.num_features
         self.gamma: Array | None = np.ones(shape, self.dtype) if affine else None
         self.beta: Array | None = np.zeros(shape, self.dtype) if affine else None
@@ -103,6 +112,7 @@ class BatchNorm:
         nothing has changed. Raises ShapeError, DtypeError, ArgumentError, and DegenerateBatchError when
         the batch has nothing to vary, or too few values for running_correction.
         """
+        check_state(self)
         options: dict[str, Any] = {"axis": self.axis, "eps": self.eps, "activation": self.activation}
         # In float64, exactly: any dtype of x fits, and what is done to gamma before the backward does not matter.
         affine = [None if p is None else p.astype(np.float64) for p in (self.gamma, self.beta)]
@@ -119,6 +129,8 @@ class BatchNorm:
             self._track(context)
         self.context, self._differentiated = context, False
         return y
+
+    __call__ = forward
 
     def backward(self, dy: Array) -> Array:
         """dx, the gradient of the loss with respect to the x of the last forward; stores the others.
@@ -154,19 +166,9 @@ class BatchNorm:
         an integer for updates).
         """
         own = self._state()
-        if not isinstance(state, Mapping):
-            raise ArgumentError(
-                f"load_state_dict: state is {type(state).__name__}, expected a mapping of names to arrays."
-            )
-        if missing := sorted(set(own) - set(state)):
-            raise ArgumentError(f"load_state_dict: {', '.join(missing)} missing, expected {', '.join(own)}.")
-        if unexpected := sorted(map(str, set(state) - set(own))):
-            expected = ", ".join(own) or "nothing"
-            raise ArgumentError(
-                f"load_state_dict: {', '.join(unexpected)} unexpected, expected only {expected}."
-            )
+        check_names(state, own)
         with np.errstate(over="ignore"):
-            loaded = {name: _loaded(name, state[name], own[name]) for name in own}
+            loaded = {name: loaded_array(name, state[name], own[name]) for name in own}
         for name, value in loaded.items():
             if name == "updates":
                 self.updates = int(value)
@@ -221,79 +223,4 @@ def _followed(name: str, old: Array | None, batch: Array, weight: float) -> Arra
     if weight == 0:
         return old
     moved = batch if weight == 1 else equations.track(old, batch, weight)
-    return _rounded("BatchNorm.forward", name, moved, old.dtype)
-
-
-def _rounded(operation: str, name: str, value: Array, dtype: np.dtype[Any]) -> Array:
-    """value in this dtype; a finite number must not become infinite, since evaluation would then give beta."""
-    rounded = value.astype(dtype)
-    if not np.isfinite(rounded).all() and (np.isinf(rounded) & np.isfinite(value)).any():
-        most = np.abs(value[np.isfinite(value)]).max()
-        raise ArgumentError(
-            f"{operation}: {name} reaches {most:.3g}, beyond {dtype}; use a layer with dtype=np.float64."
-        )
-    return rounded
-
-
-def _loaded(name: str, given: Any, own: Array) -> Array:
-    """One array of a state, checked against the array that it will be copied into."""
-    try:
-        value = np.asarray(given)
-    except ValueError:
-        raise ShapeError(f"load_state_dict: {name} makes no array, expected rows of equal length.") from None
-    kinds, kind = ("iu", "an integer") if name == "updates" else ("f", "a real floating array")
-    if value.dtype.kind not in kinds:
-        raise DtypeError(f"load_state_dict: {name} has dtype {value.dtype}, expected {kind}.")
-    if value.shape != own.shape:
-        raise ShapeError(f"load_state_dict: {name} has shape {value.shape}, expected {own.shape}.")
-    if name in ("running_var", "updates") and (least := np.fmin.reduce(value, axis=None)) < 0:
-        raise ArgumentError(f"load_state_dict: {name} has the value {least}, expected none below 0.")
-    return value if name == "updates" else _rounded("load_state_dict", name, value, own.dtype)
-
-
-def _features(given: int | tuple[int, ...], axis: int | tuple[int, ...]) -> tuple[int, ...]:
-    try:
-        features = tuple(map(operator.index, given if isinstance(given, tuple) else (given,)))
-    except TypeError:
-        features = ()
-    if not features or min(features) < 1:
-        raise ArgumentError(
-            f"BatchNorm: num_features is {given!r}, expected a positive int, or a tuple of them "
-            "for a tuple axis."
-        )
-    axes = len(axis) if isinstance(axis, tuple) else 1
-    if len(features) != axes:
-        raise ArgumentError(
-            f"BatchNorm: num_features {given!r} is for {len(features)} channel axes, "
-            f"axis {axis!r} names {axes}."
-        )
-    return features
-
-
-def _real(name: str, given: Any, expected: str, fits: Any) -> float:
-    try:
-        value = float(given)
-    except (TypeError, ValueError, OverflowError):
-        value = float("nan")
-    if not fits(value):
-        raise ArgumentError(f"BatchNorm: {name} is {given!r}, expected {expected}.")
-    return value
-
-
-def _choice(name: str, given: Any) -> int:
-    try:
-        if np.ndim(given) == 0 and given in (0, 1):
-            return int(given)
-    except (TypeError, ValueError):  # a complex number, or rows of unequal length
-        pass
-    raise ArgumentError(f"BatchNorm: {name} is {given!r}, expected 0 or 1.")
-
-
-def _dtype(given: Any) -> np.dtype[Any]:
-    try:
-        dtype: np.dtype[Any] = np.dtype(given)
-    except (TypeError, ValueError):
-        raise DtypeError(f"BatchNorm: dtype is {given!r}, expected float32 or float64.") from None
-    if dtype not in (np.float32, np.float64):
-        raise DtypeError(f"BatchNorm: dtype is {dtype}, expected float32 or float64.")
-    return dtype
+    return rounded("BatchNorm.forward", name, moved, old.dtype)

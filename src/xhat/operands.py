@@ -1,4 +1,4 @@
-"""How arrays meet the kernels: as they are where the plan's view walks them, and else by one copy; masks as weights.
+"""How arrays meet the kernels: in place where the plan's view walks them, else by one copy; masks; places for results.
 
 Nothing else is computed here.
 """
@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from xhat.checks import Array, check_count, check_sum, plain_array, shown
-from xhat.errors import ArgumentError, DtypeError, ShapeError
+from xhat.checks import Array, check_count, check_sum, mask_remedy, plain_array, shown
+from xhat.errors import ArgumentError, DtypeError, OutputError, ShapeError
 from xhat.layout import Strides, View, strides_on, weight_order, weight_sizes
 from xhat.plan import Plan
 
-__all__ = ["Operand", "as_mask", "read", "weights_for", "write"]
+__all__ = ["Operand", "as_mask", "check_output", "overlapping", "read", "weights_for", "write"]
 
 # An array as the kernels take it: a buffer and its strides on the view.
 Operand = tuple[Array, Strides]
@@ -90,6 +90,7 @@ def _weights_of(mask: Any, operation: str, x: Array, axes: tuple[int, ...]) -> A
         raise ShapeError(
             f"{operation}: mask has shape {shown(array.shape)}, expected one that broadcasts to {shown(target)}: "
             f"x is {shown(x.shape)}, and a mask has size 1 along the channels."
+            f"{mask_remedy(array.shape, x.shape, axes)}"
         ) from None
     weights: Array = array.astype(np.float64)
     if not bool(np.isfinite(weights).all()):
@@ -107,3 +108,62 @@ def as_mask(weights: Array, plan: Plan) -> Array:
     """Such weights in the order of x's axes, of size 1 along the channels."""
     order = weight_order(plan.view, len(plan.shape))
     return weights.reshape(weight_sizes(plan.view, plan.shape)).transpose(np.argsort(order))
+
+
+# ------------------------------------------------------------------------------------------------------- results
+
+
+def same_memory(a: Array, b: Array) -> bool:
+    """Whether two arrays are the same elements at the same addresses."""
+    return a is b or (
+        a.__array_interface__["data"][0] == b.__array_interface__["data"][0]
+        and a.shape == b.shape
+        and a.dtype == b.dtype
+        and all(s == t for n, s, t in zip(a.shape, a.strides, b.strides, strict=True) if n > 1)
+    )
+
+
+def overlapping(a: Array, b: Array) -> bool:
+    """Whether two arrays share an element; True where that is too expensive to find out."""
+    if not np.may_share_memory(a, b):
+        return False
+    try:
+        return np.shares_memory(a, b, max_work=10_000)  # type: ignore[arg-type]  # NumPy's stubs know -1 and 0 only
+    except np.exceptions.TooHardError:
+        return True
+
+
+def check_output(
+    out: Any, operation: str, name: str, x: Array, over: Array | None, others: dict[str, Array]
+) -> Array:
+    """A preallocated result of x's shape and dtype: writable, and apart from every input but, exactly, `over`."""
+    if not isinstance(out, np.ndarray) or isinstance(out, np.ma.MaskedArray):  # a mask would hide the result
+        raise OutputError(f"{operation}: {name} is {type(out).__name__}, expected a NumPy array to write to.")
+    if out.shape != x.shape or out.dtype != x.dtype:
+        raise OutputError(
+            f"{operation}: {name} has shape {shown(out.shape)} and dtype {out.dtype}, expected {shown(x.shape)} "
+            f"and {x.dtype}, those of x."
+        )
+    if not out.flags.writeable:
+        raise OutputError(f"{operation}: {name} is read-only, expected a writable array. Pass a copy.")
+    if overlapping_itself(out.shape, out.strides, out.itemsize):
+        raise OutputError(
+            f"{operation}: {name} overlaps itself, expected distinct elements. Pass np.empty_like(x)."
+        )
+    for other_name, other in others.items():
+        if overlapping(out, other) and not (other is over and same_memory(out, other)):
+            raise OutputError(
+                f"{operation}: {name} overlaps {other_name}, expected memory of its own. Pass np.empty_like(x)."
+            )
+    return out
+
+
+def overlapping_itself(shape: tuple[int, ...], strides: tuple[int, ...], itemsize: int) -> bool:
+    """Whether two indices of such an array name the same element, as in a broadcast array."""
+    reach = 0
+    for size, stride in sorted(zip(shape, strides, strict=True), key=lambda pair: abs(pair[1])):
+        if size > 1:
+            if abs(stride) < max(reach, itemsize):
+                return True
+            reach = max(reach, abs(stride) * size)
+    return False

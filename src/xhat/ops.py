@@ -6,14 +6,14 @@ state live here. All statistics are float64.
 
 import math
 import os
-from typing import Any
+from typing import Any, Never
 
 import numpy as np
 
 from xhat import _kernels
-from xhat.checks import Array, check_kinds, check_output, check_variance, overlapping, plain_array
-from xhat.errors import ArgumentError, EngineError
-from xhat.operands import read, weights_for, write
+from xhat.checks import Array, check_kinds, check_variance, plain_array
+from xhat.errors import ArgumentError, EngineError, OptionError
+from xhat.operands import check_output, overlapping, read, weights_for, write
 from xhat.plan import Plan, plan_of, saved_for_backward
 from xhat.results import Context, Gradients, Moments, check_backward, gradient_paths, results_for
 
@@ -62,7 +62,7 @@ def moments(x: Any, *, axis: Axis = 1, mask: Any = None) -> Moments:
 
 def batch_norm(
     x: Any, gamma: Any = None, beta: Any = None, *, axis: Axis = 1, eps: float = 1e-5, correction: int = 0,
-    mask: Any = None, residual: Any = None, activation: Any = None, out: Array | None = None,
+    mask: Any = None, residual: Any = None, activation: Any = None, out: Array | None = None, **unknown: Never,
 ) -> tuple[Array, Context]:  # fmt: skip
     """y = act(gamma (x - mu) / sqrt(var + eps) + beta [+ residual]), with the batch's own mu and var.
 
@@ -84,6 +84,8 @@ def batch_norm(
     is a single value per channel. The variance is a float64: |x - mu| of float64 must stay below about
     1e154 / sqrt(m), or it overflows. Source: Ioffe and Szegedy 2015, algorithm 1.
     """
+    if unknown:
+        _refuse("batch_norm", unknown)
     return _forward(
         "batch_norm", x, None, None, gamma, beta, axis, eps, correction, mask, residual, activation, out
     )
@@ -101,13 +103,15 @@ def normalize_with_context(
 
 def normalize(
     x: Any, mean: Any, var: Any, gamma: Any = None, beta: Any = None, *, axis: Axis = 1, eps: float = 1e-5,
-    residual: Any = None, activation: Any = None, out: Array | None = None,
+    residual: Any = None, activation: Any = None, out: Array | None = None, **unknown: Never,
 ) -> Array:  # fmt: skip
     """y = act(gamma (x - mean) / sqrt(var + eps) + beta [+ residual]), with given statistics (evaluation).
 
     mean, var: the channels' shape, any of the four dtypes, var at least 0; the other arguments, the result and
     what is raised are those of `batch_norm`.
     """
+    if unknown:
+        _refuse("normalize", unknown)
     y, _ = normalize_with_context(
         x, mean, var, gamma, beta, axis=axis, eps=eps, residual=residual, activation=activation, out=out
     )
@@ -168,6 +172,27 @@ def _plan(operation: str, x: Array, *rest: Any) -> Plan:
     except TypeError:  # an option that has no hash; or a DtypeError, which the next line raises again
         pass
     return plan_of.__wrapped__(*key)
+
+
+_RUNNING = "xhat.numpy.BatchNorm is the layer with running statistics."
+_REMEDIES = {
+    "training": "batch_norm normalizes by the batch's own statistics, normalize by given ones.",
+    "momentum": _RUNNING,
+    "running_mean": _RUNNING,
+    "running_var": _RUNNING,
+    "epsilon": "It is called eps here.",
+    "weight": "It is called gamma here.",
+    "bias": "It is called beta here.",
+    "scale": "It is called gamma here.",
+    "offset": "It is called beta here.",
+}
+
+
+def _refuse(operation: str, unknown: dict[str, Any]) -> None:
+    """Raises OptionError for options that other libraries have."""
+    name = next(iter(unknown))
+    remedy = " " + _REMEDIES[name] if name in _REMEDIES else ""
+    raise OptionError(f"{operation}: got an option {name!r}, which it does not have.{remedy}")
 
 
 _ARRAY_OR_NONE = frozenset((np.ndarray, type(None)))
@@ -251,7 +276,7 @@ def config() -> dict[str, Any]:
 
 def _use(isa: str | None) -> None:
     """Forces the instruction set that XHAT_ISA names. Raises EngineError where this machine can't run it."""
-    if isa and not _kernels.use_isa(isa):
+    if isa and not (isa.isascii() and _kernels.use_isa(isa)):
         raise EngineError(
             f"XHAT_ISA: got {isa!r}, expected one of {', '.join(_kernels.isa_available())}, or nothing."
         )

@@ -10,9 +10,17 @@ from functools import lru_cache
 from math import inf
 from typing import Any, NamedTuple
 
-from xhat import _kernels, layout
+from xhat import layout
 from xhat.checks import Kind, activation_of, check_correction, check_eps
 from xhat.layout import Strides, View
+
+try:
+    from xhat import _kernels
+except ImportError as error:
+    raise ImportError(
+        f"xhat: the compiled kernels can't be loaded ({error.msg.split(' (')[0]}). They are built for one version of "
+        "Python and one kind of processor: install xhat again with this Python, for example by pip install . in a clone."
+    ) from error
 
 __all__ = [
     "ACTIVATIONS",

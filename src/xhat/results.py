@@ -9,10 +9,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from xhat import equations
-from xhat.checks import Array, check_correction, check_like_x, check_output, plain_array, shown
+from xhat.checks import Array, check_correction, check_like_x, plain_array, shown
 from xhat.equations import Paths
 from xhat.errors import ArgumentError, ContextError, OutputError, ShapeError
-from xhat.operands import as_mask
+from xhat.operands import as_mask, check_output
 from xhat.plan import Plan
 
 __all__ = ["Context", "Gradients", "Moments", "check_backward", "gradient_paths", "results_for"]

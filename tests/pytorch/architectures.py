@@ -1,7 +1,7 @@
 """Real architectures, from packages, with random parameters: nothing is downloaded.
 
-timm and segmentation-models-pytorch import torchvision, of which there may be no build beside a CPU's torch: its own
-operators then don't load, and its import fails for want of two schemas. No network here uses them.
+timm and segmentation-models-pytorch import torchvision. If there is no build of it for this torch, its own operators
+do not load, and its import fails because two schemas are missing. No network here uses them.
 """
 
 from typing import Any
@@ -11,7 +11,7 @@ from torch import nn
 
 
 def _torchvision() -> Any:
-    """torchvision, or what of it needs no operator of its own."""
+    """torchvision, without its own operators if they do not load."""
     try:
         import torchvision
     except RuntimeError:
@@ -20,7 +20,7 @@ def _torchvision() -> Any:
         library.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
         import torchvision
 
-        torchvision.schemas_for_tests = library  # it lives as long as its schemas are needed
+        torchvision.schemas_for_tests = library  # keeps the schemas alive
     return torchvision
 
 
@@ -37,6 +37,6 @@ def network(name: str) -> nn.Module:
 
         model = create_model(name, num_classes=10)
     for p in model.parameters():
-        if p.dim() == 1:  # batch norms begin with ones and zeros, which hide mistakes
+        if p.dim() == 1:  # the initial ones and zeros of batch norms would hide mistakes
             nn.init.normal_(p, 0.4, 0.3)
     return model

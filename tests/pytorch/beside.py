@@ -39,3 +39,11 @@ def layers(training: bool = True, **options: Any) -> tuple[nn.Module, nn.Module]
 def same(got: Any, expected: Any) -> None:
     """To rounding."""
     torch.testing.assert_close(got, expected, rtol=1e-9, atol=1e-9)
+
+
+def step(layer: nn.Module, x: Tensor, dy: Tensor) -> list[Tensor]:
+    """y, the gradients and the buffers."""
+    leaf = x.detach().requires_grad_()
+    y = layer(leaf)
+    y.backward(dy)
+    return [y.detach(), leaf.grad, *(p.grad for p in layer.parameters()), *layer.buffers()]  # type: ignore[list-item]

@@ -1,4 +1,4 @@
-"""Small models whose calls can be fused, each in another way of writing them."""
+"""Small models whose calls can be fused, each written in a different way."""
 
 from collections.abc import Callable
 from typing import Any
@@ -11,7 +11,7 @@ C = 3
 
 
 class Block(nn.Module):
-    """A convolution, a batch norm, and what a subclass does with them."""
+    """Convolutions and batch norms, which each subclass calls in its own way."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -92,7 +92,7 @@ class Functional(Block):
 
 
 class Listing(Block):
-    """Collects what it computes, as encoders do, in branches that an attribute decides."""
+    """Collects features in a list, as encoders do, in a branch on an attribute."""
 
     def forward(self, x):
         features = [x]
@@ -104,7 +104,7 @@ class Listing(Block):
 
 
 class ByPart(Block):
-    """Leaves its work to a method of its own."""
+    """Calls another method of its own."""
 
     def forward(self, x):
         return self.features(x).mean((2, 3))
@@ -124,7 +124,7 @@ class ByMode(Block):
 
 
 class CalledTwice(Block):
-    """Both terms come from the same layer: the second call can take the first one's result along."""
+    """Both terms come from the same layer: the second call can add the result of the first."""
 
     def forward(self, x):
         y = self.bn1(self.conv1(x))
@@ -133,7 +133,7 @@ class CalledTwice(Block):
 
 
 class Broadcast(Block):
-    """The residual has one position: a sum that broadcasts."""
+    """The residual has one position, so the sum broadcasts."""
 
     def forward(self, x):
         y = self.bn1(self.conv1(x))
@@ -149,7 +149,7 @@ class Promoted(Block):
 
 
 class Scaled(Block):
-    """Freezes a number, reads a parameter and a buffer."""
+    """Reads a number, which becomes a guard, a parameter and a buffer."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -172,5 +172,5 @@ class Own(Block):
 
 
 def sequence(*extra: nn.Module) -> nn.Sequential:
-    """conv, bn, relu and what is given."""
+    """conv, bn, relu, then `extra`."""
     return nn.Sequential(nn.Conv2d(C, C, 3, padding=1), nn.BatchNorm2d(C), nn.ReLU(inplace=True), *extra)

@@ -1,4 +1,4 @@
-"""Real processes for the tests: ranks, gloo on the loopback, and what each rank writes. All bounded in time."""
+"""Processes for the tests: ranks, gloo on the loopback interface, and what each rank reports. With timeouts."""
 
 import json
 import os
@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def environment(**more: str) -> dict[str, str]:
-    """The ranks' environment: one thread each, gloo where it is told."""
+    """The environment of a rank: one thread, and gloo's network interface."""
     mine = {"GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1", "TORCH_CPP_LOG_LEVEL": "ERROR", **more}
     return {**os.environ, **mine}
 
@@ -28,7 +28,7 @@ def torchrun(*arguments: str) -> list[str]:
 
 
 def said(folder: Path) -> list[Any]:
-    """What the ranks wrote, in their order."""
+    """The reports of the ranks, in the order of the ranks."""
     return [
         json.loads(f.read_text()) for f in sorted(folder.glob("rank*.json"), key=lambda f: int(f.stem[4:]))
     ]
@@ -42,7 +42,7 @@ def _free_port() -> str:
 
 @cache
 def world(program: str, ranks: int, timeout: float = 150, **more: str) -> list[Any]:
-    """Runs a program of the folder `ranks` on so many ranks, once, and returns what each of them wrote.
+    """The reports of the ranks of a program in the folder `ranks`, which runs once on this many ranks.
 
     The processes are started here, with the variables that torchrun sets: torchrun would import torch once more.
     """
@@ -73,6 +73,6 @@ def world(program: str, ranks: int, timeout: float = 150, **more: str) -> list[A
 
 
 def failures(results: list[Mapping[str, str]], claim: str) -> str:
-    """What the ranks found wrong with a claim; empty where all of them have checked it and it holds."""
+    """What is wrong with a claim, by rank; empty if all ranks have run it and it holds."""
     wrong = {rank: said.get(claim, "was not reached") for rank, said in enumerate(results)}
     return "\n".join(f"rank {rank}: {why}" for rank, why in wrong.items() if why)

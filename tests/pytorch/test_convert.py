@@ -1,4 +1,4 @@
-"""convert and revert: what changes, what stays the very same object, what is left and why."""
+"""convert and revert: what changes, and what stays the same object."""
 
 import copy
 import gc
@@ -69,7 +69,7 @@ def test_a_lazy_layer_stays_lazy(theirs: type, ours: type, becomes: type, shape:
     same(twin, expected, data(*shape))
 
 
-def test_a_lazy_model_is_fused_before_it_knows_its_channels() -> None:
+def test_a_lazy_model_is_fused_before_its_first_input() -> None:
     model, expected = (nn.Sequential(nn.Identity(), nn.LazyBatchNorm2d(), nn.ReLU()).double() for _ in "ab")
     assert xt.convert(model)[1][0].fused == "relu"
     model(data()), expected(data())
@@ -77,7 +77,7 @@ def test_a_lazy_model_is_fused_before_it_knows_its_channels() -> None:
 
 
 class Kept(nn.Module):
-    """Everything that a conversion must leave alone."""
+    """A model with everything that a conversion must keep: shared layers, shared parameters, containers."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -125,7 +125,7 @@ def test_a_layer_at_two_places_is_one_change() -> None:
     same(ours, theirs)
 
 
-def test_an_optimizer_goes_on() -> None:
+def test_an_optimizer_keeps_working() -> None:
     theirs = made(blocks.Residual)
     ours = copy.deepcopy(theirs)
     optimizers = [torch.optim.SGD(m.parameters(), lr=0.05, momentum=0.9) for m in (ours, theirs)]
@@ -217,14 +217,14 @@ def test_copies_of_a_converted_model_are_converted(copied: Any) -> None:
     assert type(xt.revert(ours)) is blocks.Residual
 
 
-def test_a_wrapped_model_is_converted_inside() -> None:
+def test_the_model_inside_a_wrapper_is_converted() -> None:
     theirs = made(blocks.Residual)
     wrapped, changes = xt.convert(nn.DataParallel(copy.deepcopy(theirs)))
     assert [c.path for c in changes] == ["module.bn1", "module.bn2"] and all(c.fused for c in changes)
     same(wrapped, theirs)
 
 
-def test_a_graph_module_is_converted_and_says_why_it_is_not_fused() -> None:
+def test_a_graph_module_is_converted_and_the_reason_why_it_is_not_fused_is_given() -> None:
     theirs = torch.fx.symbolic_trace(made(blocks.Functional))
     ours, changes = xt.convert(copy.deepcopy(theirs))
     assert [c.reason for c in changes] == ["not fused: a GraphModule writes its own forward"] * 2
@@ -234,9 +234,9 @@ def test_a_graph_module_is_converted_and_says_why_it_is_not_fused() -> None:
     same(torch.fx.symbolic_trace(fused), theirs)
 
 
-def test_classes_go_with_their_last_module_and_their_sources_with_them() -> None:
+def test_a_fused_class_and_its_source_are_deleted_with_the_last_module() -> None:
     def sources() -> int:
-        gc.collect(), gc.collect()  # the class is the original's last user
+        gc.collect(), gc.collect()  # first the fused class, then the original class
         return sum("fused by xhat" in file for file in linecache.cache)
 
     class Passing(blocks.ByModule):

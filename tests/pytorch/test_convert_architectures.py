@@ -1,9 +1,9 @@
-"""Real architectures: what is converted, and that training and evaluation go on as they would have.
+"""Real architectures: what is converted, and that training and evaluation give the same results.
 
-Three claims, each with a reference that can tell:
+Three claims, each with a reference that is accurate enough:
 
 - In float64 a converted network is the same function: outputs, gradients, running statistics and three steps of
-  training agree to 1e-9, far below any float32 effect, so that a wrong fusion can't hide.
+  training agree to 1e-9, far below any float32 effect, so that a wrong fusion shows.
 - In float32, against the float64 network: outputs and statistics within 1e-5, and so are the gradients of the
   median parameter. The largest is not held to that: a ReLU whose input rounds to the other side of 0 changes a
   gradient by a finite amount, in torch's layers as in ours.
@@ -28,7 +28,7 @@ pytestmark = pytest.mark.skipif(
     reason=f"outside of continuous integration, {needed} may be missing",
 )
 
-# Batch norms, and how many of them take an activation along, alone or behind a sum.
+# The number of batch norms, and of those that are fused with an activation, alone or behind a sum.
 COUNTS = {
     "resnet18": (20, {"relu": 9, "add, relu": 8}),
     "densenet121": (121, {"relu": 121}),
@@ -41,7 +41,7 @@ SMALL = (4, 3, 64, 64)
 
 
 def relative(found: Tensor, expected: Tensor, floor: float = 0.0) -> float:
-    """||found - expected|| / ||expected||; what is smaller than floor per element is measured by that."""
+    """||found - expected|| / max(||expected||, floor per element)."""
     scale = max(float(expected.norm()), floor * expected.numel() ** 0.5, 1e-300)
     return float((found.double() - expected).norm()) / scale
 
@@ -64,7 +64,7 @@ def gradients(model: nn.Module, seed: int = 1) -> tuple[Tensor, dict[str, Tensor
 
 
 def errors(found: dict[str, Tensor], expected: dict[str, Tensor]) -> list[float]:
-    """Relative errors, sorted; a gradient that should be 0 (a bias before a batch norm) is measured by the others."""
+    """Relative errors, sorted. A gradient that should be 0 (a bias before a batch norm) is relative to the others."""
     typical = float(torch.cat([g.flatten() for g in expected.values()]).square().mean().sqrt())
     return sorted(relative(found[name], g, 1e-3 * typical) for name, g in expected.items())
 
@@ -126,7 +126,7 @@ def _check_reverted(name: str, state: dict[str, Any]) -> None:
     assert all(torch.equal(value, state[key]) for key, value in model.state_dict().items())
 
 
-def test_what_is_left_unfused_in_a_real_network_says_why() -> None:
+def test_what_is_fused_in_a_real_network_is_listed() -> None:
     changes = {c.path: str(c) for c in xt.convert(network("regnety_002"))[1]}
     kinds = "timm.layers.norm_act.BatchNormAct2d -> xhat.torch.convert.BatchNormAct2d"
     assert changes["stem.bn"] == f"stem.bn: {kinds}, fused with relu"

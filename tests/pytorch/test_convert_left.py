@@ -1,4 +1,4 @@
-"""What convert leaves and revert refuses, with the reasons; timm's layer, which is neither torch's nor unknown."""
+"""Layers that convert leaves and revert refuses, with the reasons; and timm's layer, which is converted."""
 
 import copy
 import pickle
@@ -24,7 +24,7 @@ class WithForward(nn.BatchNorm2d):
 
 
 class WithoutForward(nn.BatchNorm2d):
-    """A name of its own."""
+    """A subclass that adds only a name."""
 
 
 def _parametrized() -> nn.Module:
@@ -86,7 +86,7 @@ def test_instance_norm_is_not_batch_norm() -> None:
 
 
 class BatchNormAct2d(nn.BatchNorm2d):
-    """What timm's looks like."""
+    """As timm's, which need not be installed."""
 
     def __init__(self, channels: int, act: nn.Module, drop: nn.Module | None = None) -> None:
         super().__init__(channels)
@@ -110,9 +110,7 @@ class BatchNormAct2d(nn.BatchNorm2d):
     ],
     ids=lambda p: type(p).__name__,
 )
-def test_timms_layer_keeps_its_children_and_takes_its_activation_along(
-    act: Any, drop: Any, fused: Any
-) -> None:
+def test_timms_layer_keeps_its_children_and_fuses_its_activation(act: Any, drop: Any, fused: Any) -> None:
     theirs = nn.Sequential(nn.Conv2d(C, C, 1), BatchNormAct2d(C, act, drop)).double()
     ours, changes = xt.convert(copy.deepcopy(theirs))
     assert changes[0].converted and changes[0].fused == fused
@@ -138,7 +136,9 @@ def test_timms_layer_keeps_its_children_and_takes_its_activation_along(
         ({"nonfinite": "skip"}, "nonfinite='skip'"),
     ],
 )
-def test_options_that_torch_has_not_are_refused_before_anything_changes(options: Any, said: str) -> None:
+def test_options_that_torch_does_not_have_are_refused_before_anything_changes(
+    options: Any, said: str
+) -> None:
     model = nn.Sequential(blocks.sequence(), xt.BatchNorm2d(C, **options))
     xt.convert(model)
     before = repr(model)
@@ -150,14 +150,14 @@ def test_options_that_torch_has_not_are_refused_before_anything_changes(options:
     assert repr(model) == before
 
 
-def test_a_frozen_layer_is_unfrozen_first() -> None:
+def test_a_frozen_layer_must_be_unfrozen_first() -> None:
     model = xt.freeze(xt.convert(blocks.sequence())[0])
     with pytest.raises(ArgumentError, match="1 has frozen statistics; 1 has frozen affine"):
         xt.revert(model)
     assert type(xt.revert(xt.unfreeze(model))[1]) is nn.BatchNorm2d
 
 
-def test_a_subclass_of_ours_is_not_torchs_to_be() -> None:
+def test_a_subclass_of_xhats_layer_is_not_reverted() -> None:
     class Mine(xt.BatchNorm2d):
         pass
 

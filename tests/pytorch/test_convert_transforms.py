@@ -57,7 +57,7 @@ def test_a_fused_block_can_be_checkpointed(reentrant: bool) -> None:
     same(checkpointed, plain)
 
 
-def test_torch_func_sees_through_fused_calls() -> None:
+def test_torch_func_differentiates_fused_calls() -> None:
     theirs = made(blocks.Residual).eval()
     ours, _ = xt.convert(copy.deepcopy(theirs))
 

@@ -1,4 +1,4 @@
-"""Fused calls: where they are made, where they must not be, and that the numbers stay."""
+"""Fused calls: where they are made, where they must not be made, and that the results stay the same."""
 
 import copy
 import pickle
@@ -59,7 +59,7 @@ def fused(changes: list[xt.Change]) -> list[str]:
 
 
 @pytest.mark.parametrize("kind", FUSED, ids=lambda k: k.__name__)
-def test_a_call_is_fused_and_the_numbers_stay(kind: type[nn.Module]) -> None:
+def test_a_call_is_fused_and_the_results_stay(kind: type[nn.Module]) -> None:
     theirs = made(kind)
     ours, changes = xt.convert(copy.deepcopy(theirs))
     assert fused(changes) == FUSED[kind]
@@ -68,7 +68,7 @@ def test_a_call_is_fused_and_the_numbers_stay(kind: type[nn.Module]) -> None:
 
 
 @pytest.mark.parametrize("kind", LEFT, ids=lambda k: k.__name__)
-def test_what_a_trace_can_not_tell_is_not_fused_and_says_why(kind: type[nn.Module]) -> None:
+def test_what_guards_can_not_cover_is_not_fused_and_the_reason_is_given(kind: type[nn.Module]) -> None:
     theirs = made(kind)
     ours, changes = xt.convert(copy.deepcopy(theirs))
     assert fused(changes) == [] and type(ours) is kind
@@ -78,7 +78,7 @@ def test_what_a_trace_can_not_tell_is_not_fused_and_says_why(kind: type[nn.Modul
 
 
 class Counts:
-    """How many activations a model called by themselves: those that were not fused."""
+    """Counts the separate calls of an activation: those that were not fused."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.calls = 0
@@ -101,7 +101,7 @@ def calls(model: nn.Module, monkeypatch: pytest.MonkeyPatch) -> int:
     return count.calls
 
 
-def test_a_fused_call_leaves_no_activation_to_call(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_activation_is_called_separately_after_fusion(monkeypatch: pytest.MonkeyPatch) -> None:
     model = made(blocks.Residual)
     assert calls(model, monkeypatch) == 2
     xt.convert(model)
@@ -133,7 +133,7 @@ def _plain(model: Any) -> None:
 
 
 @pytest.mark.parametrize("change", [_hook, _hook_relu, _replace, _branch, _plain])
-def test_a_module_that_was_changed_later_runs_its_own_forward(
+def test_a_module_that_was_changed_later_falls_back_to_its_own_forward(
     change: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     theirs = made(blocks.Residual)
@@ -153,14 +153,14 @@ def test_a_layer_whose_input_changes_before_the_sum_is_not_moved_there() -> None
         torch.testing.assert_close(ours(data()), theirs(data()))
 
 
-def test_an_option_set_later_is_heard() -> None:
+def test_an_option_set_later_takes_effect() -> None:
     ours, _ = xt.convert(made(blocks.ByModule))
     ours.bn1.activation = "silu"
     expected = torch.relu(nn.functional.silu(made(blocks.ByModule).bn1(made(blocks.ByModule).conv1(data()))))
     torch.testing.assert_close(ours(data()), expected)
 
 
-def test_hooks_see_what_they_saw() -> None:
+def test_hooks_get_the_same_tensors_as_before() -> None:
     theirs = made(blocks.Residual)
     ours = copy.deepcopy(theirs)
     seen: dict[str, list[torch.Tensor]] = {"ours": [], "theirs": []}
@@ -178,7 +178,7 @@ def test_hooks_see_what_they_saw() -> None:
         torch.testing.assert_close(a, b)
 
 
-def test_a_layer_called_by_itself_gives_no_activation() -> None:
+def test_a_layer_called_alone_applies_no_activation() -> None:
     theirs = made(blocks.Residual)
     ours, _ = xt.convert(copy.deepcopy(theirs))
     torch.testing.assert_close(ours.bn1(data()), theirs.bn1(data()))
@@ -214,12 +214,12 @@ def test_a_copy_is_fused_and_stands_alone(copied: Any, monkeypatch: pytest.Monke
     same(ours, theirs)
 
 
-def test_repr_says_what_is_fused() -> None:
+def test_repr_shows_what_is_fused() -> None:
     ours, _ = xt.convert(made(blocks.Residual))
     assert repr(ours).splitlines()[:2] == ["Residual(", "  fused: bn1 with relu; bn2 with add, relu"]
 
 
-def test_modes_that_differ_are_fused_each(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_training_and_evaluation_are_fused_separately(monkeypatch: pytest.MonkeyPatch) -> None:
     ours, _ = xt.convert(made(blocks.ByMode))
     for training in (True, False):
         assert calls(ours.train(training), monkeypatch) == 0
@@ -234,7 +234,7 @@ def test_layers_that_are_ours_already_are_fused_too() -> None:
     assert not any(c.converted for c in again)
 
 
-def test_an_inner_activation_of_a_sum_is_seen_through_identities() -> None:
+def test_identity_modules_are_skipped_in_a_match() -> None:
     class WithIdentities(blocks.Block):
         def __init__(self) -> None:
             super().__init__()
@@ -254,8 +254,8 @@ def test_an_inner_activation_of_a_sum_is_seen_through_identities() -> None:
     same(ours, theirs)
 
 
-def test_names_from_a_function_around_are_no_globals() -> None:
-    torch = nn.functional  # another thing than what the module calls by this name
+def test_a_name_of_an_enclosing_function_is_not_taken_for_a_global() -> None:
+    torch = nn.functional  # not the module of this name
 
     class Inner(blocks.Block):
         def forward(self, x):
@@ -265,7 +265,7 @@ def test_names_from_a_function_around_are_no_globals() -> None:
     assert changes[0].fused is None and "names from a function around" in str(changes[0].reason)
 
 
-def test_a_method_that_gives_self_another_meaning_is_not_fused() -> None:
+def test_a_method_that_rebinds_self_is_not_fused() -> None:
     class Renames(blocks.Block):
         def forward(self, x):
             y = nn.functional.relu(self.bn1(self.conv1(x)))
@@ -276,7 +276,7 @@ def test_a_method_that_gives_self_another_meaning_is_not_fused() -> None:
     assert changes[0].fused is None and "changes `self`" in str(changes[0].reason)
 
 
-def test_a_mode_that_was_looked_at_is_given_back() -> None:
+def test_the_training_mode_is_restored_after_tracing() -> None:
     for training in (True, False):
         model = made(unfusable.ByShape).train(training)
         xt.convert(model)

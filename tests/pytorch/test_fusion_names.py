@@ -1,4 +1,4 @@
-"""Fused calls and names: what a name leads to when the model is called is what runs, whatever it led to before."""
+"""Guards on names: the module that a name refers to at the time of the call is the one that runs."""
 
 import copy
 from typing import Any
@@ -14,7 +14,7 @@ import xhat.torch as xt
 
 
 class ByProperty(Block):
-    """The layer that is called is decided in a property, whose source nobody reads."""
+    """A property decides which layer is called; its source is not analyzed."""
 
     @property
     def norm(self):
@@ -25,7 +25,7 @@ class ByProperty(Block):
 
 
 class TwoNames(Block):
-    """Every part has another name, by which it is called."""
+    """Every child has a second name, and is called by that."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -38,7 +38,7 @@ class TwoNames(Block):
 
 
 class Kept(Block):
-    """Calls a layer out of a list that is no module."""
+    """Calls a layer in a plain list."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -49,7 +49,7 @@ class Kept(Block):
 
 
 class Listed(Block):
-    """Calls layers out of a list of modules."""
+    """Calls a layer in a ModuleList."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -60,7 +60,7 @@ class Listed(Block):
 
 
 class Chain(nn.Sequential):
-    """One activation at two places."""
+    """One activation module at two positions."""
 
     def __init__(self) -> None:
         act = nn.ReLU()
@@ -124,7 +124,7 @@ CHANGES = [
 
 
 @pytest.mark.parametrize(("kind", "change"), CHANGES)
-def test_a_name_that_leads_elsewhere_is_followed(kind: type[nn.Module], change: Any) -> None:
+def test_a_name_that_refers_to_another_module_later_is_followed(kind: type[nn.Module], change: Any) -> None:
     theirs = made(kind)
     ours, changes = xt.convert(copy.deepcopy(theirs))
     assert fused(changes)
@@ -136,9 +136,7 @@ def test_a_name_that_leads_elsewhere_is_followed(kind: type[nn.Module], change: 
 
 
 @pytest.mark.parametrize("kind", dict.fromkeys(kind for kind, _ in CHANGES))
-def test_other_names_are_no_reason_not_to_fuse(
-    kind: type[nn.Module], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_calls_by_second_names_are_fused(kind: type[nn.Module], monkeypatch: pytest.MonkeyPatch) -> None:
     model, _ = xt.convert(made(kind))
     assert calls(model, monkeypatch) == 0
 
@@ -187,7 +185,7 @@ def test_a_layer_whose_class_is_patched_before_is_left(monkeypatch: pytest.Monke
 
 
 @pytest.mark.parametrize("kind", [TwoNames, Listed, Chain])
-def test_names_are_no_reason_to_break_a_graph(kind: type[nn.Module]) -> None:
+def test_guards_on_names_do_not_break_a_compiled_graph(kind: type[nn.Module]) -> None:
     theirs = made(kind)
     ours, _ = xt.convert(copy.deepcopy(theirs))
     same(torch.compile(ours, fullgraph=True, backend="aot_eager"), theirs)
@@ -201,7 +199,7 @@ def test_names_are_no_reason_to_break_a_graph(kind: type[nn.Module]) -> None:
         (torch.tensor(2.0), "takes `self.log[0]`, of tensors that are no parameters"),
     ],
 )
-def test_what_has_no_name_is_not_traced(value: Any, said: str) -> None:
+def test_what_is_not_registered_is_not_traced(value: Any, said: str) -> None:
     class Nameless(Block):
         def forward(self, x):
             if self.scale >= 1:
@@ -214,8 +212,8 @@ def test_what_has_no_name_is_not_traced(value: Any, said: str) -> None:
     assert said in str(xt.convert(model)[1][0].reason)
 
 
-def test_the_numbers_differ_where_a_name_is_not_followed() -> None:
-    """What the tests above would miss if both branches gave the same."""
+def test_the_results_differ_if_a_name_is_not_followed() -> None:
+    """If both branches gave the same result, the tests above would show nothing."""
     model = made(ByProperty)
     before = model(data())
     _scale(model)

@@ -1,27 +1,18 @@
 """What comes in: tensors of other classes, strides and kinds, gradients that are asked in part, twice, or too late."""
 
 import itertools
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
-from beside import CHANNELS, TANGENT, X, layers, same
-from definition import Problem, definition, problem, relative
+from beside import CHANNELS, TANGENT, X, layers, same, step
+from definition import Problem, definition, problem
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.testing._internal.two_tensor import TwoTensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import xhat.torch as xt
-
-
-def step(layer: nn.Module, x: Tensor, dy: Tensor) -> list[Tensor]:
-    """y, the gradients and the buffers."""
-    leaf = x.detach().requires_grad_()
-    y = layer(leaf)
-    y.backward(dy)
-    return [y.detach(), leaf.grad, *(p.grad for p in layer.parameters()), *layer.buffers()]  # type: ignore[list-item]
 
 
 def agree(x: Tensor, dy: Tensor, training: bool = True) -> None:
@@ -128,96 +119,6 @@ def test_an_activation_in_place_after_the_layer() -> None:
         model = nn.Sequential(layer, nn.ReLU(inplace=True))
         found.append(step(model, X, TANGENT))
     same(found[0], found[1])
-
-
-def test_a_bias_may_change_where_no_activation_needs_it() -> None:
-    """As with torch's layer: two losses, and a step of an optimizer between their backward passes."""
-    layer = xt.BatchNorm2d(CHANNELS).double()
-    layer.weight.requires_grad_(False)
-    first, second = layer(X), layer(X)
-    first.sum().backward()
-    torch.optim.SGD([layer.bias], lr=0.1).step()
-    second.sum().backward()
-    same([layer.bias.grad], [torch.full_like(layer.bias, 2.0 * X[:, 0].numel())])
-
-
-def test_a_hook_that_shortens_the_weight() -> None:
-    """What comes back is broadcast, and no memory beyond it is read."""
-    weight = torch.ones(CHANNELS, dtype=X.dtype, requires_grad=True)
-    with torch.autograd.graph.saved_tensors_hooks(lambda t: t[:1] if t.dim() == 1 else t, lambda t: t):
-        y = xt.batch_norm(X, None, None, weight, None, True)
-    same(torch.autograd.grad(y, weight, TANGENT), [(y.detach() * TANGENT).sum((0, 2, 3))])
-
-
-CHANGES: dict[str, Callable[[nn.Module, Tensor, Tensor], Any]] = {
-    "x": lambda layer, x, y: x.mul_(2),
-    "weight": lambda layer, x, y: layer.weight.mul_(2),
-}
-
-
-@pytest.mark.parametrize("what", CHANGES)
-@pytest.mark.parametrize("training", [True, False], ids=["training", "evaluation"])
-@pytest.mark.parametrize("activation", [None, "relu"])
-def test_a_change_of_what_the_gradient_needs_is_refused(
-    what: str, training: bool, activation: str | None
-) -> None:
-    """As torch's layer does."""
-    ours, theirs = layers(training)
-    ours.activation = activation
-    for layer in (ours, theirs):
-        x = X.clone().requires_grad_() * 1
-        y = layer(x)
-        with torch.no_grad():
-            CHANGES[what](layer, x, y)
-        with pytest.raises(RuntimeError, match="has been modified by an inplace operation"):
-            y.sum().backward()
-
-
-@pytest.mark.parametrize("activation", [None, "relu", "silu"])
-def test_hooks_on_what_is_kept(activation: str | None) -> None:
-    """Kept elsewhere, in other strides, or with fewer digits: the gradient is that of what comes back."""
-    ways: list[tuple[Callable[[Tensor], Any], Callable[[Any], Tensor], float]] = [
-        (lambda t: t.numpy(force=True).copy(), torch.from_numpy, 1e-9),
-        (lambda t: t.mT.contiguous().mT if t.dim() > 2 else t.clone(), lambda t: t, 1e-9),
-        (lambda t: t.float(), lambda t: t, 1e-4),
-        (lambda t: t.bfloat16(), lambda t: t.double(), 0.1),
-    ]
-    p = problem(X, residual=True).leaves()
-    options = dict(residual=p.residual, activation=activation)
-    expected = torch.autograd.grad(definition(p, activation=activation).y, p.asked, TANGENT)
-    for pack, unpack, tolerance in ways:
-        with torch.autograd.graph.saved_tensors_hooks(pack, unpack):
-            y = xt.batch_norm(p.x, None, None, p.weight, p.bias, True, **options)
-        found = torch.autograd.grad(y, p.asked, TANGENT)
-        assert all(relative(a, b) < tolerance for a, b in zip(found, expected, strict=True))
-        assert all(a.dtype == t.dtype for a, t in zip(found, p.asked, strict=True))
-
-
-def test_a_change_of_a_result_that_the_gradient_needs_is_refused() -> None:
-    """With a residual and a ReLU, y tells where it let through."""
-    layer = xt.BatchNorm2d(CHANNELS, activation="relu", dtype=X.dtype)
-    for grow in (lambda y: y.mul_(2), lambda y: y.add_(1)):
-        y = layer(X.clone().requires_grad_(), X)
-        grow(y)
-        with pytest.raises(RuntimeError, match="has been modified by an inplace operation"):
-            y.sum().backward()
-
-
-def test_statistics_may_change_before_the_gradient_is_asked() -> None:
-    """Two forward passes before one backward pass; torch's layer takes the statistics of the second one for both."""
-    ours, theirs = layers(training=False)
-    expected = step(layers(training=False)[1], X, TANGENT)[1]
-    x = X.clone().requires_grad_()
-    y = ours(x)
-    ours.train()(X)
-    same(torch.autograd.grad(y, x, TANGENT)[0], expected)
-    y = theirs(x)
-    theirs.train()(X)
-    with pytest.raises(AssertionError, match="not close"):
-        same(torch.autograd.grad(y, x, TANGENT)[0], expected)
-
-
-# ---------------------------------------------------------------------------------------------------------- classes
 
 
 class Named(Tensor):

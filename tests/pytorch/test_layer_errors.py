@@ -44,7 +44,10 @@ CASES = {
     "dimensions": Case(layer(x=X[0]), ShapeError,
         "batch_norm: expected 4D input (got 3D input): its shape is (3, 2, 4)."),
     "channels": Case(layer(4), ShapeError,
-        "batch_norm: weight has shape (4,), expected (3,) to match dimension 1 of input (4, 3, 2, 4)."),
+        "batch_norm: weight has shape (4,), expected (3,) to match dimension 1 of input (4, 3, 2, 4). "
+        "Channels are dimension 1: pass input.movedim(-1, 1) where they are last."),
+    "channels, in no dimension": Case(layer(5), ShapeError,
+        "batch_norm: weight has shape (5,), expected (3,) to match dimension 1 of input (4, 3, 2, 4)."),
     "channels of statistics": Case(layer(4, affine=False), ShapeError,
         "batch_norm: running_mean and running_var have shapes (4,) and (4,), expected (3,) to match dimension 1 of "
         "input."),

@@ -56,3 +56,47 @@ def test_what_is_no_mask_is_refused_in_forward_mode(mask: float, error: Any) -> 
     x = torch.randn(6, 5, generator=generator("refused"))
     with torch.autograd.forward_ad.dual_level(), pytest.raises(error, match="mask"):
         xt.batch_norm(x, None, None, training=True, mask=torch.full((6, 1), mask))
+
+
+@pytest.mark.parametrize(
+    ("mask", "said"),
+    [
+        (
+            torch.ones(6, 1).to(torch.float8_e4m3fn),
+            "mask has dtype torch.float8_e4m3fn, expected bool or real weights",
+        ),
+        (torch.ones(6, 1, dtype=torch.uint16), "mask has dtype torch.uint16, expected bool or real weights"),
+        (torch.ones(6, 1).to_sparse(), r"mask is sparse, expected a strided tensor. Pass mask.to_dense\(\)"),
+    ],
+)
+def test_tensors_that_no_kernel_reads_are_no_masks(mask: Tensor, said: str) -> None:
+    with pytest.raises(DtypeError, match=said):
+        xt.batch_norm(torch.randn(6, 5, generator=generator("refused")), None, None, training=True, mask=mask)
+
+
+def test_a_padding_mask_without_the_channels() -> None:
+    """(N, L) for (N, C, L), as padding masks are: the sentence has the remedy, and the remedy works."""
+    x = torch.randn(4, 3, 6, generator=generator("refused"))
+    mask = torch.arange(6).expand(4, 6) < 4
+    with pytest.raises(ShapeError, match=r"size 1 along the channels. Pass mask\[:, None\]\.$"):
+        xt.batch_norm(x, None, None, training=True, mask=mask)
+    y = xt.batch_norm(x, None, None, training=True, mask=mask[:, None])
+    assert abs(float(y[:, 0, :4].mean())) < 1e-6
+
+
+def test_a_sparse_weight_and_no_input() -> None:
+    x, weight = torch.randn(6, 5, generator=generator("refused")), torch.ones(5).to_sparse()
+    with pytest.raises(DtypeError, match="weight is sparse, expected a strided tensor"):
+        xt.batch_norm(x, None, None, weight, training=True)
+    with pytest.raises(TypeError, match="BatchNorm1d: batch_norm: input is NoneType, expected a tensor"):
+        xt.BatchNorm1d(5)(None)
+    with pytest.raises(TypeError, match="training is 'no', expected True or False"):
+        xt.batch_norm(x, None, None, training="no")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("momentum", ["0.1", math.nan, True, [0.1]])
+def test_what_is_no_momentum(momentum: Any) -> None:
+    layer = xt.BatchNorm1d(5, momentum=momentum)
+    with pytest.raises(TypeError, match=r"momentum is .*, expected a number, or None"):
+        layer(torch.randn(6, 5, generator=generator("refused")))
+    assert torch.equal(layer.running_mean, torch.zeros(5)) and int(layer.num_batches_tracked) == 0

@@ -1,4 +1,4 @@
-"""One batch on many processes: the same numbers as on one, in one exchange each way."""
+"""A batch split over several processes: the results of one process, with one exchange in each direction."""
 
 import sys
 
@@ -6,12 +6,12 @@ import pytest
 from launching import RANKS, failures, world
 
 sys.path.insert(0, str(RANKS))
-import exchanges  # their claims, which the ranks check
+import exchanges  # the claims that the ranks check
 import faults
 import training
 
 
-@pytest.mark.parametrize("ranks", [1, 2, 4])  # three ranks: the faults below, and the example
+@pytest.mark.parametrize("ranks", [1, 2, 4])  # `faults` runs on three
 @pytest.mark.parametrize("claim", exchanges.claim.names)
 def test_a_batch_on_many_ranks(claim: str, ranks: int) -> None:
     assert not failures(world("exchanges.py", ranks), claim)

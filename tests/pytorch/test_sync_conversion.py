@@ -1,4 +1,4 @@
-"""`convert_sync`: the same layers, on many processes. In one process, where such a layer is the local one."""
+"""`convert_sync`: the layers of a model become SyncBatchNorm. In one process, where it computes what BatchNorm does."""
 
 import copy
 import pickle
@@ -35,7 +35,7 @@ class Scaled(xt.BatchNorm1d):
 
 
 class Other(nn.BatchNorm1d):
-    """A subclass of torch's with a forward: nobody can know what it means."""
+    """A subclass of torch's with a forward, whose meaning is unknown."""
 
     def forward(self, input: Tensor) -> Tensor:
         return input

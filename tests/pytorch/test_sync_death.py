@@ -1,10 +1,10 @@
-"""A rank that is gone is an error on the others, within the group's limit, and nothing is left half-updated."""
+"""If a rank is gone, the others get an error within the group's timeout, and nothing is half-updated."""
 
 import pytest
 from launching import world
 
-LIMIT = 4  # seconds, that of the ranks' group
-MARGIN = 20  # for a machine that has other things to do
+LIMIT = 4  # seconds: the timeout of the ranks' group
+MARGIN = 20  # for a busy machine
 
 
 @pytest.mark.parametrize("backward", [False, True])

@@ -1,4 +1,4 @@
-"""Small models whose calls must not be fused, each for a reason that a trace would miss."""
+"""Small models whose calls must not be fused, each for a reason that is not visible in a trace."""
 
 import operator
 import random
@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 class Aliased(Block):
-    """A sum in place that another name sees."""
+    """A sum in place whose result is read by a second name."""
 
     def forward(self, x):
         y = self.bn1(self.conv1(x))
@@ -26,7 +26,7 @@ class UsedTwice(Block):
 
 
 class Inside(Block):
-    """The normalized values leave the module beside the activation."""
+    """The module returns the normalized values as well as the activation."""
 
     def forward(self, x):
         y = self.bn1(self.conv1(x))
@@ -53,7 +53,7 @@ class CalledBetween(Block):
 
 
 class IntoShortcut(Block):
-    """A sum in place, but into the other term, which has another name."""
+    """A sum in place into the other term, which has a second name."""
 
     def forward(self, x):
         s = self.conv2(x)
@@ -119,7 +119,7 @@ class Noise(Block):
 
 
 class Swapped(Block):
-    """Reads a tensor that nobody can find by name."""
+    """Reads a tensor that is neither a parameter nor a buffer."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -141,7 +141,7 @@ class OtherActivation(Block):
 
 
 class Overloaded(Block):
-    """A sum by another function."""
+    """A sum by a function that is not torch's."""
 
     def forward(self, x):
         return F.relu(operator.add(self.bn1(self.conv1(x)), x))

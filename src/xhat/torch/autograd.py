@@ -12,9 +12,11 @@ from torch import Tensor
 from torch.autograd import Function
 
 from xhat import equations
+from xhat.checks import shown
 from xhat.plan import saved_for_backward
 from xhat.torch import composed, cpu
 from xhat.torch.cpu import Run
+from xhat.torch.errors import TensorShapeError
 from xhat.torch.inputs import Inputs
 from xhat.torch.internals import batched, differentiating_forward, plain, transforming
 
@@ -47,23 +49,40 @@ class Normalize(Function):
         x, weight, *rest = ctx.saved_tensors
         bias, saved = rest or (ctx.bias, None)
         needs = ctx.needs_input_grad[:4]
-        if transforming() or differentiating_forward() or not _as_before(dy, x, weight, saved):
+        _check_saved(x, weight, bias if run.plan.activation else None, saved, run)
+        if transforming() or differentiating_forward() or not _for_kernels(dy, x, weight, bias, saved):
             return *_composed(dy, x, weight, bias, saved, run, needs), None
         if torch.is_grad_enabled():
             return *_differentiable(dy, x, weight, bias, saved, run, needs), None
         return *cpu.gradients(dy, x, weight, bias, saved, run, needs), None
 
 
-def _as_before(dy: Tensor, x: Tensor, weight: Maybe, saved: Maybe) -> bool:
-    """Whether the kernels can take the gradient, and what hooks on saved tensors made of the tensors."""
-    shape, dtype = x.shape, x.dtype
+def _check_saved(x: Tensor, weight: Maybe, bias: Maybe, saved: Maybe, run: Run) -> None:
+    """Raises TensorShapeError where hooks on saved tensors, or their owners, have given them other shapes."""
+    shape = run.plan.shape
+    channels = shape[1:2]
+    if (
+        x.shape != shape
+        or (weight is not None and weight.shape != channels)
+        or (bias is not None and bias.shape != channels)
+        or (saved is not None and saved.shape != shape)
+    ):
+        shapes = [shown(t.shape) for t in (x, weight, bias, saved) if t is not None]
+        raise TensorShapeError(
+            f"batch_norm_backward: the saved tensors have shapes {', '.join(shapes)}, expected {shown(shape)} and "
+            f"{shown(channels)}, as in the forward pass. Hooks on saved tensors have to return them as they were, and "
+            "tensors must keep their shapes until the backward pass."
+        )
+
+
+def _for_kernels(dy: Tensor, x: Tensor, weight: Maybe, bias: Maybe, saved: Maybe) -> bool:
+    """Whether the kernels can take the gradient, and what hooks on saved tensors have returned."""
     return (
-        plain(dy, x, weight, saved)
+        plain(dy, x, weight, bias, saved)
         and not batched(dy)
-        and dy.shape == shape
-        and dy.dtype == dtype
-        and (weight is None or weight.shape == shape[1:2])
-        and (saved is None or (saved.shape == shape and saved.dtype == dtype))
+        and dy.shape == x.shape
+        and dy.dtype == x.dtype
+        and (saved is None or saved.dtype == x.dtype)
     )
 
 

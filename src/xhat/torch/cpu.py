@@ -247,16 +247,17 @@ def gradients(
         dx, into = _result_like(x, run.plan)
         if activated:
             dresidual, into_residual = _result_like(x, run.plan)
+    beta = bias if run.plan.activation else None  # of bias, only the dtype of its gradient is needed then
     if total is None:
         dbias, dweight = _sum_for(bias, need_bias, x), _sum_for(weight, need_weight, x)
         reduce = run.m != math.inf or need_weight or need_bias
-        backward(dy, x, run, dbias, dweight, reduce=reduce, dx=into, gamma=weight, beta=bias, saved=saved,
+        backward(dy, x, run, dbias, dweight, reduce=reduce, dx=into, gamma=weight, beta=beta, saved=saved,
                  dresidual=into_residual)  # fmt: skip
     else:
         own = torch.zeros((2, x.shape[1]), dtype=torch.float64, device="cpu")
         dbias, dweight = own
-        backward(dy, x, run, dbias, dweight, reduce=True, gamma=weight, beta=bias, saved=saved)
-        backward(dy, x, run, *total(own), reduce=False, dx=into, gamma=weight, beta=bias, saved=saved,
+        backward(dy, x, run, dbias, dweight, reduce=True, gamma=weight, beta=beta, saved=saved)
+        backward(dy, x, run, *total(own), reduce=False, dx=into, gamma=weight, beta=beta, saved=saved,
                  dresidual=into_residual)  # fmt: skip
     if need_residual and not activated:
         dresidual = dy
@@ -267,7 +268,7 @@ def gradients(
 def _sum_for(parameter: Tensor | None, needed: bool, x: Tensor) -> Tensor:
     """Where a parameter's gradient goes; in float64, and for dx alone, where it is not needed."""
     if parameter is not None and needed:
-        return torch.empty_like(parameter)
+        return parameter.new_empty(x.shape[1])  # whatever has become of the parameter's own shape
     return torch.zeros(x.shape[1], dtype=torch.float64, device="cpu")
 
 

@@ -16,7 +16,7 @@ from xhat.plan import Plan, check_options
 from xhat.torch import composed, cpu, operators
 from xhat.torch.autograd import normalize
 from xhat.torch.cpu import Run, plan_for
-from xhat.torch.errors import TensorShapeError
+from xhat.torch.errors import TensorShapeError, TensorTypeError
 from xhat.torch.inputs import CODES, Batch, Inputs, check_inputs, check_nonfinite, check_tensor, check_weights
 from xhat.torch.internals import (
     differentiating_forward,
@@ -59,6 +59,8 @@ def batch_norm(
     for name, value in dict(input=input, running_mean=running_mean, running_var=running_var, weight=weight, bias=bias,
                             residual=residual, mask=mask).items():  # fmt: skip
         check_tensor(name, value)
+    if type(training) is not bool and not isinstance(training, (int, Tensor)):
+        raise TensorTypeError(f"batch_norm: training is {training!r}, expected True or False.")
     if training and (running_mean is None) != (running_var is None):
         raise ArgumentError(
             "batch_norm: one of running_mean and running_var is None, expected both or neither."
@@ -156,7 +158,10 @@ def follow(
         and type(running_correction) is int
         and 0 <= running_correction <= 1
         and nonfinite == "propagate"
-        and (type(momentum) is float or (momentum is skipped is None and batches is not None))
+        and (
+            (type(momentum) is float and momentum == momentum)
+            or (momentum is skipped is None and batches is not None)
+        )
         and _in_place(mean, var, batches, statistics)
     ):
         k = 1 / (int(batches) + 1) if momentum is None else momentum  # type: ignore[arg-type]  # a tensor, see above

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from xhat.checks import Kind, check_count, check_sum, shown
+from xhat.checks import Kind, check_count, check_sum, mask_remedy, shown
 from xhat.errors import ArgumentError, DegenerateBatchError
 from xhat.layout import weight_order, weight_sizes
 from xhat.plan import DTYPES, Options, Plan
@@ -37,6 +37,7 @@ Maybe = Tensor | None
 
 # The kernels' code of each dtype that they take.
 CODES = {getattr(torch, name): code for name, code in DTYPES.items()}
+_MASKS = {*CODES, torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64}
 NONFINITE = ("propagate", "skip", "raise")
 
 
@@ -77,6 +78,9 @@ def check_inputs(t: Inputs, operation: str = "batch_norm") -> None:
         )
     if x.layout is not torch.strided or x.is_nested:
         raise TensorDtypeError("batch_norm: input is sparse or nested, expected a strided tensor.")
+    for name, vector in (("weight", weight), ("bias", bias), ("running_mean", mean), ("running_var", var)):
+        if vector is not None and vector.layout is not torch.strided:
+            raise TensorDtypeError(f"batch_norm: {name} is sparse, expected a strided tensor.")
     kinds = (None if v is None else (v.shape, v.dtype) for v in (mean, var, weight, bias, residual))
     check_kinds(operation, x.shape, x.dtype, 1, mask is not None, *kinds)
     if mask is not None and mean is None and x.numel():
@@ -110,9 +114,11 @@ def check_kinds(
 
 def _check_vector(name: str, found: tuple[int, ...], dtype: torch.dtype, shape: tuple[int, ...]) -> None:
     if found != (shape[1],):
+        last = len(shape) > 2 and found == shape[-1:]
+        remedy = " Channels are dimension 1: pass input.movedim(-1, 1) where they are last." if last else ""
         raise TensorShapeError(
             f"batch_norm: {name} has shape {shown(found)}, expected ({shape[1]},) to match dimension 1 of "
-            f"input {shown(shape)}."
+            f"input {shown(shape)}.{remedy}"
         )
     if dtype not in CODES:
         raise TensorDtypeError(f"batch_norm: {name} has dtype {dtype}, expected a real floating-point one.")
@@ -154,8 +160,11 @@ def check_mask(x: Tensor, mask: Tensor) -> None:
         raise TensorShapeError(
             f"batch_norm: mask has shape {shown(mask.shape)}, expected one that broadcasts to {shown(target)}: input "
             f"is {shown(x.shape)}, and a mask has size 1 along the channels."
+            f"{mask_remedy(tuple(mask.shape), tuple(x.shape), (1,))}"
         )
-    if mask.is_complex():
+    if mask.layout is not torch.strided:
+        raise TensorDtypeError("batch_norm: mask is sparse, expected a strided tensor. Pass mask.to_dense().")
+    if mask.dtype not in _MASKS:
         raise TensorDtypeError(f"batch_norm: mask has dtype {mask.dtype}, expected bool or real weights.")
 
 

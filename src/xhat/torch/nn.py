@@ -10,10 +10,10 @@ from torch import Tensor, fx, nn
 from xhat.checks import check_correction, shown
 from xhat.errors import ShapeError, XhatError
 from xhat.plan import check_options
-from xhat.torch.errors import TensorArgumentError, named
+from xhat.torch.errors import TensorArgumentError, TensorTypeError, named
 from xhat.torch.exported import as_torchs
 from xhat.torch.functional import follow, normalized
-from xhat.torch.inputs import Batch, Inputs, check_nonfinite, check_tensor
+from xhat.torch.inputs import Batch, Inputs, check_nonfinite
 from xhat.torch.internals import copied_by_jit, exporting
 from xhat.torch.running_stats import Running
 from xhat.torch.tools import EpsOfALayerWithAnActivation, check_frozen, check_per_sample, check_tracer
@@ -140,7 +140,10 @@ class BatchNorm(nn.modules.batchnorm._BatchNorm):
         try:
             self._check_input_dim(x)
         except AttributeError:
-            check_tensor("input", x)
+            if not isinstance(x, Tensor):
+                raise TensorTypeError(
+                    f"batch_norm: input is {type(x).__name__}, expected a tensor."
+                ) from None
             raise
         except ValueError as error:
             raise ShapeError(f"batch_norm: {error}: its shape is {shown(x.shape)}.") from None

@@ -2,13 +2,14 @@
 operator that does so in a graph.
 """
 
+import math
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from xhat import equations
-from xhat.checks import check_correction, shown
+from xhat.checks import check_correction, number, shown
 from xhat.errors import ArgumentError, DegenerateBatchError
 from xhat.torch.errors import TensorArgumentError, TensorDtypeError, TensorShapeError, TensorTypeError
 from xhat.torch.inputs import CODES, Batch, check_nonfinite, check_statistics
@@ -38,8 +39,7 @@ def move(
     check_correction(running_correction, "batch_norm", "running_correction")
     visible = not transforming()  # inside torch.func, values can't be read
     _check(running, batch, visible)
-    if type(momentum) is not float:
-        momentum = _number(momentum)
+    momentum = _number(momentum)
     if batch.statistics.is_meta and running.mean.is_meta:  # tensors without data
         return
     # Weights that sum to 1 do so up to rounding errors, by which nothing should be divided.
@@ -92,12 +92,13 @@ def _check_places(running: Running) -> None:
 
 def _number(momentum: Any) -> float | None:
     """momentum as a float, or None. Raises TensorTypeError."""
-    try:
-        return None if momentum is None else float(momentum)
-    except (TypeError, ValueError):
+    if momentum is None:
+        return None
+    if math.isnan(value := number(momentum)):
         raise TensorTypeError(
             f"batch_norm: momentum is {momentum!r}, expected a number, or None for the average of all batches."
-        ) from None
+        )
+    return value
 
 
 def _cumulative(batches: Tensor | None) -> Tensor:

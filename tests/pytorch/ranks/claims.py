@@ -1,6 +1,6 @@
-"""What the ranks' programs share: the group, the claims, and how a rank says which of them hold.
+"""What the programs of the ranks share: the process group, the claims, and the file in which a rank reports.
 
-A claim is a function that every rank runs; what it asserts is written down, and the test reads it.
+A claim is a function that every rank runs. Its assertion error, if any, is written to a file, which the test reads.
 """
 
 import datetime
@@ -23,7 +23,7 @@ LIMIT = 60  # seconds that a collective may take
 
 
 class Claims:
-    """The claims of a program, in their order."""
+    """The claims of a program, in the order of their definition."""
 
     def __init__(self) -> None:
         self.functions: dict[str, Callable[[], None]] = {}
@@ -34,11 +34,11 @@ class Claims:
 
     @property
     def names(self) -> list[str]:
-        """For the test that asks for each of them."""
+        """The names, for the parameters of a test."""
         return list(self.functions)
 
     def run(self) -> None:
-        """All of them, on this rank of the group, up to the first that fails."""
+        """Runs all claims on this rank, up to the first that fails."""
         warnings.simplefilter("error")
         dist.init_process_group("gloo", timeout=datetime.timedelta(seconds=LIMIT))
         found: dict[str, str] = {}
@@ -47,7 +47,7 @@ class Claims:
             torch.manual_seed(0)
             try:
                 function()
-            except Exception:  # the ranks are no longer in step: nothing after this could be believed
+            except Exception:  # the ranks are no longer in step, so no later claim would mean anything
                 say({**found, name: traceback.format_exc()})
                 os._exit(0)
             found[name] = ""
@@ -56,7 +56,7 @@ class Claims:
 
 
 def say(what: Any) -> None:
-    """Leaves it for the test."""
+    """Writes this rank's report for the test."""
     Path(os.environ["XHAT_SAYS"], f"rank{os.environ['RANK']}.json").write_text(json.dumps(what))
 
 
@@ -68,14 +68,14 @@ def summed(t: Tensor) -> Tensor:
 
 
 def on_all_ranks(what: Any) -> list[Any]:
-    """Everybody's."""
+    """The values of all ranks."""
     found: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(found, what)
     return found
 
 
 def close(got: Tensor, expected: Tensor, bound: float, what: Any) -> None:
-    """Holds |got - expected| to bound |expected| (or to bound, where that is small)."""
+    """Asserts |got - expected| <= bound max(1, |expected|)."""
     assert got.shape == expected.shape, f"{what}: {got.shape} for {expected.shape}"
     got, expected = got.detach().double(), expected.detach().double()
     error = float((got - expected).norm() / max(1.0, float(expected.norm())))
@@ -83,7 +83,7 @@ def close(got: Tensor, expected: Tensor, bound: float, what: Any) -> None:
 
 
 def refused(kind: type[Exception], function: Callable[[], Any]) -> str:
-    """The message of the error that this raises."""
+    """The message of the error that this call raises; it must raise one."""
     try:
         function()
     except kind as error:

@@ -1,4 +1,4 @@
-"""One rank is gone: by an error of its own that it does not pass on, then killed in the middle of a training."""
+"""One rank is gone: first it leaves out an exchange, then it is killed in the middle of training."""
 
 import datetime
 import os
@@ -20,7 +20,7 @@ VICTIM, LAST = 1, 3
 
 
 def outcome(run: Any, layer: nn.Module) -> dict[str, Any]:
-    """How long it took to fail, how, and what the layer looks like then."""
+    """The error that `run` raises, the time until then, and the layer's state."""
     start = time.monotonic()
     try:
         run()
@@ -33,7 +33,7 @@ def outcome(run: Any, layer: nn.Module) -> dict[str, Any]:
 
 
 def absent() -> dict[str, Any]:
-    """The victim meets an error before the exchange and goes another way."""
+    """The victim does not take part in the exchange."""
     layer = xt.SyncBatchNorm(5, process_group=dist.new_group(timeout=LIMIT))
     x = torch.randn(4, 5)
     layer(x)
@@ -69,9 +69,6 @@ def killed(backward: bool) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    signal.signal(
-        signal.SIGTERM, signal.SIG_IGN
-    )  # torchrun ends the others when one has died; they have to tell
     torch.manual_seed(int(os.environ["RANK"]))
     dist.init_process_group("gloo", timeout=20 * LIMIT)
     backward = os.environ["XHAT_BACKWARD"] == "1"

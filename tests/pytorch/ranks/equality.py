@@ -1,4 +1,4 @@
-"""The numbers of a batch on many ranks, against the definition on the whole batch."""
+"""The results of a batch that is split over ranks, against the definition on the whole batch."""
 
 import itertools
 from collections.abc import Iterator

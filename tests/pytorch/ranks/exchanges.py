@@ -1,4 +1,4 @@
-"""What is exchanged, and what need not be; groups and edges. Run it for these claims and those of `equality`."""
+"""What is exchanged and when nothing is; process groups; edge cases. Runs these claims and those of `equality`."""
 
 import copy
 import itertools
@@ -34,7 +34,7 @@ def all_ranks_hold_the_same_bits_run_after_run() -> None:
 
 
 class Traffic:
-    """The collectives of a block, and the bytes that a rank sends in each."""
+    """Records the bytes that this rank sends in each collective of a `with` block."""
 
     def __enter__(self) -> "Traffic":
         self.bytes: list[int] = []
@@ -74,7 +74,7 @@ def one_collective_forward_and_one_backward_whatever_the_options() -> None:
             layer(mine.x, mine.residual, mine.mask).sum().backward()
 
         first, second, third = sizes(step), sizes(step), sizes(step)
-        # What follows what is learned once: the frame that has no room asks for it.
+        # The capacity of a frame is set when one exchange first follows another, by a second frame.
         assert first == ([] if alone else [HEADER, FORWARD, HEADER, BACKWARD]), first
         assert second == ([] if alone else [HEADER, FORWARD, BACKWARD]), second
         assert third == ([] if alone else [FORWARD, BACKWARD]), third
@@ -82,7 +82,7 @@ def one_collective_forward_and_one_backward_whatever_the_options() -> None:
 
 @claim
 def a_gradient_of_a_gradient_makes_six_more_whatever_the_options() -> None:
-    """The sums for mean, variance and gradient again, then their adjoints; and what dy = y asks for, one more."""
+    """The sums for mean, variance and gradient again, then their adjoints; and one more where dy depends on y."""
     for o, through_dy in itertools.product(list(option_sets(training=True))[::17], (False, True)):
         p = problem(numbers(ROWS, CHANNELS, 3), o["affine"], o["residual"], o["mask"])
         mine = part_of(p, dict(splits())["uneven"])
@@ -126,7 +126,7 @@ def what_needs_no_exchange_makes_none() -> None:
     x = numbers(ROWS, CHANNELS)[rows]
     alone = dist.get_world_size() == 1
     layer = SyncBatchNorm(CHANNELS, dtype=torch.float64)
-    for _ in range(3):  # x asks for no gradient: the parameters' gradients are this rank's
+    for _ in range(3):  # x requires no gradient, and the parameters' gradients are this rank's
         found = sizes(lambda: layer(x).sum().backward())
     assert found == ([] if alone else [FORWARD]), found
     layer.eval()
@@ -140,7 +140,7 @@ def what_needs_no_exchange_makes_none() -> None:
 
 @claim
 def an_input_that_asks_for_no_gradient_gets_none_computed() -> None:
-    """That of a network's first layer: one pass over it fewer, and the same other gradients."""
+    """As in a network's first layer: one pass over it fewer, and the same other gradients."""
     for activation, residual in itertools.product((None, "silu"), (False, True)):
         found, passes = [], []
         for asks in (True, False):

@@ -1,4 +1,4 @@
-"""What goes wrong on one rank is an error on all of them, which says what it was; and afterwards things go on."""
+"""A fault on one rank is an error on all ranks that names it, and the group can be used afterwards. On three ranks."""
 
 import copy
 from collections.abc import Callable
@@ -8,6 +8,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from claims import LIMIT, Claims, close, on_all_ranks, refused
+from definition import ACTIVATIONS, option_sets, problem
+from equality import CHANNELS, ROWS, check, numbers, splits
 from torch import Tensor, nn
 
 import xhat.torch as xt
@@ -24,7 +26,7 @@ def model(channels: int = 5) -> nn.Sequential:
 
 
 def disagreed(run: Callable[[], Any], *expected: str, layer: nn.Module) -> None:
-    """Every rank gets an error that says all of this, and no state has changed."""
+    """Every rank gets an error whose message has all these parts, and no state has changed."""
     before = copy.deepcopy(layer.state_dict())
     message = refused(ExchangeError, run)
     assert all(part in message for part in expected), message
@@ -33,7 +35,7 @@ def disagreed(run: Callable[[], Any], *expected: str, layer: nn.Module) -> None:
 
 
 def goes_on() -> None:
-    """The group still works."""
+    """The group still works: the next exchange gives the right values."""
     layer, x = xt.SyncBatchNorm(3).double(), torch.arange(12.0).reshape(4, 3).double()
     y = layer(x.clone().requires_grad_())
     y.sum().backward()
@@ -41,9 +43,18 @@ def goes_on() -> None:
 
 
 @claim
+def without_a_fault_an_odd_number_of_ranks_gives_what_the_whole_batch_gives() -> None:
+    chosen = list(option_sets(training=True))
+    for k, (name, rows) in enumerate(splits()):
+        for o in chosen[k::41]:
+            p = problem(numbers(ROWS, CHANNELS, 4), o["affine"], o["residual"], o["mask"])
+            check(p, rows, (name, o), correction=o["correction"], activation=ACTIVATIONS[o["activation"]])
+
+
+@claim
 def the_number_of_channels() -> None:
-    """Frames would have different sizes: gloo aborts the process for that."""
-    for small in (0, 1):  # whoever has fewer
+    """Frames of different sizes would abort the process in gloo."""
+    for small in (0, 1):  # the rank with fewer channels
         channels = 5 if dist.get_rank() == small else 300
         net = model(channels)
         disagreed(
@@ -87,7 +98,7 @@ def the_layer() -> None:
 
 @claim
 def the_layer_after_many_steps() -> None:
-    """When every frame has its size already."""
+    """When all frames have reached their sizes."""
     net = model()
     for _ in range(3):
         net(torch.randn(4, 5, requires_grad=True)).sum().backward()
@@ -110,7 +121,7 @@ def the_pass() -> None:
 
 @claim
 def the_need_of_a_gradient() -> None:
-    """Or some would wait for others in the backward pass."""
+    """Otherwise some ranks would wait for others in the backward pass."""
     net = model()
     x = torch.randn(4, 5, requires_grad=dist.get_rank() != 1)
     expected = (
@@ -125,7 +136,7 @@ def the_need_of_a_gradient() -> None:
 
 @claim
 def the_options() -> None:
-    """Each rank's gradient would be that of another function."""
+    """Otherwise each rank would compute the gradient of another function."""
     for name, mine, others, said in (
         ("eps", dict(eps=0.5), {}, ("0.5", "1e-05")),
         ("correction", dict(correction=1), {}, ("1", "0")),
@@ -143,7 +154,7 @@ def the_options() -> None:
 
 @claim
 def a_bad_input_on_one_rank() -> None:
-    """It gets its own error, and the others learn at once that it has stopped."""
+    """This rank raises its own error, and the others get an ExchangeError at once."""
     for kind, message, bad in (
         (TensorShapeError, "residual has shape (3, 5), expected (4, 5)", dict(residual=torch.randn(3, 5))),
         (ArgumentError, "mask has a negative", dict(mask=-torch.ones(4, 1))),
@@ -171,7 +182,7 @@ def dimensions_on_one_rank() -> None:
 
 @claim
 def a_call_that_one_rank_makes_wrongly() -> None:
-    """Before there is anything to exchange; the others would wait for as long as the group lets them."""
+    """It fails before anything is exchanged. Without a frame from it the others would wait until the timeout."""
 
     def activated(net: nn.Sequential, x: Tensor) -> Any:
         return net[0](x, activation="gelu")
@@ -217,7 +228,7 @@ def exchanges_of_all_ranks_may_take_as_long_as_others() -> None:
 
 @claim
 def another_collective_in_between() -> None:
-    """In a group that somebody else uses too: where it has the size of a frame, it is not believed."""
+    """In a group that others use too, a buffer of the size of a frame is recognized as foreign."""
     group = dist.new_group()
     layer, x = xt.SyncBatchNorm(5, process_group=group), torch.randn(4, 5)
     for _ in range(3):

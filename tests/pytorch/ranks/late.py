@@ -1,4 +1,4 @@
-"""A rank does not come to the first exchange of all, for which the others make a process group."""
+"""A rank does not take part in the very first exchange, for which all ranks make a process group."""
 
 import time
 

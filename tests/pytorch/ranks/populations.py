@@ -1,4 +1,4 @@
-"""Moments of populations that lie on many ranks, and running statistics that many ranks have followed."""
+"""Moments of populations that are split over ranks, and running statistics of several ranks merged."""
 
 import copy
 from collections.abc import Iterator
@@ -40,7 +40,7 @@ def same(model: nn.Module, expected: nn.Module, batches: int) -> None:
 
 @claim
 def every_rank_gets_the_moments_of_all_ranks_batches() -> None:
-    """Of as many batches as it has: rank r has r of them, and rank 0 none."""
+    """Rank r has r batches, and rank 0 has none."""
     ranks, rank = dist.get_world_size(), dist.get_rank()
     everything = data([4, 9, 2, 7, 3, 8][: ranks * (ranks - 1) // 2])
     first = rank * (rank - 1) // 2
@@ -103,7 +103,7 @@ def a_loader_that_fails_on_one_rank_ends_all() -> None:
 
 
 def followed(model: nn.Module, batches: int) -> None:
-    """Some training on this rank alone: its data is not that of the others."""
+    """Some training on this rank alone, with data of its own."""
     model.train()
     for x in data([6] * batches, seed=f"rank {dist.get_rank()}"):
         model(x + 10 * dist.get_rank())

@@ -1,4 +1,4 @@
-"""Training on many ranks, as users do it: DistributedDataParallel, FSDP2, compile; against one process."""
+"""Training on several ranks with DistributedDataParallel, FSDP2 and torch.compile, against one process."""
 
 import copy
 import itertools

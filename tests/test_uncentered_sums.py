@@ -1,6 +1,4 @@
-"""Sums of float32 about zero: as good as those about the mean, near zero and far from it, and at the border between the
-two ways.
-"""
+"""Uncentered sums of float32 are as accurate as centered ones: near zero, far from it, and where they are given up."""
 
 from typing import Any
 
@@ -20,7 +18,7 @@ LAYOUTS = {
     "columns of short runs": ((64, 5, 7), 1),
     "channels last": ((8, 9, 9, 19), -1),
 }
-# Raw sums will do up to sqrt(15) = 3.87 deviations from zero.
+# Uncentered sums are used up to sqrt(15) = 3.87 deviations from zero.
 DISTANCES = [0.0, 1.0, 3.5, 3.87, 3.88, 4.0, 30.0, 1e4, 1e6]
 
 
@@ -29,7 +27,7 @@ def on_axis(values: NDArray[np.float64], shape: tuple[int, ...], axis: int) -> N
 
 
 def batch(layout: str, distance: float, scale: float = 1.0) -> tuple[NDArray[np.float32], int]:
-    """Channels whose mean lies so many deviations from zero; every second one near zero."""
+    """Channels whose mean is `distance` deviations from zero; every second one is near zero."""
     shape, axis = LAYOUTS[layout]
     channels = shape[axis]
     x = np.random.default_rng(0).normal(size=shape)
@@ -45,7 +43,7 @@ def test_statistics(layout: str, distance: float) -> None:
     y, context = xhat.batch_norm(x, axis=axis)
     spread = np.sqrt(expected.var.astype(float))
     assert np.all(np.abs(context.mean - expected.mean) <= 2e-14 * (spread + np.abs(expected.mean)))
-    # Four bits of a double may cancel; pieces are merged by their means, which are known to 1e-16 of their size.
+    # Four bits of a double may cancel; pieces are merged by their means, which have a relative error of 1e-16.
     assert np.all(np.abs(context.var - expected.var) <= (1e-13 + 1e-18 * distance) * expected.var)
     assert np.abs(y - expected.y).max() <= 2e-6
 
@@ -61,7 +59,7 @@ def test_gradients_of_parameters(layout: str, distance: float, activation: Any) 
     _, context = xhat.batch_norm(x, gamma, beta, axis=axis, activation=activation)
     got = xhat.batch_norm_backward(dy, context)
     expected = oracle.backward(dy, x, gamma, beta, axis=axis, activation=activation)
-    # Without an activation nothing but the mean is rounded before it is summed.
+    # Without an activation only the mean is rounded before the sums.
     most = 1e-13 + 1e-15 * distance if activation is None else 1e-6
     assert oracle.relative_l2(got.dgamma, expected.dgamma) <= most
     assert oracle.relative_l2(got.dbeta, expected.dbeta) <= most
@@ -91,7 +89,7 @@ def test_a_constant_channel_has_no_variance(layout: str) -> None:
 
 @pytest.mark.parametrize("number", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_what_is_not_finite_stays_in_its_channel(layout: str, number: float) -> None:
+def test_nonfinite_elements_affect_their_own_channel_only(layout: str, number: float) -> None:
     x, axis = batch(layout, 0.0)
     clean, _ = xhat.batch_norm(x, axis=axis)
     spoilt = np.moveaxis(x, axis, 0)

@@ -1,4 +1,4 @@
-"""The backward of relu tells its sides by one number of x a channel: exactly those that the forward pass saw."""
+"""The backward pass of relu recomputes the sign of pre from x, with exactly the result of the forward pass."""
 
 from typing import Any
 
@@ -16,8 +16,8 @@ GAMMA = np.array([1, -1, 0.3, -7, 1e-6, -1e-6, 0.0, 2, 1, 1, -3, 1])
 BETA = np.array([0, 0, 1, 0.5, 1e-3, -1e-3, 1, -4, 50, -50, 1e-20, 1e-3])
 
 
-class NearTheKink:
-    """Many numbers within a few units in the last place of where pre changes its sign, and statistics that stay."""
+class NearTheZeroOfPre:
+    """Many elements within a few units in the last place of the x at which pre is 0, with constant statistics."""
 
     def __init__(self, layout: str, dtype: np.dtype[Any], offset: float) -> None:
         shape, self.axis = LAYOUTS[layout]
@@ -26,15 +26,15 @@ class NearTheKink:
         x = (rng.normal(size=shape) + offset).astype(dtype)
         moments = xhat.moments(x, axis=self.axis)
         self.mean, self.var = moments.mean, moments.var()
-        kinks = self.mean - BETA / np.where(GAMMA == 0, np.inf, GAMMA) * np.sqrt(self.var + 1e-5)
-        spacing = np.abs(kinks) * np.finfo(np.float64 if dtype == np.float64 else np.float32).eps
-        there = np.expand_dims(kinks, self.others) + rng.integers(-8, 9, shape) * np.expand_dims(
+        zeros = self.mean - BETA / np.where(GAMMA == 0, np.inf, GAMMA) * np.sqrt(self.var + 1e-5)
+        spacing = np.abs(zeros) * np.finfo(np.float64 if dtype == np.float64 else np.float32).eps
+        there = np.expand_dims(zeros, self.others) + rng.integers(-8, 9, shape) * np.expand_dims(
             spacing, self.others
         )
         self.x = np.where(rng.random(shape) < 0.5, there, x.astype(np.float64)).astype(dtype)
 
     def above(self, dtype: Any) -> NDArray[np.intp]:
-        """How many numbers of each channel lie above the kink, as the forward pass has it in this arithmetic."""
+        """How many elements of each channel have pre > 0 in a forward pass in this arithmetic."""
         y = xhat.normalize(self.x.astype(dtype), self.mean, self.var, GAMMA, BETA, axis=self.axis)
         return np.asarray((y > 0).sum(axis=self.others))
 
@@ -43,10 +43,10 @@ class NearTheKink:
 @pytest.mark.parametrize("offset", [0.0, 1.0, 1000.0])
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_the_sides_are_those_of_the_forward_pass(
+def test_the_backward_pass_has_the_signs_of_the_forward_pass(
     layout: str, dtype: str, offset: float, activation: Any
 ) -> None:
-    near = NearTheKink(layout, DTYPES[dtype], offset)
+    near = NearTheZeroOfPre(layout, DTYPES[dtype], offset)
     above = near.above(np.float64 if dtype == "float64" else np.float32)
     _, context = ops.normalize_with_context(
         near.x, near.mean, near.var, GAMMA, BETA, axis=near.axis, activation=activation
@@ -58,14 +58,14 @@ def test_the_sides_are_those_of_the_forward_pass(
 
 @pytest.mark.parametrize("offset", [0.0, 1.0, 1000.0])
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_so_near_that_rounding_tells_the_sides(layout: str, offset: float) -> None:
-    """The neighbour of the test above: a kink that were found in double would not be the one of float32."""
-    near = NearTheKink(layout, DTYPES["float32"], offset)
+def test_float32_and_float64_differ_on_these_elements(layout: str, offset: float) -> None:
+    """The neighbour of the test above: a pre that is computed in double would fail it."""
+    near = NearTheZeroOfPre(layout, DTYPES["float32"], offset)
     assert (near.above(np.float32) != near.above(np.float64)).any()
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_factors_that_are_no_numbers(layout: str) -> None:
+def test_nonfinite_coefficients(layout: str) -> None:
     shape, axis = LAYOUTS[layout]
     x = np.random.default_rng(0).normal(size=shape).astype(np.float32)
     gamma, beta = np.ones(12), np.zeros(12)
@@ -73,12 +73,12 @@ def test_factors_that_are_no_numbers(layout: str) -> None:
     _, context = xhat.batch_norm(x, gamma, beta, axis=axis, activation="relu")
     dbeta = xhat.batch_norm_backward(np.ones_like(x), context).dbeta
     count = x.size // 12
-    assert dbeta[:4].tolist() == [count, count, count, 0]  # a number that is none is not below the kink
+    assert dbeta[:4].tolist() == [count, count, count, 0]  # a pre of NaN is not below 0
     assert ((dbeta[4:] > 0.3 * count) & (dbeta[4:] < 0.7 * count)).all()
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_a_slope_below_float32_lets_nothing_pass_not_even_infinity(layout: str) -> None:
+def test_a_slope_that_rounds_to_zero_gives_zero_for_infinite_gradients(layout: str) -> None:
     shape, axis = LAYOUTS[layout]
     x = np.random.default_rng(0).normal(size=shape).astype(np.float32)
     y, context = xhat.batch_norm(x, None, np.zeros(12), axis=axis, activation=("leaky_relu", 1e-60))
