@@ -104,7 +104,7 @@ INNER = [(1,), (0, 1), (0, 1, 2)]
 )
 @pytest.mark.parametrize("inner", INNER, ids=str)
 def test_the_gradient_of_gradients_of_many_tasks(inner: tuple[int, ...], dims: Any) -> None:
-    """d/dx of a function of each task's gradients, under vmap, as in meta-learning; dims: what a task has of its own."""
+    """d/dx of a function of each task's gradients, as in meta-learning; dims: what a task has of its own."""
     arguments = (numbers(B, N, C, L, seed=5), numbers(B, C, seed=6), numbers(B, C, seed=7))
     given = [a if d == 0 else a[0] for a, d in zip(arguments, dims, strict=True)]
 
