@@ -47,7 +47,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "torch.cpu": CORE | {"torch.inputs", "torch.memory"},
     "torch.running_stats": CORE | TORCH_INPUTS,
     "torch.autograd": CORE | TORCH_INPUTS | {"torch.cpu", "torch.composed"},
-    "torch.operators": CORE | TORCH_INPUTS | {"torch.cpu", "torch.composed"},
+    "torch.operators": CORE | TORCH_INPUTS | {"torch.cpu", "torch.composed", "torch.exported"},
     "torch.functional": CORE | TORCH_INPUTS | TORCH_WAYS,
     "torch.exported": CORE | TORCH_INPUTS | {"torch.composed", "torch.running_stats"},
     "torch.tools": CORE | TORCH_INPUTS,

@@ -172,43 +172,6 @@ def test_a_layer_is_not_made_with_what_it_does_not_know(options: dict[str, Any])
         xt.BatchNorm2d(**{"num_features": 3, **options})
 
 
-@pytest.mark.parametrize("name", ["running_mean", "running_var"])
-@pytest.mark.parametrize("training", [True, False])
-@pytest.mark.parametrize("track", [True, False])
-def test_one_statistic_without_the_other_is_an_error_where_it_is_torchs(
-    name: str, training: bool, track: bool
-) -> None:
-    for kind in (xt.BatchNorm2d, nn.BatchNorm2d):
-        made = kind(3).train(training)
-        setattr(made, name, None)
-        made.track_running_stats = track
-        if training and not track:
-            assert torch.allclose(made(X), nn.BatchNorm2d(3)(X), atol=1e-6)
-            continue
-        with pytest.raises(ValueError if training else RuntimeError) as error:
-            made(X)
-        if kind is xt.BatchNorm2d:
-            assert isinstance(error.value, ArgumentError)
-            said = "one of running_mean and running_var is None, expected both or neither."
-            assert str(error.value) == f"BatchNorm2d: batch_norm: {said}"
-            assert made.num_batches_tracked == 0
-
-
-def test_single_samples_have_no_gradients_here() -> None:
-    """Opacus sets `grad_sample` and hooks the layer, of whose exact class it does not know that it mixes samples."""
-    made = xt.BatchNorm2d(3, track_running_stats=False)
-    made.weight.grad_sample = None
-    made(X)
-    handle = made.register_forward_hook(lambda *_: None)
-    with pytest.raises(
-        ArgumentError, match=r"BatchNorm2d: .*grad_sample.*mixes the samples.*ModuleValidator"
-    ):
-        made(X)
-    made.eval()(X)
-    handle.remove()
-    made.train()(X)
-
-
 def test_a_list_is_no_activation_wherever_it_is_given() -> None:
     """The same in the layer, on it and in a call: what is taken in one place would be missed in the others."""
     layer, pair = xt.BatchNorm2d(3), ["leaky_relu", 0.1]

@@ -3,7 +3,6 @@ what to do. Tools from other packages are in test_tools_of_others.
 """
 
 import copy
-import io
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -12,10 +11,10 @@ import pytest
 import torch
 from blocks import C, Residual
 from comparing import made
-from torch import Tensor, nn
+from small_network import X, close, pair
+from torch import nn
 from torch.ao.quantization import fuse_modules, fuse_modules_qat, get_default_qconfig_mapping, quantize_fx
 from torch.nn.utils import fusion
-from torch.optim.swa_utils import AveragedModel, update_bn
 
 import xhat.torch as xt
 from xhat.errors import ArgumentError, DtypeError
@@ -28,43 +27,6 @@ with warnings.catch_warnings():
     from torch.utils import mkldnn
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
-
-X = torch.randn(4, C, 6, 5, generator=torch.Generator().manual_seed(1))
-
-
-class Network(nn.Module):
-    """A stem, two residual blocks, one of them with a convolution as its shortcut, and a head with a linear layer."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.stem = nn.Sequential(nn.Conv2d(C, C, 3), nn.BatchNorm2d(C), nn.SiLU(inplace=True))
-        self.blocks = nn.Sequential(Residual(), Residual())
-        self.blocks[1].downsample = nn.Sequential(nn.Conv2d(C, C, 1, bias=False), nn.BatchNorm2d(C))
-        self.head, self.norm = nn.Linear(C, 4), nn.BatchNorm1d(4)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return torch.relu(self.norm(self.head(self.blocks(self.stem(x)).mean((2, 3)))))
-
-
-def trained() -> nn.Module:
-    """A network whose running statistics are no zeros and ones."""
-    model = made(Network).float()
-    with torch.no_grad():
-        for i in range(3):
-            model(X * (1 + i) + 0.3 * i)
-    return model.eval()
-
-
-def pair() -> tuple[nn.Module, nn.Module]:
-    """The same network with xhat's layers, and with torch's."""
-    theirs = trained()
-    ours, changes = xt.convert(copy.deepcopy(theirs))
-    assert [c.fused for c in changes if c.fused] == ["silu", *["relu", "add, relu"] * 2, "relu"]
-    return ours, theirs
-
-
-def close(ours: nn.Module, theirs: nn.Module, x: Tensor = X) -> None:
-    torch.testing.assert_close(ours(x), theirs(x), rtol=1e-5, atol=1e-5)
 
 
 def calls_of(graph: torch.fx.GraphModule) -> list[tuple[str, str, str]]:
@@ -270,129 +232,3 @@ def test_a_layer_with_options_of_its_own_is_not_fused_in_eager_mode() -> None:
         ArgumentError, match="fuse_modules: a batch norm has activation='silu', which torch's"
     ):
         fuse_modules(chain, [["0", "1"]])
-
-
-# ------------------------------------------------------------------------------------------- averages and statistics
-
-
-def test_batch_statistics_are_recomputed_by_update_bn() -> None:
-    ours, theirs = pair()
-    for model in (ours, theirs):
-        update_bn([X, X * 2, X - 1], model)
-        assert model.stem[1].momentum == 0.1 and model.stem[1].num_batches_tracked == 3
-    close(ours.eval(), theirs.eval())
-
-
-def test_frozen_statistics_stay_whatever_resets_statistics() -> None:
-    ours, _ = pair()
-    xt.freeze(ours)
-    state, expected = copy.deepcopy(ours.state_dict()), ours(X)
-    update_bn([X, X * 2], ours)
-    for layer in (ours.stem[1], ours.norm):
-        layer.reset_running_stats()
-        for name in ("running_mean", "running_var"):  # as Lightning's callback for averages does
-            with pytest.raises(
-                ArgumentError, match=rf"{name} is assigned, and the layer's statistics are frozen"
-            ):
-                setattr(layer, name, torch.full_like(getattr(layer, name), 7))
-            setattr(layer, name, getattr(layer, name).clone())  # the same values
-        with pytest.raises(ArgumentError, match="running_mean is assigned"):
-            layer.running_mean = None
-    assert all(torch.equal(v, state[k]) for k, v in ours.state_dict().items())
-    assert torch.equal(ours.eval()(X), expected)
-
-
-@pytest.mark.parametrize("assign", [False, True])
-def test_frozen_statistics_are_loaded_cast_and_initialized(assign: bool) -> None:
-    ours, theirs = pair()
-    state = {k: v + 1 if v.is_floating_point() else v for k, v in theirs.state_dict().items()}
-    xt.freeze(ours).load_state_dict(state, assign=assign)
-    assert torch.equal(ours.stem[1].running_var, state["stem.1.running_var"])
-    assert ours.double().stem[1].running_var.dtype == torch.float64
-    ours.stem[1].reset_parameters()
-    assert ours.stem[1].running_var.tolist() == [1] * C and ours.stem[1].frozen_statistics
-    xt.unfreeze(ours).stem[1].reset_running_stats()
-    ours.stem[1].running_mean = torch.ones(C)
-
-
-def test_models_are_averaged_with_their_buffers() -> None:
-    ours, theirs = pair()
-    for set_option in (False, True):
-        if set_option:
-            ours.stem[1].nonfinite = "skip"
-        averages = [AveragedModel(m.train(), use_buffers=True) for m in (ours, theirs)]
-        for x in (X, X * 2 + 1):
-            for model, average in zip((ours, theirs), averages, strict=True):
-                model(x)
-                average.update_parameters(model)
-        for a, b in zip(*(m.state_dict().values() for m in averages), strict=True):
-            torch.testing.assert_close(a, b)
-        close(*(average.eval() for average in averages))
-
-
-# -------------------------------------------------------------------------------------------------------- torch.export
-
-
-def test_a_program_of_a_training_step_has_torchs_operation_and_needs_no_other_library() -> None:
-    ours, theirs = pair()
-    programs = [torch.export.export(m.train(), (X,)) for m in (ours, theirs)]
-    targets = [[str(n.target) for n in p.graph.nodes if n.op == "call_function"] for p in programs]
-    assert targets[0].count("aten.batch_norm.default") == targets[1].count("aten.batch_norm.default") == 7
-    assert not any("xhat" in target for target in targets[0])
-    modules = [p.module() for p in programs]
-    close(*modules)
-    for a, b in zip(*(m.buffers() for m in modules), strict=True):
-        torch.testing.assert_close(a, b)
-
-
-@pytest.mark.parametrize(
-    "options",
-    [{"correction": 1}, {"running_correction": 0}, {"nonfinite": "skip"}, {"momentum": None}],
-    ids=str,
-)
-def test_a_program_of_other_options_keeps_them(options: dict[str, Any]) -> None:
-    layer = xt.BatchNorm2d(C, **options)
-    program = torch.export.export(copy.deepcopy(layer), (X,))
-    assert any(str(n.target) == "xhat.batch_norm.default" for n in program.graph.nodes)
-    module = program.module()
-    torch.testing.assert_close(module(X), layer(X))
-    torch.testing.assert_close(dict(module.named_buffers())["running_var"], layer.running_var)
-
-
-# ------------------------------------------------------------------------------------------------------------- pickles
-
-
-def test_whole_models_are_loaded_with_weights_only_if_their_classes_are_torchs() -> None:
-    """A pickle of a fused class holds source code, which such a load is there to refuse."""
-    ours, theirs = pair()
-    needed = [
-        nn.Sequential,
-        nn.BatchNorm2d,
-        nn.Conv2d,
-        nn.SiLU,
-        nn.ReLU,
-        nn.Linear,
-        nn.BatchNorm1d,
-        set,
-        Network,
-        Residual,
-    ]
-    for model, loads in ((ours, False), (xt.revert(copy.deepcopy(ours)), True), (theirs, True)):
-        torch.save(model, file := io.BytesIO())
-        file.seek(0)
-        with torch.serialization.safe_globals([*needed, xt.BatchNorm2d, xt.BatchNorm1d]):
-            if loads:
-                close(torch.load(file, weights_only=True), theirs)
-            else:
-                with pytest.raises(Exception, match="Weights only load failed"):
-                    torch.load(file, weights_only=True)
-                file.seek(0)
-                close(torch.load(file, weights_only=False), theirs)
-
-
-def test_a_layer_is_loaded_with_weights_only_once_its_class_is_named_as_torchs_is() -> None:
-    for layer in (xt.BatchNorm2d(C, activation="relu"), nn.BatchNorm2d(C)):
-        torch.save(layer, file := io.BytesIO())
-        with torch.serialization.safe_globals([type(layer), set]):
-            file.seek(0)
-            assert repr(torch.load(file, weights_only=True)) == repr(layer)

@@ -19,6 +19,7 @@ __all__ = [
     "differentiating_forward",
     "eager",
     "exporting",
+    "for_other_tools",
     "hooked",
     "plain",
     "recomputing",
@@ -107,6 +108,11 @@ def copied_by_jit() -> bool:
 
 # Whether torch.export records a graph, which other tools will read.
 exporting = torch.compiler.is_exporting
+
+
+def for_other_tools() -> bool:
+    """Whether a graph is recorded that other tools will read: by torch.export, torch.jit.trace, or for ONNX."""
+    return exporting() or torch.onnx.is_in_onnx_export() or _tracing_state() is not None
 
 
 def symbolically_traced(*arguments: Any) -> bool:

@@ -10,8 +10,8 @@ from torch import Tensor, fx, nn
 from xhat.checks import check_correction, shown
 from xhat.errors import ShapeError, XhatError
 from xhat.plan import check_options
+from xhat.torch import exported
 from xhat.torch.errors import TensorArgumentError, TensorTypeError, named
-from xhat.torch.exported import as_torchs
 from xhat.torch.functional import follow, normalized
 from xhat.torch.inputs import Batch, Inputs, check_nonfinite
 from xhat.torch.internals import copied_by_jit, exporting
@@ -123,7 +123,7 @@ class BatchNorm(nn.modules.batchnorm._BatchNorm):
                 running = Running(mean, var, self._buffers["num_batches_tracked"], self._buffers["skipped"])
                 if exporting() and mask is None and self._has_torchs_options():
                     inputs = Inputs(input, weight, bias, residual, None, None, None)
-                    y = as_torchs(inputs, running, self.momentum, eps, activation)
+                    y = exported.training(inputs, running, self.momentum, eps, activation)
                     if y is not None:
                         return y
             y, batch = self._normalized(
