@@ -142,6 +142,20 @@ def test_torch_export_is_told_from_torch_compile() -> None:
     assert not internals.exporting()
 
 
+def test_graphs_for_other_tools() -> None:
+    """torch.export's and torch.jit.trace's, and no others."""
+
+    class Module(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x + 1 if internals.for_other_tools() else x - 1
+
+    graphs = [torch.export.export(Module(), (X,), strict=strict).module() for strict in (True, False)]
+    graphs.append(torch.jit.trace(Module(), (X,), check_trace=False))
+    assert all(torch.equal(graph(X), X + 1) for graph in graphs)
+    for other in (make_fx(Module())(X), torch.compile(Module(), fullgraph=True, backend="eager"), Module()):
+        assert torch.equal(other(X), X - 1)
+
+
 def test_attributes_are_copied_by_torch_jit_trace() -> None:
     seen = []
 

@@ -2,6 +2,8 @@
 
 import copy
 import io
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +15,8 @@ from torch.optim.swa_utils import AveragedModel, update_bn
 
 import xhat.torch as xt
 from xhat.errors import ArgumentError
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 
 # ------------------------------------------------------------------------------------------- averages and statistics
 
@@ -87,6 +91,28 @@ def test_a_program_of_a_training_step_has_torchs_operation_and_needs_no_other_li
         torch.testing.assert_close(a, b)
 
 
+@pytest.mark.parametrize("frozen", [False, True])
+@pytest.mark.parametrize("strict", [False, True])
+def test_a_program_of_evaluation_has_torchs_operation(strict: bool, frozen: bool) -> None:
+    """For those who quantize it or fold it. What torch's operation cannot take stays as it is."""
+    ours, theirs = pair()
+    program = torch.export.export(xt.freeze(ours).train() if frozen else ours, (X,), strict=strict)
+    targets = [str(n.target) for n in program.graph.nodes if n.op == "call_function"]
+    assert targets.count("aten.batch_norm.default") == 7
+    close(program.module(), theirs)
+    mixed = xt.BatchNorm2d(C).eval()
+    targets = [str(n.target) for n in torch.export.export(mixed, (X.double(),), strict=strict).graph.nodes]
+    assert "aten.batch_norm.default" not in targets
+
+
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
+def test_a_trace_of_evaluation_has_torchs_operation() -> None:
+    ours, theirs = pair()
+    traced = torch.jit.trace(ours, (X,))
+    assert str(traced.inlined_graph).count("aten::batch_norm") == 7
+    close(traced, theirs)
+
+
 @pytest.mark.parametrize(
     "options",
     [{"correction": 1}, {"running_correction": 0}, {"nonfinite": "skip"}, {"momentum": None}],
@@ -156,3 +182,14 @@ def test_single_samples_have_no_gradients_here() -> None:
     made.eval()(X)
     handle.remove()
     made.train()(X)
+
+
+# ------------------------------------------------------------------------------------------------------------ the page
+
+
+def test_the_code_of_the_page_runs() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "works-with.md").read_text("utf-8")
+    blocks = re.findall(r"^```python\n(.*?)^```", page, re.DOTALL | re.MULTILINE)
+    assert blocks
+    for block in blocks:
+        exec(compile(block, "works-with.md", "exec"), {})
