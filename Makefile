@@ -25,6 +25,8 @@ PYTEST := -m pytest --numprocesses $(PROCESSES) --dist loadfile --no-loadscope-r
 
 # What the compiled engine is made from, and, with the Python files and the lens's page, what a wheel is made from.
 ENGINE := $(shell find kernels -type f) CMakeLists.txt pyproject.toml constraints-build.txt
+# An editable installation maps each Python file by name, so it is made again when one is added, moved or removed.
+MODULES := $(shell find src -name '*.py' | sort | cksum | tr ' ' '-')
 PACKAGE = $(ENGINE) $(shell find src -name '*.py') $(wildcard src/xhat/lens/reporter/web/* src/xhat/lens/prover/*.md)
 
 .DELETE_ON_ERROR:
@@ -74,8 +76,12 @@ $(MADE)/python:
 	@mkdir -p $(MADE)
 	@touch $@
 
+$(MADE)/modules-$(MODULES): | $(MADE)/python
+	@rm -f $(MADE)/modules-*
+	@touch $@
+
 # Python files are used where they are; the kernels are compiled again when they have changed.
-$(MADE)/engine: $(ENGINE) | $(MADE)/python
+$(MADE)/engine: $(ENGINE) $(MADE)/modules-$(MODULES) | $(MADE)/python
 	@echo "Compiling the kernels, which takes a few minutes"
 	$(PIP) $(INSTALL) --no-deps --editable .
 	@touch $@
@@ -126,7 +132,7 @@ sanitize:
 	@echo "The sanitizers run on Linux, with GCC."
 endif
 
-$(SANITIZE)/made: $(ENGINE) | $(MADE)/python
+$(SANITIZE)/made: $(ENGINE) $(MADE)/modules-$(MODULES) | $(MADE)/python
 	$(BIN)/python -m venv --clear --without-pip $(SANITIZE)/venv
 	$(BIN)/python -c 'import site; print(site.getsitepackages()[0])' > $(SANITIZE)/first.pth
 	mv $(SANITIZE)/first.pth $(SANITIZE)/venv/lib/$(VERSION)/site-packages

@@ -34,7 +34,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "plan": {"checks", "layout", "errors", "_kernels"},
     "operands": {"plan", "checks", "layout", "errors"},
     "results": {"operands", "plan", "checks", "equations", "layout", "errors"},
-    "ops": {"_kernels", "results", "operands", "plan", "checks", "equations", "layout", "errors"},
+    "ops": {"results", "operands", "plan", "checks", "equations", "layout", "errors"},
     "numpy": {"numpy_checks", "ops", "equations", "layout", "errors"},
     "numpy_checks": {"checks", "errors"},
     "jax": ENGINE,

@@ -118,7 +118,7 @@ def test_missing_kernels_are_named() -> None:
     """Python's own words for it are "most likely due to a circular import"."""
     code = """
 import sys
-sys.modules["xhat._kernels"] = None
+sys.modules["xhat._kernels"] = None  # as if there was no such file
 try:
     import xhat
 except ImportError as error:

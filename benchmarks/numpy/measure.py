@@ -94,7 +94,7 @@ def measure_call(rounds: int, threads: int) -> Iterator[Row]:
     contestant = ours.contestant(problem)
     # The arguments that the validation layer hands to the kernel, with which the kernel is then called alone.
     run = ops.run_forward
-    with mock.patch.object(ops._kernels, "forward", wraps=run) as caught:
+    with mock.patch.object(ops.kernels, "forward", wraps=run) as caught:
         contestant.calls["forward"]()
     y = contestant.outputs["forward"][0]
 

@@ -107,7 +107,8 @@ class BatchNorm:
                      moments of the batch, and so change nothing where those are not used.
         residual     Added before the activation; x's shape.
 
-        The layer keeps x (and the residual) for the backward until that is done or the next forward runs.
+        The layer keeps x (and the residual) for the backward until that is done or the next forward runs; an evaluation
+        is such a forward too. x must not change before the backward, and nothing detects a change.
         An empty batch gives an empty y and leaves the running moments as they are. When anything is raised,
         nothing has changed. Raises ShapeError, DtypeError, ArgumentError, and DegenerateBatchError when
         the batch has nothing to vary, or too few values for running_correction.

@@ -10,11 +10,10 @@ from typing import Any, Never
 
 import numpy as np
 
-from xhat import _kernels
 from xhat.checks import Array, check_kinds, check_variance, plain_array
 from xhat.errors import ArgumentError, EngineError, OptionError
 from xhat.operands import check_output, overlapping, read, weights_for, write
-from xhat.plan import Plan, plan_of, saved_for_backward
+from xhat.plan import Plan, kernels, plan_of, saved_for_backward
 from xhat.results import Context, Gradients, Moments, check_backward, gradient_paths, results_for
 
 __all__ = [
@@ -34,7 +33,7 @@ __all__ = [
 ]
 
 # For the gate of another framework, which checks its own tensors and passes their addresses.
-run_forward, run_backward, run_track = _kernels.forward, _kernels.backward, _kernels.track
+run_forward, run_backward, run_track = kernels.forward, kernels.backward, kernels.track
 
 Axis = int | tuple[int, ...]
 
@@ -55,7 +54,7 @@ def moments(x: Any, *, axis: Axis = 1, mask: Any = None) -> Moments:
     shape = tuple(x.shape[a] for a in plan.axes)
     mean, m2 = np.zeros(shape), np.zeros(shape)
     if x.size and count:
-        _kernels.forward(True, False, plan.dtype, plan.view.shape, read(x, plan), weights, None, None, None, None, mean,
+        kernels.forward(True, False, plan.dtype, plan.view.shape, read(x, plan), weights, None, None, None, None, mean,
                          m2, 1.0, 1.0, 0, 0.0)  # fmt: skip
     return Moments(count, mean, m2)
 
@@ -76,7 +75,7 @@ def batch_norm(
 
     Returns y (x's dtype and memory order) and the context that `batch_norm_backward` takes. Statistics are float64.
     The context holds x itself, not a copy, and, behind a residual and an activation, y (relu) or the residual (silu).
-    These arrays must not change before the backward pass.
+    These arrays must not change before the backward pass, which reads them again; nothing detects a change.
     Layouts whose strides are an (outer, channel, inner) view run as they are (NCHW, NHWC, (N, C), channel first,
     most slices); any other array is copied once. An empty batch gives an empty y.
 
@@ -155,7 +154,7 @@ def _run_forward(c: Context, residual: Array | None, y: Array) -> None:
     mean, var, gamma, beta = c.statistics
     batch = c.count != math.inf
     target, place = write(y, plan)
-    _kernels.forward(batch, True, plan.dtype, plan.view.shape, read(c.x, plan), c.weights,
+    kernels.forward(batch, True, plan.dtype, plan.view.shape, read(c.x, plan), c.weights,
                      gamma if plan.parameter_dtypes[0] else None, beta if plan.parameter_dtypes[1] else None,
                      residual if residual is None else read(residual, plan), target, mean, var,
                      c.count - options.correction if batch else 1.0, options.eps, plan.activation,
@@ -249,7 +248,7 @@ def _run_backward(
     plan, options = c.plan, c.plan.options
     target, place = write(dx, plan)
     second, second_place = (None, None) if dresidual is None else write(dresidual, plan)
-    _kernels.backward(True, True, plan.dtype, plan.view.shape, read(c.x, plan), c.weights, c.gamma, c.beta,
+    kernels.backward(True, True, plan.dtype, plan.view.shape, read(c.x, plan), c.weights, c.gamma, c.beta,
                       read(dy, plan), None if c.saved is None else read(c.saved, plan), target, second, c.mean, c.var,
                       sum_dy, sum_dy_xhat, c.count, c.count - options.correction, options.eps, plan.activation_grad,
                       options.slope)  # fmt: skip
@@ -268,17 +267,17 @@ def config() -> dict[str, Any]:
 
     return {
         "version": version("xhat"),
-        "isa": _kernels.isa(),
-        "isa_available": _kernels.isa_available(),
-        "threads": _kernels.threads(),
+        "isa": kernels.isa(),
+        "isa_available": kernels.isa_available(),
+        "threads": kernels.threads(),
     }
 
 
 def _use(isa: str | None) -> None:
     """Forces the instruction set that XHAT_ISA names. Raises EngineError where this machine can't run it."""
-    if isa and not (isa.isascii() and _kernels.use_isa(isa)):
+    if isa and not (isa.isascii() and kernels.use_isa(isa)):
         raise EngineError(
-            f"XHAT_ISA: got {isa!r}, expected one of {', '.join(_kernels.isa_available())}, or nothing."
+            f"XHAT_ISA: got {isa!r}, expected one of {', '.join(kernels.isa_available())}, or nothing."
         )
 
 

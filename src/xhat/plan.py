@@ -15,11 +15,11 @@ from xhat.checks import Kind, activation_of, check_correction, check_eps
 from xhat.layout import Strides, View
 
 try:
-    from xhat import _kernels
+    from xhat import _kernels as kernels
 except ImportError as error:
     raise ImportError(
         f"xhat: the compiled kernels can't be loaded ({error.msg.split(' (')[0]}). They are built for one version of "
-        "Python and one kind of processor: install xhat again with this Python, for example by pip install . in a clone."
+        "Python and one kind of processor. Install xhat again with this Python: pip install ., in a clone."
     ) from error
 
 __all__ = [
@@ -28,13 +28,14 @@ __all__ = [
     "Options",
     "Plan",
     "check_options",
+    "kernels",
     "plan_of",
     "saved_for_backward",
 ]
 
 # The kernels' codes.
-DTYPES = _kernels.DTYPES
-ACTIVATIONS = {None if name == "none" else name: code for name, code in _kernels.ACTIVATIONS.items()}
+DTYPES = kernels.DTYPES
+ACTIVATIONS = {None if name == "none" else name: code for name, code in kernels.ACTIVATIONS.items()}
 
 
 class Options(NamedTuple):
@@ -72,9 +73,9 @@ def saved_for_backward(activation: str | None, y: Any, residual: Any) -> Any:
 def _gradient_code(activation: str | None, residual: bool) -> int:
     """The kernels' code for the arrays from which they find act'(pre): those of `saved_for_backward`."""
     if activation is None:
-        return _kernels.ACTIVATION_GRADS["none"]
+        return kernels.ACTIVATION_GRADS["none"]
     source = "y" if activation == "leaky_relu" else "x_and_residual"
-    return _kernels.ACTIVATION_GRADS[f"{activation}_from_{source if residual else 'x'}"]
+    return kernels.ACTIVATION_GRADS[f"{activation}_from_{source if residual else 'x'}"]
 
 
 class Plan(NamedTuple):
