@@ -117,7 +117,10 @@ def test_timms_layer_keeps_its_children_and_fuses_its_activation(act: Any, drop:
     assert isinstance(ours[1], xt.BatchNorm2d) and isinstance(ours[1], BatchNormAct2d)
     assert ours.state_dict().keys() == theirs.state_dict().keys()
     same(pickle.loads(pickle.dumps(ours)), copy.deepcopy(theirs))
-    same(copy.deepcopy(xt.convert_sync(copy.deepcopy(ours))), copy.deepcopy(theirs))
+    many = xt.convert_sync(copy.deepcopy(ours))
+    for again in (copy.deepcopy(many), pickle.loads(pickle.dumps(many))):
+        assert type(again[1]) is type(many[1]) and isinstance(again[1], BatchNormAct2d)
+        same(again, copy.deepcopy(theirs))
     assert type(xt.revert(xt.convert_sync(copy.deepcopy(ours)))[1]) is BatchNormAct2d
     same(ours, theirs)
     for model in (ours, theirs):

@@ -22,6 +22,7 @@ from xhat.torch.sync.layer import SyncBatchNorm
 __all__ = [
     "XHAT_CLASS",
     "BatchNormAct2d",
+    "act_class",
     "convert_layer",
     "inexpressible_options",
     "reason_to_leave",
@@ -78,7 +79,7 @@ _ADDED = (*layers.DEFAULTS, "skipped", "torch_class", "frozen_statistics", "froz
 
 
 @cache
-def _act_class(torch_class: type[nn.BatchNorm2d]) -> type[BatchNormAct2d]:
+def act_class(torch_class: type[nn.BatchNorm2d]) -> type[BatchNormAct2d]:
     """The subclass of BatchNormAct2d and of this class of timm's."""
     members = {"__module__": BatchNormAct2d.__module__, "__reduce_ex__": _reduce, "torch_class": torch_class}
     return type(BatchNormAct2d.__name__, (BatchNormAct2d, torch_class), members)
@@ -87,7 +88,7 @@ def _act_class(torch_class: type[nn.BatchNorm2d]) -> type[BatchNormAct2d]:
 def _reduce(layer: Any, protocol: Any) -> Any:
     """`__reduce_ex__` of these subclasses."""
     reduced = super(BatchNormAct2d, layer).__reduce_ex__(max(2, protocol))
-    return reduce_generated(reduced, _act_class, type(layer).torch_class)
+    return reduce_generated(reduced, act_class, type(layer).torch_class)
 
 
 def reason_to_leave(m: nn.Module) -> str | None:
@@ -128,7 +129,7 @@ def convert_layer(layer: nn.Module) -> None:
         if value is not None and not nn.parameter.is_lazy(value) and value.dtype.itemsize < 4:
             value.data = value.data.float()  # the tensor object stays: others may hold a reference to it
     kind: Any = type(layer)
-    layer.__class__ = XHAT_CLASS.get(kind) or _act_class(kind)
+    layer.__class__ = XHAT_CLASS.get(kind) or act_class(kind)
     for name, value in layers.DEFAULTS.items():
         setattr(layer, name, value)
 
@@ -163,10 +164,8 @@ def revert_layer(layer: Any) -> None:
         if name in vars(layer) or name in layer._buffers:
             delattr(layer, name)
     if layer.weight is not None and layer.weight.dtype.itemsize < 4 and layer.running_mean is not None:
-        for value in (
-            layer.running_mean,
-            layer.running_var,
-        ):  # torch refuses wider statistics than parameters
+        # torch refuses wider statistics than parameters.
+        for value in (layer.running_mean, layer.running_var):
             value.data = value.data.to(layer.weight.dtype)
     layer.__class__ = torchs
     if torchs is nn.SyncBatchNorm:

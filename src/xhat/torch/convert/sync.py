@@ -13,6 +13,7 @@ from xhat.torch.convert.generated import reduce_generated
 from xhat.torch.convert.layers import (
     XHAT_CLASS,
     BatchNormAct2d,
+    act_class,
     convert_layer,
     reason_to_leave,
     torch_class_of,
@@ -91,5 +92,16 @@ def _sync_class(kind: type[nn.Module]) -> type[SyncBatchNorm]:
 
 def _reduce(layer: Any, protocol: Any) -> Any:
     """`__reduce_ex__` of the generated subclasses."""
+    if isinstance(layer, BatchNormAct2d):  # the class below is generated too
+        reduced = super(BatchNorm, layer).__reduce_ex__(max(2, protocol))
+        torch_class: Any = layer.torch_class
+        return reduce_generated(reduced, _sync_act_class, torch_class)
     reduced = super(SyncBatchNorm, layer).__reduce_ex__(max(2, protocol))
     return reduce_generated(reduced, _sync_class, type(layer).__bases__[1])
+
+
+def _sync_act_class(torch_class: Any) -> type[SyncBatchNorm]:
+    """The class for many processes of a layer that was of this class of timm's."""
+    kind: Any = act_class(torch_class)
+    found: type[SyncBatchNorm] = _sync_class(kind)
+    return found
