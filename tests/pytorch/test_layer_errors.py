@@ -102,8 +102,8 @@ FUNCTION = {
     "one dimension": Case(call(X.flatten(), None, None, training=True), ShapeError,
         "batch_norm: input has shape (96,), expected 2 dimensions or more, the second one the channels.",
         torchs=False),  # an IndexError there
-    "activation": Case(call(X, None, None, training=True, activation="gelu"), ArgumentError,
-        "batch_norm: activation is 'gelu', expected None, \"relu\", (\"leaky_relu\", slope) or \"silu\".",
+    "activation": Case(call(X, None, None, training=True, activation="cubic"), ArgumentError,
+        "batch_norm: activation is 'cubic', expected None, \"relu\", (\"leaky_relu\", slope) or \"silu\".",
         torchs=False),
     "correction": Case(call(X, None, None, training=True, correction=2), ArgumentError,
         "batch_norm: correction is 2, expected 0 (divide by m) or 1 (divide by m - 1).", torchs=False),

@@ -86,7 +86,11 @@ def check_kinds(
     operation: str, shape: tuple[int, ...], dtype: torch.dtype, axis: int, masked: bool, mean: Kind, var: Kind,
     weight: Kind, bias: Kind, residual: Kind,
 ) -> tuple[int, ...]:  # fmt: skip
-    """The channel axes, if the shapes and dtypes of all tensors fit input. "moments" are those of a part of a batch."""
+    """The channel axes, if the shapes and dtypes of all tensors fit input. "moments" are those of a part of a batch.
+
+    It runs when a plan is made, and while a graph is recorded: torch.compile has to be able to trace it. Raises
+    TensorShapeError, TensorDtypeError, DegenerateBatchError.
+    """
     if dtype not in CODES:
         raise TensorDtypeError(
             f"batch_norm: input has dtype {dtype}, expected float64, float32, float16 or bfloat16. "

@@ -185,7 +185,7 @@ def a_call_that_one_rank_makes_wrongly() -> None:
     """It fails before anything is exchanged. Without a frame from it the others would wait until the timeout."""
 
     def activated(net: nn.Sequential, x: Tensor) -> Any:
-        return net[0](x, activation="gelu")
+        return net[0](x, activation="cubic")
 
     def set_later(net: nn.Sequential, x: Tensor) -> Any:
         net[0].eps = -1.0
@@ -195,7 +195,7 @@ def a_call_that_one_rank_makes_wrongly() -> None:
         return torch.func.grad(lambda t: net(t).sum())(x)
 
     for call, said in (
-        (activated, "activation is 'gelu'"),
+        (activated, "activation is 'cubic'"),
         (set_later, "eps is -1.0"),
         (transformed, "torch.func"),
     ):
