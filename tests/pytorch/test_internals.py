@@ -178,7 +178,7 @@ def test_batched() -> None:
     y.register_hook(lambda g: seen.append((internals.batched(g), internals.transforming())))
     torch.autograd.grad(y, x, torch.stack((X, X)), is_grads_batched=True)
     assert seen == [(True, False)]
-    assert not internals.batched(X, None)
+    assert not internals.batched(X)
 
 
 def test_tangents() -> None:
