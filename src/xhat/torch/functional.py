@@ -154,9 +154,9 @@ def follow(
     statistics, m = batch
     if (
         type(m) is float  # the kernels have found these statistics: there is no transform, and no graph
-        and m - running_correction > 1e-6 * m
         and type(running_correction) is int
         and 0 <= running_correction <= 1
+        and m - running_correction > 1e-6 * m
         and nonfinite == "propagate"
         and (
             (type(momentum) is float and momentum == momentum)
