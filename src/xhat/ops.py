@@ -176,6 +176,27 @@ def _plan(operation: str, x: Array, kinds: tuple[Any, ...], masked: bool, axis: 
 
 
 _INT = frozenset((int,))
+_RUNNING = "xhat.numpy.BatchNorm is the layer with running statistics."
+_REMEDIES = {
+    "training": "batch_norm normalizes by the batch's own statistics, normalize by given ones.",
+    "momentum": _RUNNING,
+    "running_mean": _RUNNING,
+    "running_var": _RUNNING,
+    "epsilon": "It is called eps here.",
+    "weight": "It is called gamma here.",
+    "bias": "It is called beta here.",
+    "scale": "It is called gamma here.",
+    "offset": "It is called beta here.",
+}
+
+
+def _refuse(operation: str, unknown: dict[str, Any]) -> None:
+    """Raises OptionError for options that other libraries have."""
+    name = next(iter(unknown))
+    remedy = " " + _REMEDIES[name] if name in _REMEDIES else ""
+    raise OptionError(f"{operation}: got an option {name!r}, which it does not have.{remedy}")
+
+
 _ARRAY_OR_NONE = frozenset((np.ndarray, type(None)))
 _NAMES = ("x", "mean", "var", "gamma", "beta", "residual")
 
