@@ -27,6 +27,7 @@ except ImportError as error:
 __all__ = [
     "ACTIVATIONS",
     "DTYPES",
+    "ITEM_SIZES",
     "Options",
     "Plan",
     "check_options",
@@ -36,8 +37,9 @@ __all__ = [
     "saved_for_backward",
 ]
 
-# The kernels' codes.
+# The kernels' codes, and the bytes of an element by the code of its dtype.
 DTYPES = kernels.DTYPES
+ITEM_SIZES = {code: {"float64": 8, "float32": 4}.get(name, 2) for name, code in DTYPES.items()}
 ACTIVATIONS = {None if name == "none" else name: code for name, code in kernels.ACTIVATIONS.items()}
 
 

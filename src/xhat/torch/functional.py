@@ -164,7 +164,7 @@ def follow(
         )
         and _in_place(mean, var, batches, statistics)
     ):
-        k = 1 / (int(batches) + 1) if momentum is None else momentum  # type: ignore[arg-type]  # a tensor, see above
+        k = 1 / max(1, int(batches) + 1) if momentum is None else momentum  # type: ignore[arg-type]  # a tensor, see above
         cpu.track(mean, var, batches, statistics, k, (m - correction) / (m - running_correction))
     elif tracing() and not transforming():
         track(running, batch, momentum, correction, running_correction, nonfinite)
@@ -182,5 +182,7 @@ def _in_place(mean: Tensor, var: Tensor, batches: Maybe, statistics: Tensor) -> 
             or t.is_inference()
         ):
             return False
-    counted = batches is None or (batches.dtype is torch.int64 and not batches.is_inference())
+    counted = batches is None or (
+        batches.dtype is torch.int64 and batches.numel() == 1 and not batches.is_inference()
+    )
     return counted and plain(mean, var, batches)
