@@ -110,6 +110,9 @@ FUNCTION = {
     "running correction": Case(
         call(X, torch.zeros(3), torch.ones(3), training=True, running_correction=5), ArgumentError,
         "batch_norm: running_correction is 5, expected 0 (divide by m) or 1 (divide by m - 1).", torchs=False),
+    "running correction of no number": Case(
+        call(X, torch.zeros(3), torch.ones(3), training=True, running_correction="1"), ArgumentError,
+        "batch_norm: running_correction is '1', expected 0 (divide by m) or 1 (divide by m - 1).", torchs=False),
     "expanded statistics": Case(call(X, torch.zeros(3), torch.ones(1).expand(3), training=True), ArgumentError,
         "batch_norm: running_mean or running_var is expanded, expected a number in memory for each channel. "
         "Pass a contiguous copy.", torchs=False),

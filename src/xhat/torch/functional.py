@@ -177,9 +177,9 @@ def follow(
     statistics, m = batch
     if (
         type(m) is float  # the kernels have found these statistics: there is no transform, and no graph
-        and m - running_correction > 1e-6 * m
         and type(running_correction) is int
         and 0 <= running_correction <= 1
+        and m - running_correction > 1e-6 * m
         and nonfinite == "propagate"
         and (
             (type(momentum) is float and momentum == momentum)
@@ -187,7 +187,7 @@ def follow(
         )
         and _in_place(mean, var, batches, statistics)
     ):
-        k = 1 / (int(batches) + 1) if momentum is None else momentum  # type: ignore[arg-type]  # a tensor, see above
+        k = 1 / max(1, int(batches) + 1) if momentum is None else momentum  # type: ignore[arg-type]  # a tensor, see above
         cpu.track(mean, var, batches, statistics, k, (m - correction) / (m - running_correction))
     elif tracing() and not transforming():
         track(running, batch, momentum, correction, running_correction, nonfinite)
@@ -207,7 +207,9 @@ def _in_place(mean: Tensor, var: Tensor, batches: Maybe, statistics: Tensor) -> 
             or t.is_inference()
         ):
             return False
-    counted = batches is None or (batches.dtype is torch.int64 and not batches.is_inference())
+    counted = batches is None or (
+        batches.dtype is torch.int64 and batches.numel() == 1 and not batches.is_inference()
+    )
     if not (counted and plain(mean, var, batches)):
         return False
     if batches is not None:

@@ -237,6 +237,11 @@ def check_gradient(dy: Tensor, x: Tensor, saved: Maybe, statistics: Tensor, need
             f"batch_norm_backward: saved is {'missing' if needs_saved else 'given'}, expected the reverse: an "
             "activation after a residual is differentiated with it."
         )
+    if saved is not None and (saved.shape != x.shape or saved.dtype != x.dtype):
+        raise TensorShapeError(
+            f"batch_norm_backward: saved has shape {shown(saved.shape)} and dtype {saved.dtype}, expected "
+            f"{shown(x.shape)} and {x.dtype}, those of input."
+        )
     check_statistics(statistics, x.shape[1])
     if statistics.dtype != torch.float64:
         raise TensorDtypeError(

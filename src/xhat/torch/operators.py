@@ -142,7 +142,7 @@ def backward(
         check_inputs(t)
     if not x.numel():
         t = t._replace(mask=None)  # there is nothing to weigh
-    if not plain(dy, x, weight, bias, saved, t.mask):
+    if not plain(dy, x, weight, bias, saved, t.mask, statistics):
         return _backward_composed(dy, x, weight, bias, saved, t.mask, statistics, residual, *rest)
     check_gradient(dy, x, saved, statistics, _separate(residual, o))
     plan = cpu.plan_for(t._replace(residual=x if residual else None), *o.arguments, operation="moments")
