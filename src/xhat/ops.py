@@ -138,9 +138,12 @@ def _forward(
         overwritten = overlapping(y, x)
     # Copies, so that the context does not change with the caller's arrays.
     statistics = np.zeros(plan.statistics_shape)
-    for row, value in enumerate((mean, var, gamma, beta)):
-        if value is not None:
-            statistics[row] = value
+    if mean is not None:
+        statistics[0], statistics[1] = mean, var
+    if gamma is not None:
+        statistics[2] = gamma
+    if beta is not None:
+        statistics[3] = beta
     saved = saved_for_backward(plan.options.activation, y, residual)
     c = Context(x, statistics, weights, count, saved, overwritten, plan)
     if x.size:
