@@ -15,6 +15,7 @@ from xhat.errors import ArgumentError, DegenerateBatchError, DtypeError, ShapeEr
 from xhat.layout import channel_axes
 
 __all__ = [
+    "CONSTANTS",
     "Array",
     "Kind",
     "activation_of",
@@ -35,6 +36,9 @@ Array = npt.NDArray[Any]
 Kind = (
     tuple[tuple[int, ...], Any] | None
 )  # shape and dtype of an array; None for an argument that was not given
+
+# Types of options whose value cannot change.
+CONSTANTS = (type(None), bool, int, float, str, np.float64, np.float32, np.int64)
 
 # The parameters that x of each dtype takes: its own dtype, or a wider one.
 PARAMETER_DTYPES = {

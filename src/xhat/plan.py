@@ -10,10 +10,8 @@ from functools import lru_cache
 from math import inf
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from xhat import layout
-from xhat.checks import Kind, activation_of, check_correction, check_eps
+from xhat.checks import CONSTANTS, Kind, activation_of, check_correction, check_eps
 from xhat.layout import Strides, View
 
 try:
@@ -159,9 +157,6 @@ def make_plan(
     )
 
 
-_CONSTANT = (type(None), bool, int, float, str, np.float64, np.float32, np.int64)
-
-
 @lru_cache(maxsize=4096, typed=True)  # typed: 1 is a correction, 1.0 is none
 def plan_of(*key: Any) -> Plan:
     """`make_plan`, cached. Raises TypeError where an option may change its value, such as a tensor: it is no key.
@@ -171,6 +166,6 @@ def plan_of(*key: Any) -> Plan:
     """
     for option in key[-3:]:
         for part in option if type(option) is tuple else (option,):
-            if type(part) not in _CONSTANT:
+            if type(part) not in CONSTANTS:
                 raise TypeError("not a constant")
     return make_plan(*key)
