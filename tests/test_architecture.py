@@ -47,9 +47,13 @@ MAY_IMPORT: dict[str, set[str]] = {
     "torch.cpu": CORE | {"torch.inputs", "torch.memory"},
     "torch.running_stats": CORE | TORCH_INPUTS,
     "torch.autograd": CORE | TORCH_INPUTS | {"torch.cpu", "torch.composed"},
-    "torch.operators": CORE | TORCH_INPUTS | {"torch.cpu", "torch.composed"},
+    "torch.operators": CORE | TORCH_INPUTS | {"torch.cpu", "torch.composed", "torch.exported"},
     "torch.functional": CORE | TORCH_INPUTS | TORCH_WAYS,
-    "torch.nn": CORE | TORCH_INPUTS | {"torch.functional", "torch.running_stats"},
+    "torch.exported": CORE | TORCH_INPUTS | {"torch.composed", "torch.running_stats"},
+    "torch.tools": CORE | TORCH_INPUTS,
+    "torch.nn": CORE
+    | TORCH_INPUTS
+    | {"torch.functional", "torch.running_stats", "torch.exported", "torch.tools"},
     "torch.freeze": CORE | {"torch.nn"},
     "torch.sync": CORE | TORCH_INPUTS | TORCH_WAYS | {"torch.functional", "torch.nn"},
     "torch.convert": CORE | TORCH_INPUTS | {"torch.nn", "torch.sync"},

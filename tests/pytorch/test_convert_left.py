@@ -114,9 +114,14 @@ def test_timms_layer_keeps_its_children_and_fuses_its_activation(act: Any, drop:
     theirs = nn.Sequential(nn.Conv2d(C, C, 1), BatchNormAct2d(C, act, drop)).double()
     ours, changes = xt.convert(copy.deepcopy(theirs))
     assert changes[0].converted and changes[0].fused == fused
-    assert isinstance(ours[1], xt.BatchNorm2d)
+    assert isinstance(ours[1], xt.BatchNorm2d) and isinstance(ours[1], BatchNormAct2d)
     assert ours.state_dict().keys() == theirs.state_dict().keys()
     same(pickle.loads(pickle.dumps(ours)), copy.deepcopy(theirs))
+    many = xt.convert_sync(copy.deepcopy(ours))
+    for again in (copy.deepcopy(many), pickle.loads(pickle.dumps(many))):
+        assert type(again[1]) is type(many[1]) and isinstance(again[1], BatchNormAct2d)
+        same(again, copy.deepcopy(theirs))
+    assert type(xt.revert(xt.convert_sync(copy.deepcopy(ours)))[1]) is BatchNormAct2d
     same(ours, theirs)
     for model in (ours, theirs):
         model[1].act = nn.Tanh()

@@ -141,6 +141,49 @@ def test_calls_by_second_names_are_fused(kind: type[nn.Module], monkeypatch: pyt
     assert calls(model, monkeypatch) == 0
 
 
+class Parent(Block):
+    def forward(self, x):
+        return self.relu(self.bn1(self.conv1(x)))
+
+
+class Child(Parent):
+    """Inherits what is patched."""
+
+
+def _twice(self: Any, x: torch.Tensor) -> torch.Tensor:
+    return 2 * self.relu(self.bn1(self.conv1(x)))
+
+
+@pytest.mark.parametrize("patched", [Parent, nn.ReLU])
+@pytest.mark.parametrize("kind", [Parent, Child])
+def test_a_forward_that_is_patched_later_is_run(
+    kind: type[nn.Module], patched: type[nn.Module], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the module's own class, of a class that it inherits from, and of an activation's class."""
+    theirs = made(kind)
+    ours, changes = xt.convert(copy.deepcopy(theirs))
+    assert fused(changes) == ["relu"]
+    compiled = torch.compile(copy.deepcopy(ours), fullgraph=True, backend="aot_eager")
+    same(compiled, copy.deepcopy(theirs))
+    with monkeypatch.context() as patch:
+        patch.setattr(patched, "forward", _twice if patched is Parent else lambda self, x: x.clamp(min=-0.5))
+        assert calls(ours, patch) == calls(theirs, patch)
+        same(copy.deepcopy(ours), copy.deepcopy(theirs))
+        changed = theirs(data())
+    assert calls(ours, monkeypatch) == 0
+    assert not torch.allclose(theirs(data()), changed)
+    same(ours, made(kind))
+    torch._dynamo.reset()
+
+
+def test_a_layer_whose_class_is_patched_before_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = made(Parent)
+    monkeypatch.setattr(nn.BatchNorm2d, "forward", lambda self, x: x)
+    changes = xt.convert(model)[1]
+    assert type(model.bn1) is nn.BatchNorm2d
+    assert changes[0].reason == "the forward of torch's class was replaced"
+
+
 @pytest.mark.parametrize("kind", [TwoNames, Listed, Chain])
 def test_guards_on_names_do_not_break_a_compiled_graph(kind: type[nn.Module]) -> None:
     theirs = made(kind)

@@ -116,6 +116,72 @@ def test_the_answers_inside(place: str) -> None:
     assert after.answers == [set()]
 
 
+def test_a_trace_of_torch_fx_is_seen_by_its_proxies() -> None:
+    """make_fx and torch.export use the same tracer, with tensors."""
+    seen: list[bool] = []
+
+    def f(x: Any) -> Any:
+        seen.append(internals.symbolically_traced((x,), {"more": [x]}))
+        return x * 2
+
+    assert not internals.symbolically_traced(X)
+    torch.fx.symbolic_trace(f)
+    make_fx(f)(X)
+    assert seen == [True, False]
+    assert torch.equal(torch.compile(f, fullgraph=True, backend="eager")(X), X * 2)
+
+
+def test_torch_export_is_told_from_torch_compile() -> None:
+    class Module(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x + 1 if internals.exporting() else x - 1
+
+    for strict in (True, False):
+        assert torch.equal(torch.export.export(Module(), (X,), strict=strict).module()(X), X + 1)
+    assert torch.equal(torch.compile(Module(), fullgraph=True, backend="eager")(X), X - 1)
+    assert not internals.exporting()
+
+
+def test_graphs_for_other_tools() -> None:
+    """torch.export's and torch.jit.trace's, and no others."""
+
+    class Module(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x + 1 if internals.for_other_tools() else x - 1
+
+    graphs = [torch.export.export(Module(), (X,), strict=strict).module() for strict in (True, False)]
+    graphs.append(torch.jit.trace(Module(), (X,), check_trace=False))
+    assert all(torch.equal(graph(X), X + 1) for graph in graphs)
+    for other in (make_fx(Module())(X), torch.compile(Module(), fullgraph=True, backend="eager"), Module()):
+        assert torch.equal(other(X), X - 1)
+
+
+def test_attributes_are_copied_by_torch_jit_trace() -> None:
+    seen = []
+
+    class Module(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.number = 0.5
+
+        def __getattribute__(self, name: str) -> Any:
+            if name == "number":
+                seen.append(internals.copied_by_jit())
+            return super().__getattribute__(name)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x + 1
+
+    torch.jit.trace(Module(), (X,))
+    assert seen and all(seen) and not internals.copied_by_jit()
+
+
+def test_the_fusions_of_quantization() -> None:
+    fuse = internals.FUSIONS_OF_QUANTIZATION[nn.Conv2d, nn.BatchNorm2d]
+    fused = fuse(False, nn.Conv2d(3, 3, 1).eval(), nn.BatchNorm2d(3).eval())
+    assert type(fused) is nn.Conv2d
+
+
 def test_the_answers_in_an_exported_program() -> None:
     """Not strict, it runs the module; strict, it reads it."""
 

@@ -1,5 +1,6 @@
 """ONNX: the evaluation form is exported by both of torch's exporters, as the node that runtimes fold."""
 
+import copy
 import io
 import warnings
 from collections.abc import Iterator
@@ -78,10 +79,36 @@ def test_a_converted_residual_network(dynamo: bool) -> None:
     torch.testing.assert_close(run(proto, data()), model(data()).detach())
 
 
-@EXPORTERS
-def test_the_training_form_is_refused(dynamo: bool) -> None:
+def test_a_frozen_layer_is_exported_frozen_for_training() -> None:
+    """The exporter calls .train(), after which torch's layer uses the batch's statistics again."""
+    theirs = nn.Sequential(nn.Conv2d(3, 3, 3), nn.BatchNorm2d(3), nn.ReLU())
+    for _ in range(3):
+        theirs(data() * 2 + 1)
+    ours = xt.freeze(xt.convert(copy.deepcopy(theirs))[0])
+    theirs[1].eval()
+    off = []
+    for model in (ours, theirs):
+        expected = model(data()).detach()
+        options: dict[str, Any] = {"training": torch.onnx.TrainingMode.TRAINING, "do_constant_folding": False}
+        torch.onnx.export(model, (data(),), file := io.BytesIO(), dynamo=False, **options)
+        off.append(float((run(onnx.load_from_string(file.getvalue()), data()) - expected).abs().max()))
+    assert off[0] < 1e-5 and off[1] > 0.1, off
+
+
+def test_the_training_form_is_refused_by_one_exporter() -> None:
     """torch exports its own layer's as a node that few runtimes know; ours is an operator that none does."""
-    layer = xt.BatchNorm2d(3)
-    options: dict[str, Any] = {} if dynamo else {"training": torch.onnx.TrainingMode.TRAINING}
-    with pytest.raises(Exception, match=r"xhat::batch_norm|xhat\.batch_norm"):
-        torch.onnx.export(layer, (data(),), io.BytesIO(), dynamo=dynamo, verbose=False, **options)
+    options: dict[str, Any] = {
+        "training": torch.onnx.TrainingMode.TRAINING,
+        "dynamo": False,
+        "verbose": False,
+    }
+    with pytest.raises(Exception, match=r"xhat::batch_norm"):
+        torch.onnx.export(xt.BatchNorm2d(3), (data(),), io.BytesIO(), **options)
+
+
+def test_the_training_form_is_torchs_in_the_other_exporter() -> None:
+    """It goes through torch.export."""
+    found = [exported(kind(3).train(), data(), dynamo=True) for kind in (xt.BatchNorm2d, nn.BatchNorm2d)]
+    ours, theirs = ([node.op_type for node in proto.graph.node] for proto in found)
+    assert ours == theirs
+    torch.testing.assert_close(run(found[0], data()), run(found[1], data()))

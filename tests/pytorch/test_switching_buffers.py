@@ -37,6 +37,28 @@ def test_statistics_of_inference_mode_do_not_move_outside_of_it(name: str, nonfi
     assert layer.num_batches_tracked == 1
 
 
+@pytest.mark.parametrize("name", ["running_mean", "running_var"])
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("track", [True, False])
+def test_one_statistic_without_the_other_is_an_error_where_it_is_torchs(
+    name: str, training: bool, track: bool
+) -> None:
+    for kind in (xt.BatchNorm2d, nn.BatchNorm2d):
+        made = kind(3).double().train(training)
+        setattr(made, name, None)
+        made.track_running_stats = track
+        if training and not track:
+            assert torch.allclose(made(data()), nn.BatchNorm2d(3).double()(data()))
+            continue
+        with pytest.raises(ValueError if training else RuntimeError) as error:
+            made(data())
+        if kind is xt.BatchNorm2d:
+            assert isinstance(error.value, ArgumentError)
+            said = "one of running_mean and running_var is None, expected both or neither."
+            assert str(error.value) == f"BatchNorm2d: batch_norm: {said}"
+            assert made.num_batches_tracked == 0
+
+
 # --------------------------------------------------------------------------------------------- the same by hand
 
 

@@ -156,16 +156,50 @@ def test_counts_are_not_in_the_state_dict_and_start_again() -> None:
 
 
 def test_the_policy_can_be_set_on_a_layer_that_is_there() -> None:
-    """As after convert: the counts come with the first batch."""
+    """As after convert: the counts come with the option."""
     model, _ = xt.convert(nn.Sequential(nn.BatchNorm2d(3)).double())
     model[0].nonfinite = "skip"
+    assert model[0].skipped.tolist() == [0, 0, 0]
     model(spoilt(data(1)[0], math.inf, 2))
     assert model[0].skipped.tolist() == [0, 0, 1]
-    model[0].nonfinite = "ignore"
     with pytest.raises(
         ArgumentError, match="nonfinite is 'ignore', expected one of 'propagate', 'skip', 'raise'"
     ):
-        model(data(1)[0])
+        model[0].nonfinite = "ignore"
+    assert model[0].nonfinite == "skip"
+
+
+@pytest.mark.parametrize("strict", [True, False])
+def test_a_policy_that_is_set_later_is_recorded_in_one_graph(strict: bool) -> None:
+    """The buffer is there before the graph is recorded, and the caller's input stays what it is."""
+    layer = xt.BatchNorm2d(3).double()
+    layer.nonfinite = "skip"
+    bad, bad_too = (spoilt(x, math.nan, 1) for x in data(2))
+    given = bad_too.clone()
+    compiled = torch.compile(copy.deepcopy(layer), fullgraph=True, backend="aot_eager")
+    program = torch.export.export(copy.deepcopy(layer), (bad,), strict=strict).module()
+    for run in (layer, compiled, program):
+        run(bad), run(bad_too)
+        found = dict(run.named_buffers())
+        assert next(v for k, v in found.items() if k.endswith("skipped")).tolist() == [0, 2, 0]
+        mean = next(v for k, v in found.items() if k.endswith("running_mean"))
+        assert torch.equal(mean, layer.running_mean)
+    assert torch.equal(bad_too, given) or torch.equal(bad_too.nan_to_num(), given.nan_to_num())
+    torch._dynamo.reset()
+
+
+def test_counts_stay_when_the_policy_is_set_again_and_a_lazy_layer_has_them() -> None:
+    layer = xt.BatchNorm2d(3, nonfinite="skip").double()
+    layer(spoilt(data(1)[0], math.nan, 0))
+    layer.nonfinite = "skip"
+    assert layer.skipped.tolist() == [1, 0, 0]
+    lazy = xt.LazyBatchNorm2d()
+    lazy.nonfinite = "skip"
+    lazy(data(1)[0].float())
+    assert lazy.skipped.tolist() == [0, 0, 0]
+    without = xt.BatchNorm2d(3, track_running_stats=False)
+    without.nonfinite = "skip"
+    assert without.skipped is None
 
 
 # ----------------------------------------------------------------------------------------------------------- raise

@@ -146,6 +146,20 @@ def test_checkpoints_both_ways(options: dict[str, Any]) -> None:
         torch.testing.assert_close(target.eval()(data()), source.eval()(data()))
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.int32])
+def test_a_counter_that_is_assigned_counts_on(dtype: torch.dtype) -> None:
+    """In float16 it would stop at 2048, in bfloat16 at 256."""
+    layer, theirs = xt.BatchNorm2d(3), nn.BatchNorm2d(3)
+    for made in (layer, theirs):
+        state = {k: v.to(dtype) if "batches" in k else v for k, v in nn.BatchNorm2d(3).state_dict().items()}
+        state["num_batches_tracked"].fill_(2048)
+        made.load_state_dict(state, assign=True)
+        made(data())
+    assert layer.num_batches_tracked.dtype == torch.int64 and layer.num_batches_tracked == 2049
+    assert theirs.num_batches_tracked.dtype == dtype
+    assert (float(theirs.num_batches_tracked) == 2049) == (dtype.itemsize == 4)
+
+
 def test_a_checkpoint_from_before_there_were_counters() -> None:
     """Version 1 of torch's layer had no num_batches_tracked; it loads as it does there."""
     old = nn.BatchNorm2d(3).state_dict()

@@ -109,6 +109,42 @@ def test_converted_layers_are_copied_and_pickled() -> None:
     assert type(same[0]) is xt.SyncBatchNorm and same[0].eps == 0.5
 
 
+def test_what_was_made_for_many_processes_is_torchs_layer_again() -> None:
+    """Of the class that each had; lazy ones of the class that they became."""
+    net = nn.Sequential(
+        nn.BatchNorm1d(4), nn.Unflatten(1, (4, 1, 1)), nn.BatchNorm2d(4), nn.Unflatten(2, (1, 1)), nn.BatchNorm3d(4),
+        nn.Flatten(), Wide(4), nn.SyncBatchNorm(4), nn.LazyBatchNorm1d(), nn.LazyBatchNorm1d(),
+    )  # fmt: skip
+    x = torch.randn(6, 4)
+    expected = nn.Sequential(*copy.deepcopy(net[:8]), nn.LazyBatchNorm1d(), nn.LazyBatchNorm1d())
+    xt.convert_sync(net)
+    net[:9].eval()(x), expected[:9].eval()(x)
+    for same in (pickle.loads(pickle.dumps(net)), net):
+        assert xt.revert(same) is same
+        assert [type(m) for m in same] == [type(m) for m in expected]
+        assert all(vars(a).keys() == vars(b).keys() for a, b in zip(same, expected, strict=True))
+        torch.testing.assert_close(same[:9](x), expected[:9](x))
+    with pytest.raises(ArgumentError, match="revert: 0 has the class SyncScaled"):
+        xt.revert(xt.convert_sync(nn.Sequential(Scaled(4))))
+    assert type(xt.revert(xt.convert_sync(xt.BatchNorm2d(4)))) is nn.BatchNorm2d
+    assert type(xt.revert(xt.SyncBatchNorm(4))) is nn.SyncBatchNorm
+
+
+def test_a_fused_model_for_many_processes_is_torchs_again() -> None:
+    class Block(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.bn = nn.BatchNorm1d(5)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.relu(self.bn(x))
+
+    block = xt.revert(xt.convert_sync(xt.convert(Block())[0]))
+    assert type(block) is Block and type(block.bn) is nn.BatchNorm1d
+    with pytest.raises(ArgumentError, match="revert: bn has frozen statistics"):
+        xt.revert(xt.freeze(xt.convert_sync(block)))
+
+
 @pytest.fixture
 def group(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """A process group of this process alone, which is not the default one."""
@@ -116,6 +152,11 @@ def group(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
     yield dist.new_group()
     dist.destroy_process_group()
+
+
+def test_torchs_layer_has_its_group_again(group: Any) -> None:
+    net = xt.convert_sync(nn.Sequential(nn.SyncBatchNorm(5, process_group=group)))
+    assert type(xt.revert(net)[0]) is nn.SyncBatchNorm and net[0].process_group is group
 
 
 def test_a_group_that_is_given_replaces_torchs(group: Any) -> None:

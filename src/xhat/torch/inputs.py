@@ -71,6 +71,11 @@ def check_inputs(t: Inputs, operation: str = "batch_norm") -> None:
     """
     x, weight, bias, residual, mask, mean, var = t
     check_tensor("residual", residual)
+    if x.is_mkldnn:
+        raise TensorDtypeError(
+            "batch_norm: input is an MKL-DNN tensor, expected a strided one. Pass input.to_dense(), or convert this "
+            "layer too: torch.utils.mkldnn.to_mkldnn(model.eval())."
+        )
     if x.layout is not torch.strided or x.is_nested:
         raise TensorDtypeError("batch_norm: input is sparse or nested, expected a strided tensor.")
     for name, vector in (("weight", weight), ("bias", bias), ("running_mean", mean), ("running_var", var)):

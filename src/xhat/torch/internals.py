@@ -1,25 +1,33 @@
 """Which transform, tracer or pass is running: the only file that uses torch's private names."""
 
+import sys
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.autograd import forward_ad
+from torch.utils import _pytree
 
 __all__ = [
+    "FUSIONS_OF_QUANTIZATION",
     "SameKind",
     "batched",
     "constant",
+    "copied_by_jit",
     "device_of",
     "differentiating_forward",
     "eager",
+    "exporting",
+    "for_other_tools",
     "hooked",
     "plain",
     "recomputing",
+    "symbolically_traced",
     "tangents",
     "timeout_of",
+    "tool_by_exact_class",
     "tracing",
     "transforming",
     "unrecorded",
@@ -93,6 +101,48 @@ def tangents(*tensors: Tensor | None) -> bool:
 def tracing() -> bool:
     """Whether a graph is being recorded (compile, export, make_fx, fake tensors), which needs an operator to record."""
     return _is_compiling() or _modes() > 0 or _tracing_state() is not None
+
+
+def copied_by_jit() -> bool:
+    """Whether torch.jit.trace is running, which copies the attributes of each module."""
+    return torch.jit._trace._trace_module_map is not None
+
+
+# Whether torch.export records a graph, which other tools will read.
+exporting = torch.compiler.is_exporting
+
+
+def for_other_tools() -> bool:
+    """Whether a graph is recorded that other tools will read: by torch.export, torch.jit.trace, or for ONNX."""
+    return exporting() or torch.onnx.is_in_onnx_export() or _tracing_state() is not None
+
+
+def symbolically_traced(*arguments: Any) -> bool:
+    """Whether torch.fx.symbolic_trace or a tracer of that kind is running, with proxies among these arguments."""
+    if _is_compiling() or not fx._symbolic_trace._is_fx_tracing_flag:
+        return False
+    return any(isinstance(leaf, fx.Proxy) for leaf in _pytree.tree_leaves(arguments))
+
+
+_TOOLS_BY_EXACT_CLASS = ("torch.ao.quantization", "torch.fx.experimental.optimization")
+
+
+def tool_by_exact_class() -> str | None:
+    """The tool on the stack that recognizes layers by torch's exact class, if there is one."""
+    frame: Any = sys._getframe(1)
+    while frame is not None:
+        module = str(frame.f_globals.get("__name__"))
+        found = next((tool for tool in _TOOLS_BY_EXACT_CLASS if module.startswith(tool)), None)
+        if found:
+            return found
+        frame = frame.f_back
+    return None
+
+
+# What torch.ao.quantization.fuse_modules fuses: classes of modules -> a function. Importing torch imports it.
+FUSIONS_OF_QUANTIZATION: dict[Any, Any] = (
+    torch.ao.quantization.fuser_method_mappings._DEFAULT_OP_LIST_TO_FUSER_METHOD
+)
 
 
 def recomputing() -> bool:

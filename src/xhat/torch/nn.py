@@ -1,5 +1,7 @@
 """The layers: torch.nn's batch norms with more options and fewer surprises. Only state and its policies live here."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -8,10 +10,13 @@ from torch import Tensor, fx, nn
 from xhat.checks import check_correction, shown
 from xhat.errors import ShapeError, XhatError
 from xhat.plan import check_options
-from xhat.torch.errors import TensorTypeError, named
+from xhat.torch import exported
+from xhat.torch.errors import TensorArgumentError, TensorTypeError, named
 from xhat.torch.functional import follow, normalized
 from xhat.torch.inputs import Batch, Inputs, check_nonfinite
+from xhat.torch.internals import copied_by_jit, exporting
 from xhat.torch.running_stats import Running
+from xhat.torch.tools import EpsOfALayerWithAnActivation, check_frozen, check_per_sample, check_tracer
 
 __all__ = [
     "DEFAULTS",
@@ -46,6 +51,8 @@ class BatchNorm(nn.modules.batchnorm._BatchNorm):
     nonfinite           What a batch with NaN, infinity or a variance that overflows does to the running statistics:
                         "propagate" (torch's way), "skip" (such channels stay; `skipped` counts them) or "raise".
 
+    The activation is hidden from tools that compute a batch norm from its parameters: they get an `eps` that raises an
+    ArgumentError in the sum with a variance. Setting `nonfinite` makes the buffer `skipped`.
     Running statistics are float32 or wider whatever the layer is cast to. A forward pass within a backward pass, where
     activation checkpointing repeats one, does not move them, and neither does an empty batch.
     Raises classes of xhat.errors that name the layer by its path in the running model.
@@ -65,11 +72,31 @@ class BatchNorm(nn.modules.batchnorm._BatchNorm):
         self.correction = correction
         self.running_correction = running_correction
         self.activation = activation
-        self.nonfinite = check_nonfinite(nonfinite)
+        self.nonfinite = nonfinite
         check_options("batch_norm", 1.0, correction, activation)
         check_correction(running_correction, "batch_norm", "running_correction")
         self._widen_statistics()
-        self._count_skipped()
+
+    @property
+    def eps(self) -> Any:
+        """What is added to the variance: a float, or what refuses to be added if the layer has an activation."""
+        value, activation = vars(self)["eps"], vars(self).get("activation")
+        if activation is None or copied_by_jit():
+            return value
+        return EpsOfALayerWithAnActivation(value, type(self).__name__, activation)
+
+    @eps.setter
+    def eps(self, value: Any) -> None:
+        vars(self)["eps"] = float(value) if isinstance(value, EpsOfALayerWithAnActivation) else value
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in ("running_mean", "running_var") and self.frozen_statistics:
+            check_frozen(self, name, value)
+        if name == "nonfinite":
+            check_nonfinite(value)
+        super().__setattr__(name, value)
+        if name == "nonfinite" and self._buffers.get("skipped") is None:
+            self._count_skipped()
 
     def forward(
         self,
@@ -91,18 +118,19 @@ class BatchNorm(nn.modules.batchnorm._BatchNorm):
         try:
             mean, var, weight, bias = self._prepared(input)
             given = (None, None) if learning or mean is None or var is None else (mean, var)
+            running, eps = None, self.__dict__["eps"]
+            if learning and self.track_running_stats and mean is not None and var is not None:
+                running = Running(mean, var, self._buffers["num_batches_tracked"], self._buffers["skipped"])
+                if exporting() and mask is None and self._has_torchs_options():
+                    inputs = Inputs(input, weight, bias, residual, None, None, None)
+                    y = exported.training(inputs, running, self.momentum, eps, activation)
+                    if y is not None:
+                        return y
             y, batch = self._normalized(
-                Inputs(input, weight, bias, residual, mask, *given), self.eps, self.correction, activation
+                Inputs(input, weight, bias, residual, mask, *given), eps, self.correction, activation
             )
-            if (
-                batch is not None
-                and learning
-                and self.track_running_stats
-                and mean is not None
-                and var is not None
-            ):
-                buffers = self._buffers
-                self._follow(Running(mean, var, buffers["num_batches_tracked"], buffers["skipped"]), batch)
+            if batch is not None and running is not None:
+                self._follow(running, batch)
         except XhatError as error:
             raise type(error)(f"{named(self)}: {error}") from None
         return y
@@ -119,10 +147,8 @@ class BatchNorm(nn.modules.batchnorm._BatchNorm):
             raise
         except ValueError as error:
             raise ShapeError(f"batch_norm: {error}: its shape is {shown(x.shape)}.") from None
-        buffers, parameters = (
-            self._buffers,
-            self._parameters,
-        )  # attributes of a module take longer than a small kernel
+        # Attributes of a module take longer than a small kernel.
+        buffers, parameters = self._buffers, self._parameters
         weight: Maybe
         bias: Maybe
         try:
@@ -131,6 +157,12 @@ class BatchNorm(nn.modules.batchnorm._BatchNorm):
         except KeyError:  # statistics that became parameters, to be learned; parametrized weights
             mean, var = self.running_mean, self.running_var
             weight, bias = self.weight, self.bias
+        if (mean is None) is not (var is None) and (self.track_running_stats or not self.training):
+            raise TensorArgumentError(
+                "batch_norm: one of running_mean and running_var is None, expected both or neither."
+            )
+        if self._forward_hooks and self.training and not self.frozen_statistics:
+            check_per_sample(weight, bias)
         if self.frozen_affine:
             weight, bias = (None if p is None else p.detach() for p in (weight, bias))
         return mean, var, weight, bias
@@ -139,13 +171,11 @@ class BatchNorm(nn.modules.batchnorm._BatchNorm):
         """A call of this layer in a graph of torch.fx, with the options that are given."""
         given = {name: value for name, value in options.items() if value is not None}
         path = x.tracer.path_of_module(self)  # type: ignore[attr-defined]
+        check_tracer(self, path)
         return x.tracer.create_proxy("call_module", path, (x,), given)
 
     def _follow(self, running: Running, batch: Batch) -> None:
         """Updates the running statistics; `recalibrate` replaces this for a while."""
-        if self.nonfinite == "skip" and running.skipped is None:  # set after the layer was made
-            self._count_skipped()
-            running = running._replace(skipped=self.skipped)
         follow(running, batch, self.momentum, self.correction, self.running_correction, self.nonfinite)
 
     def extra_repr(self) -> str:
@@ -166,14 +196,17 @@ class BatchNorm(nn.modules.batchnorm._BatchNorm):
                 continue
             counter = old.dtype == torch.int64
             if (counter and new.dtype != old.dtype) or new.dtype.itemsize < 4:
-                setattr(self, name, old.to(device=new.device))
+                self._buffers[name] = old.to(device=new.device)
         return result
 
     def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any, **kwargs: Any) -> None:
         """torch's; assigned statistics (assign=True) are widened, and `skipped`, a count of other batches, is reset."""
-        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
-        self._widen_statistics()
-        mean = self.running_mean
+        with self._statistics_assignable():
+            super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+            self._widen_statistics()
+        mean, batches = self.running_mean, self._buffers.get("num_batches_tracked")
+        if batches is not None and batches.dtype != torch.int64:
+            self._buffers["num_batches_tracked"] = batches.long()
         if self.skipped is None or mean is None:
             return
         if self.skipped.shape != mean.shape or self.skipped.device != mean.device:
@@ -182,11 +215,35 @@ class BatchNorm(nn.modules.batchnorm._BatchNorm):
             self.skipped.zero_()
 
     def reset_running_stats(self) -> None:
-        """torch's, and resets the counts of `skipped`."""
+        """torch's, and resets the counts of `skipped`. Frozen statistics stay."""
+        if self.frozen_statistics:
+            return
         super().reset_running_stats()
         skipped = getattr(self, "skipped", None)
         if skipped is not None:
             skipped.zero_()
+
+    def reset_parameters(self) -> None:
+        """torch's: initializes the layer anew, with its statistics, frozen or not."""
+        with self._statistics_assignable():
+            super().reset_parameters()
+
+    def _has_torchs_options(self) -> bool:
+        """Whether the statistics are those that torch's layer would take."""
+        options = (self.correction, self.running_correction, self.nonfinite)
+        return options == (0, 1, "propagate") and type(self)._normalized is normalized
+
+    @contextmanager
+    def _statistics_assignable(self) -> Iterator[None]:
+        """Where frozen statistics may be replaced: a state dict is loaded, or the layer is initialized anew."""
+        frozen = self.frozen_statistics
+        if frozen:
+            self.frozen_statistics = False
+        try:
+            yield
+        finally:
+            if frozen:
+                self.frozen_statistics = True
 
     def _widen_statistics(self) -> None:
         for name in ("running_mean", "running_var"):

@@ -16,14 +16,13 @@ from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from xhat.plan import Options, saved_for_backward
-from xhat.torch import composed, cpu
+from xhat.torch import composed, cpu, exported
 from xhat.torch.cpu import Run
 from xhat.torch.errors import TensorArgumentError
 from xhat.torch.inputs import Batch, Inputs, check_gradient, check_inputs
-from xhat.torch.internals import plain, tangents
+from xhat.torch.internals import for_other_tools, plain, tangents
 
 __all__ = ["Where", "across_ranks", "backward", "batch_norm", "forward", "gradients_of", "save"]
 
@@ -85,10 +84,8 @@ def batch_norm(t: Inputs, o: Options) -> tuple[Tensor, Batch | None]:
 
 
 def _evaluated(t: Inputs, o: Options) -> Tensor:
-    if torch.onnx.is_in_onnx_export():  # as one node, which runtimes fold into a convolution
-        pre = F.batch_norm(t.x, t.mean, t.var, t.weight, t.bias, False, 0.0, o.eps)
-        return composed.activate(pre if t.residual is None else pre + t.residual, o)
-    return composed.batch_norm(t, o, dtype=torch.float32)[0]
+    y = exported.evaluation(t, o) if for_other_tools() else None
+    return y if y is not None else composed.batch_norm(t, o, dtype=torch.float32)[0]
 
 
 # ------------------------------------------------------------------------------------------- bodies of the operators

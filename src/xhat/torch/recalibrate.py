@@ -217,9 +217,10 @@ def _report(recorder: Recorder, moments: Moments) -> Recalibrated:
     seen, mean, var = _mean_and_variance(layer, moments)
     if not seen.any():
         return Recalibrated(recorder.path, 0.0, 0, 0.0, 1.0)
+    eps = float(layer.eps)
     before = [t.detach().double().cpu().numpy()[seen] for t in (layer.running_mean, layer.running_var)]
-    shift = np.abs(before[0] - mean) * equations.reciprocal_std(var, layer.eps, np.sqrt)
-    ratio = (before[1] + layer.eps) / (var + layer.eps)
+    shift = np.abs(before[0] - mean) * equations.reciprocal_std(var, eps, np.sqrt)
+    ratio = (before[1] + eps) / (var + eps)
     farthest = ratio[np.abs(np.log(ratio)).argmax()]  # a NaN counts as the farthest
     m = float(moments[0].max())
     return Recalibrated(recorder.path, m, recorder.calls, float(shift.max()), float(farthest))

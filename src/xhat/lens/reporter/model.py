@@ -149,7 +149,7 @@ def _numbers(call: _Call, dy: Any) -> Layer:
         _array(module.bias),
         mean=_array(module.running_mean) if fixed else None,
         var=_array(module.running_var) if fixed else None,
-        eps=module.eps,
+        eps=float(module.eps),
         name=call.name,
     )
 

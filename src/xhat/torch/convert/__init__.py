@@ -21,11 +21,14 @@ from xhat.torch.convert.layers import (
     revert_layer,
 )
 from xhat.torch.convert.match import activation_name
+from xhat.torch.convert.quantization import register_fusions
 from xhat.torch.nn import BatchNorm
 
 __all__ = ["BatchNormAct2d", "Change", "convert", "revert"]
 
 M = TypeVar("M", bound=nn.Module)
+
+register_fusions()
 
 
 @dataclass(frozen=True)
@@ -101,6 +104,8 @@ def convert(model: M) -> tuple[M, list[Change]]:
 def revert(model: M) -> M:
     """Makes every batch norm of xhat's in the model torch's again, unfused, with the same values; returns the model.
 
+    A layer gets the class that it had before `convert` or `convert_sync`; a `SyncBatchNorm` that had no other becomes
+    torch.nn.SyncBatchNorm.
     The running statistics of a layer with 16-bit parameters are rounded to 16 bits: torch refuses wider ones.
     Raises ArgumentError, and changes nothing, if a layer has options that torch's layer does not have.
     """
@@ -166,7 +171,7 @@ def _class_name(layer: nn.Module) -> str:
     module = kind.__module__
     if module == _BatchNorm.__module__:
         module = "torch.nn"
-    elif kind is BatchNormAct2d:
+    elif issubclass(kind, BatchNormAct2d):
         module = "xhat.torch.convert"
     elif module.startswith("xhat.torch."):
         module = "xhat.torch"

@@ -1,7 +1,9 @@
 """Fused modules: methods in which batch norm, sum and activation are one call, guarded, with the original as fallback.
 
 The class of a fused module is a subclass of its original class. Each of its methods evaluates its guards, calls the
-fused code if all of them are true, and else the original method. Which layers are converted must never be decided here.
+fused code if all of them are true, and else the original method. It calls the original method also where torch.fx
+traces, so that a graph has the nodes of the original, and where the original class's method was replaced since.
+Which layers are converted must never be decided here.
 """
 
 import functools
@@ -27,6 +29,7 @@ from xhat.torch.convert.match import (
 )
 from xhat.torch.convert.source import UntraceableError
 from xhat.torch.convert.trace import attribute_names, called_methods, trace
+from xhat.torch.internals import symbolically_traced
 
 __all__ = ["Fused", "fuse", "unfuse"]
 
@@ -171,24 +174,25 @@ def _create_class(recipe: Recipe) -> type[Fused]:
     members: dict[str, Any] = {"recipe_of_fusion": recipe, "__module__": original.__module__}
     members |= {"__doc__": original.__doc__, "__qualname__": original.__qualname__}
     for name, variants in recipe.methods:
-        members[name] = _guarded_method(getattr(original, name), variants, f"{original.__qualname__}.{name}")
+        members[name] = _guarded_method(original, name, variants)
     return types.new_class(
         original.__name__, (Fused, original), exec_body=lambda namespace: namespace.update(members)
     )
 
 
-def _guarded_method(
-    original: Callable[..., Any], variants: tuple[str, ...], label: str
-) -> Callable[..., Any]:
-    """A method that calls the first variant whose guards hold, and the original method if there is none."""
-    compiled = [_compiled(source, label) for source in variants]
+def _guarded_method(kind: type[nn.Module], name: str, variants: tuple[str, ...]) -> Callable[..., Any]:
+    """A method that calls the first variant whose guards hold, and the original class's method if there is none."""
+    original = getattr(kind, name)
+    compiled = [_compiled(source, f"{kind.__qualname__}.{name}") for source in variants]
 
     @functools.wraps(original)
     def method(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        for guards_hold, forward in compiled:
-            if guards_hold(self):
-                return forward(self, *args, **kwargs)
-        return original(self, *args, **kwargs)
+        present = getattr(kind, name)
+        if present is original and not symbolically_traced(args, kwargs):
+            for guards_hold, forward in compiled:
+                if guards_hold(self):
+                    return forward(self, *args, **kwargs)
+        return present(self, *args, **kwargs)
 
     return method
 

@@ -4,28 +4,35 @@ Where the layers of a model are, and which calls are fused, must never be decide
 """
 
 from collections.abc import Iterator
+from functools import cache
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.lazy import LazyModuleMixin
 from torch.nn.utils.parametrize import is_parametrized
 
 from xhat.errors import XhatError
 from xhat.plan import check_options
 from xhat.torch import nn as layers
+from xhat.torch.convert.generated import reduce_generated
 from xhat.torch.convert.match import activation_of, is_identity
+from xhat.torch.sync.layer import SyncBatchNorm
 
 __all__ = [
     "XHAT_CLASS",
     "BatchNormAct2d",
+    "act_class",
     "convert_layer",
     "inexpressible_options",
     "reason_to_leave",
     "revert_layer",
+    "torch_class_of",
 ]
 
 
 class BatchNormAct2d(layers.BatchNorm2d):
-    """What timm's layer of this name is converted to.
+    """What timm's layer of this name is converted to: a subclass of this class and of timm's, so that timm knows it.
 
     y = act(drop(bn(x) [+ residual])), where drop and act are child modules. The activation is part of the kernel call
     if drop is Identity and act is ReLU, LeakyReLU, SiLU or Identity.
@@ -48,6 +55,9 @@ class BatchNormAct2d(layers.BatchNorm2d):
         activation: Any = None,
     ) -> Tensor:
         """y. An `activation` that is given replaces drop and act in this call."""
+        if isinstance(input, fx.Proxy) and not any(inexpressible_options(self)):
+            traced: Any = self.torch_class.forward(self, input)
+            return traced
         activation = activation or self.fused_activation
         y = super().forward(input, residual, mask, activation=activation)
         return y if activation is not None else self.act(self.drop(y))
@@ -61,10 +71,24 @@ XHAT_CLASS: dict[type[nn.Module], type[layers.BatchNorm]] = {
     nn.LazyBatchNorm2d: layers.LazyBatchNorm2d,
     nn.LazyBatchNorm3d: layers.LazyBatchNorm3d,
 }
-_TORCH_CLASS = {xhats: torchs for torchs, xhats in XHAT_CLASS.items()}
+_TORCH_CLASS = {xhats: torchs for torchs, xhats in XHAT_CLASS.items()} | {SyncBatchNorm: nn.SyncBatchNorm}
+_TORCH_FORWARD = _BatchNorm.forward
 
 # The attributes that a layer of xhat has and torch's layer has not.
-_ADDED = (*layers.DEFAULTS, "skipped", "torch_class", "frozen_statistics", "frozen_affine")
+_ADDED = (*layers.DEFAULTS, "skipped", "torch_class", "frozen_statistics", "frozen_affine", "_group", "_path")
+
+
+@cache
+def act_class(torch_class: type[nn.BatchNorm2d]) -> type[BatchNormAct2d]:
+    """The subclass of BatchNormAct2d and of this class of timm's."""
+    members = {"__module__": BatchNormAct2d.__module__, "__reduce_ex__": _reduce, "torch_class": torch_class}
+    return type(BatchNormAct2d.__name__, (BatchNormAct2d, torch_class), members)
+
+
+def _reduce(layer: Any, protocol: Any) -> Any:
+    """`__reduce_ex__` of these subclasses."""
+    reduced = super(BatchNormAct2d, layer).__reduce_ex__(max(2, protocol))
+    return reduce_generated(reduced, act_class, type(layer).torch_class)
 
 
 def reason_to_leave(m: nn.Module) -> str | None:
@@ -77,6 +101,8 @@ def reason_to_leave(m: nn.Module) -> str | None:
         return "its parameters are parametrized"
     if "forward" in vars(m):
         return "its forward was replaced on the instance"
+    if type(m) in XHAT_CLASS and type(m).forward is not _TORCH_FORWARD:
+        return "the forward of torch's class was replaced"
     if type(m) not in XHAT_CLASS and not _is_timms(m):
         own = type(m).forward is not nn.BatchNorm2d.forward
         return f"its class is a subclass of torch's with {'a forward' if own else 'a meaning'} of its own"
@@ -102,17 +128,25 @@ def convert_layer(layer: nn.Module) -> None:
         value = getattr(layer, name)
         if value is not None and not nn.parameter.is_lazy(value) and value.dtype.itemsize < 4:
             value.data = value.data.float()  # the tensor object stays: others may hold a reference to it
-    xhats = XHAT_CLASS.get(type(layer), BatchNormAct2d)
-    state = layers.DEFAULTS | ({"torch_class": type(layer)} if xhats is BatchNormAct2d else {})
-    layer.__class__ = xhats
-    for name, value in state.items():
+    kind: Any = type(layer)
+    layer.__class__ = XHAT_CLASS.get(kind) or act_class(kind)
+    for name, value in layers.DEFAULTS.items():
         setattr(layer, name, value)
-    layer.register_buffer("skipped", None, persistent=False)
+
+
+def torch_class_of(layer: layers.BatchNorm) -> type[nn.Module] | None:
+    """What this layer was before it was converted, or would have been; None for a subclass of xhat's."""
+    if isinstance(layer, BatchNormAct2d):
+        return layer.torch_class
+    known: Any = vars(layer).get("torch_class", _TORCH_CLASS.get(type(layer)))
+    became: type[nn.Module] | None = getattr(known, "cls_to_become", None)
+    found: type[nn.Module] | None = became if became and not isinstance(layer, LazyModuleMixin) else known
+    return found
 
 
 def inexpressible_options(layer: layers.BatchNorm) -> Iterator[str]:
     """What this layer has that torch's layer can't express."""
-    if type(layer) not in (*_TORCH_CLASS, BatchNormAct2d):
+    if torch_class_of(layer) is None:
         yield f"the class {type(layer).__qualname__}"
     for name, default in layers.DEFAULTS.items():
         if getattr(layer, name) != default:
@@ -124,16 +158,15 @@ def inexpressible_options(layer: layers.BatchNorm) -> Iterator[str]:
 
 def revert_layer(layer: Any) -> None:
     """Makes xhat's layer torch's again. The layer must have no `inexpressible_options`."""
-    torchs: type[nn.Module] = (
-        layer.torch_class if isinstance(layer, BatchNormAct2d) else _TORCH_CLASS[type(layer)]
-    )
+    torchs = torch_class_of(layer)
+    process_group = layer.process_group if torchs is nn.SyncBatchNorm else None
     for name in _ADDED:
         if name in vars(layer) or name in layer._buffers:
             delattr(layer, name)
     if layer.weight is not None and layer.weight.dtype.itemsize < 4 and layer.running_mean is not None:
-        for value in (
-            layer.running_mean,
-            layer.running_var,
-        ):  # torch refuses wider statistics than parameters
+        # torch refuses wider statistics than parameters.
+        for value in (layer.running_mean, layer.running_var):
             value.data = value.data.to(layer.weight.dtype)
     layer.__class__ = torchs
+    if torchs is nn.SyncBatchNorm:
+        layer.process_group = process_group

@@ -41,7 +41,7 @@ def activation_of(module: nn.Module) -> Any:
 
     relu(v) = max(v, 0), leaky_relu(v) = max(v, 0) + slope min(v, 0), silu(v) = v / (1 + exp(-v)).
     """
-    if hooked(module):
+    if hooked(module) or _TORCH_FORWARDS.get(type(module)) is not type(module).forward:
         return None
     if type(module) is nn.ReLU:
         return "relu"
@@ -50,9 +50,15 @@ def activation_of(module: nn.Module) -> Any:
     return _leaky_relu(module.negative_slope) if type(module) is nn.LeakyReLU else None
 
 
+_TORCH_FORWARDS: dict[type, Any] = {
+    kind: kind.forward for kind in (nn.ReLU, nn.SiLU, nn.LeakyReLU, nn.Identity)
+}
+
+
 def is_identity(module: nn.Module) -> bool:
     """Whether this module returns its input, and no hook reads it."""
-    return type(module) is nn.Identity and not hooked(module)
+    torchs = type(module) is nn.Identity and nn.Identity.forward is _TORCH_FORWARDS[nn.Identity]
+    return torchs and not hooked(module)
 
 
 def is_fusable(module: nn.Module) -> bool:

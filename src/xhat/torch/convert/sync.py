@@ -10,7 +10,14 @@ from torch.nn.utils.parametrize import is_parametrized
 
 from xhat.errors import ArgumentError
 from xhat.torch.convert.generated import reduce_generated
-from xhat.torch.convert.layers import XHAT_CLASS, convert_layer, reason_to_leave
+from xhat.torch.convert.layers import (
+    XHAT_CLASS,
+    BatchNormAct2d,
+    act_class,
+    convert_layer,
+    reason_to_leave,
+    torch_class_of,
+)
 from xhat.torch.nn import BatchNorm, BatchNorm1d, BatchNorm2d, BatchNorm3d
 from xhat.torch.sync.layer import SyncBatchNorm
 
@@ -24,7 +31,8 @@ def convert_sync(model: M, process_group: Any = None) -> M:
 
     Layers change their class in place. Parameters, buffers, hooks, training mode and options stay, and so do members
     that a subclass adds and calls that `convert` has fused. A SyncBatchNorm, torch's or xhat's, keeps its process group
-    if none is given. A lazy layer becomes a `SyncBatchNorm` with its first input. Returns the model itself.
+    if none is given. A lazy layer becomes a `SyncBatchNorm` with its first input. `revert` makes the layers torch's
+    again, of the classes that they had. Returns the model itself.
     Raises ArgumentError, and changes nothing, if there is a batch norm that can't be converted, with the reason.
     """
     if not isinstance(model, nn.Module):
@@ -54,6 +62,7 @@ def _has_torchs_forward(m: nn.Module) -> bool:
 
 def _convert(layer: Any, process_group: Any) -> None:
     kind: Any = type(layer)
+    torch_class = torch_class_of(layer) if isinstance(layer, BatchNorm) else kind
     if not isinstance(layer, BatchNorm):
         previous = vars(layer).pop("process_group", None)
         process_group = process_group or previous
@@ -64,6 +73,8 @@ def _convert(layer: Any, process_group: Any) -> None:
         kind = kind if is_subclass else type(layer)
     if not isinstance(layer, SyncBatchNorm):
         layer.__class__ = _sync_class(kind)
+        if torch_class is not None and not isinstance(layer, BatchNormAct2d):
+            layer.torch_class = torch_class
     if process_group is not None:
         layer.process_group = process_group
 
@@ -81,5 +92,16 @@ def _sync_class(kind: type[nn.Module]) -> type[SyncBatchNorm]:
 
 def _reduce(layer: Any, protocol: Any) -> Any:
     """`__reduce_ex__` of the generated subclasses."""
+    if isinstance(layer, BatchNormAct2d):  # the class below is generated too
+        reduced = super(BatchNorm, layer).__reduce_ex__(max(2, protocol))
+        torch_class: Any = layer.torch_class
+        return reduce_generated(reduced, _sync_act_class, torch_class)
     reduced = super(SyncBatchNorm, layer).__reduce_ex__(max(2, protocol))
     return reduce_generated(reduced, _sync_class, type(layer).__bases__[1])
+
+
+def _sync_act_class(torch_class: Any) -> type[SyncBatchNorm]:
+    """The class for many processes of a layer that was of this class of timm's."""
+    kind: Any = act_class(torch_class)
+    found: type[SyncBatchNorm] = _sync_class(kind)
+    return found

@@ -1,0 +1,1 @@
+"""Other people's tools beside xhat: `python -m benchmarks.tools`."""
