@@ -1,6 +1,7 @@
 """Ranks that differ in an option or a count get an error that says so. `out_of_step` runs these claims."""
 
 import copy
+import warnings
 
 import torch
 import torch.distributed as dist
@@ -107,3 +108,19 @@ def what_one_rank_may_do_alone() -> None:
         y = net(x()[:rows])
         (checkpoint(net, x(), use_reentrant=False) if step == 5 else y).sum().backward()
     assert net[0].num_batches_tracked == 7
+
+
+@claim
+def ranks_that_run_a_graph_beside_ranks_that_do_not() -> None:
+    """A graph sends the same headers, without num_batches_tracked, which it does not know."""
+    net = nn.Sequential(xt.SyncBatchNorm(CHANNELS), xt.SyncBatchNorm(CHANNELS))
+    with warnings.catch_warnings(action="ignore"):  # torch's own
+        model = torch.compile(net, backend="eager", fullgraph=True) if is_rank(1) else net
+        for _ in range(3):
+            model(x()).square().sum().backward()
+        assert net[1].num_batches_tracked == 3
+        if is_rank(1):
+            net[0].momentum = 0.5
+        said = "disagree on the momentum of statistics of layer '0': 0.1 on ranks 0, 2; 0.5 on rank 1."
+        disagreed(lambda: model(x()), said, layer=net)
+    goes_on()
