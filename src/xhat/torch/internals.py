@@ -24,6 +24,7 @@ __all__ = [
     "hooked",
     "plain",
     "recomputing",
+    "registered",
     "symbolically_traced",
     "tangents",
     "timeout_of",
@@ -201,6 +202,11 @@ def hooked(module: nn.Module) -> bool:
         or "forward" in module.__dict__
         or _any_global_hook()
     )
+
+
+def registered(group: Any) -> bool:
+    """Whether torch.distributed knows this process group: whether it was not destroyed."""
+    return group in torch.distributed.distributed_c10d._world.pg_map
 
 
 def timeout_of(group: Any) -> timedelta | None:
