@@ -72,7 +72,7 @@ FORWARD: list[tuple[Any, dict[str, Any], type[errors.XhatError], str]] = [
       for correction in (2, -1, 0.5, None, "torch")],
     *[(X, {"activation": activation}, errors.ArgumentError,
        f'activation is {activation!r}, expected None, "relu", ("leaky_relu", slope) or "silu".')
-      for activation in ("gelu", "leaky_relu", 1, ("leaky_relu",), ("relu", 0.1), ["leaky_relu", 0.1])],
+      for activation in ("cubic", "leaky_relu", 1, ("leaky_relu",), ("relu", 0.1), ["leaky_relu", 0.1])],
     *[(X, {"activation": ("leaky_relu", slope)}, errors.ArgumentError,
        f"leaky_relu has slope {slope!r}, expected a finite number of at least 0.")
       for slope in (-0.1, np.nan, np.inf, None)],

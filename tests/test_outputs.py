@@ -126,6 +126,27 @@ def test_results_too_large_for_the_caches(shape: tuple[int, ...], last: bool, mo
     assert np.array_equal(dy, dx)
 
 
+@pytest.mark.parametrize("name", DTYPES)
+@pytest.mark.parametrize("shape", [(2, 8), (4, 4), (2, 2, 4), (4, 8), (8, 16), (3, 16, 3)])
+def test_a_result_smaller_than_a_cache_line_at_every_alignment(shape: tuple[int, ...], name: str) -> None:
+    """The rows of a map start where a cache line does, if there is one in the first row."""
+    dtype = DTYPES[name]
+    x, dy = np.random.default_rng(0).normal(size=(2, *shape)).astype(dtype)
+    y, context = xhat.batch_norm(x)
+    dx = xhat.batch_norm_backward(dy, context).dx
+    for start in range(64):
+        buffer = np.full(x.size + 192, 7, dtype)
+        place = buffer[64 + start : 64 + start + x.size].reshape(shape)
+        for result in (y, dx):
+            if result is y:
+                xhat.batch_norm(x, out=place)
+            else:
+                xhat.batch_norm_backward(dy, context, out=place)
+            assert np.array_equal(place, result)
+            assert (buffer[: 64 + start] == 7).all()
+            assert (buffer[64 + start + x.size :] == 7).all()
+
+
 @pytest.mark.parametrize("step", [1, 2, 3])
 def test_a_result_that_overlaps_an_input_otherwise_is_refused(step: int) -> None:
     room = np.random.default_rng(0).normal(size=1000).astype(np.float32)

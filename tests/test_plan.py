@@ -14,7 +14,7 @@ from conftest import Array
 from plans import LAYOUT, Case, contents, no_plans, planned, warm
 
 import xhat
-from xhat.errors import ArgumentError
+from xhat.errors import ArgumentError, ShapeError
 from xhat.plan import plan_of
 
 
@@ -90,3 +90,45 @@ def test_many_threads_at_once() -> None:
         for _ in range(5):
             assert list(pool.map(run, arrays)) == alone
         assert list(crowds) == [None] * 3
+
+
+class Changing:
+    """A number that may change, and that equals every other one."""
+
+    def __init__(self, value: float) -> None:
+        self.value = value
+
+    def __float__(self) -> float:
+        return self.value
+
+    def __eq__(self, other: object) -> bool:
+        return True
+
+    def __hash__(self) -> int:
+        return 0
+
+
+@pytest.mark.parametrize("name", ["eps", "activation"])
+def test_an_option_that_may_change_is_read_by_each_call(name: str) -> None:
+    def y_for(value: Any) -> Any:
+        return contents(xhat.batch_norm(x, **{name: value if name == "eps" else ("leaky_relu", value)})[0])
+
+    with no_plans():
+        x = Case(LAYOUT).x
+        number = Changing(0.5)
+        for value in (0.5, 2.0):
+            number.value = value
+            assert y_for(number) == y_for(Changing(value)) == y_for(value)
+
+
+def test_an_axis_that_equals_an_int_is_none() -> None:
+    with no_plans():
+        x = Case(LAYOUT).x
+        xhat.batch_norm(x, axis=(1,))
+        with pytest.raises(ShapeError, match=r"axis is \(1.0,\)"):
+            xhat.batch_norm(x, axis=(1.0,))  # type: ignore[arg-type]
+
+
+def test_an_option_whose_hash_raises() -> None:
+    with pytest.raises(ArgumentError, match="eps is <memory"):
+        xhat.batch_norm(Case(LAYOUT).x, eps=memoryview(bytearray(4)))  # type: ignore[arg-type]

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import pytest
 from conftest import Array
@@ -185,6 +186,13 @@ def test_given_variances_are_looked_at_each_time(value: float) -> None:
     alike(odd)
     with no_plans():
         assert (type(outcome(lambda: odd(Case(LAYOUT)))[0]) is tuple) == (value < 0)
+
+
+def test_a_variance_of_bfloat16_may_be_nan_without_a_warning() -> None:
+    x, var = np.ones((4, 2), np.float32), np.array([np.nan, 1], ml_dtypes.bfloat16)
+    result, warned = outcome(lambda: xhat.normalize(x, np.zeros(2, np.float32), var))
+    assert type(result) is tuple
+    assert warned == []
 
 
 @pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)

@@ -25,9 +25,8 @@ Pass::Pass(const Call& c, bool is_backward, bool by_columns, std::size_t bytes)
     }
     in_place = call.out.at && (call.out.at == call.x.at || call.out.at == call.dy.at);
     // Not for 16-bit formats, where g would be rounded.
-    const bool silu = call.activation_grad == SILU_FROM_X || call.activation_grad == SILU_FROM_X_AND_RESIDUAL;
-    keeps_g = backward && call.reduce && call.map && silu && contiguous && SIZE_OF[call.dtype] > 2 &&
-              (call.dresidual.at || !in_place);
+    keeps_g = backward && call.reduce && call.map && takes_exp(call.activation_grad) && contiguous &&
+              SIZE_OF[call.dtype] > 2 && (call.dresidual.at || !in_place);
     const bool fast = !call.weights && contiguous && (backward || call.map);
     float_partials = fast && SIZE_OF[call.dtype] == 2;
     uncentered = fast && call.dtype == FLOAT32;

@@ -35,6 +35,7 @@ struct WideRows {
         rows = call.outer / joined;
         const bool whole_lines = adjacent && call.map && width % LANES == 0;
         rotation = whole_lines ? bytes_to_line(call.out.at) / SIZE_OF[call.dtype] : 0;
+        if (rotation >= width) rotation = 0;  // a wide row of less than a line, of a 16-bit format
         const size_t fewest = pass.is_part || call.size() < PARALLEL_THRESHOLD ? 1 : 4;
         const size_t wanted = std::max(fewest, call.size() / COLUMNS_PIECE_ELEMENTS);
         pieces = cut(rows, std::max<size_t>(1, std::min({COLUMNS_PIECES, rows / COLUMNS_PIECE_ROWS, wanted})));

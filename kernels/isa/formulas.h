@@ -65,16 +65,16 @@ template <class A> inline A silu(A pre) {
     return (pre < A(0) ? -a * e : pre) / (A(1) + e);
 }
 
-template <int activation, class A> inline A act(A pre, Slope<A> slope) {
-    if (activation == LEAKY_RELU) return pre < A(0) ? slope * pre : pre;
-    if (activation == SILU) return silu(pre);
-    return pre;
+template <Activation activation, class A> inline A act(A pre, Slope<A> slope) {
+    if constexpr (activation == SILU) return silu(pre);
+    else if constexpr (activation == LEAKY_RELU) return pre < A(0) ? slope * pre : pre;
+    else {
+        static_assert(activation == IDENTITY, "each Activation has a formula");
+        return pre;
+    }
 }
 
 // ------------------------------------------------------------------------------------------ their derivatives
-
-constexpr bool is_silu(int grad) { return grad == SILU_FROM_X || grad == SILU_FROM_X_AND_RESIDUAL; }
-constexpr bool reads_saved(int grad) { return grad == LEAKY_RELU_FROM_Y || grad == SILU_FROM_X_AND_RESIDUAL; }
 
 // dy act'(pre) of leaky_relu, where `is_below` is pre <= 0 (a bool, or a mask of vectors).
 template <class V, class Below> ALWAYS_INLINE V through_leaky(V dy, const Below& is_below, const Slope<V>& slope) {
@@ -105,13 +105,16 @@ template <class A, int step> struct CoefficientsAt {
 };
 
 // g = dy act'(pre). `saved` is y or the residual, if reads_saved(grad).
-template <int grad, class A, int step>
+template <ActivationGrad grad, class A, int step>
 ALWAYS_INLINE A through_activation(A dy, A x, A saved, const CoefficientsAt<A, step>& c, size_t k, Slope<A> slope) {
     if constexpr (grad == SILU_FROM_X) return through_silu(dy, c.pre(x, k));
     else if constexpr (grad == SILU_FROM_X_AND_RESIDUAL) return through_silu(dy, c.pre(x, k) + saved);
     else if constexpr (grad == LEAKY_RELU_FROM_X) return through_leaky(dy, c.pre_not_positive(x, k), slope);
     else if constexpr (grad == LEAKY_RELU_FROM_Y) return through_leaky(dy, saved <= A(0), slope);
-    else return dy;
+    else {
+        static_assert(grad == NO_ACTIVATION, "each ActivationGrad has a formula");
+        return dy;
+    }
 }
 
 }  // namespace

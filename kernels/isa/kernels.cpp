@@ -20,6 +20,7 @@
 #include "isa/uncentered_sums.h"
 
 #include <type_traits>
+#include <utility>
 
 namespace {
 
@@ -59,7 +60,7 @@ template <class T, bool columns, bool weighted, class Partial = PartialOf<T, wei
 
 // G is the type of the elements of `dy`: T, or the arithmetic type if they are gradients that were computed into a
 // buffer.
-template <class T, class G, bool columns, int grad, bool weighted> struct GradientTerms {
+template <class T, class G, bool columns, ActivationGrad grad, bool weighted> struct GradientTerms {
     using Partial = PartialOf<T, weighted>;
     const T* RESTRICT x;
     const G* RESTRICT dy;
@@ -94,7 +95,7 @@ template <class T, class G, bool columns, int grad, bool weighted> struct Gradie
 };
 
 // The functor of row r, channel c, from element `first` on.
-template <class T, bool columns, int grad, bool weighted>
+template <class T, bool columns, ActivationGrad grad, bool weighted>
 inline GradientTerms<T, T, columns, grad, weighted> gradient_terms(const Tile& t, size_t r, size_t c, size_t first) {
     return {from<T>(t.x, r, c) + first,
             from<T>(t.dy, r, c) + first,
@@ -114,8 +115,8 @@ template <class Terms, class G> inline void compute_gradients(const Terms& terms
 }
 
 // In two loops: one computes g into a buffer, the other adds. Each of them is simple enough to be vectorized; one
-// loop of both is not, behind silu, and in columns of float64 behind leaky_relu (there it is 14 times slower).
-template <class T, bool columns, int grad, bool weighted> void gradient_sums_buffered(const Tile& t) {
+// loop of both is not, if act' takes exp, and in columns of float64 behind leaky_relu (there it is 14 times slower).
+template <class T, bool columns, ActivationGrad grad, bool weighted> void gradient_sums_buffered(const Tile& t) {
     constexpr size_t rows = columns ? 4 : 1, width = CHUNK / rows;
     const size_t ahead = columns ? rows_ahead<T>(t) : 1;
     A<T> buffer[rows][width];
@@ -149,8 +150,8 @@ template <class T, bool columns, int grad, bool weighted> void gradient_sums_buf
     }
 }
 
-template <class T, bool columns, int grad, bool weighted> void gradient_sums(const Tile& t) {
-    if constexpr (is_silu(grad) || (sizeof(T) == 8 && columns && grad != NO_ACTIVATION)) {
+template <class T, bool columns, ActivationGrad grad, bool weighted> void gradient_sums(const Tile& t) {
+    if constexpr (takes_exp(grad) || (sizeof(T) == 8 && columns && grad != NO_ACTIVATION)) {
         gradient_sums_buffered<T, columns, grad, weighted>(t);
     } else {
         reduce<T, columns, reads_saved(grad)>(t, [&t](size_t r, size_t k) INLINE_LAMBDA {
@@ -159,9 +160,21 @@ template <class T, bool columns, int grad, bool weighted> void gradient_sums(con
     }
 }
 
-// Moments and gradient sums about zero. Behind silu, g is computed first; what is then summed has no activation.
-template <bool columns, int grad> void uncentered_sums(const Tile& t) {
-    constexpr int summed = is_silu(grad) ? int(NO_ACTIVATION) : grad;
+// Moments about zero.
+template <bool columns> void uncentered_moments(const Tile& t) {
+    if constexpr (columns)
+        reduce_uncentered_columns<MOMENTS>(t, t.width, [&t](size_t r, size_t, size_t first, size_t, float*) INLINE_LAMBDA {
+            return input_rows_at(t, r, first);
+        });
+    else
+        reduce_uncentered_lanes<MOMENTS>(t, [&t](size_t r, size_t c, size_t first, size_t, float*) INLINE_LAMBDA {
+            return inputs_at(t, r, c, first);
+        });
+}
+
+// Gradient sums about zero. If act' takes exp, g is computed first, and then summed without activation.
+template <bool columns, ActivationGrad grad> void uncentered_gradient_sums(const Tile& t) {
+    constexpr ActivationGrad summed = takes_exp(grad) ? NO_ACTIVATION : grad;
     const auto computed = [&t](size_t r, size_t c, size_t first, size_t n, float* buffer) {
         float* const g = g_of(t, r, c, first, buffer);
         compute_gradients(gradient_terms<float, columns, grad, false>(t, r, c, first), n, g);
@@ -170,17 +183,17 @@ template <bool columns, int grad> void uncentered_sums(const Tile& t) {
     if constexpr (columns) {
         const auto inputs = [&](size_t r, size_t rows, size_t first, size_t n, float* buffer) INLINE_LAMBDA {
             InputRows in = input_rows_at(t, r, first);
-            if constexpr (is_silu(grad)) {
+            if constexpr (takes_exp(grad)) {
                 for (size_t k = rows; k-- > 0;) in.first.dy = computed(r + k, 0, first, n, buffer + k * PREFETCH_BLOCK);
                 in.dy = t.out.at ? t.out.row : ptrdiff_t(PREFETCH_BLOCK);
             }
             return in;
         };
-        reduce_uncentered_columns<summed>(t, is_silu(grad) ? PREFETCH_BLOCK : t.width, inputs);
+        reduce_uncentered_columns<summed>(t, takes_exp(grad) ? PREFETCH_BLOCK : t.width, inputs);
     } else {
         const auto inputs = [&](size_t r, size_t c, size_t first, size_t n, float* buffer) INLINE_LAMBDA {
             Inputs in = inputs_at(t, r, c, first);
-            if constexpr (is_silu(grad)) in.dy = computed(r, c, first, n, buffer);
+            if constexpr (takes_exp(grad)) in.dy = computed(r, c, first, n, buffer);
             return in;
         };
         reduce_uncentered_lanes<summed>(t, inputs);
@@ -189,8 +202,8 @@ template <bool columns, int grad> void uncentered_sums(const Tile& t) {
 
 // ------------------------------------------------------------------------------------------------------- maps
 
-template <class T, bool columns, int activation, bool residual> struct NormalizedElement {
-    static constexpr bool simple = activation != SILU;
+template <class T, bool columns, Activation activation, bool residual> struct NormalizedElement {
+    static constexpr bool simple = !takes_exp(activation);
     const T* RESTRICT x;
     const T* RESTRICT r;
     CoefficientsAt<A<T>, columns> c;
@@ -202,7 +215,7 @@ template <class T, bool columns, int activation, bool residual> struct Normalize
     }
 };
 
-template <class T, bool columns, int activation, bool residual> void normalize(const Tile& t) {
+template <class T, bool columns, Activation activation, bool residual> void normalize(const Tile& t) {
     map<T, columns, false>(t, [&t](size_t r, size_t c, size_t first) INLINE_LAMBDA {
         return NormalizedElement<T, columns, activation, residual>{
             from<T>(t.x, r, c) + first, residual ? from<T>(t.saved, r, c) + first : nullptr,
@@ -210,8 +223,8 @@ template <class T, bool columns, int activation, bool residual> void normalize(c
     });
 }
 
-template <class T, bool columns, int grad, int statistics> struct InputGradientElement {
-    static constexpr bool simple = !is_silu(grad);  // four rows of silu at once are not vectorized
+template <class T, bool columns, ActivationGrad grad, Statistics statistics> struct InputGradientElement {
+    static constexpr bool simple = !takes_exp(grad);  // four rows at once would not be vectorized
     const T* RESTRICT x;
     const T* RESTRICT dy;
     const T* RESTRICT saved;
@@ -234,7 +247,7 @@ template <class T, bool columns, int grad, int statistics> struct InputGradientE
     }
 };
 
-template <class T, bool columns, int grad, int statistics> void input_gradient(const Tile& t) {
+template <class T, bool columns, ActivationGrad grad, Statistics statistics> void input_gradient(const Tile& t) {
     map<T, columns, reads_saved(grad)>(t, [&t](size_t r, size_t c, size_t first) INLINE_LAMBDA {
         return InputGradientElement<T, columns, grad, statistics>{
             from<T>(t.x, r, c) + first, from<T>(t.dy, r, c) + first,
@@ -258,40 +271,42 @@ template <class T> void narrow(const double* RESTRICT from, void* at, ptrdiff_t 
 
 // ------------------------------------------------------------------------------------------------------ table
 
-#define XHAT_UNCENTERED(columns)                                                                             \
-    {uncentered_sums<columns, NO_ACTIVATION>, uncentered_sums<columns, LEAKY_RELU_FROM_X>,                   \
-     uncentered_sums<columns, LEAKY_RELU_FROM_Y>, uncentered_sums<columns, SILU_FROM_X>,                     \
-     uncentered_sums<columns, SILU_FROM_X_AND_RESIDUAL>}
-template <class T> constexpr UncenteredKernels uncentered_kernels() {
+// The values of an enum, from 0 to `count` - 1, as a pack: the tables have a kernel for each of them, in their order.
+template <class Enum, Enum... values> struct Values {};
+template <class Enum, int... values> Values<Enum, Enum(values)...> values_of(std::integer_sequence<int, values...>);
+template <class Enum, int count>
+using ValuesOf = decltype(values_of<Enum>(std::make_integer_sequence<int, count>()));
+
+template <class T, ActivationGrad... grad> constexpr UncenteredKernels uncentered_kernels() {
     if constexpr (std::is_same_v<T, float>)
-        return {{uncentered_sums<false, MOMENTS>, uncentered_sums<true, MOMENTS>},
-                {XHAT_UNCENTERED(false), XHAT_UNCENTERED(true)}};
+        return {{uncentered_moments<false>, uncentered_moments<true>},
+                {{uncentered_gradient_sums<false, grad>...}, {uncentered_gradient_sums<true, grad>...}}};
     else return {};
 }
 
-#define XHAT_WEIGHTED(kernel, ...) {kernel<__VA_ARGS__, false>, kernel<__VA_ARGS__, true>}
-#define XHAT_STATISTICS(kernel, ...)                                                                         \
-    {kernel<__VA_ARGS__, BATCH>, kernel<__VA_ARGS__, WEIGHTED>, kernel<__VA_ARGS__, CONSTANT>}
-#define XHAT_GRADS(each, kernel, T, columns)                                                                 \
-    {each(kernel, T, columns, NO_ACTIVATION), each(kernel, T, columns, LEAKY_RELU_FROM_X),                   \
-     each(kernel, T, columns, LEAKY_RELU_FROM_Y), each(kernel, T, columns, SILU_FROM_X),                     \
-     each(kernel, T, columns, SILU_FROM_X_AND_RESIDUAL)}
-#define XHAT_ACTIVATIONS(T, columns)                                                                         \
-    {XHAT_WEIGHTED(normalize, T, columns, IDENTITY), XHAT_WEIGHTED(normalize, T, columns, LEAKY_RELU),       \
-     XHAT_WEIGHTED(normalize, T, columns, SILU)}
-#define XHAT_KERNELS_OF(T)                                                                                   \
-    {{XHAT_WEIGHTED(moments, T, false), XHAT_WEIGHTED(moments, T, true)},                                    \
-     {moments<T, false, false, double>, moments<T, true, false, double>},                                    \
-     uncentered_kernels<T>(),                                                                                \
-     {XHAT_ACTIVATIONS(T, false), XHAT_ACTIVATIONS(T, true)},                                                \
-     {XHAT_GRADS(XHAT_WEIGHTED, gradient_sums, T, false), XHAT_GRADS(XHAT_WEIGHTED, gradient_sums, T, true)}, \
-     {XHAT_GRADS(XHAT_STATISTICS, input_gradient, T, false), XHAT_GRADS(XHAT_STATISTICS, input_gradient, T, true)}, \
-     widen<T>, narrow<T>}
+template <class T, Activation... activation, ActivationGrad... grad>
+constexpr KernelsOf kernels_of(Values<Activation, activation...>, Values<ActivationGrad, grad...>) {
+    return {{{moments<T, false, false>, moments<T, false, true>}, {moments<T, true, false>, moments<T, true, true>}},
+            {moments<T, false, false, double>, moments<T, true, false, double>},
+            uncentered_kernels<T, grad...>(),
+            {{{normalize<T, false, activation, false>, normalize<T, false, activation, true>}...},
+             {{normalize<T, true, activation, false>, normalize<T, true, activation, true>}...}},
+            {{{gradient_sums<T, false, grad, false>, gradient_sums<T, false, grad, true>}...},
+             {{gradient_sums<T, true, grad, false>, gradient_sums<T, true, grad, true>}...}},
+            {{{input_gradient<T, false, grad, BATCH>, input_gradient<T, false, grad, WEIGHTED>,
+               input_gradient<T, false, grad, CONSTANT>}...},
+             {{input_gradient<T, true, grad, BATCH>, input_gradient<T, true, grad, WEIGHTED>,
+               input_gradient<T, true, grad, CONSTANT>}...}},
+            widen<T>, narrow<T>};
+}
+template <class T> constexpr KernelsOf kernels_of() {
+    return kernels_of<T>(ValuesOf<Activation, ACTIVATIONS>(), ValuesOf<ActivationGrad, ACTIVATION_GRADS>());
+}
 
 }  // namespace
 
 namespace xhat {
 extern const Kernels XHAT_ISA;
-const Kernels XHAT_ISA = {
-    {XHAT_KERNELS_OF(double), XHAT_KERNELS_OF(float), XHAT_KERNELS_OF(float16), XHAT_KERNELS_OF(bfloat16)}};
+constexpr Kernels XHAT_ISA = {
+    {kernels_of<double>(), kernels_of<float>(), kernels_of<float16>(), kernels_of<bfloat16>()}};
 }  // namespace xhat

@@ -6,7 +6,8 @@
 //             sums run in LANES independent accumulators: element i is added to accumulator i % LANES.
 //   columns   `width` contiguous elements are columns, each with its own coefficients and sums (NHWC, (N, C)).
 //
-// This header holds declarations only. The engine includes no other header of isa/.
+// This header holds declarations, constants and `static constexpr` functions only. Without `static`, a function that is
+// compiled once per instruction set would be a weak symbol (see number.h). The engine includes no other header of isa/.
 #pragma once
 #include <cstddef>
 
@@ -22,11 +23,14 @@ namespace xhat {
 enum Dtype { FLOAT64, FLOAT32, FLOAT16, BFLOAT16, DTYPES };
 constexpr const char* DTYPE_NAMES[DTYPES] = {"float64", "float32", "float16", "bfloat16"};
 constexpr std::size_t SIZE_OF[DTYPES] = {8, 4, 2, 2};
+static_assert(DTYPE_NAMES[DTYPES - 1] && SIZE_OF[DTYPES - 1], "each Dtype has a name and a size");
 
 enum Activation { IDENTITY, LEAKY_RELU, SILU, ACTIVATIONS };
 constexpr const char* ACTIVATION_NAMES[ACTIVATIONS] = {"none", "leaky_relu", "silu"};
+static_assert(ACTIVATION_NAMES[ACTIVATIONS - 1], "each Activation has a name");
 
-// act'(pre) in the backward pass, and the arrays from which it is recomputed. pre itself is never stored.
+// act'(pre) in the backward pass, and the arrays from which it is recomputed. pre itself is never stored. The loops of
+// uncentered_sums.h, and reads_saved, also get ACTIVATION_GRADS, which stands for moments there (MOMENTS).
 enum ActivationGrad {
     NO_ACTIVATION,
     LEAKY_RELU_FROM_X,         // pre = scale (x - mu) + beta
@@ -37,6 +41,17 @@ enum ActivationGrad {
 };
 constexpr const char* ACTIVATION_GRAD_NAMES[ACTIVATION_GRADS] = {
     "none", "leaky_relu_from_x", "leaky_relu_from_y", "silu_from_x", "silu_from_x_and_residual"};
+static_assert(ACTIVATION_GRAD_NAMES[ACTIVATION_GRADS - 1], "each ActivationGrad has a name");
+
+// Whether act or act' evaluates exp. This decides where g is computed: a loop that evaluates exp and also sums is not
+// vectorized, so g is computed first (kernels.cpp), and is kept for the map where possible (Pass::keeps_g).
+static constexpr bool takes_exp(Activation activation) { return activation == SILU; }
+static constexpr bool takes_exp(ActivationGrad grad) { return grad == SILU_FROM_X || grad == SILU_FROM_X_AND_RESIDUAL; }
+
+// Whether act' is recomputed from Tile::saved, beside x.
+static constexpr bool reads_saved(ActivationGrad grad) {
+    return grad == LEAKY_RELU_FROM_Y || grad == SILU_FROM_X_AND_RESIDUAL;
+}
 
 // Which terms dx has. BATCH: mu and var are moments of the batch, so dx has terms through both. WEIGHTED: of the
 // weighted batch, so these terms are multiplied by w. CONSTANT: mu and var are given (evaluation); only the direct

@@ -19,7 +19,7 @@
 
 namespace {
 
-constexpr int MOMENTS = -1;  // beside the values of ActivationGrad: sums with g = x
+constexpr ActivationGrad MOMENTS = ACTIVATION_GRADS;  // beside the kinds of gradients: sums with g = x
 
 // The arrays at the start of a run or row.
 struct Inputs { const float *x, *dy, *saved; };
@@ -33,7 +33,7 @@ inline Inputs inputs_at(const Tile& t, size_t r, size_t c, size_t first) {
 template <class V> struct VectorCoefficients { V hi, lo, scale, beta; Slope<V> slope; };
 
 // The same from arrays of them. `read` makes a V of the float at an address.
-template <int grad, class V, class Read>
+template <ActivationGrad grad, class V, class Read>
 ALWAYS_INLINE VectorCoefficients<V> vector_coefficients(const Tile& t, size_t at, Slope<V> slope, const Read& read) {
     const auto value = [&](const void* p) INLINE_LAMBDA { return read(static_cast<const float*>(p) + at); };
     const Coefficients& c = t.coefficients;
@@ -43,17 +43,20 @@ ALWAYS_INLINE VectorCoefficients<V> vector_coefficients(const Tile& t, size_t at
 }
 
 // g of the elements x. load(p) gives the elements of another array that starts at p.
-template <int grad, class V, class Load>
+template <ActivationGrad grad, class V, class Load>
 ALWAYS_INLINE V gradient_of(V x, const Inputs& in, const VectorCoefficients<V>& c, const Load& load) {
     if constexpr (grad == MOMENTS) return x;
     else if constexpr (grad == LEAKY_RELU_FROM_X)
         return through_leaky(load(in.dy), not_positive(centered(x, c.hi, c.lo), c.scale, c.beta), c.slope);
     else if constexpr (grad == LEAKY_RELU_FROM_Y) return through_leaky(load(in.dy), load(in.saved) <= V{}, c.slope);
-    else return load(in.dy);
+    else {
+        static_assert(grad == NO_ACTIVATION, "if act' takes exp, g is computed beforehand, and in.dy is g");
+        return load(in.dy);
+    }
 }
 
 // sum += g, product += g x.
-template <int grad, class Load>
+template <ActivationGrad grad, class Load>
 ALWAYS_INLINE void add_vector(Doubles& sum, Doubles& product, const Inputs& in, const VectorCoefficients<Floats>& c,
                               const Load& load) {
     const Floats x = load(in.x);
@@ -65,7 +68,7 @@ ALWAYS_INLINE void add_vector(Doubles& sum, Doubles& product, const Inputs& in, 
 // ------------------------------------------------------------------------------------------------------ lanes
 
 // Adds a run to the LANES accumulators of its channel, which are in registers meanwhile. `next` is prefetched.
-template <int grad>
+template <ActivationGrad grad>
 inline void add_uncentered_run(const Inputs& in, const Inputs& next, const VectorCoefficients<Floats>& c, size_t width,
                                double* RESTRICT sum, double* RESTRICT product) {
     constexpr size_t vectors = LANES / VECTOR;
@@ -93,8 +96,9 @@ inline void add_uncentered_run(const Inputs& in, const Inputs& next, const Vecto
 }
 
 // Reduces a tile in lanes. inputs(row, channel, first, n, buffer) gives the arrays from element `first` on; it may
-// compute n gradients into `buffer` (silu).
-template <int grad, class InputsOf> inline void reduce_uncentered_lanes(const Tile& t, const InputsOf& inputs) {
+// compute n gradients into `buffer` (takes_exp).
+template <ActivationGrad grad, class InputsOf>
+inline void reduce_uncentered_lanes(const Tile& t, const InputsOf& inputs) {
     float buffer[CHUNK];
     for (size_t r = 0; r < t.rows; r++)
         for (size_t c = 0; c < t.channels; c++) {
@@ -152,7 +156,7 @@ class RowPrefetcher {
 };
 
 // Adds columns [first, first + width) of some rows to their sums.
-template <int grad, size_t rows>
+template <ActivationGrad grad, size_t rows>
 inline void add_uncentered_rows(const Tile& t, const InputRows& in, const RowPrefetcher& ahead, size_t first,
                                 size_t width) {
     double *RESTRICT sum = t.sum + first, *RESTRICT product = t.sum_product + first;
@@ -186,8 +190,8 @@ inline void add_uncentered_rows(const Tile& t, const InputRows& in, const RowPre
 }
 
 // Reduces a tile in columns, at most `block` columns at a time. inputs(row, rows, first, n, buffer) gives the arrays of
-// some rows from column `first` on; it may compute their gradients into `buffer`, which is PREFETCH_BLOCK wide (silu).
-template <int grad, class InputsOf>
+// some rows from column `first` on; it may compute their gradients into `buffer`, which is PREFETCH_BLOCK wide.
+template <ActivationGrad grad, class InputsOf>
 inline void reduce_uncentered_columns(const Tile& t, size_t block, const InputsOf& inputs) {
     constexpr size_t rows = RowPrefetcher::ROWS;
     float buffer[rows * PREFETCH_BLOCK];

@@ -15,6 +15,7 @@ from xhat.errors import ArgumentError, DegenerateBatchError, DtypeError, ShapeEr
 from xhat.layout import channel_axes
 
 __all__ = [
+    "CONSTANTS",
     "Array",
     "Kind",
     "activation_of",
@@ -35,6 +36,9 @@ Array = npt.NDArray[Any]
 Kind = (
     tuple[tuple[int, ...], Any] | None
 )  # shape and dtype of an array; None for an argument that was not given
+
+# Types of options whose value cannot change.
+CONSTANTS = (type(None), bool, int, float, str, np.float64, np.float32, np.int64)
 
 # The parameters that x of each dtype takes: its own dtype, or a wider one.
 PARAMETER_DTYPES = {
@@ -160,6 +164,8 @@ def check_like_x(
 
 def check_variance(operation: str, var: Array) -> None:
     """Raises ArgumentError for a negative variance, which every call may bring; NaN passes."""
+    if var.dtype.kind == "V":  # NumPy warns of a NaN of bfloat16 that is compared
+        var = var.astype(np.float32)
     if bool((var < 0).any()):
         raise ArgumentError(
             f"{operation}: var has a negative value ({np.nanmin(var):g}), expected at least 0."

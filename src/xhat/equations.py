@@ -123,7 +123,9 @@ def activate(pre: Value, activation: str | None, slope: float, xp: Any) -> Value
         return pre
     if activation == "leaky_relu":
         return xp.where(pre < 0, slope * pre, pre)
-    return pre / (1 + xp.exp(-pre))
+    if activation == "silu":
+        return pre / (1 + xp.exp(-pre))
+    raise KeyError(activation)
 
 
 def activation_slope(pre: Value, activation: str | None, slope: float, xp: Any) -> Value:
@@ -132,7 +134,9 @@ def activation_slope(pre: Value, activation: str | None, slope: float, xp: Any) 
         return xp.ones_like(pre)
     if activation == "leaky_relu":
         return xp.where(pre <= 0, slope * xp.ones_like(pre), xp.ones_like(pre))
-    return silu_slope(pre, 1 / (1 + xp.exp(-pre)))
+    if activation == "silu":
+        return silu_slope(pre, 1 / (1 + xp.exp(-pre)))
+    raise KeyError(activation)
 
 
 def silu_slope(pre: Value, sigma: Value) -> Value:

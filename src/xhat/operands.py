@@ -24,15 +24,19 @@ def read(array: Array, plan: Plan) -> Operand:
         copy = _dense(array, plan.view)
         copy[...] = array
         return read(copy, plan)
-    return (
-        array.view(np.uint16) if array.dtype.kind == "V" else array
-    ), strides  # bfloat16 exports no buffer
+    return _buffer(array), strides
 
 
 def write(array: Array, plan: Plan) -> tuple[Operand, Array]:
     """A result, and the array that receives it: another one where the view does not walk the caller's."""
-    place = array if _strides(array, plan) else _dense(array, plan.view)
-    return read(place, plan), place
+    if (strides := _strides(array, plan)) is None:
+        return write(_dense(array, plan.view), plan)
+    return (_buffer(array), strides), array
+
+
+def _buffer(array: Array) -> Array:
+    """The array with a dtype that Python's buffers have, which bfloat16 is not."""
+    return array.view(np.uint16) if array.dtype.kind == "V" else array
 
 
 def _strides(array: Array, plan: Plan) -> Strides | None:
@@ -43,11 +47,9 @@ def _strides(array: Array, plan: Plan) -> Strides | None:
     if memory == plan.memory and plan.strides is not None:
         return plan.strides
     size = array.itemsize
-    return (
-        None
-        if any(s % size for s in memory)
-        else strides_on(plan.view, plan.shape, tuple(s // size for s in memory))
-    )
+    if any(s % size for s in memory):
+        return None
+    return strides_on(plan.view, plan.shape, tuple(s // size for s in memory))
 
 
 def _dense(like: Array, view: View) -> Array:

@@ -13,7 +13,7 @@ import numpy as np
 from xhat.checks import Array, check_kinds, check_variance, plain_array
 from xhat.errors import ArgumentError, EngineError, OptionError
 from xhat.operands import check_output, overlapping, read, weights_for, write
-from xhat.plan import Plan, kernels, plan_of, saved_for_backward
+from xhat.plan import Plan, kernels, make_plan, plan_of, saved_for_backward
 from xhat.results import Context, Gradients, Moments, check_backward, gradient_paths, results_for
 
 __all__ = [
@@ -138,9 +138,12 @@ def _forward(
         overwritten = overlapping(y, x)
     # Copies, so that the context does not change with the caller's arrays.
     statistics = np.zeros(plan.statistics_shape)
-    for row, value in enumerate((mean, var, gamma, beta)):
-        if value is not None:
-            statistics[row] = value
+    if mean is not None:
+        statistics[0], statistics[1] = mean, var
+    if gamma is not None:
+        statistics[2] = gamma
+    if beta is not None:
+        statistics[3] = beta
     saved = saved_for_backward(plan.options.activation, y, residual)
     c = Context(x, statistics, weights, count, saved, overwritten, plan)
     if x.size:
@@ -163,16 +166,19 @@ def _run_forward(c: Context, residual: Array | None, y: Array) -> None:
         y[...] = place
 
 
-def _plan(operation: str, x: Array, *rest: Any) -> Plan:
-    """The plan of a call with x; the rest are arguments of `plan_of`, from `kinds` on."""
-    key = (check_kinds, operation, x.shape, x.dtype, x.strides, x.itemsize if x.flags.aligned else 0, *rest)
-    try:
-        return plan_of(*key)
-    except TypeError:  # an option that has no hash; or a DtypeError, which the next line raises again
-        pass
-    return plan_of.__wrapped__(*key)
+def _plan(operation: str, x: Array, kinds: tuple[Any, ...], masked: bool, axis: Any, *options: Any) -> Plan:
+    """The plan of a call with x; the rest are arguments of `make_plan`."""
+    key = (check_kinds, operation, x.shape, x.dtype, x.strides, x.itemsize if x.flags.aligned else 0, kinds, masked,
+           axis, *options)  # fmt: skip
+    if type(axis) is int or (type(axis) is tuple and _INT.issuperset(map(type, axis))):
+        try:
+            return plan_of(*key)
+        except Exception:  # an option that is no key; or an error of ours, which the next line raises again
+            pass
+    return make_plan(*key)
 
 
+_INT = frozenset((int,))
 _RUNNING = "xhat.numpy.BatchNorm is the layer with running statistics."
 _REMEDIES = {
     "training": "batch_norm normalizes by the batch's own statistics, normalize by given ones.",

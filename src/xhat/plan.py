@@ -11,7 +11,7 @@ from math import inf
 from typing import Any, NamedTuple
 
 from xhat import layout
-from xhat.checks import Kind, activation_of, check_correction, check_eps
+from xhat.checks import CONSTANTS, Kind, activation_of, check_correction, check_eps
 from xhat.layout import Strides, View
 
 try:
@@ -25,16 +25,19 @@ except ImportError as error:
 __all__ = [
     "ACTIVATIONS",
     "DTYPES",
+    "ITEM_SIZES",
     "Options",
     "Plan",
     "check_options",
     "kernels",
+    "make_plan",
     "plan_of",
     "saved_for_backward",
 ]
 
-# The kernels' codes.
+# The kernels' codes, and the bytes of an element by the code of its dtype.
 DTYPES = kernels.DTYPES
+ITEM_SIZES = {code: {"float64": 8, "float32": 4}.get(name, 2) for name, code in DTYPES.items()}
 ACTIVATIONS = {None if name == "none" else name: code for name, code in kernels.ACTIVATIONS.items()}
 
 
@@ -120,8 +123,7 @@ class Plan(NamedTuple):
         )
 
 
-@lru_cache(maxsize=4096, typed=True)  # typed: 1 is a correction, 1.0 is none
-def plan_of(
+def make_plan(
     check: Callable[..., tuple[int, ...]], operation: str, shape: tuple[int, ...], dtype: Any, memory: tuple[int, ...],
     unit: int, kinds: tuple[Kind, Kind, Kind, Kind, Kind], masked: bool, axis: Any, eps: Any, correction: Any,
     activation: Any,
@@ -130,8 +132,7 @@ def plan_of(
 
     check: the gate's own checks, check(operation, shape, dtype, axis, masked, *kinds), which returns the channel axes.
     memory, unit: as in `layout.walk`. kinds: of mean, var, gamma, beta and the residual. masked: whether there is a
-    mask, with which m is checked. Raises what `check` raises, ArgumentError for an option, and TypeError for an option
-    without a hash, such as a list: the gates call `plan_of.__wrapped__` then.
+    mask, with which m is checked. Raises what `check` raises, and ArgumentError for an option.
     """
     options = check_options(operation, eps, correction, activation)
     axes = check(operation, shape, dtype, axis, masked, *kinds)
@@ -154,3 +155,17 @@ def plan_of(
         statistics_shape=(4, *[shape[a] for a in axes]),
         parameter_dtypes=(gamma and gamma[1], beta and beta[1]),
     )
+
+
+@lru_cache(maxsize=4096, typed=True)  # typed: 1 is a correction, 1.0 is none
+def plan_of(*key: Any) -> Plan:
+    """`make_plan`, cached. Raises TypeError where an option may change its value, such as a tensor: it is no key.
+
+    The gates then call `make_plan`, as they do where an option has no hash. `typed` does not reach into a tuple, so a
+    tuple of axes has to hold ints.
+    """
+    for option in key[-3:]:
+        for part in option if type(option) is tuple else (option,):
+            if type(part) not in CONSTANTS:
+                raise TypeError("not a constant")
+    return make_plan(*key)

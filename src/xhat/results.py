@@ -13,7 +13,7 @@ from xhat.checks import Array, check_correction, check_like_x, plain_array, show
 from xhat.equations import Paths
 from xhat.errors import ArgumentError, ContextError, OutputError, ShapeError
 from xhat.operands import as_mask, check_output
-from xhat.plan import Plan
+from xhat.plan import ITEM_SIZES, Plan
 
 __all__ = ["Context", "Gradients", "Moments", "check_backward", "gradient_paths", "results_for"]
 
@@ -140,12 +140,40 @@ def check_backward(dy: Any, context: Any, operation: str) -> Array:
                 f"{operation}: {name} has shape {shown(array.shape)}, and had {shown(context.plan.shape)} in the "
                 "forward pass. Give it that shape again; reshape(...) makes a view, and leaves the array as it is."
             )
+    if not _as_made(context):
+        raise ContextError(
+            f"{operation}: the context's arrays have other shapes or dtypes than in the forward pass. Leave them as "
+            "they are, and change copies."
+        )
     if type(dy) is not np.ndarray:
         dy = plain_array(dy, operation, "dy")
     if dy.shape != context.x.shape or dy.dtype != context.x.dtype:
         check_like_x(operation, "dy", (dy.shape, dy.dtype), context.x.shape, context.x.dtype)
     gradient: Array = dy
     return gradient
+
+
+def _as_made(c: Context) -> bool:
+    """Whether the arrays are what the kernels take them for: memory is read by the shapes and dtype of the plan."""
+    x, statistics, weights, _, saved, _, plan = c
+    size = x.itemsize
+    return (
+        size == ITEM_SIZES[plan.dtype]
+        and statistics.shape == plan.statistics_shape
+        and statistics.itemsize == 8
+        and statistics.flags.c_contiguous
+        and (
+            not plan.activated_residual
+            if saved is None
+            else plan.activated_residual and saved.itemsize == size
+        )
+        and (weights is None or _are_weights(weights, plan))
+    )
+
+
+def _are_weights(weights: Array, plan: Plan) -> bool:
+    outer, _, inner = plan.view.shape
+    return weights.shape == (outer * inner,) and weights.itemsize == 8 and weights.flags.c_contiguous
 
 
 def results_for(out: Any, dy: Array, c: Context, operation: str) -> tuple[Array, Array | None]:

@@ -102,14 +102,17 @@ FUNCTION = {
     "one dimension": Case(call(X.flatten(), None, None, training=True), ShapeError,
         "batch_norm: input has shape (96,), expected 2 dimensions or more, the second one the channels.",
         torchs=False),  # an IndexError there
-    "activation": Case(call(X, None, None, training=True, activation="gelu"), ArgumentError,
-        "batch_norm: activation is 'gelu', expected None, \"relu\", (\"leaky_relu\", slope) or \"silu\".",
+    "activation": Case(call(X, None, None, training=True, activation="cubic"), ArgumentError,
+        "batch_norm: activation is 'cubic', expected None, \"relu\", (\"leaky_relu\", slope) or \"silu\".",
         torchs=False),
     "correction": Case(call(X, None, None, training=True, correction=2), ArgumentError,
         "batch_norm: correction is 2, expected 0 (divide by m) or 1 (divide by m - 1).", torchs=False),
     "running correction": Case(
         call(X, torch.zeros(3), torch.ones(3), training=True, running_correction=5), ArgumentError,
         "batch_norm: running_correction is 5, expected 0 (divide by m) or 1 (divide by m - 1).", torchs=False),
+    "running correction of no number": Case(
+        call(X, torch.zeros(3), torch.ones(3), training=True, running_correction="1"), ArgumentError,
+        "batch_norm: running_correction is '1', expected 0 (divide by m) or 1 (divide by m - 1).", torchs=False),
     "expanded statistics": Case(call(X, torch.zeros(3), torch.ones(1).expand(3), training=True), ArgumentError,
         "batch_norm: running_mean or running_var is expanded, expected a number in memory for each channel. "
         "Pass a contiguous copy.", torchs=False),

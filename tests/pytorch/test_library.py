@@ -198,7 +198,7 @@ def test_operators_check_what_they_are_given() -> None:
         (forward_of, (p.x, one, None, None, None, *rest), r"weight has shape \(2,\)"),
         (forward_of, (p.x, None, None, p.x[:1], None, *rest), "residual has shape"),
         (forward_of, (p.x[:1, :, :1, :1], None, None, None, None, *rest), "more than 1 value per channel"),
-        (forward_of, (p.x, None, None, None, None, 1e-5, 0, "gelu", 0.0), "activation is 'gelu'"),
+        (forward_of, (p.x, None, None, None, None, 1e-5, 0, "cubic", 0.0), "activation is 'cubic'"),
         (forward_of, (p.x, None, None, None, None, 0.0, 0, None, 0.0), "eps is 0.0"),
         (backward_of, (arguments[0][:1], *arguments[1:]), "dy has shape"),
         (backward_of, (arguments[0].double(), *arguments[1:]), r"dy has shape .* dtype torch.float64"),

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 import xhat.torch as xt
 from xhat.errors import ArgumentError, ShapeError
-from xhat.torch.sync import frames
+from xhat.torch.sync import groups
 
 
 @pytest.mark.parametrize("kind", LAYERS)
@@ -54,7 +54,7 @@ def test_a_lazy_layer_meets_an_input_first(kind: type[nn.Module], monkeypatch: p
     with pytest.raises(ArgumentError, match="recalibrate: layer '1' is lazy and has met no input"):
         xt.recalibrate(model, data, progress=False)
     assert xt.merge_running_statistics(model) is model  # there are no others
-    monkeypatch.setattr(frames, "world_size", lambda group: 2)
+    monkeypatch.setattr(groups, "world_size", lambda group: 2)
     with pytest.raises(ArgumentError, match="merge_running_statistics: layer '1' is lazy"):
         xt.merge_running_statistics(model)
     monkeypatch.undo()

@@ -8,6 +8,7 @@ from launching import RANKS, failures, world
 sys.path.insert(0, str(RANKS))
 import exchanges  # the claims that the ranks check
 import faults
+import out_of_step
 import training
 
 
@@ -25,3 +26,8 @@ def test_training_on_two_ranks(claim: str) -> None:
 @pytest.mark.parametrize("claim", faults.claim.names)
 def test_a_fault_is_an_error_on_every_rank(claim: str) -> None:
     assert not failures(world("faults.py", 3), claim)
+
+
+@pytest.mark.parametrize("claim", out_of_step.claim.names)
+def test_ranks_that_differ_or_are_out_of_step_are_told(claim: str) -> None:
+    assert not failures(world("out_of_step.py", 3), claim)

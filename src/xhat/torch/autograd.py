@@ -17,7 +17,7 @@ from xhat.plan import saved_for_backward
 from xhat.torch import composed, cpu
 from xhat.torch.cpu import Run
 from xhat.torch.errors import TensorShapeError
-from xhat.torch.inputs import Inputs
+from xhat.torch.inputs import CODES, Inputs
 from xhat.torch.internals import batched, differentiating_forward, plain, transforming
 
 __all__ = ["normalize"]
@@ -50,7 +50,7 @@ class Normalize(Function):
         bias, saved = rest or (ctx.bias, None)
         needs = ctx.needs_input_grad[:4]
         _check_saved(x, weight, bias if run.plan.activation else None, saved, run)
-        if transforming() or differentiating_forward() or not _for_kernels(dy, x, weight, bias, saved):
+        if transforming() or differentiating_forward() or not _for_kernels(dy, x, weight, bias, saved, run):
             return *_composed(dy, x, weight, bias, saved, run, needs), None
         if torch.is_grad_enabled():
             return *_differentiable(dy, x, weight, bias, saved, run, needs), None
@@ -65,7 +65,8 @@ def _check_saved(x: Tensor, weight: Maybe, bias: Maybe, saved: Maybe, run: Run) 
         x.shape != shape
         or (weight is not None and weight.shape != channels)
         or (bias is not None and bias.shape != channels)
-        or (saved is not None and saved.shape != shape)
+        or (run.plan.activated_residual if saved is None else saved.shape != shape)
+        or not _intact(run)
     ):
         shapes = [shown(t.shape) for t in (x, weight, bias, saved) if t is not None]
         raise TensorShapeError(
@@ -75,13 +76,33 @@ def _check_saved(x: Tensor, weight: Maybe, bias: Maybe, saved: Maybe, run: Run) 
         )
 
 
-def _for_kernels(dy: Tensor, x: Tensor, weight: Maybe, bias: Maybe, saved: Maybe) -> bool:
+def _intact(run: Run) -> bool:
+    """Whether nobody has changed the tensors that the kernels read by the shape of the plan."""
+    outer, channels, inner = run.plan.view.shape
+    statistics, weights = run.statistics, run.weights
+    return (
+        statistics.shape == (2, channels)
+        and statistics.dtype is torch.float64
+        and statistics.is_contiguous()
+        and (
+            weights is None
+            or (
+                weights.shape == (outer * inner,)
+                and weights.dtype is torch.float64
+                and weights.is_contiguous()
+            )
+        )
+    )
+
+
+def _for_kernels(dy: Tensor, x: Tensor, weight: Maybe, bias: Maybe, saved: Maybe, run: Run) -> bool:
     """Whether the kernels can take the gradient, and what hooks on saved tensors have returned."""
     return (
         plain(dy, x, weight, bias, saved)
         and not batched(dy)
         and dy.shape == x.shape
         and dy.dtype == x.dtype
+        and CODES.get(x.dtype) == run.plan.dtype
         and (saved is None or saved.dtype == x.dtype)
     )
 
@@ -154,6 +175,7 @@ class InputGradient(Function):
         """Gradients with respect to dy, x and weight, for cotangents v, a, b of dx, dweight, dbias."""
         dy, x, weight = ctx.saved_tensors
         run: Run = ctx.run
+        _check_saved(x, weight, None, dy, run)
         closed = not (
             transforming()
             or differentiating_forward()
@@ -161,6 +183,7 @@ class InputGradient(Function):
             or any(g is not None and batched(g) for g in (v, a, b))
         )
         closed = closed and plain(v, a, b, dy, x, weight) and x.dtype.itemsize >= 4
+        closed = closed and v.dtype == dy.dtype == x.dtype and CODES[x.dtype] == run.plan.dtype
         closed = closed and (
             run.weights is None or 1e-30 < float(run.weights.max()) < 1e30
         )  # w v is rounded to x's dtype

@@ -158,7 +158,9 @@ def activate(pre: Tensor, o: Options) -> Tensor:
         return pre
     if o.activation == "silu":
         return F.silu(pre)
-    return F.leaky_relu(pre, o.slope) if o.slope else F.relu(pre)
+    if o.activation == "leaky_relu":
+        return F.leaky_relu(pre, o.slope) if o.slope else F.relu(pre)
+    raise KeyError(o.activation)
 
 
 def activation_gradient(dy: Tensor, pre: Tensor, o: Options) -> Tensor:
@@ -169,7 +171,9 @@ def activation_gradient(dy: Tensor, pre: Tensor, o: Options) -> Tensor:
         sigma = torch.sigmoid(pre)  # torch's own silu_backward has no derivative
         slope: Tensor = equations.silu_slope(pre, sigma)
         return dy * slope
-    return torch.where(pre <= 0, dy * o.slope, dy)
+    if o.activation == "leaky_relu":
+        return torch.where(pre <= 0, dy * o.slope, dy)
+    raise KeyError(o.activation)
 
 
 def gradients(

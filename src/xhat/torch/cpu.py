@@ -13,7 +13,7 @@ from torch import Tensor
 from xhat.checks import check_count, check_sum
 from xhat.layout import Strides, strides_on
 from xhat.ops import run_backward, run_forward, run_track
-from xhat.plan import Plan, plan_of
+from xhat.plan import Plan, make_plan, plan_of
 from xhat.torch.inputs import CODES, Inputs, as_mask, check_kinds, check_mask, weights_in_order
 from xhat.torch.memory import LARGE, ask_for_huge_pages
 
@@ -80,9 +80,9 @@ def plan_for(t: Inputs, *options: Any, operation: str = "batch_norm") -> Plan:
     key = (check_kinds, operation, x.shape, x.dtype, x.stride(), 1, kinds, mask is not None, 1, *options)
     try:
         return plan_of(*key)
-    except TypeError:  # an option that has no hash; or an error of ours, which the next line raises again
+    except Exception:  # an option that is no key; or an error of ours, which the next line raises again
         pass
-    return plan_of.__wrapped__(*key)
+    return make_plan(*key)
 
 
 def run_of(plan: Plan, x: Tensor, mask: Tensor | None) -> Run:

@@ -6,6 +6,7 @@ composed        everything else: the equations over torch's operations
 """
 
 import math
+from operator import is_
 from typing import Any
 
 import torch
@@ -19,6 +20,7 @@ from xhat.torch.cpu import Run, plan_for
 from xhat.torch.errors import TensorShapeError, TensorTypeError
 from xhat.torch.inputs import CODES, Batch, Inputs, check_inputs, check_nonfinite, check_tensor, check_weights
 from xhat.torch.internals import (
+    SameKind,
     differentiating_forward,
     eager,
     plain,
@@ -83,8 +85,8 @@ def normalized(t: Inputs, eps: Any, correction: Any, activation: Any) -> tuple[T
     """y with given statistics, or, where mean is None, with the batch's own, which are returned unless x is empty."""
     if t.mask is not None and t.mean is not None:
         t = t._replace(mask=None)  # a mask weighs the batch's statistics
-    if eager() and plain(*t) and (t.mask is t.mean is None or not _differentiated(t.mask, t.mean, t.var)):
-        return _by_kernels(t, plan_for(t, eps, correction, activation))
+    if eager() and (plan := _plan_for_kernels(t, eps, correction, activation)) is not None:
+        return _by_kernels(t, plan)
     o = check_options("batch_norm", eps, correction, activation)
     if unrecorded(_checked, t) and t.mean is None:
         return normalized(_of_nothing(t), eps, correction, activation)[0], None
@@ -95,6 +97,27 @@ def normalized(t: Inputs, eps: Any, correction: Any, activation: Any) -> tuple[T
         check_weights(t.x, t.mask.detach(), o)
     y, batch = composed.batch_norm(t, o)
     return y, batch if t.mean is None else None
+
+
+_plans, _running = SameKind(), SameKind()
+
+
+def _plan_for_kernels(t: Inputs, eps: Any, correction: Any, activation: Any) -> Plan | None:
+    """The plan of this call; None where the kernels do not take it."""
+    x, weight, bias, residual, mask, mean, var = t
+    if weight is None or bias is None or not (residual is mask is mean is None):
+        if not plain(*t) or _differentiated(mask, mean, var):
+            return None
+        return plan_for(t, eps, correction, activation)
+    options = eps, correction, activation
+    if (found := _plans.get(weight, x, weight, bias)) is not None and all(map(is_, found[1], options)):
+        plan: Plan = found[0]
+        return plan
+    if not plain(x, weight, bias):
+        return None
+    plan = plan_for(t, *options)
+    _plans.put((plan, options), weight, x, weight, bias)
+    return plan
 
 
 def _differentiated(*constants: Maybe) -> bool:
@@ -154,9 +177,9 @@ def follow(
     statistics, m = batch
     if (
         type(m) is float  # the kernels have found these statistics: there is no transform, and no graph
-        and m - running_correction > 1e-6 * m
         and type(running_correction) is int
         and 0 <= running_correction <= 1
+        and m - running_correction > 1e-6 * m
         and nonfinite == "propagate"
         and (
             (type(momentum) is float and momentum == momentum)
@@ -164,7 +187,7 @@ def follow(
         )
         and _in_place(mean, var, batches, statistics)
     ):
-        k = 1 / (int(batches) + 1) if momentum is None else momentum  # type: ignore[arg-type]  # a tensor, see above
+        k = 1 / max(1, int(batches) + 1) if momentum is None else momentum  # type: ignore[arg-type]  # a tensor, see above
         cpu.track(mean, var, batches, statistics, k, (m - correction) / (m - running_correction))
     elif tracing() and not transforming():
         track(running, batch, momentum, correction, running_correction, nonfinite)
@@ -175,6 +198,8 @@ def follow(
 def _in_place(mean: Tensor, var: Tensor, batches: Maybe, statistics: Tensor) -> bool:
     """Whether the kernels can update these where they are."""
     shape = statistics.shape[1:]
+    if batches is not None and _running.get(mean, mean, var, batches) == shape:
+        return True
     for t in (mean, var):
         if (
             not (t.shape == shape and t.dtype in CODES and t.is_contiguous())
@@ -182,5 +207,11 @@ def _in_place(mean: Tensor, var: Tensor, batches: Maybe, statistics: Tensor) -> 
             or t.is_inference()
         ):
             return False
-    counted = batches is None or (batches.dtype is torch.int64 and not batches.is_inference())
-    return counted and plain(mean, var, batches)
+    counted = batches is None or (
+        batches.dtype is torch.int64 and batches.numel() == 1 and not batches.is_inference()
+    )
+    if not (counted and plain(mean, var, batches)):
+        return False
+    if batches is not None:
+        _running.put(shape, mean, mean, var, batches)
+    return True

@@ -91,7 +91,11 @@ def check_kinds(
     operation: str, shape: tuple[int, ...], dtype: torch.dtype, axis: int, masked: bool, mean: Kind, var: Kind,
     weight: Kind, bias: Kind, residual: Kind,
 ) -> tuple[int, ...]:  # fmt: skip
-    """The channel axes, if the shapes and dtypes of all tensors fit input. "moments" are those of a part of a batch."""
+    """The channel axes, if the shapes and dtypes of all tensors fit input. "moments" are those of a part of a batch.
+
+    It runs when a plan is made, and while a graph is recorded: torch.compile has to be able to trace it. Raises
+    TensorShapeError, TensorDtypeError, DegenerateBatchError.
+    """
     if dtype not in CODES:
         raise TensorDtypeError(
             f"batch_norm: input has dtype {dtype}, expected float64, float32, float16 or bfloat16. "
@@ -237,6 +241,11 @@ def check_gradient(dy: Tensor, x: Tensor, saved: Maybe, statistics: Tensor, need
         raise TensorArgumentError(
             f"batch_norm_backward: saved is {'missing' if needs_saved else 'given'}, expected the reverse: an "
             "activation after a residual is differentiated with it."
+        )
+    if saved is not None and (saved.shape != x.shape or saved.dtype != x.dtype):
+        raise TensorShapeError(
+            f"batch_norm_backward: saved has shape {shown(saved.shape)} and dtype {saved.dtype}, expected "
+            f"{shown(x.shape)} and {x.dtype}, those of input."
         )
     check_statistics(statistics, x.shape[1])
     if statistics.dtype != torch.float64:

@@ -12,6 +12,7 @@ from torch.utils import _pytree
 
 __all__ = [
     "FUSIONS_OF_QUANTIZATION",
+    "SameKind",
     "batched",
     "constant",
     "copied_by_jit",
@@ -23,6 +24,7 @@ __all__ = [
     "hooked",
     "plain",
     "recomputing",
+    "registered",
     "symbolically_traced",
     "tangents",
     "timeout_of",
@@ -36,6 +38,7 @@ __all__ = [
 T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., Any])
 
+_TensorGuards: Any = torch._C._dynamo.guards.TensorGuards
 _modes = torch._C._len_torch_dispatch_stack
 _task = torch._C._current_graph_task_id
 _tracing_state = torch._C._get_tracing_state
@@ -163,6 +166,32 @@ def plain(*tensors: Tensor | None) -> bool:
     return True
 
 
+class SameKind:
+    """Values that depend on the kinds of some tensors, found again in one call of torch.compile's guard.
+
+    The kind of a tensor is its class, dtype, device, dispatch keys (with those of active transforms and modes), shape,
+    strides and requires_grad. The guard compares them in C++, in less time than Python takes to read two of them. A
+    value is stored under one of its tensors, by `id`: if another tensor has taken that place, the guard still compares.
+    """
+
+    def __init__(self, limit: int = 4096) -> None:
+        self._found: dict[int, tuple[Callable[..., bool], Any]] = {}
+        self._limit = limit
+
+    def get(self, key: Tensor, *tensors: Tensor) -> Any:
+        """The value that was put under key for tensors of these kinds; None if there is none."""
+        found = self._found.get(id(key))
+        return found[1] if found is not None and found[0](*tensors) else None
+
+    def put(self, value: Any, key: Tensor, *tensors: Tensor) -> None:
+        """Stores a value, in place of the one that was stored under key."""
+        if len(self._found) >= self._limit:
+            self._found.clear()
+        sizes, strides = [list(t.shape) for t in tensors], [list(t.stride()) for t in tensors]
+        made = _TensorGuards(*tensors, dynamic_dims_sizes=sizes, dynamic_dims_strides=strides)
+        self._found[id(key)] = made.check, value
+
+
 def hooked(module: nn.Module) -> bool:
     """Whether the module has hooks, or a forward of its own in place of its class's."""
     return bool(
@@ -173,6 +202,11 @@ def hooked(module: nn.Module) -> bool:
         or "forward" in module.__dict__
         or _any_global_hook()
     )
+
+
+def registered(group: Any) -> bool:
+    """Whether torch.distributed knows this process group: whether it was not destroyed."""
+    return group in torch.distributed.distributed_c10d._world.pg_map
 
 
 def timeout_of(group: Any) -> timedelta | None:

@@ -6,8 +6,7 @@
 With a process group the batch is spread over its ranks: the first operator then merges the moments of all ranks, and
 the second adds their gradient sums. The exchange itself is in `xhat.torch.sync`, which sets `across_ranks`.
 
-On devices without kernels the equations are recorded as torch's own operations, which a compiler can fuse, and the
-operators run the same equations there.
+On devices without kernels, graphs and operators consist of torch's own operations, which a compiler can fuse.
 """
 
 from collections.abc import Callable
@@ -27,13 +26,14 @@ from xhat.torch.internals import for_other_tools, plain, tangents
 __all__ = ["Where", "across_ranks", "backward", "batch_norm", "forward", "gradients_of", "save"]
 
 Maybe = Tensor | None
+Total = Callable[[Tensor], Tensor] | None
 
 _library = torch.library.Library("xhat", "DEF")
 _OPTIONS = "float eps, int correction, str? activation, float slope"
 _WHERE = 'str? group=None, str layer="", bool differentiated=True'
 _library.define(
     "batch_norm(Tensor x, Tensor? weight, Tensor? bias, Tensor? residual, Tensor? mask, "
-    f"{_OPTIONS}, {_WHERE}) -> (Tensor, Tensor, Tensor)"
+    f"{_OPTIONS}, {_WHERE}, str details='', int batches=-1) -> (Tensor, Tensor, Tensor)"
 )
 _library.define(
     "batch_norm_backward(Tensor dy, Tensor x, Tensor? weight, Tensor? bias, Tensor? saved, Tensor? mask, "
@@ -47,11 +47,14 @@ class Where(NamedTuple):
     group           name of the process group whose ranks share the batch; None: the batch is here
     layer           the layer's path, by which ranks know each other's layers
     differentiated  whether a gradient of x will be needed; ranks have to agree on it
+    details         what else ranks have to agree on in the forward pass; batches: num_batches_tracked, -1 if unknown
     """
 
     group: str | None = None
     layer: str = ""
     differentiated: bool = True
+    details: str = ""
+    batches: int = -1
 
 
 class Ranks(Protocol):
@@ -60,8 +63,8 @@ class Ranks(Protocol):
     def statistics(self, x: Tensor, mask: Maybe, o: Options, where: Where) -> tuple[Tensor, Tensor]:
         """Mean and var (2, C) of the batch of all ranks, and m."""
 
-    def total(self, sums: Tensor, x: Tensor, o: Options, where: Where) -> Tensor:
-        """The sum over all ranks of the gradient sums (2, C)."""
+    def total(self, sums: Tensor, x: Tensor, statistics: Tensor, o: Options, where: Where) -> Tensor:
+        """The sum over all ranks of the gradient sums (2, C) of a forward pass with these statistics."""
 
     def differentiable_total(self, sums: Tensor, where: Where) -> Tensor:
         """The same for a tensor of any shape, as a function with a gradient."""
@@ -139,14 +142,14 @@ def backward(
         check_inputs(t)
     if not x.numel():
         t = t._replace(mask=None)  # there is nothing to weigh
-    if not plain(dy, x, weight, bias, saved, t.mask):
+    if not plain(dy, x, weight, bias, saved, t.mask, statistics):
         return _backward_composed(dy, x, weight, bias, saved, t.mask, statistics, residual, *rest)
     check_gradient(dy, x, saved, statistics, _separate(residual, o))
     plan = cpu.plan_for(t._replace(residual=x if residual else None), *o.arguments, operation="moments")
     run = cpu.run_of(plan, x, t.mask) if count is None else cpu.part_of(plan, float(count), t.mask)
     run = run._replace(statistics=statistics.contiguous())
     needs = (where.differentiated, weight is not None, bias is not None, _separate(residual, o))
-    total = _total(x, o, count, where)
+    total = _total(x, statistics, o, count, where)
     return _returned(cpu.gradients(dy, x, weight, bias, saved, run, needs, total), t, residual, o)
 
 
@@ -160,11 +163,11 @@ def _separate(residual: bool, o: Options) -> bool:
     return residual and o.activation is not None
 
 
-def _total(x: Tensor, o: Options, count: Maybe, where: Where) -> Callable[[Tensor], Tensor] | None:
+def _total(x: Tensor, statistics: Tensor, o: Options, count: Maybe, where: Where) -> Total:
     """The sum over the ranks that share the batch; None if the batch is here, or no rank needs dx."""
     if count is None or not where.differentiated or not count:
         return None
-    return partial(across_ranks[0].total, x=x, o=o, where=where)
+    return partial(across_ranks[0].total, x=x, statistics=statistics, o=o, where=where)
 
 
 def _backward_composed(
@@ -174,7 +177,7 @@ def _backward_composed(
     o, count, where = _rest(rest)
     t, ranks = Inputs(x, weight, bias, None, mask, None, None), None
     if count is not None:
-        total = _total(x, o, count, where)
+        total = _total(x, statistics, o, count, where)
         t = t._replace(mean=statistics[0], var=statistics[1])
         ranks = composed.AcrossRanks(total or (lambda sums: sums), count, statistics[0])
     dx, *others = composed.gradients(dy, t, saved, residual, o, ranks)
@@ -251,17 +254,17 @@ def save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
 
 
 def gradients_of(ctx: Any, dy: Tensor, run: Callable[..., tuple[Tensor, ...]]) -> tuple[Any, ...]:
-    """The gradients of the first ten arguments of the operator and of `Where`; run: `backward`, or the operator."""
+    """The gradients of all arguments of the operator; run: `backward`, or the operator."""
     x, weight, bias, saved, mask, statistics, count = ctx.saved_tensors
     o, where = ctx.options, ctx.where
-    across = () if where.group is None else (count, *where)
+    across = () if where.group is None else (count, *where[:3])
     if across and saved is not None and o.activation == "leaky_relu":
         saved = saved.detach()  # only the sign of y is needed: its own gradient would be one more exchange
     dx, dweight, dbias, dresidual = run(
         dy, x, weight, bias, saved, mask, statistics, ctx.residual, *o, *across
     )
     return (dx if where.differentiated else None, None if weight is None else dweight, None if bias is None else dbias,
-            dresidual if _separate(ctx.residual, o) else dy if ctx.residual else None, *[None] * 8)  # fmt: skip
+            dresidual if _separate(ctx.residual, o) else dy if ctx.residual else None, *[None] * 10)  # fmt: skip
 
 
 def _differentiate(ctx: Any, dy: Tensor, *_: Any) -> tuple[Any, ...]:

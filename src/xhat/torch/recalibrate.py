@@ -18,7 +18,7 @@ from xhat import equations
 from xhat.errors import ArgumentError
 from xhat.torch.inputs import check_known
 from xhat.torch.recorder import Recorder
-from xhat.torch.sync import frames
+from xhat.torch.sync import frames, groups
 from xhat.torch.sync.frames import Array, FrameHeader
 from xhat.torch.sync.layer import SyncBatchNorm
 from xhat.torch.sync.merge import Moments, layer_by_layer, merged
@@ -82,19 +82,21 @@ def recalibrate(
     if not layers:
         raise ArgumentError("recalibrate: the model has no batch norm whose running statistics may move.")
     check_known("recalibrate", layers)
-    group = frames.group_name(process_group)
+    group = groups.group_name(process_group)
     recorders = [Recorder(path, layer) for path, layer in layers.items()]
     header = FrameHeader("population moments", f"{len(layers)} layers", sum(r.channels for r in recorders))
-    on_ranks = frames.world_size(group) > 1
+    on_ranks = groups.world_size(group) > 1
     lockstep = on_ranks and any(
-        isinstance(m, SyncBatchNorm) and frames.world_size(m._group) > 1 for m in layers.values()
+        isinstance(m, SyncBatchNorm) and groups.world_size(m._group) > 1 for m in layers.values()
     )
     with ExitStack() as stack:
-        stack.enter_context(frames.announce_failure(header, group) if on_ranks else nullcontext())
+        stack.enter_context(
+            frames.announce_failure(header, group, nested=True) if on_ranks else nullcontext()
+        )
         stack.enter_context(torch.no_grad())
         for recorder in recorders:
             stack.enter_context(recorder.recording())
-        shown = _with_progress(batches, progress and (not on_ranks or frames.rank(group) == 0))
+        shown = _with_progress(batches, progress and (not on_ranks or groups.rank(group) == 0))
         for batch in _in_lockstep(shown, group) if lockstep else shown:
             (forward or _call)(model, batch)
     found = _merged_over_ranks(recorders, header, group) if on_ranks else [r.moments for r in recorders]

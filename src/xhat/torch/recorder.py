@@ -20,7 +20,7 @@ from xhat.torch.inputs import CODES, Batch, Inputs
 from xhat.torch.internals import plain
 from xhat.torch.nn import BatchNorm
 from xhat.torch.running_stats import Running
-from xhat.torch.sync.frames import world_size
+from xhat.torch.sync.groups import world_size
 from xhat.torch.sync.layer import SyncBatchNorm
 from xhat.torch.sync.merge import Moments, merge
 

@@ -15,7 +15,7 @@ from xhat.torch.errors import TensorArgumentError, TensorDtypeError, TensorShape
 from xhat.torch.inputs import CODES, Batch, check_nonfinite, check_statistics
 from xhat.torch.internals import recomputing, transforming
 
-__all__ = ["Running", "move", "track"]
+__all__ = ["Running", "momentum_of", "move", "track"]
 
 
 class Running(NamedTuple):
@@ -39,7 +39,7 @@ def move(
     check_correction(running_correction, "batch_norm", "running_correction")
     visible = not transforming()  # inside torch.func, values can't be read
     _check(running, batch, visible)
-    momentum = _number(momentum)
+    momentum = momentum_of(momentum)
     if batch.statistics.is_meta and running.mean.is_meta:  # tensors without data
         return
     # Weights that sum to 1 do so up to rounding errors, by which nothing should be divided.
@@ -90,7 +90,7 @@ def _check_places(running: Running) -> None:
         )
 
 
-def _number(momentum: Any) -> float | None:
+def momentum_of(momentum: Any) -> float | None:
     """momentum as a float, or None. Raises TensorTypeError."""
     if momentum is None:
         return None

@@ -82,7 +82,7 @@ def close(got: Tensor, expected: Tensor, bound: float, what: Any) -> None:
     assert error <= bound, f"{what}: {error:.3g} > {bound:g}"
 
 
-def refused(kind: type[Exception], function: Callable[[], Any]) -> str:
+def refused(kind: type[BaseException], function: Callable[[], Any]) -> str:
     """The message of the error that this call raises; it must raise one."""
     try:
         function()

@@ -185,7 +185,7 @@ def a_call_that_one_rank_makes_wrongly() -> None:
     """It fails before anything is exchanged. Without a frame from it the others would wait until the timeout."""
 
     def activated(net: nn.Sequential, x: Tensor) -> Any:
-        return net[0](x, activation="gelu")
+        return net[0](x, activation="cubic")
 
     def set_later(net: nn.Sequential, x: Tensor) -> Any:
         net[0].eps = -1.0
@@ -195,7 +195,7 @@ def a_call_that_one_rank_makes_wrongly() -> None:
         return torch.func.grad(lambda t: net(t).sum())(x)
 
     for call, said in (
-        (activated, "activation is 'gelu'"),
+        (activated, "activation is 'cubic'"),
         (set_later, "eps is -1.0"),
         (transformed, "torch.func"),
     ):
@@ -228,11 +228,11 @@ def exchanges_of_all_ranks_may_take_as_long_as_others() -> None:
 
 @claim
 def another_collective_in_between() -> None:
-    """In a group that others use too, a buffer of the size of a frame is recognized as foreign."""
-    group = dist.new_group()
-    layer, x = xt.SyncBatchNorm(5, process_group=group), torch.randn(4, 5)
+    """In the private group, which nobody else should use, a buffer of the size of a frame is recognized as foreign."""
+    layer, x = xt.SyncBatchNorm(5, process_group=dist.new_group()), torch.randn(4, 5)
     for _ in range(3):
         layer(x)
+    group = frames._session(layer._group).group()
     if dist.get_rank() == 0:
         frame = torch.zeros(16 + 13, dtype=torch.float64)
         frames._all_gather(torch.empty(3 * len(frame), dtype=torch.float64), frame, group=group)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 import xhat.torch as xt
-from xhat.errors import ArgumentError
+from xhat.errors import ArgumentError, ShapeError
 from xhat.torch.errors import ExchangeError
 
 claim = Claims()
@@ -96,6 +96,19 @@ def a_loader_that_fails_on_one_rank_ends_all() -> None:
         assert ("gone" if dist.get_rank() == 1 else "rank 1 stopped") in message, message
         assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
         assert not any(m.training for m in model.modules())
+    every_rank_gets_the_moments_of_all_ranks_batches()
+
+
+@claim
+def a_layer_that_fails_on_one_rank_ends_all() -> None:
+    """The layer announces its failure, and `recalibrate` does not announce it once more."""
+    model = net(sync=True)
+    batches = data([4, 4])
+    if dist.get_rank() == 1:
+        batches[1] = batches[1][0]
+    kind = ShapeError if dist.get_rank() == 1 else ExchangeError
+    message = refused(kind, lambda: xt.recalibrate(model, batches))
+    assert ("at least 2D" if dist.get_rank() == 1 else "rank 1 stopped") in message, message
     every_rank_gets_the_moments_of_all_ranks_batches()
 
 

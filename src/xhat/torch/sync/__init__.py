@@ -1,1 +1,1 @@
-"""Batch normalization over several processes: frames (the exchange) -> merge, shared_batch (one batch) -> layer."""
+"""A batch on several processes: groups -> frames (the exchange) -> merge, shared_batch (one batch); names -> layer."""

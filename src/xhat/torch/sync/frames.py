@@ -9,134 +9,114 @@ rank sends, only on what all ranks have agreed on before:
 
 If the values do not fit, the frame has its header alone, which contains their number, and a second frame of the right
 size follows, on all ranks alike. From then on one frame is enough. The header also describes the values (layer, number
-of channels, dtype, ...). If the headers of the ranks differ, all ranks raise an error and use none of the values.
+of channels, dtype, ...). If the headers of the ranks differ, all ranks raise an error and use none of the values. A
+rank that can't send values sends a header that says so. The exchanges use a private copy of the process group.
 No statistics are computed here.
 """
 
 import weakref
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from typing import Any
+from contextlib import suppress
+from threading import Lock
+from time import sleep
+from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 import torch
 import torch.distributed as dist
+from torch import Tensor
 
-from xhat.torch.errors import ExchangeError, first_line
-from xhat.torch.internals import device_of, timeout_of, untransformed
-from xhat.torch.sync.header import WORDS, Array, FrameHeader, described, disagreement, packed, unpacked
+from xhat.torch.errors import ExchangeError
+from xhat.torch.internals import device_of, untransformed
+from xhat.torch.sync import groups
+from xhat.torch.sync.header import (
+    STOPPED,
+    TWO_THREADS,
+    WORDS,
+    Array,
+    FrameHeader,
+    described,
+    disagreement,
+    failed,
+    packed,
+)
 
 __all__ = [
     "Array",
     "FrameHeader",
     "announce_failure",
     "gather",
-    "group_name",
-    "group_of",
-    "rank",
-    "world_size",
 ]
 
 # torch renames all_gather_into_tensor, and warns of the old name where there is the other.
 _all_gather: Any = getattr(dist, "all_gather_single", getattr(dist, "all_gather_into_tensor", None))
 
 
-# ------------------------------------------------------------------------------------------------- process groups
-
-_groups: "weakref.WeakValueDictionary[str, Any]" = weakref.WeakValueDictionary()
 _sessions: "weakref.WeakKeyDictionary[Any, Session]" = weakref.WeakKeyDictionary()
+_making_a_session = Lock()
 
 
-def group_name(group: Any) -> str:
-    """The name of a process group, by which a layer's state and a graph refer to it: '' for the default group."""
-    if group is None or group is dist.group.WORLD:
-        return ""
-    if group is dist.GroupMember.NON_GROUP_MEMBER:
-        return "another's"
-    name = str(group.group_name)
-    _groups[name] = group
-    return name
-
-
-def group_of(name: str) -> Any:
-    """The process group of this name. Raises ExchangeError if this process is not in it."""
-    group = dist.group.WORLD if name == "" else _groups.get(name)
-    if group is None:
-        raise ExchangeError(
-            f"batch_norm: this process is not in the layer's process group{f' {name!r}' if name else ''}. "
-            "Give each rank the group that it is in, made in this process."
-        )
-    return group
-
-
-def world_size(group: str) -> int:
-    """The number of ranks in the group of this name; 1 if torch.distributed is not initialized."""
-    if group == "" and not (dist.is_available() and dist.is_initialized()):
-        return 1
-    return dist.get_world_size(group_of(group))
-
-
-def rank(group: str) -> int:
-    """The rank of this process in the group of this name."""
-    return dist.get_rank(group_of(group))
-
-
-# ------------------------------------------------------------------------------------------------------- exchange
-
-
-def gather(values: Array, header: FrameHeader, group: str) -> Array:
+def gather(values: Array, header: FrameHeader, group: str, batches: int = -1) -> Array:
     """The values (k,) of every rank, as (ranks, k); float64. The result is the same on all ranks.
 
+    batches: num_batches_tracked of the header's layer, which ranks compare; -1 if it is unknown.
     Raises ExchangeError on every rank if their headers differ, and if the collective fails.
     """
-    return _session(group).gather(values, header)
+    return _session(group).gather(values, header, batches)
 
 
-@contextmanager
-def announce_failure(header: FrameHeader, group: str) -> Iterator[None]:
+class announce_failure:  # a function with @contextmanager takes several times as long
     """Surrounds what this rank computes before an exchange. If that raises, the other ranks get an error at once.
 
-    Without it they would wait for this rank until the group's timeout.
+    Without it they would wait for this rank until the group's timeout. The block may end with the exchange: what raises
+    after it is not announced. nested: another exchange follows those in the block, so what raises after these is
+    announced.
     """
-    try:
-        yield
-    except ExchangeError:  # all ranks have raised it already
-        raise
-    except Exception:
-        with suppress(ExchangeError), untransformed():  # this rank raises its own error, which says more
-            _session(group).abort(header)
-        raise
+
+    def __init__(self, header: FrameHeader, group: str, nested: bool = False) -> None:
+        self.header, self.group, self.nested = header, group, nested
+
+    def __enter__(self) -> None:
+        self.before = _progress(self.group)
+
+    def __exit__(self, kind: type[BaseException] | None, *_: Any) -> None:
+        if kind is None or not issubclass(kind, _ANNOUNCED) or issubclass(kind, ExchangeError):
+            return  # all ranks have raised an ExchangeError already
+        now = _progress(self.group)
+        if now == self.before or (self.nested and not now.stopped):
+            with suppress(ExchangeError), untransformed():  # this rank raises its own error, which says more
+                _session(self.group).abort(self.header)
 
 
-@contextmanager
-def _explained(what: str, rank: int, ranks: int) -> Iterator[None]:
-    """Raises ExchangeError, with a sentence, where a collective raises RuntimeError."""
-    try:
-        yield
-    except RuntimeError as error:
-        raise ExchangeError(
-            f"batch_norm: {what} failed on rank {rank} of {ranks}: a rank has ended or did not come in time. "
-            f"No state was changed. ({first_line(error)})"
-        ) from error
+# No GeneratorExit: it may come from the garbage collector, at any time.
+_ANNOUNCED = (Exception, KeyboardInterrupt, SystemExit)
+
+
+class Progress(NamedTuple):
+    """How many collectives this process has started in a group, and whether the last one announced a failure."""
+
+    collectives: int = 0
+    stopped: bool = False
+
+
+_NONE_YET = Progress()
+
+
+def _progress(group: str) -> Progress:
+    found = groups.group_or_none(group)
+    session = None if found is None else _sessions.get(found)
+    return _NONE_YET if session is None else session.progress
 
 
 def _session(name: str) -> "Session":
-    group = group_of(name)
-    if group not in _sessions:
-        _sessions[group] = Session(_private_copy(group) if name == "" else group)
-    return _sessions[group]
-
-
-def _private_copy(group: Any) -> Any:
-    """Another group of the same processes, so that no other collective comes between the exchanges of two ranks.
-
-    Others use the default group whenever their own work is ready. DistributedDataParallel, for one, sends a bucket of
-    gradients when it is full, which is at another time on ranks that leave out other parameters.
-    """
-    with _explained(
-        "the first exchange, which makes a process group,", dist.get_rank(), dist.get_world_size()
-    ):
-        return dist.new_group(timeout=timeout_of(group))
+    group = groups.group_of(name)
+    groups.check_registered(group, name)
+    session = _sessions.get(group)
+    if session is None:
+        with _making_a_session:
+            session = _sessions.get(group)
+            if session is None:
+                session = _sessions[group] = Session(groups.private_copy(group))
+    return session
 
 
 class Session:
@@ -146,39 +126,101 @@ class Session:
         self.group = weakref.ref(group)
         self.rank, self.ranks = dist.get_rank(group), dist.get_world_size(group)
         self.device = device_of(group)
+        self.lock = Lock()
+        self.progress = Progress()
+        self.interrupt: BaseException | None = None
         self.previous: FrameHeader | None = None
-        self.capacity_after: dict[
-            FrameHeader | None, int
-        ] = {}  # by the previous exchange: equal on all ranks
+        # By the previous exchange: equal on all ranks.
+        self.capacity_after: dict[FrameHeader | None, int] = {}
 
-    def gather(self, values: Array, header: FrameHeader) -> Array:
-        """See `gather`."""
-        capacity, length = self.capacity_after.get(self.previous, 0), len(values)
-        frames = self._all_gather(values, header, capacity)
-        if capacity < length:
-            frames = self._all_gather(values, header, length)
-        self.capacity_after[self.previous] = max(capacity, length)
-        self.previous = header
-        return frames[:, WORDS : WORDS + length]
+    def gather(self, values: Array, header: FrameHeader, batches: int) -> Array:
+        """See `gather`. What a signal handler raises meanwhile (KeyboardInterrupt) is raised after the exchange."""
+        if not self.lock.acquire(blocking=False):
+            self._refuse_a_second_thread(header)
+        try:
+            self.interrupt = None
+            capacity, length = self.capacity_after.get(self.previous, 0), len(values)
+            frames = self._all_gather(values, header, batches, capacity)
+            if capacity < length:
+                frames = self._all_gather(values, header, batches, length)
+            self.capacity_after[self.previous] = max(capacity, length)
+            self.previous = header
+            return frames[:, WORDS : WORDS + length]
+        finally:
+            self.lock.release()
+            if self.interrupt is not None:
+                raise self.interrupt
 
     def abort(self, header: FrameHeader) -> None:
-        """Sends a frame without values, of kind "nothing", so that the exchange raises on the other ranks."""
-        self._all_gather(
-            np.zeros(0), header._replace(kind="nothing"), self.capacity_after.get(self.previous, 0)
-        )
+        """Sends a frame without values, so that the exchange raises on the other ranks."""
+        with self.lock:
+            self.progress = Progress(self.progress.collectives + 1, stopped=True)
+            self._send_nothing(header, self.capacity_after.get(self.previous, 0))
 
-    def _all_gather(self, values: Array, header: FrameHeader, capacity: int) -> Array:
+    def _refuse_a_second_thread(self, header: FrameHeader) -> NoReturn:
+        """Raises ExchangeError on all ranks: another thread of this process is in an exchange of this group.
+
+        The order in which two threads come is another on each rank; and two collectives of one group at the same time
+        make gloo end the process.
+        """
+        with self.lock:
+            self._send_nothing(header, self.capacity_after.get(self.previous, 0), TWO_THREADS)
+        kinds = [TWO_THREADS if i == self.rank else "" for i in range(self.ranks)]
+        raise ExchangeError(failed(kinds, header))
+
+    def _all_gather(self, values: Array, header: FrameHeader, batches: int, capacity: int) -> Array:
         """One collective: every rank's frame of this capacity, which contains the values if they fit."""
-        mine, frame = packed(header, len(values)), np.zeros(WORDS + capacity)
+        mine, frame = packed(header, len(values), batches), np.zeros(WORDS + capacity)
         frame[:WORDS] = mine.view(np.float64)
         if len(values) <= capacity:
             frame[WORDS : WORDS + len(values)] = values
-        sent = torch.from_numpy(frame).to(self.device)
-        received = sent.new_empty(self.ranks * len(frame))
-        with _explained(f"the exchange of {described(header)}", self.rank, self.ranks):
-            _all_gather(received, sent, group=self.group())
+        sent, received = self._buffers(frame)
+        self.progress = Progress(self.progress.collectives + 1)
+        try:
+            self._run(received, sent)
+        except RuntimeError as error:
+            raise self._failure(header, error) from error
         frames: Array = received.cpu().numpy().reshape(self.ranks, -1)
         headers = frames[:, :WORDS].view(np.int64)
-        if not (headers == mine).all():
-            raise ExchangeError(disagreement([unpacked(h) for h in headers], header, self.rank))
+        if not (headers == mine).all() and (sentence := disagreement(headers, header, self.rank)):
+            raise ExchangeError(sentence)
         return frames
+
+    def _run(self, received: Tensor, sent: Tensor) -> None:
+        """The collective, whatever a signal handler raises: the other ranks have the frames, and go on with them."""
+        group = self._group()
+        try:
+            _all_gather(received, sent, group=group)
+        except RuntimeError:
+            raise
+        except BaseException as error:  # it was raised before the collective began, or after its end
+            self.interrupt = error
+            if not received.any():
+                _all_gather(received, sent, group=group)
+
+    def _send_nothing(self, header: FrameHeader, capacity: int, kind: str = STOPPED) -> None:
+        """A frame of this capacity that has no values. What the other ranks send is not read."""
+        frame = np.zeros(WORDS + capacity)
+        frame[:WORDS] = packed(header._replace(kind=kind), 0, -1).view(np.float64)
+        sent, received = self._buffers(frame)
+        try:
+            work = _all_gather(received, sent, group=self._group(), async_op=True)
+            while not work.is_completed():  # in small steps, so that a second KeyboardInterrupt ends it
+                sleep(0.001)
+        except RuntimeError as error:
+            raise self._failure(header, error) from error
+
+    def _buffers(self, frame: Array) -> tuple[Tensor, Tensor]:
+        """The frame, and room for the frames of all ranks."""
+        sent = torch.from_numpy(frame).to(self.device)
+        return sent, sent.new_zeros(self.ranks * len(frame))
+
+    def _failure(self, header: FrameHeader, error: RuntimeError) -> ExchangeError:
+        return groups.failure(f"the exchange of {described(header)}", self.rank, self.ranks, error)
+
+    def _group(self) -> Any:
+        """The private group. Without it a collective would use the default group."""
+        group = self.group()
+        if group is None:
+            raise ExchangeError("batch_norm: the layer's process group was destroyed. No state was changed.")
+        return group

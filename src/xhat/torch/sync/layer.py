@@ -2,15 +2,17 @@
 
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
+from xhat.checks import check_correction
 from xhat.errors import ShapeError
-from xhat.torch.errors import path_of
 from xhat.torch.functional import normalized
-from xhat.torch.inputs import Batch, Inputs
+from xhat.torch.inputs import CODES, Batch, Inputs, check_nonfinite
 from xhat.torch.internals import constant, tracing
 from xhat.torch.nn import BatchNorm
-from xhat.torch.sync import frames, shared_batch
+from xhat.torch.operators import Where
+from xhat.torch.running_stats import momentum_of
+from xhat.torch.sync import frames, groups, names, shared_batch
 from xhat.torch.sync.frames import FrameHeader
 
 __all__ = ["SyncBatchNorm"]
@@ -26,18 +28,18 @@ class SyncBatchNorm(BatchNorm):
 
     The arguments are those of torch.nn.SyncBatchNorm, then the options of `BatchNorm`. input is (N, C, ...), with at
     least 2 dimensions; N may differ between ranks, and may be 0. mask weighs the values of all ranks together.
-    process_group: the ranks that share a batch, in a group that nothing else uses at the same time; None: all ranks,
-    in a group that is made for these exchanges. All ranks have to call the layer, and to run its backward pass, in the
-    same order. Nothing is exchanged in evaluation, with frozen statistics, and with a single rank.
+    process_group: the ranks that share a batch; None: all. The exchanges use a private copy of it. All ranks have to
+    call the layer, and to run its backward pass, in the same order, from one thread. Nothing is exchanged in
+    evaluation, with frozen statistics, and with a single rank.
 
     Gradients are those of the sum of all ranks' losses, as torch defines them: dx is complete, and dweight and dbias
     are this rank's share, which DistributedDataParallel averages. For the mean loss over a batch of n values, each rank
     therefore takes the sum of its own losses times (number of ranks) / n.
 
     Not a subclass of torch.nn.SyncBatchNorm, which DistributedDataParallel refuses on a CPU.
-    Raises what `BatchNorm` raises. Raises ExchangeError on every rank if one of them is gone or if they disagree (on
-    the layer, its input's channels, dtype and need of a gradient, eps, correction, activation); then no running
-    statistics have changed. Raises ArgumentError under a torch.func transform.
+    Raises what `BatchNorm` raises. Raises ExchangeError on every rank if one of them is gone or has failed, or if they
+    disagree (docs/scaling.md lists what is compared); then no running statistics have changed. Raises ExchangeError if
+    the process group was destroyed, and ArgumentError under a torch.func transform.
     """
 
     def __init__(
@@ -63,11 +65,11 @@ class SyncBatchNorm(BatchNorm):
     @property
     def process_group(self) -> Any:
         """The ranks that share a batch; None: all. Stored by name, so that the layer can be copied and pickled."""
-        return frames.group_of(self._group) if self._group else None
+        return groups.group_of(self._group) if self._group else None
 
     @process_group.setter
     def process_group(self, group: Any) -> None:
-        self._group = frames.group_name(group)
+        self._group = groups.group_name(group)
 
     def _check_input_dim(self, input: Tensor) -> None:
         if input.dim() < 2:
@@ -81,23 +83,67 @@ class SyncBatchNorm(BatchNorm):
 
     def _exchanges(self) -> bool:
         """Whether this forward pass uses the statistics of several ranks."""
-        return self.training and not self.frozen_statistics and frames.world_size(self._group) > 1
+        if not self.training or self.frozen_statistics:
+            return False
+        ranks = groups.world_size(self._group)
+        if ranks == 1 and self._group == "" and not tracing() and names.has_exchanged(self):
+            groups.refuse_to_go_on_alone()
+        return ranks > 1
 
     def _normalized(
         self, t: Inputs, eps: Any, correction: Any, activation: Any
     ) -> tuple[Tensor, Batch | None]:
         if t.mean is not None or not self._exchanges():
             return normalized(t, eps, correction, activation)
-        return shared_batch.normalized(t, eps, correction, activation, self._group, self._name_for_ranks())
+        if tracing():
+            path, details = _names_in_graph(self)
+            where = Where(self._group, path, details=details)
+            return shared_batch.normalized(t, eps, correction, activation, where)
+        path, group = self._name_for_ranks(), self._group
+        with frames.announce_failure(FrameHeader("statistics", path, 0), group):
+            where = Where(group, path, details=_details(self), batches=self._batches())
+            result = shared_batch.normalized(t, eps, correction, activation, where)
+        names.keep_number(self, path, group)
+        return result
 
     def _name_for_ranks(self) -> str:
         """The layer's path in the model as of its first forward pass; ranks compare it in every frame."""
         if self._path is None:
-            self._path = _path_in_model(self)
+            self._path = names.path_in_model(self)
         return self._path
+
+    def _batches(self) -> int:
+        """num_batches_tracked; -1 if the layer has none, or does not move its statistics."""
+        counter = self._buffers["num_batches_tracked"]
+        return -1 if counter is None or counter.is_meta or _moving(self) is None else int(counter)
+
+
+def _moving(layer: SyncBatchNorm) -> Maybe:
+    """The running variance, if it follows this forward pass. While `recalibrate` records moments, it does not."""
+    if not layer.track_running_stats or "_follow" in vars(layer) or layer.running_mean is None:
+        return None
+    return layer.running_var
+
+
+def _details(layer: SyncBatchNorm) -> str:
+    """`Where.details`: what ranks have to agree on, besides the options that the equations need."""
+    follows: tuple[Any, ...] = (None, 0, "propagate", None)
+    variance = _moving(layer)
+    if variance is not None:
+        follows = (
+            momentum_of(layer.momentum),
+            check_correction(layer.running_correction, "batch_norm", "running_correction"),
+            check_nonfinite(layer.nonfinite),
+            variance.dtype if variance.dtype in CODES else None,
+        )
+    number = names.number_of(layer, layer._name_for_ranks(), layer._group)
+    affine = layer.weight is not None, layer.bias is not None
+    return shared_batch.details(number, *follows, *affine, layer.frozen_affine)
 
 
 @constant
-def _path_in_model(layer: nn.Module) -> str:
-    """The layer's path in the running model, without the names of wrappers (DistributedDataParallel, compile)."""
-    return ".".join(part for part in path_of(layer).split(".") if part not in ("module", "_orig_mod"))
+def _names_in_graph(layer: SyncBatchNorm) -> tuple[str, str]:
+    """The layer's path and details, for a graph that calls it."""
+    path, details = layer._name_for_ranks(), _details(layer)
+    names.keep_number(layer, path, layer._group)
+    return path, details

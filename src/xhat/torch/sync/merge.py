@@ -17,7 +17,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from xhat import equations
 from xhat.errors import ArgumentError
 from xhat.torch.inputs import check_known
-from xhat.torch.sync import frames
+from xhat.torch.sync import frames, groups
 from xhat.torch.sync.header import Array, FrameHeader
 
 __all__ = ["Moments", "added", "layer_by_layer", "merge", "merge_running_statistics", "merged"]
@@ -93,13 +93,13 @@ def merge_running_statistics(model: M, process_group: Any = None) -> M:
         raise ArgumentError(
             f"merge_running_statistics: model is {type(model).__name__}, expected a torch.nn.Module."
         )
-    group = frames.group_name(process_group)
+    group = groups.group_name(process_group)
     layers: dict[str, Any] = {
         path: m
         for path, m in model.named_modules()
         if isinstance(m, _BatchNorm) and m.running_mean is not None and m.running_var is not None
     }
-    if not layers or frames.world_size(group) == 1:
+    if not layers or groups.world_size(group) == 1:
         return model
     check_known("merge_running_statistics", layers)
     values = torch.cat([t.cpu() for layer in layers.values() for t in _count_mean_var(layer)]).numpy()

@@ -8,7 +8,10 @@ group. In eager mode `AcrossRanks` runs the same functions. One more operator, x
 which is its own adjoint. The kernels are run in `cpu`, and the formulas are in `xhat.equations`.
 """
 
+import json
+import zlib
 from contextlib import nullcontext
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -21,32 +24,75 @@ from xhat.errors import ArgumentError
 from xhat.plan import Options, check_options
 from xhat.torch import composed, cpu, operators
 from xhat.torch.inputs import Batch, Inputs, check_inputs
-from xhat.torch.internals import differentiating_forward, plain, tracing, transforming
+from xhat.torch.internals import differentiating_forward, plain, recomputing, tracing, transforming
 from xhat.torch.operators import Where
 from xhat.torch.sync import frames
 from xhat.torch.sync.frames import Array, FrameHeader
+from xhat.torch.sync.header import AFFINE
 from xhat.torch.sync.merge import added, merged
 
-__all__ = ["normalized"]
+__all__ = ["details", "normalized"]
 
 Maybe = Tensor | None
 
 
 def normalized(
-    t: Inputs, eps: Any, correction: Any, activation: Any, group: str, layer: str
+    t: Inputs, eps: Any, correction: Any, activation: Any, where: Where
 ) -> tuple[Tensor, Batch | None]:
     """y by the statistics of the batch of all ranks, which come with it (unless it is empty)."""
     graph, gradient = tracing(), torch.is_grad_enabled()
-    with nullcontext() if graph else frames.announce_failure(FrameHeader("statistics", layer, 0), group):
-        o = check_options("batch_norm", eps, correction, activation)
-        _check(t)
-    where = Where(group, layer, gradient and t.x.requires_grad)
+    o = check_options("batch_norm", eps, correction, activation)
+    _check(t)
+    where = where._replace(differentiated=gradient and t.x.requires_grad)
     run = torch.ops.xhat.batch_norm if graph else AcrossRanks.apply if gradient else operators.forward
     y, statistics, count = run(*t[:5], *o, *where)
     if graph:
         return y, Batch(statistics.detach(), count.detach())
     m = float(count)
     return y, Batch(statistics.detach(), m) if m else None
+
+
+@lru_cache(maxsize=4096)
+def details(
+    number: int,
+    momentum: float | None,
+    running_correction: int,
+    nonfinite: str,
+    statistics: torch.dtype | None,
+    weight: bool,
+    bias: bool,
+    frozen_affine: bool,
+) -> str:
+    """`Where.details`, fields of `FrameHeader`, as text, which an operator can take."""
+    dtype = None if statistics is None else str(statistics).removeprefix("torch.")
+    affine = AFFINE[weight + 2 * bias]
+    return json.dumps([number, momentum, running_correction, nonfinite, dtype, affine, frozen_affine])
+
+
+@lru_cache(maxsize=4096)
+def _header(
+    layer: str,
+    channels: int,
+    dtype: torch.dtype,
+    differentiated: bool,
+    o: Options,
+    recomputed: bool,
+    details: str,
+) -> FrameHeader:
+    """The header of a forward pass."""
+    header = FrameHeader("statistics", layer, channels, dtype, differentiated, *o, recomputed)
+    if not details:
+        return header
+    number, momentum, running_correction, nonfinite, statistics, affine, frozen_affine = json.loads(details)
+    return header._replace(
+        number=number,
+        momentum=momentum,
+        running_correction=running_correction,
+        nonfinite=nonfinite,
+        statistics=statistics and getattr(torch, statistics),
+        affine=affine,
+        frozen_affine=frozen_affine,
+    )
 
 
 def _check(t: Inputs) -> None:
@@ -74,16 +120,21 @@ class AcrossRanks(torch.autograd.Function):
         """As `operators.forward`."""
         output = operators.forward(*inputs)
         operators.save(ctx, inputs, output)
+        ctx.exchanges = bool(output[2])  # unless the batch is empty on all ranks
         return output
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor, *_: Any) -> tuple[Any, ...]:
         """As `operators.gradients_of`."""
-        _refuse_transforms()
-        graph = tracing() or torch.is_grad_enabled()
-        return operators.gradients_of(
-            ctx, dy, torch.ops.xhat.batch_norm_backward if graph else operators.backward
-        )
+        where = ctx.where
+        header = FrameHeader("gradient sums", where.layer, 0)
+        exchanges = where.differentiated and ctx.exchanges
+        with frames.announce_failure(header, where.group) if exchanges else nullcontext():
+            _refuse_transforms()
+            graph = tracing() or torch.is_grad_enabled()
+            return operators.gradients_of(
+                ctx, dy, torch.ops.xhat.batch_norm_backward if graph else operators.backward
+            )
 
 
 # ------------------------------------------------------------------------------------- what the operators exchange
@@ -95,10 +146,12 @@ class Exchanged:
     def statistics(self, x: Tensor, mask: Maybe, o: Options, where: Where) -> tuple[Tensor, Tensor]:
         """Mean and var (2, C) of the batch of all ranks, and m. Raises DegenerateBatchError without a variance."""
         channels = x.shape[1]
-        header = FrameHeader("statistics", where.layer, channels, x.dtype, where.differentiated, *o)
+        header = _header(
+            where.layer, channels, x.dtype, where.differentiated, o, recomputing(), where.details
+        )
         with frames.announce_failure(header, where.group or ""):
             mine = _moments(x, mask)
-        ranks = frames.gather(mine, header, where.group or "")
+        ranks = frames.gather(mine, header, where.group or "", where.batches)
         (m,), mean, m2 = merged(ranks[:, :1], ranks[:, 3 : 3 + channels], ranks[:, 3 + channels :])
         values, everything = added(ranks[:, 1:3]).astype(int)
         if everything:
@@ -111,11 +164,10 @@ class Exchanged:
         statistics = torch.from_numpy(np.stack((mean, var))).to(x.device)
         return statistics, torch.full((), m, dtype=torch.float64, device=x.device)
 
-    def total(self, sums: Tensor, x: Tensor, o: Options, where: Where) -> Tensor:
+    def total(self, sums: Tensor, x: Tensor, statistics: Tensor, o: Options, where: Where) -> Tensor:
         """The sum over all ranks of the gradient sums."""
-        return _sum(
-            sums, FrameHeader("gradient sums", where.layer, x.shape[1], x.dtype, True, *o), where.group or ""
-        )
+        header = FrameHeader("gradient sums", where.layer, x.shape[1], x.dtype, True, *o)
+        return _sum(sums, header._replace(forward=_checksum(statistics)), where.group or "")
 
     def differentiable_total(self, sums: Tensor, where: Where) -> Tensor:
         """The same as an operator."""
@@ -130,6 +182,15 @@ def _moments(x: Tensor, mask: Maybe) -> Array:
     """Of this rank: m, how many values have a weight, how many there are at all; then means and m2."""
     count, values, moments = (cpu if plain(x, mask) else composed).moments(x, mask)
     return np.concatenate(((count, values, x.numel() // x.shape[1]), moments.flatten().cpu().numpy()))
+
+
+def _checksum(statistics: Tensor) -> int:
+    """By which ranks compare which forward pass they differentiate: its statistics have the same bits on all ranks.
+
+    0 where they are not finite, since the bits of a NaN may differ between processors.
+    """
+    values = statistics.detach().cpu().numpy()
+    return zlib.crc32(values.tobytes()) if np.isfinite(values).all() else 0
 
 
 def _sum(sums: Tensor, header: FrameHeader, group: str) -> Tensor:
