@@ -24,7 +24,9 @@ bool bit(int leaf, int reg, int place) {
 // Whether the operating system saves these registers.
 bool saved(unsigned long long state) { return bit(1, 2, 27) && (_xgetbv(0) & state) == state; }
 bool has_v3() { return saved(0x6) && bit(7, 1, 5) && bit(7, 1, 8) && bit(1, 2, 12) && bit(1, 2, 29); }
-[[maybe_unused]] bool has_v4() { return has_v3() && saved(0xe6) && bit(7, 1, 16) && bit(7, 1, 17) && bit(7, 1, 30) && bit(7, 1, 31); }
+[[maybe_unused]] bool has_v4() {
+    return has_v3() && saved(0xe6) && bit(7, 1, 16) && bit(7, 1, 17) && bit(7, 1, 30) && bit(7, 1, 31);
+}
 #else
 bool has_v3() {
     return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi2");

@@ -23,7 +23,7 @@ struct Pass {
     bool in_place;         // out aliases x or dy
     bool streams;          // the arrays exceed the caches: results are written by streaming stores
     bool fits_in_cache;    // the arrays fit in the last-level cache: nothing is prefetched
-    bool keeps_g;          // silu's gradient sums store g in dresidual or dx, and the map reads it: exp is computed once
+    bool keeps_g;          // gradient sums that take exp store g in dresidual or dx, and the map reads it
     bool is_part;          // the call is a block of channels of a larger one
     std::size_t inputs;    // arrays that are read
 

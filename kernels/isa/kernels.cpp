@@ -163,9 +163,10 @@ template <class T, bool columns, ActivationGrad grad, bool weighted> void gradie
 // Moments about zero.
 template <bool columns> void uncentered_moments(const Tile& t) {
     if constexpr (columns)
-        reduce_uncentered_columns<MOMENTS>(t, t.width, [&t](size_t r, size_t, size_t first, size_t, float*) INLINE_LAMBDA {
-            return input_rows_at(t, r, first);
-        });
+        reduce_uncentered_columns<MOMENTS>(
+            t, t.width, [&t](size_t r, size_t, size_t first, size_t, float*) INLINE_LAMBDA {
+                return input_rows_at(t, r, first);
+            });
     else
         reduce_uncentered_lanes<MOMENTS>(t, [&t](size_t r, size_t c, size_t first, size_t, float*) INLINE_LAMBDA {
             return inputs_at(t, r, c, first);
