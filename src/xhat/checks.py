@@ -33,9 +33,8 @@ __all__ = [
 ]
 
 Array = npt.NDArray[Any]
-Kind = (
-    tuple[tuple[int, ...], Any] | None
-)  # shape and dtype of an array; None for an argument that was not given
+# Shape and dtype of an array; None for an argument that was not given.
+Kind = tuple[tuple[int, ...], Any] | None
 
 # Types of options whose value cannot change.
 CONSTANTS = (type(None), bool, int, float, str, np.float64, np.float32, np.int64)

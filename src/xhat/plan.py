@@ -29,6 +29,7 @@ __all__ = [
     "Options",
     "Plan",
     "check_options",
+    "constant",
     "kernels",
     "make_plan",
     "plan_of",
@@ -157,6 +158,15 @@ def make_plan(
     )
 
 
+def constant(*options: Any) -> bool:
+    """Whether no option can change its value while it is the same object, as a tensor can."""
+    for option in options:
+        for part in option if type(option) is tuple else (option,):
+            if type(part) not in CONSTANTS:
+                return False
+    return True
+
+
 @lru_cache(maxsize=4096, typed=True)  # typed: 1 is a correction, 1.0 is none
 def plan_of(*key: Any) -> Plan:
     """`make_plan`, cached. Raises TypeError where an option may change its value, such as a tensor: it is no key.
@@ -164,8 +174,6 @@ def plan_of(*key: Any) -> Plan:
     The gates then call `make_plan`, as they do where an option has no hash. `typed` does not reach into a tuple, so a
     tuple of axes has to hold ints.
     """
-    for option in key[-3:]:
-        for part in option if type(option) is tuple else (option,):
-            if type(part) not in CONSTANTS:
-                raise TypeError("not a constant")
+    if not constant(*key[-3:]):
+        raise TypeError("not a constant")
     return make_plan(*key)

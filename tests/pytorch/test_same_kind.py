@@ -86,6 +86,16 @@ def outcome(layer: nn.Module, x: Any) -> str:
     return repr((result, [b.detach().double().tolist() for b in layer.buffers()]))
 
 
+def test_an_option_that_changes_in_place_is_read_in_every_call() -> None:
+    x, eps, slope = torch.randn(5, 7), torch.tensor(1e-5), torch.tensor(0.1)
+    for name, option, value in (("eps", eps, eps), ("activation", slope, ("leaky_relu", slope))):
+        layer = xt.BatchNorm1d(7)
+        setattr(layer, name, value)
+        before = layer(x), layer(x)
+        option.fill_(9.0)
+        assert torch.equal(*before) and not torch.allclose(layer(x), before[0])
+
+
 ODD: dict[str, Callable[[xt.BatchNorm1d, Tensor], Any]] = {
     "eps 0": lambda layer, x: setattr(layer, "eps", 0),
     "eps as an int": lambda layer, x: setattr(layer, "eps", 1),

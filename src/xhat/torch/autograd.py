@@ -149,9 +149,8 @@ def _before_activation(x: Tensor, weight: Maybe, bias: Maybe, saved: Maybe, run:
         linear = linear._replace(statistics=torch.empty_like(run.statistics))
     pre: Tensor = normalize(x, weight, bias, saved, linear)
     if (mask := run.mask()) is not None:
-        pre = torch.where(
-            (mask == 0) & ~torch.isfinite(pre), 0.0, pre
-        )  # padding: dy = 0 times NaN must give 0
+        # Padding: dy = 0 times NaN must give 0.
+        pre = torch.where((mask == 0) & ~torch.isfinite(pre), 0.0, pre)
     return pre.detach() if leaky else pre
 
 

@@ -32,9 +32,8 @@ __all__ = [
     "track",
 ]
 
-FLOAT64 = torch.empty(
-    0, dtype=torch.float64, device="cpu"
-)  # new_empty of it takes half the time of torch.empty
+# `new_empty` of this tensor takes half the time of torch.empty.
+FLOAT64 = torch.empty(0, dtype=torch.float64, device="cpu")
 
 Operand = tuple[int, Strides]  # address, and strides on the view
 Vector = tuple[int, int]  # address and dtype of an element per channel

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from xhat.errors import ArgumentError
-from xhat.plan import Plan, check_options
+from xhat.plan import Plan, check_options, constant
 from xhat.torch import composed, cpu, operators
 from xhat.torch.autograd import normalize
 from xhat.torch.cpu import Run, plan_for
@@ -116,7 +116,8 @@ def _plan_for_kernels(t: Inputs, eps: Any, correction: Any, activation: Any) -> 
     if not plain(x, weight, bias):
         return None
     plan = plan_for(t, *options)
-    _plans.put((plan, options), weight, x, weight, bias)
+    if constant(*options):  # they are compared by identity
+        _plans.put((plan, options), weight, x, weight, bias)
     return plan
 
 
@@ -132,9 +133,8 @@ def _by_kernels(t: Inputs, plan: Plan) -> tuple[Tensor, Batch | None]:
     if mean is not None and var is not None:
         if not differentiated:
             return cpu.normalize(x, weight, bias, residual, Run(plan, cpu.FLOAT64, plan.m), (mean, var)), None
-        statistics = torch.stack(
-            (mean, var)
-        ).double()  # a copy: the layer's may have moved before the backward pass
+        # A copy: the layer's statistics may move before the backward pass.
+        statistics = torch.stack((mean, var)).double()
         return run(x, weight, bias, residual, Run(plan, statistics, plan.m)), None
     if not x.numel():
         return _by_kernels(_of_nothing(t), plan._replace(m=math.inf))

@@ -124,7 +124,7 @@ def add_then_activate(layer: BatchNorm, x: Tensor, residual: Any, activation: An
     y = operator.iadd(y, residual) if in_place else y + residual
     if isinstance(activation, tuple):
         return F.leaky_relu(y, activation[1])
-    return torch.relu(y) if activation == "relu" else F.silu(y)
+    return {"relu": torch.relu, "silu": F.silu}[activation](y)
 
 
 # ------------------------------------------------------------------------------------------ matching and rewriting
