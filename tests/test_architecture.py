@@ -59,7 +59,15 @@ MAY_IMPORT: dict[str, set[str]] = {
     "torch.convert": CORE | TORCH_INPUTS | {"torch.nn", "torch.sync"},
     "torch.recorder": CORE | TORCH_INPUTS | TORCH_WAYS | {"torch.functional", "torch.nn", "torch.sync"},
     "torch.recalibrate": CORE | TORCH_INPUTS | {"torch.recorder", "torch.nn", "torch.sync"},
-    "torch": {f"torch.{part}" for part in ("convert", "freeze", "functional", "nn", "recalibrate", "sync")},
+    "torch.doctor": CORE
+    | TORCH_INPUTS
+    | {
+        f"torch.{part}"
+        for part in ("composed", "cpu", "freeze", "functional", "nn", "recalibrate", "recorder", "sync")
+    },
+    "torch": {
+        f"torch.{part}" for part in ("convert", "doctor", "freeze", "functional", "nn", "recalibrate", "sync")
+    },
     "lens": set(),
     "lens.paths": ENGINE,
     "lens.prover": {"equations", "errors"},

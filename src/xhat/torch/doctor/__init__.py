@@ -1,0 +1,7 @@
+"""The doctor: says why batch norm hurts a model, proves it, and repairs it. The public names; no code."""
+
+from xhat.torch.doctor.findings import CAUSES as CAUSES
+from xhat.torch.doctor.findings import Finding as Finding
+from xhat.torch.doctor.findings import Proof as Proof
+
+__all__ = ["CAUSES", "Finding", "Proof"]

@@ -1,0 +1,106 @@
+"""What the doctor says: causes, findings, and the diagnosis that holds them.
+
+Nothing is measured or judged here, and no torch is imported: a diagnosis can be read, stored and compared anywhere.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, NamedTuple
+
+__all__ = ["CAUSES", "SEVERITIES", "Finding", "Proof", "Severity", "by_severity"]
+
+CAUSES: Mapping[str, str] = {
+    "statistics-never-updated": "the running statistics still have their initial values",
+    "statistics-not-converged": "too few steps were taken for this momentum",
+    "statistics-of-other-weights": "the running statistics belong to other weights",
+    "statistics-not-finite": "the running statistics hold NaN or infinity",
+    "statistics-of-other-data": "the running statistics belong to other data",
+    "batches-not-alike": "no single mean and variance fits all batches",
+    "batches-too-small": "the statistics of a batch scatter too much",
+    "dropout-before-batch-norm": "dropout changes the variance that a batch norm sees",
+    "train-mode-in-evaluation": "a batch norm uses the batch's statistics in evaluation",
+    "eval-mode-in-training": "a batch norm stays in evaluation mode while the model trains",
+    "frozen-but-moving": "the parameters are frozen, and the running statistics move",
+    "layer-used-more-than-once": "one batch norm normalizes several inputs in one forward pass",
+    "padding-counted": "padding is part of the statistics",
+    "dead-channels": "a channel is constant",
+    "eps-dominates": "eps is as large as the variance",
+    "digits-lost": "the mean is so large beside the deviation that digits are lost",
+    "range-of-float16": "the running statistics do not fit into float16",
+    "bias-before-batch-norm": "a bias is added that the batch norm subtracts again",
+    "momentum": "the momentum is 0, None, or of the reversed convention",
+    "one-value-per-channel": "a batch has one value per channel",
+    "ranks-differ": "the ranks have different running statistics",
+    "class-replaced": "a subclass was replaced by a class without its forward",
+    "exported-in-train-mode": "an exported graph holds batch norms in training mode",
+    "exported-constants-differ": "an exported graph holds other constants than the layers",
+    "missing-statistics": "the state dict has parameters and no running statistics",
+    "decay-on-gamma": "weight decay shrinks gamma or beta",
+}
+"""The causes that a finding can name, each with what it means. Programs can rely on these words."""
+
+Severity = Literal["harmful", "risk", "note"]
+SEVERITIES: tuple[Severity, ...] = ("harmful", "risk", "note")
+
+
+class Proof(NamedTuple):
+    """What the remedy changed on a copy of the statistics.
+
+    quantity   what was compared: "loss", or "distance" (between outputs, relative to their size)
+    before     its mean over the batches with the model as it is
+    after      the same with the remedy
+    """
+
+    quantity: str
+    before: float
+    after: float
+
+    def __str__(self) -> str:
+        return f"{self.quantity} {self.before:.4g} -> {self.after:.4g}"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that is wrong with the model's batch norms, or may become so.
+
+    cause      one of `CAUSES`
+    severity   "harmful": the remedy made the loss or the output better, and `proof` says by how much;
+               "risk": it will hurt in the situation that `symptom` names; "note": worth knowing
+    layers     the paths of the layers, the most affected first
+    symptom    one sentence with numbers: what was seen
+    evidence   the numbers behind it, by name
+    why        one sentence: how this cause leads to this symptom
+    remedy     one sentence: what to do
+    code       the remedy as one or a few lines of Python
+    proof      a `Proof`, or None where nothing was compared
+    """
+
+    cause: str
+    severity: Severity
+    layers: tuple[str, ...]
+    symptom: str
+    evidence: Mapping[str, Any]
+    why: str
+    remedy: str
+    code: str
+    proof: Proof | None = None
+
+    def __post_init__(self) -> None:
+        if self.cause not in CAUSES:
+            raise ValueError(f"Finding: cause is {self.cause!r}, expected one of {', '.join(CAUSES)}.")
+
+    def to_dict(self) -> dict[str, Any]:
+        """The finding as values that JSON can hold."""
+        found = asdict(self) | {"layers": list(self.layers), "evidence": dict(self.evidence)}
+        found["proof"] = None if self.proof is None else self.proof._asdict()
+        return found
+
+
+def by_severity(findings: "list[Finding]") -> "list[Finding]":
+    """The findings, the most harmful first: by severity, then by what the remedy gains."""
+
+    def key(finding: Finding) -> tuple[int, float]:
+        gain = 0.0 if finding.proof is None else finding.proof.before - finding.proof.after
+        return SEVERITIES.index(finding.severity), -gain if gain == gain else float("-inf")
+
+    return sorted(findings, key=key)
