@@ -3,9 +3,9 @@
 //   moments         sum += w (x - shift)    product += w (x - shift)^2                    one read
 //   normalize       y = act(scale (x - mu) + beta [+ residual])                           one read, one write
 //   gradient_sums   sum += g                product += g (x - mu)                         two reads
-//   input_gradient  dx = scale g - w (through_mu + through_var (x - mu))                  two reads, one write
+//   input_gradient  dx = scale (g - w mean_g) - w through_var (x - mu)                    two reads, one write
 //
-// with g = dy act'(pre). Each kernel is a functor that evaluates one element, handed to a loop of sums.h,
+// with g = dy act'(pre) and mean_g = sum_dy / m. Each kernel is a functor that evaluates one element, handed to a loop of sums.h,
 // uncentered_sums.h or maps.h. The loops are plain C++, which the compiler vectorizes for each instruction set.
 //
 // Sums are accumulated in double; those of 16-bit formats after eight terms in float (moments.h bounds the error).
@@ -237,14 +237,19 @@ template <class T, bool columns, ActivationGrad grad, Statistics statistics> str
         const A<T> si = reads_saved(grad) ? A<T>(load(saved[i])) : A<T>(0);
         const A<T> g = through_activation<grad>(A<T>(load(dy[i])), A<T>(load(x[i])), si, c, k, slope);
         if (reads_saved(grad)) dresidual = g;
-        dx = c.scale[k] * g;  // direct
-        if (statistics == CONSTANT) return;
-        A<T> through = c.through_mu[k] + c.through_var[k] * c.difference(load(x[i]), k);
-        if (statistics == WEIGHTED) {
-            const A<T> wi = A<T>(columns ? w[0] : w[i]);
-            through = only_if(wi > A<T>(0), wi * through);
+        if constexpr (statistics == CONSTANT) {
+            dx = c.scale[k] * g;
+            return;
         }
-        dx = dx - through;
+        A<T> deviation = centered(g, c.g_hi[k], c.g_lo[k]);  // direct, and through mu
+        A<T> through = c.through_var[k] * c.difference(load(x[i]), k);
+        if constexpr (statistics == WEIGHTED) {  // w mean_g in double: a rounded product would not cancel g's digits
+            const double wi = columns ? w[0] : w[i];
+            const double mean = double(c.g_hi[k]) + double(c.g_lo[k]);
+            deviation = A<T>(double(g) - only_if(wi > 0, wi * mean));
+            through = only_if(wi > 0, A<T>(wi) * through);
+        }
+        dx = c.scale[k] * deviation - through;
     }
 };
 

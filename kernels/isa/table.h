@@ -68,7 +68,7 @@ struct Target { void* at; std::ptrdiff_t row, channel; };
 struct Coefficients {
     const void *mu_hi, *mu_lo;  // mu = mu_hi + mu_lo
     const void *scale, *beta;   // scale = gamma rstd
-    const void* through_mu;     // scale sum_dy / m
+    const void *g_hi, *g_lo;    // sum_dy / m = g_hi + g_lo, the mean of g
     const void* through_var;    // scale rstd sum_dy_xhat / (m - correction)
 };
 
