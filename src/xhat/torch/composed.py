@@ -1,8 +1,8 @@
 """The equations over torch's own operations: for any device, any transform, and gradients of any order.
 
 The formulas are those of `xhat.equations`. This file chooses what they are summed over and the precision: float64 on
-the CPU, at least float32 elsewhere. A rough mean is subtracted from x first. It cancels in the equations, and so a
-large offset of x costs no digits in float32 either.
+the CPU, at least float32 elsewhere. A rough mean is subtracted first, from x and from its gradient. It cancels in the
+equations, and so a large offset of either costs no digits in float32.
 """
 
 import math
@@ -105,6 +105,7 @@ def _by_batch(b: _Weighed, shift: Tensor, total: Callable[[Tensor], Tensor], o: 
     """The operands for the batch's own mean and variance; total: the sum over a channel of the whole batch."""
     x = b.x - shift
     mu, m2 = equations.moments(x, total, b.m, b.w)
+    m2 = m2 + 0 * m2  # NaN where a square overflows: an infinite variance would hide x
     return Centred(x, shift, mu, equations.variance(m2, b.m, o.correction), b.m, b.w, b.padding)
 
 
@@ -192,21 +193,28 @@ def gradients(
     gamma = 1 if gamma is None else gamma
     g = dy.to(dtype)
     if o.activation is not None:
-        pre = gamma * xhat + (0 if beta is None else beta)
+        # By the operations of the forward pass: an element of relu is on the side that it had there.
+        pre = equations.normalize(c.x, c.mu, rstd, gamma, 0 if beta is None else beta)
         if residual:
             assert saved is not None
             pre = saved.to(dtype) if o.activation == "leaky_relu" else pre + saved
         g = activation_gradient(g, pre, o)
     if c.padding is not None:
         xhat = torch.where(c.padding & (g != 0), math.nan, xhat)  # dy is not 0 there: the loss depends on it
-    sum_dy, sum_dy_xhat = equations.gradient_sums(g, xhat, _summed)
+    # A rough mean of g: dx does not depend on it, and w xhat sums to 0 over the batch. (Ranks would have to agree.)
+    rough: Any = _summed(g.detach()) / c.m if c.batch and ranks is None else 0.0
+    direct = g - c.w * rough
+    sum_dy, sum_dy_xhat = equations.gradient_sums(direct, xhat, _summed)
     sums: Any = (sum_dy, sum_dy_xhat)
     if ranks is not None:
         sums = ranks.total(torch.stack(sums)).unbind(0)  # one exchange for both
     # No path leads through given statistics, even where xhat is not finite.
     through = (xhat, *sums) if c.batch else (0.0, 0.0, 0.0)
-    dx = equations.input_gradient(g, *through, gamma=gamma, rstd=rstd, m=c.m, correction=o.correction, w=c.w)
-    return dx.to(x.dtype), sum_dy_xhat.reshape(-1), sum_dy.reshape(-1), g.to(x.dtype)
+    dx = equations.input_gradient(
+        direct, *through, gamma=gamma, rstd=rstd, m=c.m, correction=o.correction, w=c.w
+    )
+    dbias = sum_dy + rough * c.m if c.batch else sum_dy
+    return dx.to(x.dtype), sum_dy_xhat.reshape(-1), dbias.reshape(-1), g.to(x.dtype)
 
 
 def second_gradients(
