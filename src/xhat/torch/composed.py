@@ -202,7 +202,8 @@ def gradients(
     if c.padding is not None:
         xhat = torch.where(c.padding & (g != 0), math.nan, xhat)  # dy is not 0 there: the loss depends on it
     # A rough mean of g: dx does not depend on it, and w xhat sums to 0 over the batch. (Ranks would have to agree.)
-    rough: Any = _summed(g.detach()) / c.m if c.batch and ranks is None else 0.0
+    with torch.no_grad():  # legacy vmap has no rule for detach
+        rough: Any = _summed(g) / c.m if c.batch and ranks is None else 0.0
     direct = g - c.w * rough
     sum_dy, sum_dy_xhat = equations.gradient_sums(direct, xhat, _summed)
     sums: Any = (sum_dy, sum_dy_xhat)
