@@ -79,7 +79,7 @@ std::vector<double> rest_of_means(const Call& call, int threads) {
 bool needs_rest(const Call& call) {
     bool far = false;
     if (call.reduce && call.map && !std::isinf(call.m))
-        for (size_t c = 0; c < call.channels; c++) far |= call.var[c] > 0 && far_from_zero(call.mean[c], call.var[c]);
+        for (size_t c = 0; c < call.channels; c++) far |= (call.var[c] > 0) & far_from_zero(call.mean[c], call.var[c]);
     return far;
 }
 

@@ -53,9 +53,13 @@ template <class A> struct CoefficientArrays {
     // Sets places [first, first + n) to the coefficients of one channel.
     void set(std::size_t first, std::size_t n, const ChannelCoefficients& c) const {
         const A hi = A(c.mu), lo = A(c.mu - double(hi));
-        const A g_hi = A(c.mean_g), g_lo = A(c.mean_g - double(g_hi));
-        const A values[COEFFICIENTS] = {hi, lo, A(c.scale), A(c.beta), g_hi, g_lo, A(c.through_var)};
-        for (std::size_t k = 0; k < COEFFICIENTS; k++) std::fill_n(array(k) + first, n, values[k]);
+        const A g_hi = A(c.mean_g);
+        const double low_terms = c.through_var * (c.mu - double(hi)) - c.scale * (c.mean_g - double(g_hi));
+        const A values[COEFFICIENTS] = {hi, lo, A(c.scale), A(c.beta), g_hi, A(c.through_var), A(low_terms)};
+        for (std::size_t k = 0; k < COEFFICIENTS; k++) {
+            if (n == 1) array(k)[first] = values[k];
+            else std::fill_n(array(k) + first, n, values[k]);
+        }
     }
     // What a kernel reads, from place i on.
     Coefficients from(std::size_t i = 0) const {

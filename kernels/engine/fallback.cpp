@@ -89,8 +89,8 @@ void Pass::run_fallback(const Tile& t, Kernel double_kernel) const {
         u.sum = t.sum ? t.sum + sums : nullptr;
         u.sum_product = t.sum_product ? t.sum_product + sums : nullptr;
         u.coefficients = {coefficient(c.mu_hi), coefficient(c.mu_lo),      coefficient(c.scale),
-                          coefficient(c.beta),  coefficient(c.g_hi),  coefficient(c.g_lo),
-                          coefficient(c.through_var)};
+                          coefficient(c.beta),  coefficient(c.g_hi),  coefficient(c.through_var),
+                          coefficient(c.low_terms)};
         u.via_buffer = u.stream = false;
         u.prefetch_next_block = 0;  // there is nothing behind a buffer
         return u;

@@ -13,6 +13,11 @@ void* offset(void* at, std::ptrdiff_t elements, Dtype dtype) {
     return static_cast<char*>(at) + elements * std::ptrdiff_t(SIZE_OF[dtype]);
 }
 
+// Whether all weights are 0 or 1.
+bool is_mask(const Call& call) {
+    return std::all_of(call.weights, call.weights + call.outer * call.inner, [](double w) { return w == 0 || w == 1; });
+}
+
 }  // namespace
 
 Pass::Pass(const Call& c, bool is_backward, bool by_columns, std::size_t bytes)
@@ -41,7 +46,7 @@ Pass::Pass(const Call& c, bool is_backward, bool by_columns, std::size_t bytes)
 
 void Pass::choose_kernels() {
     const bool weighted = call.weights != nullptr;
-    const Statistics statistics = std::isinf(call.m) ? CONSTANT : weighted ? WEIGHTED : BATCH;
+    const Statistics statistics = std::isinf(call.m) ? CONSTANT : !weighted ? BATCH : is_mask(call) ? MASKED : WEIGHTED;
     const auto choose = [&](const KernelsOf& of, ActivationGrad grad, Kernel& reduce, Kernel& map) {
         if (backward) {
             reduce = of.gradient_sums[columns][grad][weighted];

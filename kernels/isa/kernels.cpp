@@ -241,15 +241,20 @@ template <class T, bool columns, ActivationGrad grad, Statistics statistics> str
             dx = c.scale[k] * g;
             return;
         }
-        A<T> deviation = centered(g, c.g_hi[k], c.g_lo[k]);  // direct, and through mu
-        A<T> through = c.through_var[k] * c.difference(load(x[i]), k);
-        if constexpr (statistics == WEIGHTED) {  // w mean_g in double: a rounded product would not cancel g's digits
+        // g and x lose the high parts of their means first, which is exact near the mean. The low parts follow, scaled.
+        const A<T> mean = c.g_hi[k], through = c.through_var[k] * (A<T>(load(x[i])) - c.hi[k]) - c.low_terms[k];
+        if constexpr (statistics == BATCH) {
+            dx = c.scale[k] * (g - mean) - through;
+        } else {
             const double wi = columns ? w[0] : w[i];
-            const double mean = double(c.g_hi[k]) + double(c.g_lo[k]);
-            deviation = A<T>(double(g) - only_if(wi > 0, wi * mean));
-            through = only_if(wi > 0, A<T>(wi) * through);
+            const bool counts = wi > 0;
+            if constexpr (statistics == MASKED) {
+                dx = c.scale[k] * (g - only_if(counts, mean)) - only_if(counts, through);
+            } else {  // w mean_g in double: if it were rounded, the digits of g would not cancel
+                const A<T> deviation = A<T>(double(g) - only_if(counts, wi * double(mean)));
+                dx = c.scale[k] * deviation - only_if(counts, A<T>(wi) * through);
+            }
         }
-        dx = c.scale[k] * deviation - through;
     }
 };
 
@@ -258,7 +263,7 @@ template <class T, bool columns, ActivationGrad grad, Statistics statistics> voi
         return InputGradientElement<T, columns, grad, statistics>{
             from<T>(t.x, r, c) + first, from<T>(t.dy, r, c) + first,
             reads_saved(grad) ? from<T>(t.saved, r, c) + first : nullptr,
-            statistics == WEIGHTED ? weights(t, r) + (columns ? 0 : first) : nullptr,
+            statistics == MASKED || statistics == WEIGHTED ? weights(t, r) + (columns ? 0 : first) : nullptr,
             {t.coefficients, columns ? first : c}, Slope<A<T>>(t.slope)};
     });
 }
@@ -299,10 +304,10 @@ constexpr KernelsOf kernels_of(Values<Activation, activation...>, Values<Activat
              {{normalize<T, true, activation, false>, normalize<T, true, activation, true>}...}},
             {{{gradient_sums<T, false, grad, false>, gradient_sums<T, false, grad, true>}...},
              {{gradient_sums<T, true, grad, false>, gradient_sums<T, true, grad, true>}...}},
-            {{{input_gradient<T, false, grad, BATCH>, input_gradient<T, false, grad, WEIGHTED>,
-               input_gradient<T, false, grad, CONSTANT>}...},
-             {{input_gradient<T, true, grad, BATCH>, input_gradient<T, true, grad, WEIGHTED>,
-               input_gradient<T, true, grad, CONSTANT>}...}},
+            {{{input_gradient<T, false, grad, BATCH>, input_gradient<T, false, grad, MASKED>,
+               input_gradient<T, false, grad, WEIGHTED>, input_gradient<T, false, grad, CONSTANT>}...},
+             {{input_gradient<T, true, grad, BATCH>, input_gradient<T, true, grad, MASKED>,
+               input_gradient<T, true, grad, WEIGHTED>, input_gradient<T, true, grad, CONSTANT>}...}},
             widen<T>, narrow<T>};
 }
 template <class T> constexpr KernelsOf kernels_of() {
