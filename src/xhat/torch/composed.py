@@ -7,6 +7,7 @@ equations, and so a large offset of either costs no digits in float32.
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -16,6 +17,7 @@ from torch.nn import functional as F
 from xhat import equations
 from xhat.plan import Options
 from xhat.torch.inputs import Batch, Inputs
+from xhat.torch.internals import differentiating_forward, tracing, transforming
 
 __all__ = [
     "AcrossRanks",
@@ -132,13 +134,33 @@ def batch_norm(t: Inputs, o: Options, dtype: torch.dtype | None = None) -> tuple
     c = _centred(t, o, dtype)
     rstd = equations.reciprocal_std(c.var, o.eps, torch.sqrt)
     gamma, beta = _column(weight, x, dtype), _column(bias, x, dtype)
-    pre = equations.normalize(c.x, c.mu, rstd, 1 if gamma is None else gamma, 0 if beta is None else beta)
+    pre = equations.standardize(c.x, c.mu, rstd if gamma is None else gamma * rstd)
+    _center_gradient_of(pre, c)
+    pre = pre if beta is None else pre + beta
     if residual is not None:
         pre = pre + residual
     if c.padding is not None:
         pre = torch.where(c.padding, math.nan, pre)
     y = activate(pre, o).to(x.dtype)
     return y, Batch(torch.stack(((c.shift + c.mu).flatten(), c.var.flatten())).detach(), _constant(c.m))
+
+
+def _less_rough_mean(g: Tensor, m: Any, w: Any) -> Tensor:
+    """g less a rough mean. dx and dgamma do not depend on it, since w xhat sums to 0 over the batch."""
+    with torch.no_grad():  # legacy vmap has no rule for detach
+        rough = _summed(g) / m
+    return g - w * rough
+
+
+def _center_gradient_of(scaled: Tensor, c: Centred) -> None:
+    """Subtracts a rough mean from the gradient of gamma xhat before autograd scales it.
+
+    Not from that of a mask, which depends on it; and a transform or a recorded graph may have no hooks.
+    """
+    if not c.batch or not scaled.requires_grad or (isinstance(c.w, Tensor) and c.w.requires_grad):
+        return
+    if not (tracing() or transforming() or differentiating_forward()):
+        scaled.register_hook(partial(_less_rough_mean, m=c.m, w=c.w))
 
 
 def _constant(m: Any) -> Any:
