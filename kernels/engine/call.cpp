@@ -43,7 +43,6 @@ Call channels_of(const Call& call, size_t first, size_t count) {
 
 void run(const Call& call, bool backward, int threads) {
     if (call.size() == 0) return;
-    const DefaultFloatMode mode;
     if (call.size() < PARALLEL_THRESHOLD) threads = 1;
     const size_t bytes = call.size() * SIZE_OF[call.dtype];
     if (!by_columns(call)) return run_lanes(Pass(call, backward, false, bytes), threads);

@@ -100,3 +100,62 @@ def test_a_float32_gradient_of_torch_loses_these_digits() -> None:
         lambda *t: torch.nn.functional.batch_norm(t[0], None, None, *t[1:], training=True),
         (p.x, p.weight, p.bias, p.dy), False)  # fmt: skip
     assert relative(found[0], p.expected(None, False)[0]) > 1e-3
+
+
+@pytest.mark.parametrize("layout", ["NCHW", "(N, C)"])
+@pytest.mark.parametrize("activation", ["relu", ("leaky_relu", 0.25)])
+@pytest.mark.parametrize("flushed_in", ["neither", "forward", "backward", "both"])
+def test_sides_where_subnormal_numbers_are_flushed(layout: str, activation: Any, flushed_in: str) -> None:
+    """pre is the difference of two small normal numbers, and its sign survives in y."""
+    x = Offset(layout, "none", 0, 0).x.requires_grad_()
+    scale, bias = torch.full((3,), 3e-38), torch.tensor([1.5e-38, -1.5e-38, 1e-39])
+    try:
+        torch.set_flush_denormal(flushed_in in ("forward", "both"))
+        y = xt.batch_norm(x, None, None, scale, bias.requires_grad_(), training=True, activation=activation)
+        torch.set_flush_denormal(flushed_in in ("backward", "both"))
+        (dbias,) = torch.autograd.grad(y, bias, torch.ones_like(y))
+    finally:
+        torch.set_flush_denormal(False)
+    slope = 0.0 if activation == "relu" else 0.25
+    above = (y.detach().double() > 0).sum([0, *range(2, y.dim())])
+    assert torch.equal(dbias, (above + slope * (y.numel() // 3 - above)).float())
+
+
+@pytest.mark.parametrize("batched", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_sides_of_gradients_that_the_formulas_compute(dtype: torch.dtype, batched: bool) -> None:
+    """The forward pass was the kernels': the formulas, in double, would have other sides."""
+    x = torch.ones(8, 2, 4, dtype=dtype)
+    x[::2] = -1
+    x.requires_grad_()
+    bias = torch.tensor([1 / (1 + 1e-5) ** 0.5 + 1e-9, 0.0], dtype=torch.float64)
+    y = xt.batch_norm(x, None, None, None, bias, training=True, activation="relu")
+    assert (y[::2] == 0).all()
+    dy = torch.ones_like(y)
+    if batched:
+        (dx,) = torch.autograd.grad(y, x, torch.stack((dy, dy)), is_grads_batched=True)
+        dx = dx[0]
+    else:
+        (dx,) = torch.autograd.grad(y, x, dy, create_graph=True)
+    assert torch.allclose(dx[:, 0].double(), torch.where(x[:, 0] > 0, 5e-6, -5e-6).double(), rtol=1e-2)
+
+
+@pytest.mark.parametrize("affine", [False, True])
+@pytest.mark.parametrize("training", [False, True])
+def test_a_tensor_of_shape_0_is_an_empty_batch_as_in_torch(training: bool, affine: bool) -> None:
+    found = []
+    for run in (torch.nn.functional.batch_norm, xt.batch_norm):
+        x = torch.empty(0, requires_grad=True)
+        parameters = [torch.ones(3, requires_grad=True) for _ in range(2)] if affine else [None, None]
+        mean, var = torch.ones(3), torch.ones(3)
+        y = run(x, mean, var, *parameters, training=training)
+        y.sum().backward()
+        assert torch.equal(mean, var)
+        found.append((y.shape, x.grad.shape, [None if p is None else p.grad.tolist() for p in parameters]))  # type: ignore[union-attr]
+    assert found[0] == found[1]
+
+
+def test_a_variance_that_overflows_is_nan_in_the_formulas_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(composed, "_precision", lambda x, *_: x.dtype)
+    monkeypatch.setattr("xhat.torch.functional.plain", lambda *_: False)
+    assert xt.batch_norm(torch.randn(9, 2) * 1e25, None, None, training=True).isnan().all()
