@@ -250,3 +250,35 @@ def test_a_padded_nan_touches_nothing_but_its_own_place(where: str, bad: float, 
         results.append([y[~padding], context.mean, context.var, *grads[:3], moments.mean, moments.m2])
     for clean, padded in zip(*results, strict=True):
         assert np.array_equal(clean, padded)
+
+
+@pytest.mark.parametrize("outlier", [1e8, -1e12])
+@pytest.mark.parametrize("shape", [(200_000, 1), (40, 1, 5000), (50_000, 1, 4), (3, 1, 66_667)])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_float64_behind_an_outlier(shape: tuple[int, ...], outlier: float, weighted: bool) -> None:
+    """The first element is what a piece's squares are shifted by."""
+    x = np.random.default_rng(0).normal(size=shape)
+    x.flat[0] = outlier
+    mask = np.ones((shape[0], *shape[1:])) if weighted else None
+    y, context = xhat.batch_norm(x, mask=mask)
+    expected = oracle.forward(x)
+    assert oracle.relative_l2(y, expected.y) <= 1e-14
+    assert oracle.worst(y.ravel()[1:], expected.y.ravel()[1:]) <= 3e-12
+    assert abs(context.var[0] / expected.var[0] - 1) <= 1e-13
+
+
+@pytest.mark.filterwarnings("ignore:overflow", "ignore:invalid value")
+@pytest.mark.parametrize("where", LAYOUTS)
+def test_a_variance_that_overflows_is_nan_and_so_is_all_that_depends_on_it(where: str) -> None:
+    x, dy, axis, (gamma, beta) = data(where, 0, outliers=False)
+    x, dy, gamma, beta = (a.astype(np.float64) for a in (x, dy, gamma, beta))
+    x = x * 1e153
+    y, context = xhat.batch_norm(x, gamma, beta, **axis)
+    grads = xhat.batch_norm_backward(dy, context)
+    assert all(np.isnan(a).all() for a in (y, context.var, grads.dx, grads.dgamma))
+    moments = xhat.moments(x, **axis)
+    assert np.isnan(moments.m2).all()
+    near, far = xhat.moments(x / 1e153, **axis), xhat.moments(x / 1e153 + 1e160, **axis)
+    assert np.isnan(near.merge(far).m2).all()
+    y, context = xhat.batch_norm(x * 1e-313, gamma, beta, **axis)  # eps is all that is left
+    assert oracle.worst(y, oracle.forward(x * 1e-313, gamma, beta, **axis).y) <= 1e-15

@@ -85,3 +85,68 @@ def test_a_slope_that_rounds_to_zero_gives_zero_for_infinite_gradients(layout: s
     dy = np.where(y > 0, np.float32(1), np.float32(np.inf))
     others = tuple(a for a in range(x.ndim) if a != axis)
     assert np.array_equal(xhat.batch_norm_backward(dy, context).dbeta, (y > 0).sum(axis=others))
+
+
+def sides(dbeta: NDArray[Any], slope: float, count: int) -> NDArray[Any]:
+    """How many elements of a channel were above the kink, from the sum of the gradients where dy is 1."""
+    return (dbeta - slope * count) / (1 - slope)
+
+
+def test_another_channels_gradient_changes_no_side() -> None:
+    x = np.ones((8, 2, 4), np.float32)
+    x[::2] = -1
+    beta = np.array([1 / np.sqrt(1 + 1e-5) + 1e-9, 0.0])  # in float, pre of -1 is 0
+    dy = np.ones_like(x)
+    dy[:, 1] = 1e-33 * np.random.default_rng(0).normal(size=(8, 4))  # its coefficients do not fit in float
+    y, context = xhat.batch_norm(x, None, beta, activation="relu")
+    assert y[0, 0, 0] == 0
+    dx = xhat.batch_norm_backward(dy, context).dx
+    assert dx[0, 0, 0] == np.float32(-4.999925e-06)
+    assert abs(dx[:, 0].sum()) < 1e-6
+
+
+# What may lead one pass to the float64 fallback, and not the other: strides, another channel's coefficients, dy, w.
+@pytest.mark.parametrize(
+    "why", ["x", "dy", "out", "gamma of another channel", "dy of another channel", "weights"]
+)
+@pytest.mark.parametrize("activation", ["relu", ("leaky_relu", 0.25)])
+@pytest.mark.parametrize("offset", [0.0, 1000.0])
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_the_fallback_of_either_pass_has_the_sides_of_the_other(
+    layout: str, dtype: str, offset: float, activation: Any, why: str
+) -> None:
+    near = NearTheZeroOfPre(layout, DTYPES[dtype], offset)
+    x, dy, gamma = near.x, np.ones_like(near.x), GAMMA.copy()
+    channel = (slice(None), 0)
+    if why == "gamma of another channel":
+        gamma[0] = 1e-35
+    if why == "dy of another channel":
+        dy[channel] = np.asarray(1e-7 if dtype == "float16" else 1e-34).astype(dy.dtype)
+    if why == "x":
+        x = np.repeat(x, 2, axis=-1)[..., ::2]
+    if why == "dy":
+        dy = np.repeat(dy, 2, axis=-1)[..., ::2]
+    wide = "float64" if dtype == "float64" else "float32"
+    weights = (
+        np.full([n if a != near.axis else 1 for a, n in enumerate(x.shape)], 1e-32)
+        if why == "weights"
+        else None
+    )
+    parameters = (gamma, BETA)
+    if weights is None:
+        out = np.repeat(np.empty_like(x), 2, axis=-1)[..., ::2] if why == "out" else None
+        _, context = ops.normalize_with_context(
+            x, near.mean, near.var, *parameters, axis=near.axis, activation=activation, out=out
+        )
+        mean, var = near.mean, near.var
+    else:
+        _, context = xhat.batch_norm(x, *parameters, axis=near.axis, activation=activation, mask=weights)
+        mean, var = context.mean, context.var
+    y = xhat.normalize(near.x.astype(wide), mean, var, *parameters, axis=near.axis)
+    slope = 0.0 if activation == "relu" else 0.25
+    dbeta = xhat.batch_norm_backward(dy, context).dbeta
+    assert dbeta is not None
+    others = slice(1, None)  # but for the channel that led there
+    count = x.size // 12
+    assert np.array_equal(sides(dbeta, slope, count)[others], (y > 0).sum(axis=near.others)[others])

@@ -49,8 +49,8 @@ class Problem:
     residual: Array
 
     @classmethod
-    def of(cls, case: Case, seed: int = 0, offset: float = 0.5) -> "Problem":
-        """Normal data of unit variance around `offset`."""
+    def of(cls, case: Case, seed: int = 0, offset: float = 0.5, dy_offset: float = 0) -> "Problem":
+        """Normal data of unit variance around `offset`, and gradients around `dy_offset`."""
         random = np.random.default_rng(seed)
         shape, channels = case.stored_shape, case.shape[1]
 
@@ -59,7 +59,11 @@ class Problem:
 
         dtype = _dtype(case.dtype)
         gamma, beta = random.uniform(0.5, 1.5, (2, channels)).astype(np.float32)
-        x, dy, residual = (values(1, offset).astype(dtype), values().astype(dtype), values(0.5).astype(dtype))
+        x, dy, residual = (
+            values(1, offset).astype(dtype),
+            values(1, dy_offset).astype(dtype),
+            values(0.5).astype(dtype),
+        )
         return cls(case, x, dy, gamma, beta - 1, residual)
 
     def away_from_kinks(self, variants: list[Variant]) -> "Problem":

@@ -2,8 +2,11 @@
 #include "engine/call.h"
 
 #include <algorithm>
+#include <cmath>
 #include <initializer_list>
+#include <vector>
 
+#include "engine/moments.h"
 #include "engine/pass.h"
 #include "engine/threads.h"
 
@@ -33,7 +36,7 @@ Call channels_of(const Call& call, size_t first, size_t count) {
         if (a->at) a->at = static_cast<char*>(a->at) + ptrdiff_t(first) * a->channel * ptrdiff_t(SIZE_OF[call.dtype]);
     for (const double** p : {&part.gamma, &part.beta})
         if (*p) *p += first;
-    for (double** p : {&part.mean, &part.var, &part.sum_dy, &part.sum_dy_xhat})
+    for (double** p : {&part.mean, &part.var, &part.sum_dy, &part.sum_dy_xhat, &part.rest})
         if (*p) *p += first;
     return part;
 }
@@ -57,9 +60,38 @@ void run(const Call& call, bool backward, int threads) {
     });
 }
 
+// What rounding has left over of the batch's means, from one more read of x.
+std::vector<double> rest_of_means(const Call& call, int threads) {
+    const size_t channels = call.channels;
+    std::vector<double> found(3 * channels);
+    double *const mean = found.data(), *const rest = mean + 2 * channels;
+    Call again = call;
+    again.map = false;
+    for (Array* a : {&again.dy, &again.saved, &again.out, &again.dresidual}) *a = Array{};
+    again.mean = mean, again.var = mean + channels, again.rest = rest;
+    run(again, false, threads);
+    for (size_t c = 0; c < channels; c++) rest[c] += mean[c] - call.mean[c];
+    return {rest, rest + channels};
+}
+
+// Whether the gradient sums of a batch may need them.
+bool needs_rest(const Call& call) {
+    bool far = false;
+    if (call.reduce && call.map && !std::isinf(call.m))
+        for (size_t c = 0; c < call.channels; c++) far |= (call.var[c] > 0) & far_from_zero(call.mean[c], call.var[c]);
+    return far;
+}
+
 }  // namespace
 
 void forward(const Call& call, int threads) { run(call, false, threads); }
-void backward(const Call& call, int threads) { run(call, true, threads); }
+
+void backward(const Call& call, int threads) {
+    if (!needs_rest(call)) return run(call, true, threads);
+    std::vector<double> rest = rest_of_means(call, threads);
+    Call with_rest = call;
+    with_rest.rest = rest.data();
+    run(with_rest, true, threads);
+}
 
 }  // namespace xhat

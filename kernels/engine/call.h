@@ -21,6 +21,7 @@ struct Call {
     const double *gamma, *beta;
     double *mean, *var;           // results of the forward reduction; inputs of everything else
     double *sum_dy, *sum_dy_xhat; // results of the backward reduction: dbeta and dgamma
+    double* rest;                 // of the mean, beyond double (moments.h). Forward: a result; backward: an input. Or null
 
     double m, divisor;  // m = sum w, and m - correction. Infinite: mean and var are constants (evaluation)
     double eps;

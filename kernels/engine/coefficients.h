@@ -12,7 +12,7 @@ namespace xhat {
 // The coefficients of one channel (table.h has their equations). While the gradient sums are still being computed, they
 // are given as 0.
 struct ChannelCoefficients {
-    double m, mu, scale, beta, slope, through_mu, through_var;
+    double m, mu, scale, beta, slope, mean_g, through_var;
 
     ChannelCoefficients(const Call& call, std::size_t c, double mean, double var, double sum_dy, double sum_dy_xhat) {
         const double rstd = 1 / std::sqrt(var + call.eps);
@@ -21,7 +21,7 @@ struct ChannelCoefficients {
         scale = (call.gamma ? call.gamma[c] : 1) * rstd;
         beta = call.beta ? call.beta[c] : 0;
         slope = call.slope;
-        through_mu = std::isinf(call.m) ? 0 : scale * (sum_dy / call.m);
+        mean_g = std::isinf(call.m) ? 0 : sum_dy / call.m;
         // scale * rstd may be infinite in a constant channel, where sum_dy_xhat is 0: multiply from the right.
         through_var = std::isinf(call.m) ? 0 : scale * (rstd * (sum_dy_xhat / call.divisor));
     }
@@ -29,8 +29,12 @@ struct ChannelCoefficients {
     // Whether float arithmetic is accurate: no coefficient comes near the ends of float's range. NaN and infinity pass,
     // since they are the same in any arithmetic.
     bool fits_float() const {
-        return !exceeds(beta, 1e30) && !exceeds(slope, 1e30) && moderate(m) && moderate(mu) && moderate(scale) &&
-               moderate(through_mu) && moderate(through_var);
+        return pre_fits_float(mu, scale, beta, slope) && moderate(m) && moderate(mean_g) && moderate(through_var);
+    }
+    // The same for the coefficients of the forward pass, which alone decide in which arithmetic pre is evaluated, in
+    // both passes: an element of relu is on the same side in both.
+    static bool pre_fits_float(double mu, double scale, double beta, double slope) {
+        return !exceeds(beta, 1e30) && !exceeds(slope, 1e30) && moderate(mu) && moderate(scale);
     }
 
   private:
@@ -38,7 +42,7 @@ struct ChannelCoefficients {
     static bool moderate(double v) { return !exceeds(v, 1e30) && (v == 0 || !(std::fabs(v) < 1e-30)); }
 };
 
-constexpr std::size_t COEFFICIENTS = 6;  // arrays of Coefficients
+constexpr std::size_t COEFFICIENTS = 7;  // arrays of Coefficients
 
 // The coefficients of `count` channels or columns in the arithmetic type of a kernel, as COEFFICIENTS arrays in
 // `space`.
@@ -49,12 +53,17 @@ template <class A> struct CoefficientArrays {
     // Sets places [first, first + n) to the coefficients of one channel.
     void set(std::size_t first, std::size_t n, const ChannelCoefficients& c) const {
         const A hi = A(c.mu), lo = A(c.mu - double(hi));
-        const A values[COEFFICIENTS] = {hi, lo, A(c.scale), A(c.beta), A(c.through_mu), A(c.through_var)};
-        for (std::size_t k = 0; k < COEFFICIENTS; k++) std::fill_n(array(k) + first, n, values[k]);
+        const A g_hi = A(c.mean_g);
+        const double low_terms = c.through_var * (c.mu - double(hi)) - c.scale * (c.mean_g - double(g_hi));
+        const A values[COEFFICIENTS] = {hi, lo, A(c.scale), A(c.beta), g_hi, A(c.through_var), A(low_terms)};
+        for (std::size_t k = 0; k < COEFFICIENTS; k++) {
+            if (n == 1) array(k)[first] = values[k];
+            else std::fill_n(array(k) + first, n, values[k]);
+        }
     }
     // What a kernel reads, from place i on.
     Coefficients from(std::size_t i = 0) const {
-        return {array(0) + i, array(1) + i, array(2) + i, array(3) + i, array(4) + i, array(5) + i};
+        return {array(0) + i, array(1) + i, array(2) + i, array(3) + i, array(4) + i, array(5) + i, array(6) + i};
     }
 
   private:

@@ -62,6 +62,7 @@ struct Columns {
         const Precision precision = sums_in_double ? Precision::DOUBLE : fast ? Precision::FAST : Precision::CENTERED;
         set_shifts(piece, precision);
         sum_up(piece, precision, coefficients_in(coefficients, sums_in_double), [](size_t) { return true; });
+        if (pass.may_cancel()) sum_up_about_means(piece);
         if (precision != Precision::FAST) return;
         const auto inaccurate = [&](size_t c) { return !is_accurate(piece, c); };
         bool any = false;
@@ -89,7 +90,8 @@ struct Columns {
                 const size_t c = first + k;
                 const double var = pass.backward ? call.var[c] : 0;
                 (pass.backward ? call.sum_dy : call.mean)[c] = totals[k].first(pass);
-                (pass.backward ? call.sum_dy_xhat : call.var)[c] = totals[k].second(pass, var);
+                (pass.backward ? call.sum_dy_xhat : call.var)[c] = totals[k].second(pass, c, var);
+                if (!pass.backward && call.rest) call.rest[c] = totals[k].moments.rest;
             }
         }
     }
@@ -188,6 +190,17 @@ struct Columns {
         rows.tiles(piece, 0, [&](const Tile& t, size_t) { add(piece, t, of_tile, precision); });
         for (size_t c = 0; c < call.channels; c++)
             if (wanted(c)) of_channel(piece, c) = column_sums(piece, c);
+    }
+    // Sums once more the channels whose shift was an outlier: shifted by the mean that was found.
+    void sum_up_about_means(size_t piece) const {
+        const double m = rows.pieces[piece].m;
+        const auto cancels = [&](size_t c) { return of_channel(piece, c).cancels(m); };
+        bool any = false;
+        for (size_t c = 0; c < call.channels; c++)
+            if (cancels(c)) shift(piece, c) += of_channel(piece, c).sum / m, any = true;
+        if (!any) return;
+        repeat_shifts(piece);
+        sum_up(piece, Precision::CENTERED, Coefficients{}, cancels);
     }
     Sums column_sums(size_t piece, size_t c) const {
         const size_t at = piece * rows.width + c * call.inner;

@@ -4,8 +4,12 @@
 // of float's range (values near 1e-30 with a tiny eps have rstd = 1e30), and sums of 16-bit formats that float
 // partial sums get wrong. Inputs are gathered and widened into buffers of doubles that stay in L1, the kernel runs on
 // them, and results are rounded and scattered. It takes two to four times as long as a kernel of the dtype.
+//
+// pre alone is evaluated in the arithmetic of the dtype wherever the channel's coefficients of the forward pass fit in
+// it, so that its sign does not depend on whether a pass, another channel or an array's strides led here.
 #include <algorithm>
 
+#include "engine/coefficients.h"
 #include "engine/pass.h"
 
 namespace xhat {
@@ -23,12 +27,46 @@ struct RowOf {
     }
 };
 
+// Of y = x: pre stands where a kernel reads x.
+struct IdentityCoefficients {
+    double zero[CHUNK] = {}, one[CHUNK];
+    IdentityCoefficients() { std::fill_n(one, CHUNK, 1.0); }
+    Coefficients from() const { return {zero, zero, one, zero, zero, zero, zero}; }
+};
+
 }  // namespace
+
+// pre of a chunk whose buffers hold doubles, without a residual.
+void Pass::before_activation(Tile t, double* pre) const {
+    const auto linear = [this](Dtype dtype) { return kernels().of[dtype].normalize[columns][IDENTITY][false]; };
+    const Coefficients& c = t.coefficients;
+    const auto* const mu = static_cast<const double*>(c.mu_hi);
+    const auto* const scale = static_cast<const double*>(c.scale);
+    const auto* const beta = static_cast<const double*>(c.beta);
+    float x[CHUNK], out[CHUNK], hi[CHUNK], lo[CHUNK], float_scale[CHUNK], float_beta[CHUNK];
+    bool fits[CHUNK], all = true, any = false;
+    for (size_t k = 0; k < (columns ? t.width : 1); k++) {
+        fits[k] = ChannelCoefficients::pre_fits_float(mu[k], scale[k], beta[k], call.slope);
+        all &= fits[k], any |= fits[k];
+        hi[k] = float(mu[k]), lo[k] = float(mu[k] - double(hi[k]));
+        float_scale[k] = float(scale[k]), float_beta[k] = float(beta[k]);
+    }
+    t.out.at = pre;
+    if (!all) linear(FLOAT64)(t);
+    if (!any) return;
+    kernels().of[FLOAT32].narrow(static_cast<const double*>(t.x.at), x, 1, t.width);
+    t.x.at = x, t.out.at = out;
+    t.coefficients = {hi, lo, float_scale, float_beta, nullptr, nullptr, nullptr};
+    linear(FLOAT32)(t);
+    for (size_t i = 0; i < t.width; i++) pre[i] = fits[columns ? i : 0] ? double(out[i]) : pre[i];
+}
 
 void Pass::run_fallback(const Tile& t, Kernel double_kernel) const {
     const KernelsOf& of = kernels().of[call.dtype];
     const auto size = ptrdiff_t(SIZE_OF[call.dtype]);
-    double x[CHUNK], dy[CHUNK], saved[CHUNK], out[CHUNK], dresidual[CHUNK];
+    double x[CHUNK], dy[CHUNK], saved[CHUNK], out[CHUNK], dresidual[CHUNK], pre[CHUNK];
+    const IdentityCoefficients identity;
+    const bool has_pre = separates_pre && (backward || t.out.at);  // not if moments are computed
     const auto gather = [&](const Source& s, const Array& a, const RowOf& r, size_t n, double* buffer) {
         const auto at = r.offset(s.row, s.channel, row_stride(a)) * size;
         if (s.at) of.widen(static_cast<const char*>(s.at) + at, row_stride(a), n, buffer);
@@ -51,7 +89,8 @@ void Pass::run_fallback(const Tile& t, Kernel double_kernel) const {
         u.sum = t.sum ? t.sum + sums : nullptr;
         u.sum_product = t.sum_product ? t.sum_product + sums : nullptr;
         u.coefficients = {coefficient(c.mu_hi), coefficient(c.mu_lo),      coefficient(c.scale),
-                          coefficient(c.beta),  coefficient(c.through_mu), coefficient(c.through_var)};
+                          coefficient(c.beta),  coefficient(c.g_hi),  coefficient(c.through_var),
+                          coefficient(c.low_terms)};
         u.via_buffer = u.stream = false;
         u.prefetch_next_block = 0;  // there is nothing behind a buffer
         return u;
@@ -64,7 +103,13 @@ void Pass::run_fallback(const Tile& t, Kernel double_kernel) const {
                 gather(t.x, call.x, r, n, x);
                 gather(t.dy, call.dy, r, n, dy);
                 gather(t.saved, call.saved, r, n, saved);
-                double_kernel(chunk_of(r, n));
+                Tile u = chunk_of(r, n);
+                if (has_pre) {
+                    before_activation(u, pre);
+                    if (backward) u.saved.at = pre;
+                    else u.x.at = pre, u.coefficients = identity.from();
+                }
+                double_kernel(u);
                 scatter(t.out, call.out, r, n, out);
                 scatter(t.dresidual, call.dresidual, r, n, dresidual);
             }

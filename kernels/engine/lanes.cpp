@@ -79,7 +79,8 @@ struct Block {
     const Partition& partition;
     BlockSums& sums;
     size_t first, count;  // channels
-    double mean[BLOCK_CHANNELS], var[BLOCK_CHANNELS], sum_dy[BLOCK_CHANNELS], sum_dy_xhat[BLOCK_CHANNELS];
+    double mean[BLOCK_CHANNELS], var[BLOCK_CHANNELS], sum_dy[BLOCK_CHANNELS], sum_dy_xhat[BLOCK_CHANNELS],
+        rest[BLOCK_CHANNELS];
 
     Block(const Pass& p, const Partition& part, BlockSums& s, size_t first_channel, size_t channels)
         : pass(p), partition(part), sums(s), first(first_channel), count(channels) {
@@ -98,9 +99,11 @@ struct Block {
     void reduce(size_t piece) const {
         const Precision precision = first_precision();
         sum_up(piece, 0, count, precision);
-        if (precision != Precision::FAST) return;
-        for (size_t c = 0; c < count; c++)
+        for (size_t c = 0; c < count && precision == Precision::FAST; c++)
             if (!is_accurate(piece, c)) sum_up(piece, c, 1, pass.more_precise());
+        const double m = partition.pieces[piece].m;
+        for (size_t c = 0; c < count && pass.may_cancel(); c++)
+            if (sums.of(piece, c).cancels(m)) sum_up_about_mean(piece, c, m);
     }
 
     // Merges the pieces. Every thread of a team computes the same.
@@ -111,7 +114,8 @@ struct Block {
             for (size_t p = 0; p < partition.pieces.size(); p++)
                 total.add(pass, partition.pieces[p], sums.of(p, c), sums.shift[sums.index(p, c)], mu);
             (pass.backward ? sum_dy : mean)[c] = total.first(pass);
-            (pass.backward ? sum_dy_xhat : var)[c] = total.second(pass, v);
+            (pass.backward ? sum_dy_xhat : var)[c] = total.second(pass, first + c, v);
+            rest[c] = total.moments.rest;
         }
     }
 
@@ -119,6 +123,7 @@ struct Block {
         const Call& call = pass.call;
         std::copy_n(pass.backward ? sum_dy : mean, count, (pass.backward ? call.sum_dy : call.mean) + first);
         std::copy_n(pass.backward ? sum_dy_xhat : var, count, (pass.backward ? call.sum_dy_xhat : call.var) + first);
+        if (!pass.backward && call.rest) std::copy_n(rest, count, call.rest + first);
     }
 
     // `input_is_hot`: the inputs are still in a cache. `more`: this thread reduces another whole block after this one.
@@ -160,6 +165,15 @@ struct Block {
     void sum_up(size_t piece, size_t c, size_t n, Precision precision) const {
         const size_t at = sums.index(piece, c);
         for (size_t k = 0; k < n; k++) sums.shift[at + k] = shift_of(piece, c + k, precision);
+        add_up(piece, c, n, precision);
+    }
+    // Once more, if the shift was an outlier: shifted by the mean that was found.
+    void sum_up_about_mean(size_t piece, size_t c, double m) const {
+        sums.shift[sums.index(piece, c)] += sums.of(piece, c).sum / m;
+        add_up(piece, c, 1, Precision::CENTERED);
+    }
+    void add_up(size_t piece, size_t c, size_t n, Precision precision) const {
+        const size_t at = sums.index(piece, c);
         std::fill_n(&sums.sum[at * LANES], n * LANES, 0.0);
         std::fill_n(&sums.product[at * LANES], n * LANES, 0.0);
         double space[COEFFICIENTS * BLOCK_CHANNELS];

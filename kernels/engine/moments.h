@@ -43,27 +43,46 @@ struct Sums {
         if (product == 0) return sum == 0 || var == 0;
         return std::fabs(product) > 1e-30 * m && std::fabs(product) < 1e35 && std::fabs(sum) < 1e35;
     }
+    // Centered moments: whether more than 6 of a double's 53 bits cancel, because the shift is an outlier.
+    bool cancels(double m) const { return product - sum * (sum / m) < product / 64; }
 };
 
-// m = sum w, mu = sum w x / m and m2 = sum w (x - mu)^2 of a part of a channel.
+// m = sum w, mu + rest = sum w x / m and m2 = sum w (x - mu)^2 of a part of a channel. `rest` is what rounding the mean
+// to a double has left over. m2 is NaN if a square overflowed.
 struct Moments {
-    double m = 0, mu = 0, m2 = 0;
+    double m = 0, mu = 0, m2 = 0, rest = 0;
 
     static Moments from(double m, double shift, const Sums& s) {
         if (m == 0) return {};
         const double delta = s.sum / m;
         const double m2 = s.product - s.sum * delta;
-        return {m, shift + delta, m2 < 0 ? 0 : m2};
+        Moments found{m, shift, m2 < 0 ? 0 : finite(m2)};
+        found.move(delta);
+        return found;
     }
     // Chan, Golub and LeVeque 1979. The order of merges is part of the result.
     void merge(const Moments& b) {
         if (b.m == 0) return;
         if (m == 0) { *this = b; return; }
         const double total = m + b.m, delta = b.mu - mu;
-        mu += delta * (b.m / total);
-        m2 += b.m2 + delta * delta * (m * (b.m / total));
+        rest += (b.rest - rest) * (b.m / total);
+        move(delta * (b.m / total));
+        m2 = finite(m2 + (b.m2 + delta * delta * (m * (b.m / total))));
         m = total;
     }
+
+  private:
+    static double finite(double m2) { return m2 < INFINITY ? m2 : NAN; }
+    // Adds to the mean; what is lost by rounding is added to the rest (Knuth's exact sum).
+    void move(double delta) {
+        const double sum = mu + delta, added = sum - mu;
+        rest += (mu - (sum - added)) + (delta - added);
+        mu = sum;
+    }
 };
+
+// From this many deviations from zero on, rounding the mean to a double costs digits of dx, if dy is far from zero too:
+// sum g (x - mu) is off by the rest of the mean times sum g.
+inline bool far_from_zero(double mu, double var) { return mu * mu > 1e6 * var; }
 
 }  // namespace xhat

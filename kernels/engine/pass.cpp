@@ -13,6 +13,11 @@ void* offset(void* at, std::ptrdiff_t elements, Dtype dtype) {
     return static_cast<char*>(at) + elements * std::ptrdiff_t(SIZE_OF[dtype]);
 }
 
+// Whether all weights are 0 or 1.
+bool is_mask(const Call& call) {
+    return std::all_of(call.weights, call.weights + call.outer * call.inner, [](double w) { return w == 0 || w == 1; });
+}
+
 }  // namespace
 
 Pass::Pass(const Call& c, bool is_backward, bool by_columns, std::size_t bytes)
@@ -34,17 +39,18 @@ Pass::Pass(const Call& c, bool is_backward, bool by_columns, std::size_t bytes)
     // The lines of dx that hold g are in the cache already, so they are not streamed.
     streams = arrays * bytes >= STREAM_BYTES && (!keeps_g || call.dresidual.at);
     fits_in_cache = arrays * bytes <= CACHE_BYTES;
+    separates_pre = call.dtype != FLOAT64 && (!backward || call.activation_grad == LEAKY_RELU_FROM_X);
     is_part = bytes > call.size() * SIZE_OF[call.dtype];
     choose_kernels();
 }
 
 void Pass::choose_kernels() {
     const bool weighted = call.weights != nullptr;
-    const Statistics statistics = std::isinf(call.m) ? CONSTANT : weighted ? WEIGHTED : BATCH;
-    const auto choose = [&](const KernelsOf& of, Kernel& reduce, Kernel& map) {
+    const Statistics statistics = std::isinf(call.m) ? CONSTANT : !weighted ? BATCH : is_mask(call) ? MASKED : WEIGHTED;
+    const auto choose = [&](const KernelsOf& of, ActivationGrad grad, Kernel& reduce, Kernel& map) {
         if (backward) {
-            reduce = of.gradient_sums[columns][call.activation_grad][weighted];
-            map = of.input_gradient[columns][keeps_g ? NO_ACTIVATION : call.activation_grad][statistics];
+            reduce = of.gradient_sums[columns][grad][weighted];
+            map = of.input_gradient[columns][keeps_g ? NO_ACTIVATION : grad][statistics];
         } else {
             // Moments without a map (xhat.moments) may be merged with others later: in double from the first term.
             reduce = call.map || weighted ? of.moments[columns][weighted] : of.moments_in_double[columns];
@@ -52,8 +58,9 @@ void Pass::choose_kernels() {
         }
     };
     const KernelsOf& of = kernels().of[call.dtype];
-    choose(of, reduce_, map_);
-    choose(kernels().of[FLOAT64], double_reduce_, double_map_);
+    choose(of, call.activation_grad, reduce_, map_);
+    const ActivationGrad in_double = backward && separates_pre ? LEAKY_RELU_FROM_Y : call.activation_grad;
+    choose(kernels().of[FLOAT64], in_double, double_reduce_, double_map_);
     fast_reduce_ = reduce_;
     const UncenteredKernels& fast = of.uncentered;
     if (uncentered) fast_reduce_ = backward ? fast.gradient_sums[columns][call.activation_grad] : fast.moments[columns];

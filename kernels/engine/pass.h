@@ -25,6 +25,7 @@ struct Pass {
     bool fits_in_cache;    // the arrays fit in the last-level cache: nothing is prefetched
     bool keeps_g;          // gradient sums that take exp store g in dresidual or dx, and the map reads it
     bool is_part;          // the call is a block of channels of a larger one
+    bool separates_pre;    // the fallback evaluates pre by itself, for kernels that read pre
     std::size_t inputs;    // arrays that are read
 
     // `bytes`: the size of x in the whole call, of which `call` may be a part.
@@ -59,6 +60,8 @@ struct Pass {
         if (uncentered) return backward || s.accurate_uncentered_moments(m);
         return backward ? s.accurate_gradients(m, var) : s.accurate_moments(m, shift);
     }
+    // Whether centered moments may cancel. Those of a narrower dtype keep its digits: double has 29 bits to spare.
+    bool may_cancel() const { return !backward && call.dtype == FLOAT64; }
     // The precision of the second attempt. For 16-bit formats FAST and CENTERED are the same kernel.
     Precision more_precise() const { return float_partials ? Precision::DOUBLE : Precision::CENTERED; }
 
@@ -85,6 +88,7 @@ struct Pass {
         else kernel(tile);
     }
     void run_fallback(const Tile& tile, Kernel double_kernel) const;  // fallback.cpp
+    void before_activation(Tile chunk, double* pre) const;            // fallback.cpp
     // The stride along a row: of the inner axis, or of channels if these are the columns.
     std::ptrdiff_t row_stride(const Array& a) const { return columns && call.inner == 1 ? a.channel : a.inner; }
 };

@@ -53,8 +53,10 @@ struct ChannelTotal {
     }
     // forward: mean and var. backward: sum g and sum g xhat.
     double first(const Pass& pass) const { return pass.backward ? sum : moments.mu; }
-    double second(const Pass& pass, double var) const {
-        return pass.backward ? product / std::sqrt(var + pass.call.eps) : moments.m2 / pass.call.divisor;
+    double second(const Pass& pass, std::size_t channel, double var) const {
+        if (!pass.backward) return moments.m2 / pass.call.divisor;
+        const double rest = pass.call.rest ? pass.call.rest[channel] : 0;
+        return (rest == 0 ? product : product - rest * sum) / std::sqrt(var + pass.call.eps);
     }
 };
 

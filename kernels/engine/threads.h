@@ -7,6 +7,11 @@
 #if defined(_OPENMP)
 #include <omp.h>
 #endif
+#if defined(__SSE2__) || defined(_M_X64)
+#include <xmmintrin.h>
+#else
+#include <cfenv>
+#endif
 
 namespace xhat {
 
@@ -36,6 +41,36 @@ inline int max_threads() {
 #endif
 }
 
+// While one exists, this thread rounds to nearest and does not flush subnormal numbers to zero, whatever mode its
+// caller has set (torch.set_flush_denormal): the threads of a team would differ in it, and so would their results.
+class DefaultFloatMode {
+  public:
+    DefaultFloatMode(const DefaultFloatMode&) = delete;
+    DefaultFloatMode& operator=(const DefaultFloatMode&) = delete;
+#if defined(__SSE2__) || defined(_M_X64)
+    DefaultFloatMode() : before_(_mm_getcsr()), set_((before_ & CONTROL) != DEFAULT) {
+        if (set_) _mm_setcsr(DEFAULT);
+    }
+    ~DefaultFloatMode() {
+        if (set_) _mm_setcsr(before_);
+    }
+
+  private:
+    static constexpr unsigned CONTROL = 0xffc0, DEFAULT = 0x1f80;  // of MXCSR: the bits that are no status
+    unsigned before_;
+    bool set_;
+#else
+    DefaultFloatMode() {
+        std::fegetenv(&before_);
+        std::fesetenv(FE_DFL_ENV);
+    }
+    ~DefaultFloatMode() { std::fesetenv(&before_); }
+
+  private:
+    std::fenv_t before_;
+#endif
+};
+
 // Runs work(team) on `threads` threads, and rethrows what one of them threw after all have ended. A thread that throws
 // before a barrier would leave the others waiting there, so code with barriers allocates its memory before.
 template <class Work> void parallel(int threads, const Work& work) {
@@ -44,6 +79,7 @@ template <class Work> void parallel(int threads, const Work& work) {
         std::exception_ptr thrown;
 #pragma omp parallel num_threads(threads)
         try {
+            const DefaultFloatMode mode;
             work(ThreadTeam{std::size_t(omp_get_thread_num()), std::size_t(omp_get_num_threads())});
         } catch (...) {
 #pragma omp critical

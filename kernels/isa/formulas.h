@@ -24,8 +24,10 @@ template <class V> inline V centered(V x, V hi, V lo) { return (x - hi) - lo; }
 // operations on the same values, so it gets the bits that the forward pass had.
 template <class V> inline V before_activation(V d, V scale, V beta) { return d * scale + beta; }
 
-// Whether pre <= 0. The sign of a rounded sum is the sign of the exact one, so a comparison replaces the addition.
-template <class V> ALWAYS_INLINE auto not_positive(V d, V scale, V beta) { return d * scale <= -beta; }
+// Whether pre <= 0, by the operations of the forward pass: its side of relu.
+template <class V> ALWAYS_INLINE auto not_positive(V d, V scale, V beta) {
+    return before_activation(d, scale, beta) <= V{};
+}
 
 // v where the condition holds, else 0; also where v is NaN.
 template <class A> ALWAYS_INLINE A only_if(bool condition, A v) {
@@ -92,12 +94,13 @@ template <class A> inline A through_silu(A dy, A pre) {
 // Coefficients from place `at` on. With step 1 each element (a column) has its own; with step 0 all elements of a run
 // share those of their channel.
 template <class A, int step> struct CoefficientsAt {
-    const A *RESTRICT hi, *RESTRICT lo, *RESTRICT scale, *RESTRICT beta, *RESTRICT through_mu, *RESTRICT through_var;
+    const A *RESTRICT hi, *RESTRICT lo, *RESTRICT scale, *RESTRICT beta, *RESTRICT g_hi, *RESTRICT through_var,
+        *RESTRICT low_terms;
     CoefficientsAt(const Coefficients& c, size_t at)
         : hi(static_cast<const A*>(c.mu_hi) + at), lo(static_cast<const A*>(c.mu_lo) + at),
           scale(static_cast<const A*>(c.scale) + at), beta(static_cast<const A*>(c.beta) + at),
-          through_mu(static_cast<const A*>(c.through_mu) + at),
-          through_var(static_cast<const A*>(c.through_var) + at) {}
+          g_hi(static_cast<const A*>(c.g_hi) + at), through_var(static_cast<const A*>(c.through_var) + at),
+          low_terms(static_cast<const A*>(c.low_terms) + at) {}
     static size_t index(size_t element) { return step * element; }
     ALWAYS_INLINE A difference(A x, size_t k) const { return centered(x, hi[k], lo[k]); }
     ALWAYS_INLINE bool pre_not_positive(A x, size_t k) const { return not_positive(difference(x, k), scale[k], beta[k]); }

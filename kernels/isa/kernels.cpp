@@ -3,9 +3,9 @@
 //   moments         sum += w (x - shift)    product += w (x - shift)^2                    one read
 //   normalize       y = act(scale (x - mu) + beta [+ residual])                           one read, one write
 //   gradient_sums   sum += g                product += g (x - mu)                         two reads
-//   input_gradient  dx = scale g - w (through_mu + through_var (x - mu))                  two reads, one write
+//   input_gradient  dx = scale (g - w mean_g) - w through_var (x - mu)                    two reads, one write
 //
-// with g = dy act'(pre). Each kernel is a functor that evaluates one element, handed to a loop of sums.h,
+// with g = dy act'(pre) and mean_g = sum_dy / m. Each kernel is a functor that evaluates one element, handed to a loop of sums.h,
 // uncentered_sums.h or maps.h. The loops are plain C++, which the compiler vectorizes for each instruction set.
 //
 // Sums are accumulated in double; those of 16-bit formats after eight terms in float (moments.h bounds the error).
@@ -237,14 +237,24 @@ template <class T, bool columns, ActivationGrad grad, Statistics statistics> str
         const A<T> si = reads_saved(grad) ? A<T>(load(saved[i])) : A<T>(0);
         const A<T> g = through_activation<grad>(A<T>(load(dy[i])), A<T>(load(x[i])), si, c, k, slope);
         if (reads_saved(grad)) dresidual = g;
-        dx = c.scale[k] * g;  // direct
-        if (statistics == CONSTANT) return;
-        A<T> through = c.through_mu[k] + c.through_var[k] * c.difference(load(x[i]), k);
-        if (statistics == WEIGHTED) {
-            const A<T> wi = A<T>(columns ? w[0] : w[i]);
-            through = only_if(wi > A<T>(0), wi * through);
+        if constexpr (statistics == CONSTANT) {
+            dx = c.scale[k] * g;
+            return;
         }
-        dx = dx - through;
+        // g and x lose the high parts of their means first, which is exact near the mean. The low parts follow, scaled.
+        const A<T> mean = c.g_hi[k], through = c.through_var[k] * (A<T>(load(x[i])) - c.hi[k]) - c.low_terms[k];
+        if constexpr (statistics == BATCH) {
+            dx = c.scale[k] * (g - mean) - through;
+        } else {
+            const double wi = columns ? w[0] : w[i];
+            const bool counts = wi > 0;
+            if constexpr (statistics == MASKED) {
+                dx = c.scale[k] * (g - only_if(counts, mean)) - only_if(counts, through);
+            } else {  // w mean_g in double: if it were rounded, the digits of g would not cancel
+                const A<T> deviation = A<T>(double(g) - only_if(counts, wi * double(mean)));
+                dx = c.scale[k] * deviation - only_if(counts, A<T>(wi) * through);
+            }
+        }
     }
 };
 
@@ -253,7 +263,7 @@ template <class T, bool columns, ActivationGrad grad, Statistics statistics> voi
         return InputGradientElement<T, columns, grad, statistics>{
             from<T>(t.x, r, c) + first, from<T>(t.dy, r, c) + first,
             reads_saved(grad) ? from<T>(t.saved, r, c) + first : nullptr,
-            statistics == WEIGHTED ? weights(t, r) + (columns ? 0 : first) : nullptr,
+            statistics == MASKED || statistics == WEIGHTED ? weights(t, r) + (columns ? 0 : first) : nullptr,
             {t.coefficients, columns ? first : c}, Slope<A<T>>(t.slope)};
     });
 }
@@ -294,10 +304,10 @@ constexpr KernelsOf kernels_of(Values<Activation, activation...>, Values<Activat
              {{normalize<T, true, activation, false>, normalize<T, true, activation, true>}...}},
             {{{gradient_sums<T, false, grad, false>, gradient_sums<T, false, grad, true>}...},
              {{gradient_sums<T, true, grad, false>, gradient_sums<T, true, grad, true>}...}},
-            {{{input_gradient<T, false, grad, BATCH>, input_gradient<T, false, grad, WEIGHTED>,
-               input_gradient<T, false, grad, CONSTANT>}...},
-             {{input_gradient<T, true, grad, BATCH>, input_gradient<T, true, grad, WEIGHTED>,
-               input_gradient<T, true, grad, CONSTANT>}...}},
+            {{{input_gradient<T, false, grad, BATCH>, input_gradient<T, false, grad, MASKED>,
+               input_gradient<T, false, grad, WEIGHTED>, input_gradient<T, false, grad, CONSTANT>}...},
+             {{input_gradient<T, true, grad, BATCH>, input_gradient<T, true, grad, MASKED>,
+               input_gradient<T, true, grad, WEIGHTED>, input_gradient<T, true, grad, CONSTANT>}...}},
             widen<T>, narrow<T>};
 }
 template <class T> constexpr KernelsOf kernels_of() {

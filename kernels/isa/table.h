@@ -53,10 +53,10 @@ static constexpr bool reads_saved(ActivationGrad grad) {
     return grad == LEAKY_RELU_FROM_Y || grad == SILU_FROM_X_AND_RESIDUAL;
 }
 
-// Which terms dx has. BATCH: mu and var are moments of the batch, so dx has terms through both. WEIGHTED: of the
-// weighted batch, so these terms are multiplied by w. CONSTANT: mu and var are given (evaluation); only the direct
-// term is left.
-enum Statistics { BATCH, WEIGHTED, CONSTANT, STATISTICS };
+// Which terms dx has. BATCH: mu and var are moments of the batch, so dx has terms through both. MASKED, WEIGHTED: of
+// the weighted batch, so these terms are multiplied by w, which is 0 or 1, or any number. CONSTANT: mu and var are given
+// (evaluation); only the direct term is left.
+enum Statistics { BATCH, MASKED, WEIGHTED, CONSTANT, STATISTICS };
 
 // ------------------------------------------------------------------------------------------------------- tile
 
@@ -68,8 +68,9 @@ struct Target { void* at; std::ptrdiff_t row, channel; };
 struct Coefficients {
     const void *mu_hi, *mu_lo;  // mu = mu_hi + mu_lo
     const void *scale, *beta;   // scale = gamma rstd
-    const void* through_mu;     // scale sum_dy / m
+    const void* g_hi;           // sum_dy / m = g_hi + g_lo, the mean of g
     const void* through_var;    // scale rstd sum_dy_xhat / (m - correction)
+    const void* low_terms;      // through_var mu_lo - scale g_lo
 };
 
 // `rows` rows, in each of them `channels` channels (lanes; 1 for columns), of each `width` contiguous elements.

@@ -156,6 +156,7 @@ template <class F> void run(F pass, const Call& call) {
 void run_forward(bool reduce, bool map, int dtype, Sizes shape, nb::handle x, nb::handle weights, nb::handle gamma,
                  nb::handle beta, nb::handle residual, nb::handle y, nb::handle mean, nb::handle var, double divisor,
                  double eps, int activation, double slope) {
+    const DefaultFloatMode mode;
     Call call = call_on(dtype, shape, array(x), weights);
     call.reduce = reduce, call.map = map;
     const ChannelVector g(gamma, call.channels), b(beta, call.channels), mu(mean, call.channels), v(var, call.channels);
@@ -171,6 +172,7 @@ void run_backward(bool reduce, bool map, int dtype, Sizes shape, nb::handle x, n
                   nb::handle beta, nb::handle dy, nb::handle saved, nb::handle dx, nb::handle dresidual, nb::handle mean,
                   nb::handle var, nb::handle sum_dy, nb::handle sum_dy_xhat, double count, double divisor, double eps,
                   int activation_grad, double slope) {
+    const DefaultFloatMode mode;
     Call call = call_on(dtype, shape, array(x), weights);
     call.reduce = reduce, call.map = map;
     const ChannelVector g(gamma, call.channels), b(beta, call.channels), mu(mean, call.channels), v(var, call.channels);

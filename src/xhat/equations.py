@@ -57,7 +57,12 @@ def merge(
     """Moments of two batches together: counts add, means weigh, m2 gains delta^2 ma mb / m (Chan et al.)."""
     m = ma + mb
     delta = mu_b - mu_a
-    return m, mu_a + delta * (mb / m), m2_a + m2_b + delta**2 * (ma * (mb / m))
+    m2 = m2_a + m2_b + delta**2 * (ma * (mb / m))
+    return (
+        m,
+        mu_a + delta * (mb / m),
+        m2 + 0 * m2,
+    )  # NaN where a square overflows: an infinite var would hide x
 
 
 def variance(m2: Value, m: Value, correction: Value = 0) -> Value:

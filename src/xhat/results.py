@@ -4,6 +4,7 @@ No kernel is run here. The only arithmetic is that of `equations`, in NumPy and 
 """
 
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -198,6 +199,23 @@ def results_for(out: Any, dy: Array, c: Context, operation: str) -> tuple[Array,
     return dx, check_output(pair[1], operation, "out[1]", c.x, None, {**inputs, "out[0]": dx})
 
 
+def _before_activation(c: Context, rstd: Array, per_channel: Callable[[Array | None, float], Any]) -> Array:
+    """pre without a residual, by the kernels' operations in their arithmetic, so that relu has the forward's sides."""
+    mu, scale = per_channel(c.mean, 0.0), per_channel(c.gamma, 1.0) * rstd
+    beta = per_channel(c.beta, 0.0) + 0 * rstd
+    exact: Array = equations.normalize(c.x.astype(np.float64), mu, 1.0, scale, beta)
+    if c.x.dtype == np.float64:
+        return exact
+    with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+        hi = mu.astype(np.float32)
+        lo, narrow = (mu - hi).astype(np.float32), scale.astype(np.float32)
+        pre = equations.normalize(c.x.astype(np.float32) - hi, lo, 1, narrow, beta.astype(np.float32))
+    fits = np.abs(beta) <= 1e30  # as `fits_float` of the kernels
+    for value in (mu, scale):
+        fits &= (value == 0) | ((np.abs(value) >= 1e-30) & (np.abs(value) <= 1e30))
+    return np.where(fits & (abs(c.plan.options.slope) <= 1e30), pre, exact)
+
+
 def gradient_paths(dy: Any, context: Context) -> Paths:
     """dx path by path, in float64: direct (through xhat), through the mean, through the variance; they sum to dx.
 
@@ -224,8 +242,10 @@ def gradient_paths(dy: Any, context: Context) -> Paths:
     xhat = equations.standardize(c.x.astype(np.float64), mu, rstd)
     g = dy.astype(np.float64)
     if options.activation is not None:
-        pre = gamma * xhat + per_channel(c.beta, 0.0)
-        if c.saved is not None:
+        if c.saved is None:
+            pre = _before_activation(c, rstd, per_channel)
+        else:
+            pre = equations.normalize(c.x.astype(np.float64), mu, rstd, gamma, per_channel(c.beta, 0.0))
             pre = c.saved.astype(np.float64) + (0 if options.activation == "leaky_relu" else pre)
         slope = equations.activation_slope(pre, options.activation, options.slope, np)
         g = np.where(g == 0, g, g * slope)  # padding: dy = 0 gives 0 even where the slope is NaN
@@ -235,7 +255,13 @@ def gradient_paths(dy: Any, context: Context) -> Paths:
         xhat = np.where((w == 0) & (g == 0), 0.0, xhat)  # padding: x may be NaN there
     if math.isinf(c.count):
         xhat = np.zeros_like(xhat)  # no path leads through given statistics, whatever x is
-    sums = equations.gradient_sums(g, xhat, lambda v: v.sum(axis=others, keepdims=True))
+
+    def total(v: Array) -> Array:
+        return v.sum(axis=others, keepdims=True)  # type: ignore[no-any-return]
+
+    if not math.isinf(c.count):
+        xhat = xhat - total(w * xhat) / c.count  # what rounding has left of the mean
+    sums = equations.gradient_sums(g, xhat, total)
     terms = equations.paths(
         g, xhat, *sums, gamma=gamma, rstd=rstd, m=c.count, correction=options.correction, w=w
     )

@@ -111,7 +111,12 @@ def _composed(
     dy: Tensor, x: Tensor, weight: Maybe, bias: Maybe, saved: Maybe, run: Run, needs: tuple[bool, ...]
 ) -> tuple[Maybe, ...]:
     """The gradients by torch's operations, each in the dtype of what it is the gradient of."""
-    found = composed.gradients(dy, _inputs(x, weight, bias, run), saved, run.plan.residual, run.plan.options)
+    o, residual = run.plan.options, run.plan.residual
+    by_sign = o.activation == "leaky_relu" and saved is None
+    if by_sign and plain(x, weight, bias) and CODES.get(x.dtype) == run.plan.dtype:
+        # The sides that the kernels' forward pass had, as behind a residual.
+        saved, residual = cpu.pre_of(x.detach(), weight, bias, run), True
+    found = composed.gradients(dy, _inputs(x, weight, bias, run), saved, residual, o)
     parameters = (x, weight, bias, x)
     return tuple(
         g.to(t.dtype) if needed and t is not None else None
@@ -141,9 +146,8 @@ def _differentiable(
 
 def _before_activation(x: Tensor, weight: Maybe, bias: Maybe, saved: Maybe, run: Run) -> Tensor:
     """pre; for a leaky_relu, of which the sign is enough, any tensor of that sign."""
-    leaky = run.plan.options.activation == "leaky_relu"
-    if leaky and saved is not None:
-        return saved.detach()
+    if run.plan.options.activation == "leaky_relu":
+        return cpu.pre_of(x, weight, bias, run) if saved is None else saved.detach()
     linear = run.linear()
     if run.batch:  # the statistics are computed again, since pre depends on x through them
         linear = linear._replace(statistics=torch.empty_like(run.statistics))
@@ -151,7 +155,7 @@ def _before_activation(x: Tensor, weight: Maybe, bias: Maybe, saved: Maybe, run:
     if (mask := run.mask()) is not None:
         # Padding: dy = 0 times NaN must give 0.
         pre = torch.where((mask == 0) & ~torch.isfinite(pre), 0.0, pre)
-    return pre.detach() if leaky else pre
+    return pre
 
 
 class InputGradient(Function):
@@ -183,9 +187,7 @@ class InputGradient(Function):
         )
         closed = closed and plain(v, a, b, dy, x, weight) and x.dtype.itemsize >= 4
         closed = closed and v.dtype == dy.dtype == x.dtype and CODES[x.dtype] == run.plan.dtype
-        closed = closed and (
-            run.weights is None or 1e-30 < float(run.weights.max()) < 1e30
-        )  # w v is rounded to x's dtype
+        closed = closed and (run.weights is None or _zeros_and_ones(run.weights))  # else w v is rounded
         second = _second if closed else _composed_second
         return *second(v, a, b, dy, x, weight, run), None, None
 
@@ -199,6 +201,35 @@ def _composed_second(
     return ddy, dx, dweight
 
 
+def _zeros_and_ones(weights: Tensor) -> bool:
+    return bool(torch.all((weights == 0) | (weights == 1)))
+
+
+def _less_means(v: Tensor, dy: Tensor, w: Maybe, run: Run) -> tuple[Tensor, Tensor]:
+    """v - sum(w v) / m and dy - w sum(dy) / m, subtracted before anything is scaled, so that an offset costs no digits.
+
+    Second derivatives do not depend on these shifts, except behind given statistics, where no term cancels.
+    """
+    if not run.batch:
+        return v, dy
+    if w is not None:
+        axes = [a for a in range(v.dim()) if a != 1]
+        wide_v, wide_dy = v.double(), dy.double()
+        wide_v = wide_v - (w * wide_v).sum(axes, keepdim=True) / run.m
+        wide_dy = wide_dy - w * (wide_dy.sum(axes, keepdim=True) / run.m)
+        return wide_v.to(v.dtype), wide_dy.to(v.dtype)
+    plan = run.plan.linear()
+    plan = plan._replace(options=plan.options._replace(eps=0.0))
+
+    def less_mean(t: Tensor) -> Tensor:
+        _, _, (mean, _) = cpu.moments(t, None)
+        return cpu.normalize(
+            t, None, None, None, Run(plan, torch.stack((mean, torch.ones_like(mean))), math.inf)
+        )
+
+    return less_mean(v), less_mean(dy)
+
+
 def _second(
     v: Tensor, a: Maybe, b: Maybe, dy: Tensor, x: Tensor, weight: Maybe, run: Run
 ) -> tuple[Maybe, Maybe, Maybe]:
@@ -208,7 +239,9 @@ def _second(
     zero, one = torch.zeros_like(mean), torch.ones_like(mean)
     gamma = one if weight is None else weight.double()
     rstd = equations.reciprocal_std(var, o.eps, torch.sqrt)
-    wv, mask = v, run.mask()
+    mask = run.mask()
+    v, dy = _less_means(v, dy, mask, run)
+    wv = v
     if mask is not None:
         wv = (v * mask).to(v.dtype)
         x = torch.where((mask == 0) & ~torch.isfinite(x), 0.0, x)  # 0 times NaN is NaN

@@ -1,12 +1,13 @@
 """The equations over torch's own operations: for any device, any transform, and gradients of any order.
 
 The formulas are those of `xhat.equations`. This file chooses what they are summed over and the precision: float64 on
-the CPU, at least float32 elsewhere. A rough mean is subtracted from x first. It cancels in the equations, and so a
-large offset of x costs no digits in float32 either.
+the CPU, at least float32 elsewhere. A rough mean is subtracted first, from x and from its gradient. It cancels in the
+equations, and so a large offset of either costs no digits in float32.
 """
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -16,6 +17,7 @@ from torch.nn import functional as F
 from xhat import equations
 from xhat.plan import Options
 from xhat.torch.inputs import Batch, Inputs
+from xhat.torch.internals import differentiating_forward, tracing, transforming
 
 __all__ = [
     "AcrossRanks",
@@ -105,6 +107,7 @@ def _by_batch(b: _Weighed, shift: Tensor, total: Callable[[Tensor], Tensor], o: 
     """The operands for the batch's own mean and variance; total: the sum over a channel of the whole batch."""
     x = b.x - shift
     mu, m2 = equations.moments(x, total, b.m, b.w)
+    m2 = m2 + 0 * m2  # NaN where a square overflows: an infinite variance would hide x
     return Centred(x, shift, mu, equations.variance(m2, b.m, o.correction), b.m, b.w, b.padding)
 
 
@@ -131,13 +134,33 @@ def batch_norm(t: Inputs, o: Options, dtype: torch.dtype | None = None) -> tuple
     c = _centred(t, o, dtype)
     rstd = equations.reciprocal_std(c.var, o.eps, torch.sqrt)
     gamma, beta = _column(weight, x, dtype), _column(bias, x, dtype)
-    pre = equations.normalize(c.x, c.mu, rstd, 1 if gamma is None else gamma, 0 if beta is None else beta)
+    pre = equations.standardize(c.x, c.mu, rstd if gamma is None else gamma * rstd)
+    _center_gradient_of(pre, c)
+    pre = pre if beta is None else pre + beta
     if residual is not None:
         pre = pre + residual
     if c.padding is not None:
         pre = torch.where(c.padding, math.nan, pre)
     y = activate(pre, o).to(x.dtype)
     return y, Batch(torch.stack(((c.shift + c.mu).flatten(), c.var.flatten())).detach(), _constant(c.m))
+
+
+def _less_rough_mean(g: Tensor, m: Any, w: Any) -> Tensor:
+    """g less a rough mean. dx and dgamma do not depend on it, since w xhat sums to 0 over the batch."""
+    with torch.no_grad():  # legacy vmap has no rule for detach
+        rough = _summed(g) / m
+    return g - w * rough
+
+
+def _center_gradient_of(scaled: Tensor, c: Centred) -> None:
+    """Subtracts a rough mean from the gradient of gamma xhat before autograd scales it.
+
+    Not from that of a mask, which depends on it; and a transform or a recorded graph may have no hooks.
+    """
+    if not c.batch or not scaled.requires_grad or (isinstance(c.w, Tensor) and c.w.requires_grad):
+        return
+    if not (tracing() or transforming() or differentiating_forward()):
+        scaled.register_hook(partial(_less_rough_mean, m=c.m, w=c.w))
 
 
 def _constant(m: Any) -> Any:
@@ -192,21 +215,29 @@ def gradients(
     gamma = 1 if gamma is None else gamma
     g = dy.to(dtype)
     if o.activation is not None:
-        pre = gamma * xhat + (0 if beta is None else beta)
+        # By the operations of the forward pass: an element of relu is on the side that it had there.
+        pre = equations.normalize(c.x, c.mu, rstd, gamma, 0 if beta is None else beta)
         if residual:
             assert saved is not None
             pre = saved.to(dtype) if o.activation == "leaky_relu" else pre + saved
         g = activation_gradient(g, pre, o)
     if c.padding is not None:
         xhat = torch.where(c.padding & (g != 0), math.nan, xhat)  # dy is not 0 there: the loss depends on it
-    sum_dy, sum_dy_xhat = equations.gradient_sums(g, xhat, _summed)
+    # A rough mean of g: dx does not depend on it, and w xhat sums to 0 over the batch. (Ranks would have to agree.)
+    with torch.no_grad():  # legacy vmap has no rule for detach
+        rough: Any = _summed(g) / c.m if c.batch and ranks is None else 0.0
+    direct = g - c.w * rough
+    sum_dy, sum_dy_xhat = equations.gradient_sums(direct, xhat, _summed)
     sums: Any = (sum_dy, sum_dy_xhat)
     if ranks is not None:
         sums = ranks.total(torch.stack(sums)).unbind(0)  # one exchange for both
     # No path leads through given statistics, even where xhat is not finite.
     through = (xhat, *sums) if c.batch else (0.0, 0.0, 0.0)
-    dx = equations.input_gradient(g, *through, gamma=gamma, rstd=rstd, m=c.m, correction=o.correction, w=c.w)
-    return dx.to(x.dtype), sum_dy_xhat.reshape(-1), sum_dy.reshape(-1), g.to(x.dtype)
+    dx = equations.input_gradient(
+        direct, *through, gamma=gamma, rstd=rstd, m=c.m, correction=o.correction, w=c.w
+    )
+    dbias = sum_dy + rough * c.m if c.batch else sum_dy
+    return dx.to(x.dtype), sum_dy_xhat.reshape(-1), dbias.reshape(-1), g.to(x.dtype)
 
 
 def second_gradients(

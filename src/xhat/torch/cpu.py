@@ -189,6 +189,17 @@ def normalize(
     return y
 
 
+def pre_of(x: Tensor, weight: Tensor | None, bias: Tensor | None, run: Run) -> Tensor:
+    """pre without a residual, by the operations of the forward pass that ran: leaky_relu's sides are its signs."""
+    plan = run.plan.linear()
+    if x.dtype is torch.float16:  # which has no room for a small pre
+        x = x.float()
+        plan = plan_for(
+            Inputs(x, weight, bias, None, None, *run.statistics.unbind(0)), *plan.options.arguments
+        )
+    return normalize(x, weight, bias, None, Run(plan, run.statistics, math.inf))
+
+
 def track(
     mean: Tensor, var: Tensor, batches: Tensor | None, statistics: Tensor, weight: float, factor: float
 ) -> None:

@@ -73,11 +73,23 @@ def batch_norm(
             "Pass them, or training=True for the batch's own statistics."
         )
     check_nonfinite(nonfinite)
+    if input.shape == (0,):  # torch's function takes it for an empty batch, whatever the other tensors are
+        check_options("batch_norm", eps, correction, activation)
+        return _of_no_dimension(input, weight, bias)
     given = (None, None) if training else (running_mean, running_var)
     y, batch = normalized(Inputs(input, weight, bias, residual, mask, *given), eps, correction, activation)
     if batch is not None and running_mean is not None and running_var is not None:
         running = Running(running_mean, running_var, None, None)
         follow(running, batch, momentum, correction, running_correction, nonfinite)
+    return y
+
+
+def _of_no_dimension(x: Tensor, weight: Maybe, bias: Maybe) -> Tensor:
+    """A copy of x, on which the gradients of weight and bias are 0."""
+    y = x.clone()
+    for parameter in (weight, bias):
+        if parameter is not None:
+            y = y + parameter.to(y.dtype).sum()
     return y
 
 
