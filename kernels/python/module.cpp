@@ -152,7 +152,7 @@ void track(std::size_t channels, nb::handle mean, nb::handle var, nb::handle bat
            double factor) {
     const ChannelVector mu(mean, channels, "running_mean"), v(var, channels, "running_var");
     const auto* found = static_cast<double*>(elements(batch, 2 * channels, sizeof(double), "batch"));
-    auto* count = static_cast<std::int64_t*>(elements(batches, 1, sizeof(std::int64_t), "batches"));
+    auto* count = static_cast<std::int64_t*>(elements(batches, 1, sizeof(std::int64_t), "num_batches_tracked"));
     if (channels && !(mu.at() && v.at() && found)) throw nb::index_error("an array is missing");
     for (std::size_t c = 0; c < channels; c++) {
         mu.at()[c] += weight * (found[c] - mu.at()[c]);

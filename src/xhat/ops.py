@@ -11,10 +11,19 @@ from typing import Any, Never
 import numpy as np
 
 from xhat.checks import Array, check_kinds, check_variance, plain_array
-from xhat.errors import ArgumentError, EngineError, OptionError
+from xhat.errors import ArgumentError, EngineError, OptionError, XhatError
 from xhat.operands import check_output, overlapping, read, weights_for, write
 from xhat.plan import Plan, kernels, make_plan, plan_of, saved_for_backward
-from xhat.results import Context, Gradients, Moments, check_backward, gradient_paths, results_for
+from xhat.results import (
+    CHANGED,
+    Context,
+    Gradients,
+    Moments,
+    changed,
+    check_backward,
+    gradient_paths,
+    results_for,
+)
 
 __all__ = [
     "Context",
@@ -231,7 +240,16 @@ def batch_norm_backward(dy: Any, context: Context, *, out: Any = None) -> Gradie
     Source: Ioffe and Szegedy 2015, section 3, with the variance's own correction and weights.
     """
     dy = check_backward(dy, context, "batch_norm_backward")
-    c, plan = context, context.plan
+    try:
+        return _gradients(dy, context, out)
+    except XhatError:
+        raise
+    except CHANGED as error:
+        raise changed("batch_norm_backward", error) from error
+
+
+def _gradients(dy: Array, c: Context, out: Any) -> Gradients:
+    plan = c.plan
     dx, dresidual = results_for(out, dy, c, "batch_norm_backward")
     sum_dy, sum_dy_xhat = np.zeros((2, *c.mean.shape))
     if dresidual is not None and not plan.activated_residual:  # before dx may be written over dy

@@ -150,7 +150,7 @@ def _rows(statistics: Tensor) -> tuple[Memory, Memory]:
     return (address, size), (address + size, size)
 
 
-def _within_memory(error: IndexError, *tensors: Tensor | None) -> tuple[Any, ...]:
+def _within_memory(error: Exception, *tensors: Tensor | None) -> tuple[Any, ...]:
     """Copies of tensors that have no address of their own or a misaligned one, which the kernels refuse.
 
     The first are known to be zero, the second come from torch.frombuffer. Raises TensorArgumentError if that was not
@@ -202,21 +202,20 @@ def normalize(
                     residual if residual is None else _read(residual, plan), result, mean, var,
                     m - correction if batch else 1.0, eps, plan.activation, slope)  # fmt: skip
     except IndexError as error:
-        *found, mean, var = _within_memory(error, x, weight, bias, residual, *(given or (None, None)))
-        return normalize(*found, run, given and (mean, var))
+        x, weight, bias, residual, *pair = _within_memory(error, x, weight, bias, residual, *(given or ()))
+        return normalize(x, weight, bias, residual, run, given and (pair[0], pair[1]))
     return y
 
 
 def track(
     mean: Tensor, var: Tensor, batches: Tensor | None, statistics: Tensor, weight: float, factor: float
 ) -> None:
-    """mean += weight (batch mean - mean), var += weight (factor batch var - var), batches += 1: all contiguous."""
-    try:
-        run_track(mean.shape[0], (mean, CODES[mean.dtype]), (var, CODES[var.dtype]), batches, statistics, weight, factor)
-    except IndexError as error:
-        raise TensorArgumentError(
-            f"batch_norm: {error}, expected running statistics that have all of their elements in memory."
-        ) from error
+    """mean += weight (batch mean - mean), var += weight (factor batch var - var), batches += 1: all contiguous.
+
+    Raises IndexError, and has changed nothing, where one of them has no memory that the kernels can write.
+    """
+    run_track(mean.shape[0], (mean, CODES[mean.dtype]), (var, CODES[var.dtype]), batches, statistics, weight,
+              factor)  # fmt: skip
     # A graph that has saved them for a gradient detects the change by their version.
     torch.autograd.graph.increment_version((mean, var) if batches is None else (mean, var, batches))
 
@@ -242,7 +241,7 @@ def backward(
                      _read(dy, plan), saved if saved is None else _read(saved, plan), dx, dresidual, *_rows(statistics),
                      (sum_dy, CODES[sum_dy.dtype]), (sum_dy_xhat, CODES[sum_dy_xhat.dtype]), m, m - correction, eps,
                      plan.activation_grad, slope)  # fmt: skip
-    except IndexError as error:
+    except (IndexError, TypeError, ValueError) as error:  # the last two: a plan that was exchanged
         x, dy, gamma, beta, saved = _within_memory(error, x, dy, gamma, beta, saved)
         backward(dy, x, run, sum_dy, sum_dy_xhat, reduce=reduce, dx=dx, gamma=gamma, beta=beta, saved=saved,
                  dresidual=dresidual, weighted=weighted)  # fmt: skip

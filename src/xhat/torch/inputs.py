@@ -186,6 +186,7 @@ def check_weights(x: Tensor, mask: Tensor, o: Options) -> None:
 
 def _check_elements(mask: Tensor) -> None:
     """Raises ArgumentError for what is no weight."""
+    check_memory(mask)
     if mask.dtype != torch.bool and not bool(((mask >= 0) & (mask < math.inf)).all()):
         raise ArgumentError(
             "batch_norm: mask has a negative, infinite or NaN weight, expected finite weights of at least 0."
@@ -227,8 +228,8 @@ def check_memory(*tensors: Maybe) -> None:
     for t in tensors:
         if t is not None and plain(t) and not in_memory(t):
             raise TensorArgumentError(
-                f"batch_norm: a tensor {shown(t.shape)} reaches beyond its storage of {len(t.untyped_storage())} bytes, "
-                "expected one that has all of its elements. Resize the storage back first."
+                f"batch_norm: a tensor {shown(t.shape)} reaches beyond its storage of {len(t.untyped_storage())} "
+                "bytes, expected one that has all of its elements. Resize the storage back first."
             )
 
 

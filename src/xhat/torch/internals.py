@@ -173,8 +173,11 @@ def in_memory(t: Tensor) -> bool:
 
     torch's own operations then read beyond it. A tensor that is known to be zero has no memory, and they know it.
     """
-    last = t.storage_offset() + sum((n - 1) * s for n, s in zip(t.shape, t.stride(), strict=True))
-    return not t.numel() or t._is_zerotensor() or (last + 1) * t.itemsize <= len(t.untyped_storage())
+    if not t.numel() or t._is_zerotensor():
+        return True
+    dense = t.is_contiguous()
+    reach = t.numel() if dense else 1 + sum((n - 1) * s for n, s in zip(t.shape, t.stride(), strict=True))
+    return (t.storage_offset() + reach) * t.itemsize <= len(t.untyped_storage())
 
 
 def aligned(t: Tensor) -> bool:
