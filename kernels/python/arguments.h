@@ -101,14 +101,19 @@ inline void* elements(nb::handle h, std::size_t count, std::size_t size, const c
     return checked(memory_of(h, size, name), {double(count) * double(size), 0}, name);
 }
 
-// An array of a call's view: its memory and its strides; None is no array.
-inline Array array(nb::handle h, const Call& call, const char* name) {
+// An array of a call's view: its memory and its strides; None is no array. One that is written has an element of its own
+// for each of the view.
+inline Array array(nb::handle h, const Call& call, const char* name, bool written = false) {
     if (h.is_none() || !call.size()) return {nullptr, 0, 0, 0};
     const auto [object, strides] = nb::cast<std::pair<nb::object, Sizes>>(h);
     const std::size_t size = SIZE_OF[call.dtype], sizes[] = {call.outer, call.channels, call.inner};
     Extent reached{double(size), 0};
     for (int axis = 0; axis < 3; axis++) reached.add(double(sizes[axis] - 1) * double(strides[axis]) * double(size));
-    return {checked(memory_of(object, size, name), reached, name), strides[0], strides[1], strides[2]};
+    const Memory memory = memory_of(object, size, name);
+    // Then a view that is not the array's can't make a call endless either.
+    if (written && double(call.size()) * double(size) > memory.extent.after + memory.extent.before)
+        refuse(name, "has fewer elements than the view");
+    return {checked(memory, reached, name), strides[0], strides[1], strides[2]};
 }
 
 // A vector with one element per channel: float64 in place or, given as (memory, dtype), converted to a float64 copy.

@@ -116,7 +116,7 @@ void run_forward(bool reduce, bool map, int dtype, Sizes shape, nb::handle x, nb
     const ChannelVector g(gamma, call.channels, "gamma"), b(beta, call.channels, "beta");
     const ChannelVector mu(mean, call.channels, "mean"), v(var, call.channels, "var");
     call.gamma = g.at(), call.beta = b.at();
-    call.saved = array(residual, call, "residual"), call.out = array(y, call, "y");
+    call.saved = array(residual, call, "residual"), call.out = array(y, call, "y", true);
     call.mean = mu.at(), call.var = v.at();
     call.divisor = divisor, call.eps = eps;
     call.activation = activation_of(activation), call.slope = slope;
@@ -136,7 +136,7 @@ void run_backward(bool reduce, bool map, int dtype, Sizes shape, nb::handle x, n
     const ChannelVector s(sum_dy, call.channels, "sum_dy"), t(sum_dy_xhat, call.channels, "sum_dy_xhat");
     call.gamma = g.at(), call.beta = b.at();
     call.dy = array(dy, call, "dy"), call.saved = array(saved, call, "saved");
-    call.out = array(dx, call, "dx"), call.dresidual = array(dresidual, call, "dresidual");
+    call.out = array(dx, call, "dx", true), call.dresidual = array(dresidual, call, "dresidual", true);
     call.mean = mu.at(), call.var = v.at();
     call.sum_dy = s.at(), call.sum_dy_xhat = t.at();
     call.m = count, call.divisor = divisor, call.eps = eps;

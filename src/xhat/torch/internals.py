@@ -181,8 +181,8 @@ def in_memory(t: Tensor) -> bool:
 
 
 def aligned(t: Tensor) -> bool:
-    """Whether a plain tensor has an address that its elements can have."""
-    return bool(t.data_ptr()) and not t.data_ptr() % t.itemsize
+    """Whether the elements of a plain tensor, if it has any, are at an address of their dtype."""
+    return not t.numel() or (t.data_ptr() != 0 and not t.data_ptr() % t.itemsize)
 
 
 class SameKind:
