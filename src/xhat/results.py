@@ -16,7 +16,6 @@ from xhat.operands import as_mask, check_output
 from xhat.plan import ITEM_SIZES, Plan
 
 __all__ = [
-    "CHANGED",
     "Context",
     "Gradients",
     "Moments",
@@ -27,7 +26,7 @@ __all__ = [
 ]
 
 # What a context raises whose fields were exchanged: of the kernels IndexError, where they would leave an array.
-CHANGED = (AttributeError, IndexError, KeyError, OverflowError, RuntimeError, TypeError, ValueError)
+_CHANGED = (AttributeError, IndexError, KeyError, OverflowError, RuntimeError, TypeError, ValueError)
 
 
 class Gradients(NamedTuple):
@@ -143,10 +142,8 @@ def check_backward(dy: Any, context: Any, operation: str) -> Array:
         )
     try:
         _check_fields(context, operation)
-    except XhatError:
-        raise
-    except CHANGED as error:
-        raise changed(operation, error) from error
+    except Exception as error:
+        raise changed(operation, error) from None
     if type(dy) is not np.ndarray:
         dy = plain_array(dy, operation, "dy")
     if dy.shape != context.x.shape or dy.dtype != context.x.dtype:
@@ -155,8 +152,10 @@ def check_backward(dy: Any, context: Any, operation: str) -> Array:
     return gradient
 
 
-def changed(operation: str, error: Exception) -> ContextError:
-    """What is raised where a context's fields do not fit each other."""
+def changed(operation: str, error: Exception) -> Exception:
+    """What is raised where a context's fields do not fit each other; an error for another reason as it is."""
+    if isinstance(error, XhatError) or not isinstance(error, _CHANGED):
+        return error
     return ContextError(
         f"{operation}: the context is not as the forward pass made it ({error}). Leave its fields and its plan as "
         "they are."
@@ -245,8 +244,8 @@ def gradient_paths(dy: Any, context: Context) -> Paths:
     dy = check_backward(dy, context, "gradient_paths")
     try:
         return _paths(dy, context)
-    except CHANGED as error:
-        raise changed("gradient_paths", error) from error
+    except Exception as error:
+        raise changed("gradient_paths", error) from None
 
 
 def _paths(dy: Array, c: Context) -> Paths:

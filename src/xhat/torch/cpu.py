@@ -1,7 +1,6 @@
 """Plain CPU tensors to the kernels, by address: the forward and the backward pass without autograd.
 
-Nothing is checked here (the gate is `functional`; the kernels compare every address with the memory behind it), and no
-formula stands here (see `xhat.equations`).
+Nothing is checked here (see `functional`, and the kernels for memory), and no formula stands here (see `equations`).
 """
 
 import math
@@ -151,10 +150,9 @@ def _rows(statistics: Tensor) -> tuple[Memory, Memory]:
 
 
 def _within_memory(error: Exception, *tensors: Tensor | None) -> tuple[Any, ...]:
-    """Copies of tensors that have no address of their own or a misaligned one, which the kernels refuse.
+    """Copies of tensors without an address (known to be zero) or at a misaligned one, which the kernels refuse.
 
-    The first are known to be zero, the second come from torch.frombuffer. Raises TensorArgumentError if that was not
-    the reason: a storage was resized, or the plan of a graph exchanged.
+    Raises TensorArgumentError for another reason: a storage was resized, or the plan of a graph exchanged.
     """
     check_memory(*tensors)
     found = tuple(t if t is None or aligned(t) else torch.empty_like(t).copy_(t) for t in tensors)
