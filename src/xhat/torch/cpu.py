@@ -39,8 +39,10 @@ __all__ = [
 FLOAT64 = torch.empty(0, dtype=torch.float64, device="cpu")
 
 Memory = Tensor | tuple[int, int]  # a tensor, or the address and bytes of what was allocated here
-Operand = tuple[Memory, Strides]  # with strides on the view
-Vector = tuple[Tensor, int]  # with the code of its dtype
+Operand, Vector = (
+    tuple[Memory, Strides],
+    tuple[Tensor, int],
+)  # with strides on the view; with the code of its dtype
 
 
 class Run(NamedTuple):
@@ -210,7 +212,7 @@ def track(
 ) -> None:
     """mean += weight (batch mean - mean), var += weight (factor batch var - var), batches += 1: all contiguous.
 
-    Raises IndexError, and has changed nothing, where one of them has no memory that the kernels can write.
+    Raises IndexError before a change where the kernels can't write one of them.
     """
     run_track(mean.shape[0], (mean, CODES[mean.dtype]), (var, CODES[var.dtype]), batches, statistics, weight,
               factor)  # fmt: skip
