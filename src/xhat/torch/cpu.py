@@ -210,7 +210,7 @@ def normalize(
 def track(
     mean: Tensor, var: Tensor, batches: Tensor | None, statistics: Tensor, weight: float, factor: float
 ) -> None:
-    """mean += weight (batch mean - mean), var += weight (factor batch var - var), batches += 1: all contiguous, or an IndexError."""
+    """mean += weight (batch mean - mean), var += weight (factor batch var - var), batches += 1, or an IndexError."""
     run_track(mean.shape[0], (mean, CODES[mean.dtype]), (var, CODES[var.dtype]), batches, statistics, weight,
               factor)  # fmt: skip
     # A graph that has saved them for a gradient detects the change by their version.
