@@ -126,6 +126,7 @@ set-up: $(SANITIZE)/made
 sanitize: $(SANITIZE)/made $(MADE)/with-$(EXTRAS)
 	$(SANITIZED) -c 'import sys; from xhat import _kernels; sys.exit(not _kernels.__file__.startswith(sys.prefix))'
 	OMP_NUM_THREADS=2 $(SANITIZED) tests/survey.py > $(SANITIZE)/survey.json
+	OMP_NUM_THREADS=2 $(SANITIZED) tests/fuzz_changed.py
 	$(SANITIZED) $(PYTEST) tests/test_ops.py tests/test_numpy.py tests/test_properties.py
 else
 sanitize:

@@ -36,6 +36,15 @@ def test_without_a_command_the_commands_are_listed(capsys):
     assert all(f"\n    {name} " in shown for name in COMMANDS)
 
 
+def test_an_unknown_command_is_one_sentence_that_lists_the_commands(capsys):
+    assert main(["foo", "--seed", "1"]) == 2
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert (
+        shown.err == "xhat: there is no command 'foo', expected one of demo, report, check, derive, config.\n"
+    )
+
+
 def test_the_installed_script_is_this_function():
     (script,) = entry_points(group="console_scripts", name="xhat")
     assert script.load() is main

@@ -15,7 +15,7 @@ MAY_INCLUDE: dict[str, tuple[str, ...]] = {
     ".": LEAVES,
     "isa": (*LEAVES, '"isa/'),
     "engine": (*LEAVES, '"engine/', '"isa/table.h'),
-    "python": (*LEAVES, '"engine/', "<nanobind/"),
+    "python": (*LEAVES, '"engine/', '"python/', "<nanobind/"),
 }
 
 

@@ -1,82 +1,24 @@
 // The module xhat._kernels: converts the arguments of a call, and runs it without the interpreter's lock.
 //
-// xhat.ops has checked everything already. Here only codes are checked, which would otherwise index beyond a table.
+// xhat.ops and xhat.torch check what a user gives. This is the last gate, for plans, contexts and storages that were
+// changed since: codes, which would index beyond a table, and every array against its memory (arguments.h).
 #include <nanobind/nanobind.h>
-#include <nanobind/stl/array.h>
-#include <nanobind/stl/pair.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
-#include <array>
 #include <cmath>
 #include <cstdint>
+#include <initializer_list>
 #include <string>
 #include <vector>
 
 #include "engine/call.h"
 #include "engine/threads.h"
+#include "python/arguments.h"
 
-namespace nb = nanobind;
 using namespace xhat;
 
 namespace {
-
-using Sizes = std::array<std::ptrdiff_t, 3>;
-
-// An int is an address (a torch tensor's data_ptr), None is no array; anything else exports a buffer. The caller
-// keeps the object alive, and nothing else may write to it during the call.
-void* address(nb::handle h) {
-    if (h.is_none()) return nullptr;
-    if (PyLong_Check(h.ptr())) {
-        void* p = PyLong_AsVoidPtr(h.ptr());
-        if (!p && PyErr_Occurred()) throw nb::python_error();
-        return p;
-    }
-    Py_buffer view;
-    if (PyObject_GetBuffer(h.ptr(), &view, PyBUF_STRIDES) != 0) throw nb::python_error();
-    void* p = view.buf;
-    PyBuffer_Release(&view);
-    return p;
-}
-
-Dtype dtype_of(int code) {
-    if (code < 0 || code >= DTYPES) throw nb::value_error("unknown dtype code");
-    return Dtype(code);
-}
-
-// A vector with one element per channel: float64 in place or, given as (address, dtype), converted to a float64 copy.
-// `store` writes the copy back, rounded.
-class ChannelVector {
-  public:
-    ChannelVector(nb::handle h, std::size_t count) {
-        if (!PyTuple_Check(h.ptr())) {
-            at_ = static_cast<double*>(address(h));
-            return;
-        }
-        const auto [object, code] = nb::cast<std::pair<nb::object, int>>(h);
-        original_ = address(object), dtype_ = dtype_of(code);
-        copy_.resize(count);
-        kernels().of[dtype_].widen(original_, 1, count, copy_.data());
-        at_ = copy_.data();
-    }
-    double* at() const { return at_; }
-    void store() const {
-        if (original_) kernels().of[dtype_].narrow(copy_.data(), original_, 1, copy_.size());
-    }
-
-  private:
-    double* at_ = nullptr;
-    void* original_ = nullptr;
-    Dtype dtype_ = FLOAT64;
-    std::vector<double> copy_;
-};
-
-// From (address or buffer, strides), or None.
-Array array(nb::handle h) {
-    if (h.is_none()) return {nullptr, 0, 0, 0};
-    const auto [object, strides] = nb::cast<std::pair<nb::object, Sizes>>(h);
-    return {address(object), strides[0], strides[1], strides[2]};
-}
 
 Activation activation_of(int code) {
     if (code < 0 || code >= ACTIVATIONS) throw nb::value_error("unknown activation code");
@@ -88,14 +30,26 @@ ActivationGrad activation_grad_of(int code) {
     return ActivationGrad(code);
 }
 
-Call call_on(int dtype, const Sizes& shape, const Array& x, nb::handle weights) {
+Call call_on(int dtype, const Sizes& shape, nb::handle x, nb::handle weights) {
+    double size = 1;
+    for (const std::ptrdiff_t n : shape) {
+        if (n < 0) refuse("shape", "has a negative size");
+        size *= double(n);
+    }
+    if (size > 0x1p53) refuse("shape", "has more elements than any memory");
     Call call{};
     call.dtype = dtype_of(dtype);
     call.outer = std::size_t(shape[0]), call.channels = std::size_t(shape[1]), call.inner = std::size_t(shape[2]);
-    call.x = x;
-    call.weights = static_cast<double*>(address(weights));
+    call.x = array(x, call, "x");
+    call.weights = static_cast<double*>(elements(weights, call.outer * call.inner, sizeof(double), "weights"));
     call.m = call.divisor = INFINITY;
     return call;
+}
+
+// Refuses a call without an array that its kernels would read or write.
+void need(const Call& call, std::initializer_list<const void*> addresses) {
+    for (const void* at : addresses)
+        if (!at && call.size()) throw nb::index_error("an array is missing");
 }
 
 // The codes of an enum, by name.
@@ -107,11 +61,12 @@ template <std::size_t n> nb::dict codes(const char* const (&names)[n]) {
 
 // ------------------------------------------------------------------------------------------------- docstrings
 
-constexpr const char* MODULE = R"(The compiled kernels. xhat.ops is their only caller, and has checked all arguments.
+constexpr const char* MODULE = R"(The compiled kernels. Their callers, xhat.ops and xhat.torch.cpu, check what a user gives.
 
-Arrays share a view of shape (outer, channels, inner). Each is given as a pair (address or buffer, strides), where the
-strides are those of the view's three axes, counted in elements. A vector has one element per channel: an address or
-buffer of float64, or a pair (address or buffer, dtype code). The caller keeps all of them alive during the call.)";
+Arrays share a view of shape (outer, channels, inner). Each is given as (memory, strides), where the strides are those
+of the view's three axes, counted in elements. A vector has one element per channel: a memory of float64, or
+(memory, dtype code). A memory is an object that exports a buffer, a torch tensor, or (address, bytes). The caller keeps
+it alive during the call. Raises IndexError, before anything is written, where a call would leave it.)";
 
 constexpr const char* FORWARD = R"(moments, normalize, or both, of one batch.
 
@@ -157,14 +112,17 @@ void run_forward(bool reduce, bool map, int dtype, Sizes shape, nb::handle x, nb
                  nb::handle beta, nb::handle residual, nb::handle y, nb::handle mean, nb::handle var, double divisor,
                  double eps, int activation, double slope) {
     const DefaultFloatMode mode;
-    Call call = call_on(dtype, shape, array(x), weights);
+    Call call = call_on(dtype, shape, x, weights);
     call.reduce = reduce, call.map = map;
-    const ChannelVector g(gamma, call.channels), b(beta, call.channels), mu(mean, call.channels), v(var, call.channels);
+    const ChannelVector g(gamma, call.channels, "gamma"), b(beta, call.channels, "beta");
+    const ChannelVector mu(mean, call.channels, "mean"), v(var, call.channels, "var");
     call.gamma = g.at(), call.beta = b.at();
-    call.saved = array(residual), call.out = array(y);
+    call.saved = array(residual, call, "residual"), call.out = array(y, call, "y", true);
     call.mean = mu.at(), call.var = v.at();
     call.divisor = divisor, call.eps = eps;
     call.activation = activation_of(activation), call.slope = slope;
+    need(call, {call.x.at, call.mean, call.var});
+    if (map) need(call, {call.out.at});
     run(forward, call);
 }
 
@@ -173,30 +131,37 @@ void run_backward(bool reduce, bool map, int dtype, Sizes shape, nb::handle x, n
                   nb::handle var, nb::handle sum_dy, nb::handle sum_dy_xhat, double count, double divisor, double eps,
                   int activation_grad, double slope) {
     const DefaultFloatMode mode;
-    Call call = call_on(dtype, shape, array(x), weights);
+    Call call = call_on(dtype, shape, x, weights);
     call.reduce = reduce, call.map = map;
-    const ChannelVector g(gamma, call.channels), b(beta, call.channels), mu(mean, call.channels), v(var, call.channels);
-    const ChannelVector s(sum_dy, call.channels), t(sum_dy_xhat, call.channels);
+    const ChannelVector g(gamma, call.channels, "gamma"), b(beta, call.channels, "beta");
+    const ChannelVector mu(mean, call.channels, "mean"), v(var, call.channels, "var");
+    const ChannelVector s(sum_dy, call.channels, "sum_dy"), t(sum_dy_xhat, call.channels, "sum_dy_xhat");
     call.gamma = g.at(), call.beta = b.at();
-    call.dy = array(dy), call.saved = array(saved), call.out = array(dx), call.dresidual = array(dresidual);
+    call.dy = array(dy, call, "dy"), call.saved = array(saved, call, "saved");
+    call.out = array(dx, call, "dx", true), call.dresidual = array(dresidual, call, "dresidual", true);
     call.mean = mu.at(), call.var = v.at();
     call.sum_dy = s.at(), call.sum_dy_xhat = t.at();
     call.m = count, call.divisor = divisor, call.eps = eps;
     call.activation_grad = activation_grad_of(activation_grad), call.slope = slope;
+    need(call, {call.x.at, call.dy.at, call.mean, call.var, call.sum_dy, call.sum_dy_xhat});
+    if (map) need(call, {call.out.at});
+    if (reads_saved(call.activation_grad)) need(call, {call.saved.at, map ? call.dresidual.at : call.saved.at});
     run(backward, call);
     s.store(), t.store();
 }
 
 void track(std::size_t channels, nb::handle mean, nb::handle var, nb::handle batches, nb::handle batch, double weight,
            double factor) {
-    const ChannelVector mu(mean, channels), v(var, channels);
-    const double* found = static_cast<double*>(address(batch));
+    const ChannelVector mu(mean, channels, "running_mean"), v(var, channels, "running_var");
+    const auto* found = static_cast<double*>(elements(batch, 2 * channels, sizeof(double), "batch"));
+    auto* count = static_cast<std::int64_t*>(elements(batches, 1, sizeof(std::int64_t), "num_batches_tracked"));
+    if (channels && !(mu.at() && v.at() && found)) throw nb::index_error("an array is missing");
     for (std::size_t c = 0; c < channels; c++) {
         mu.at()[c] += weight * (found[c] - mu.at()[c]);
         v.at()[c] += weight * (factor * found[channels + c] - v.at()[c]);
     }
     mu.store(), v.store();
-    if (void* count = address(batches)) ++*static_cast<std::int64_t*>(count);
+    if (count) ++*count;
 }
 
 std::vector<std::string> isa_available() {

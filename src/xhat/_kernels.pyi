@@ -1,9 +1,10 @@
 """
-The compiled kernels. xhat.ops is their only caller, and has checked all arguments.
+The compiled kernels. Their callers, xhat.ops and xhat.torch.cpu, check what a user gives.
 
-Arrays share a view of shape (outer, channels, inner). Each is given as a pair (address or buffer, strides), where the
-strides are those of the view's three axes, counted in elements. A vector has one element per channel: an address or
-buffer of float64, or a pair (address or buffer, dtype code). The caller keeps all of them alive during the call.
+Arrays share a view of shape (outer, channels, inner). Each is given as (memory, strides), where the strides are those
+of the view's three axes, counted in elements. A vector has one element per channel: a memory of float64, or
+(memory, dtype code). A memory is an object that exports a buffer, a torch tensor, or (address, bytes). The caller keeps
+it alive during the call. Raises IndexError, before anything is written, where a call would leave it.
 """
 
 from collections.abc import Sequence

@@ -26,7 +26,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         command = commands.add_parser(name, help=about, description=about)
         arguments(command)
         command.set_defaults(run=run)
-    args = parser.parse_args(argv)
+    words = list(sys.argv[1:] if argv is None else argv)
+    if words and not words[0].startswith("-") and words[0] not in COMMANDS:
+        return refuse(f"xhat: there is no command {words[0]!r}, expected one of {', '.join(COMMANDS)}.")
+    args = parser.parse_args(words)
     if "run" not in args:
         parser.print_help()
         return 2

@@ -14,7 +14,7 @@ from xhat.checks import Array, check_kinds, check_variance, plain_array
 from xhat.errors import ArgumentError, EngineError, OptionError
 from xhat.operands import check_output, overlapping, read, weights_for, write
 from xhat.plan import Plan, kernels, make_plan, plan_of, saved_for_backward
-from xhat.results import Context, Gradients, Moments, check_backward, gradient_paths, results_for
+from xhat.results import Context, Gradients, Moments, changed, check_backward, gradient_paths, results_for
 
 __all__ = [
     "Context",
@@ -231,7 +231,14 @@ def batch_norm_backward(dy: Any, context: Context, *, out: Any = None) -> Gradie
     Source: Ioffe and Szegedy 2015, section 3, with the variance's own correction and weights.
     """
     dy = check_backward(dy, context, "batch_norm_backward")
-    c, plan = context, context.plan
+    try:
+        return _gradients(dy, context, out)
+    except Exception as error:
+        raise changed("batch_norm_backward", error) from None
+
+
+def _gradients(dy: Array, c: Context, out: Any) -> Gradients:
+    plan = c.plan
     dx, dresidual = results_for(out, dy, c, "batch_norm_backward")
     sum_dy, sum_dy_xhat = np.zeros((2, *c.mean.shape))
     if dresidual is not None and not plan.activated_residual:  # before dx may be written over dy

@@ -12,11 +12,22 @@ import numpy as np
 from xhat import equations
 from xhat.checks import Array, check_correction, check_like_x, plain_array, shown
 from xhat.equations import Paths
-from xhat.errors import ArgumentError, ContextError, OutputError, ShapeError
+from xhat.errors import ArgumentError, ContextError, OutputError, ShapeError, XhatError
 from xhat.operands import as_mask, check_output
 from xhat.plan import ITEM_SIZES, Plan
 
-__all__ = ["Context", "Gradients", "Moments", "check_backward", "gradient_paths", "results_for"]
+__all__ = [
+    "Context",
+    "Gradients",
+    "Moments",
+    "changed",
+    "check_backward",
+    "gradient_paths",
+    "results_for",
+]
+
+# What a context raises whose fields were exchanged: of the kernels IndexError, where they would leave an array.
+_CHANGED = (AttributeError, IndexError, KeyError, OverflowError, RuntimeError, TypeError, ValueError)
 
 
 class Gradients(NamedTuple):
@@ -130,6 +141,29 @@ def check_backward(dy: Any, context: Any, operation: str) -> Array:
             f"{operation}: context is {type(context).__name__}, expected the context that batch_norm returned "
             "(y, context = xhat.batch_norm(...))."
         )
+    try:
+        _check_fields(context, operation)
+    except Exception as error:
+        raise changed(operation, error) from None
+    if type(dy) is not np.ndarray:
+        dy = plain_array(dy, operation, "dy")
+    if dy.shape != context.x.shape or dy.dtype != context.x.dtype:
+        check_like_x(operation, "dy", (dy.shape, dy.dtype), context.x.shape, context.x.dtype)
+    gradient: Array = dy
+    return gradient
+
+
+def changed(operation: str, error: Exception) -> Exception:
+    """What is raised where a context's fields do not fit each other; an error for another reason as it is."""
+    if isinstance(error, XhatError) or not isinstance(error, _CHANGED):
+        return error
+    return ContextError(
+        f"{operation}: the context is not as the forward pass made it ({error}). Leave its fields and its plan as "
+        "they are."
+    )
+
+
+def _check_fields(context: Context, operation: str) -> None:
     if context.overwritten:
         raise ContextError(
             f"{operation}: the forward pass wrote y over x, and the gradient needs x. Give batch_norm another out."
@@ -146,20 +180,16 @@ def check_backward(dy: Any, context: Any, operation: str) -> Array:
             f"{operation}: the context's arrays have other shapes or dtypes than in the forward pass. Leave them as "
             "they are, and change copies."
         )
-    if type(dy) is not np.ndarray:
-        dy = plain_array(dy, operation, "dy")
-    if dy.shape != context.x.shape or dy.dtype != context.x.dtype:
-        check_like_x(operation, "dy", (dy.shape, dy.dtype), context.x.shape, context.x.dtype)
-    gradient: Array = dy
-    return gradient
 
 
 def _as_made(c: Context) -> bool:
     """Whether the arrays are what the kernels take them for: memory is read by the shapes and dtype of the plan."""
-    x, statistics, weights, _, saved, _, plan = c
+    x, statistics, weights, count, saved, _, plan = c
     size = x.itemsize
     return (
         size == ITEM_SIZES[plan.dtype]
+        and x.dtype.kind in "fV"  # V: bfloat16
+        and type(count) in _NUMBERS
         and statistics.shape == plan.statistics_shape
         and statistics.itemsize == 8
         and statistics.flags.c_contiguous
@@ -170,6 +200,9 @@ def _as_made(c: Context) -> bool:
         )
         and (weights is None or _are_weights(weights, plan))
     )
+
+
+_NUMBERS = (float, int, np.float64)
 
 
 def _are_weights(weights: Array, plan: Plan) -> bool:
@@ -226,8 +259,14 @@ def gradient_paths(dy: Any, context: Context) -> Paths:
     dy: x's shape and dtype; g = dy act'(pre). Returns Paths(direct, mean, variance) of x's shape.
     Raises what `batch_norm_backward` raises.
     """
-    c = context
-    dy = check_backward(dy, c, "gradient_paths")
+    dy = check_backward(dy, context, "gradient_paths")
+    try:
+        return _paths(dy, context)
+    except Exception as error:
+        raise changed("gradient_paths", error) from None
+
+
+def _paths(dy: Array, c: Context) -> Paths:
     plan, options = c.plan, c.plan.options
     if not c.x.size:
         return Paths(np.zeros(c.x.shape), np.zeros(c.x.shape), np.zeros(c.x.shape))

@@ -13,11 +13,11 @@ from torch.autograd import Function
 
 from xhat import equations
 from xhat.checks import shown
-from xhat.plan import saved_for_backward
+from xhat.plan import Plan, saved_for_backward
 from xhat.torch import composed, cpu
 from xhat.torch.cpu import Run
-from xhat.torch.errors import TensorShapeError
-from xhat.torch.inputs import CODES, Inputs
+from xhat.torch.errors import TensorArgumentError, TensorShapeError
+from xhat.torch.inputs import CODES, Inputs, check_memory
 from xhat.torch.internals import batched, differentiating_forward, plain, transforming
 
 __all__ = ["normalize"]
@@ -45,7 +45,7 @@ class Normalize(Function):
     @staticmethod
     def backward(ctx: Any, dy: Tensor) -> tuple[Maybe, ...]:
         """dx, dweight, dbias, dresidual."""
-        run: Run = ctx.run
+        run = _run_of(ctx)
         x, weight, *rest = ctx.saved_tensors
         bias, saved = rest or (ctx.bias, None)
         needs = ctx.needs_input_grad[:4]
@@ -55,6 +55,22 @@ class Normalize(Function):
         if torch.is_grad_enabled():
             return *_differentiable(dy, x, weight, bias, saved, run, needs), None
         return *cpu.gradients(dy, x, weight, bias, saved, run, needs), None
+
+
+def _run_of(ctx: Any) -> Run:
+    """The forward pass that a node of a graph holds. Raises TensorArgumentError where that was exchanged."""
+    run = ctx.run
+    if (
+        type(run) is Run
+        and type(run.plan) is Plan
+        and type(run.m) is float
+        and type(run.statistics) is Tensor
+    ):
+        return run
+    raise TensorArgumentError(
+        "batch_norm_backward: the node of this graph does not hold its forward pass any more. Leave its attributes as "
+        "they are."
+    )
 
 
 def _check_saved(x: Tensor, weight: Maybe, bias: Maybe, saved: Maybe, run: Run) -> None:
@@ -82,6 +98,7 @@ def _intact(run: Run) -> bool:
     statistics, weights = run.statistics, run.weights
     return (
         statistics.shape == (2, channels)
+        and len(statistics.untyped_storage()) - 8 * statistics.storage_offset() >= 16 * channels
         and statistics.dtype is torch.float64
         and statistics.is_contiguous()
         and (
@@ -111,6 +128,7 @@ def _composed(
     dy: Tensor, x: Tensor, weight: Maybe, bias: Maybe, saved: Maybe, run: Run, needs: tuple[bool, ...]
 ) -> tuple[Maybe, ...]:
     """The gradients by torch's operations, each in the dtype of what it is the gradient of."""
+    check_memory(dy, x, weight, bias, saved)
     o, residual = run.plan.options, run.plan.residual
     by_sign = o.activation == "leaky_relu" and saved is None
     if by_sign and plain(x, weight, bias) and CODES.get(x.dtype) == run.plan.dtype:
@@ -134,6 +152,7 @@ def _differentiable(
     dy: Tensor, x: Tensor, weight: Maybe, bias: Maybe, saved: Maybe, run: Run, needs: tuple[bool, ...]
 ) -> tuple[Maybe, ...]:
     """The gradients as a graph: through the activation by torch's operations, then through `InputGradient`."""
+    check_memory(dy, x, weight, bias, saved)
     g = dy
     if run.plan.activation:
         g = composed.activation_gradient(
@@ -177,8 +196,9 @@ class InputGradient(Function):
     def backward(ctx: Any, v: Tensor, a: Maybe, b: Maybe) -> tuple[Maybe, ...]:
         """Gradients with respect to dy, x and weight, for cotangents v, a, b of dx, dweight, dbias."""
         dy, x, weight = ctx.saved_tensors
-        run: Run = ctx.run
+        run = _run_of(ctx)
         _check_saved(x, weight, None, dy, run)
+        check_memory(x, weight, dy, v, a, b)
         closed = not (
             transforming()
             or differentiating_forward()

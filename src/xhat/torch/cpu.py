@@ -1,10 +1,11 @@
 """Plain CPU tensors to the kernels, by address: the forward and the backward pass without autograd.
 
-Nothing is checked here (the gate is `functional`), and no formula stands here (see `xhat.equations`).
+Nothing is checked here (see `functional`, and the kernels for memory), and no formula stands here (see `equations`).
 """
 
 import math
 from collections.abc import Callable
+from operator import is_
 from typing import Any, NamedTuple
 
 import torch
@@ -14,7 +15,9 @@ from xhat.checks import check_count, check_sum
 from xhat.layout import Strides, strides_on
 from xhat.ops import run_backward, run_forward, run_track
 from xhat.plan import Plan, make_plan, plan_of
-from xhat.torch.inputs import CODES, Inputs, as_mask, check_kinds, check_mask, weights_in_order
+from xhat.torch.errors import TensorArgumentError
+from xhat.torch.inputs import CODES, Inputs, as_mask, check_kinds, check_mask, check_memory, weights_in_order
+from xhat.torch.internals import aligned
 from xhat.torch.memory import LARGE, ask_for_huge_pages
 
 __all__ = [
@@ -35,8 +38,11 @@ __all__ = [
 # `new_empty` of this tensor takes half the time of torch.empty.
 FLOAT64 = torch.empty(0, dtype=torch.float64, device="cpu")
 
-Operand = tuple[int, Strides]  # address, and strides on the view
-Vector = tuple[int, int]  # address and dtype of an element per channel
+Memory = Tensor | tuple[int, int]  # a tensor, or the address and bytes of what was allocated here
+Operand, Vector = (
+    tuple[Memory, Strides],
+    tuple[Tensor, int],
+)  # with strides on the view; with the code of its dtype
 
 
 class Run(NamedTuple):
@@ -107,8 +113,9 @@ def part_of(plan: Plan, count: float, mask: Tensor | None) -> Run:
 def _result_like(x: Tensor, plan: Plan) -> tuple[Tensor, Operand]:
     """A result of x's shape and dtype, with x's strides where the view walks them."""
     new = torch.empty_like(x)
-    if new.nbytes >= LARGE:
-        ask_for_huge_pages(new.data_ptr(), new.nbytes)
+    size = new.nbytes
+    if size >= LARGE:
+        ask_for_huge_pages(new.data_ptr(), size)
     strides = plan.strides if new.stride() == plan.memory else strides_on(plan.view, new.shape, new.stride())
     if strides is None:
         view = plan.view
@@ -117,26 +124,45 @@ def _result_like(x: Tensor, plan: Plan) -> tuple[Tensor, Operand]:
         new = torch.empty_permuted(x.shape, order, dtype=x.dtype, device="cpu")
         strides = strides_on(view, new.shape, new.stride()) if new.numel() else (0, 0, 0)
         assert strides is not None
-    return new, (new.data_ptr(), strides)
+    return new, ((new.data_ptr(), size), strides)
 
 
-def _read(t: Tensor, plan: Plan) -> tuple[Tensor, Operand]:
-    """An input, or a copy where the view does not walk it; the caller keeps it alive."""
+def _read(t: Tensor, plan: Plan) -> Operand:
+    """An input, or a copy where the view does not walk it."""
     strides = plan.strides if t.stride() == plan.memory else strides_on(plan.view, t.shape, t.stride())
-    address = t.data_ptr()
-    if strides is not None and address:  # a tensor that is known to be zero has no address
-        return t, (address, strides)
-    copy, operand = _result_like(t, plan)
-    return copy.copy_(t), operand
+    if strides is not None:
+        return t, strides
+    check_memory(t)
+    copy, (_, strides) = _result_like(t, plan)
+    return copy.copy_(t), strides
 
 
-def _vector(vector: Tensor) -> tuple[Tensor, Vector]:
-    """An element per channel as address and dtype; the caller keeps the tensor alive."""
-    address = vector.data_ptr()
-    if not (vector.is_contiguous() and address):
-        vector = vector.clone(memory_format=torch.contiguous_format)
-        address = vector.data_ptr()
-    return vector, (address, CODES[vector.dtype])
+def _vector(vector: Tensor) -> Vector:
+    """An element per channel, or a copy where they are not contiguous."""
+    if not vector.is_contiguous():
+        check_memory(vector)
+        vector = vector.contiguous()
+    return vector, CODES[vector.dtype]
+
+
+def _rows(statistics: Tensor) -> tuple[Memory, Memory]:
+    """Mean and var of (2, C), contiguous."""
+    address, size = statistics.data_ptr(), statistics.nbytes // 2
+    return (address, size), (address + size, size)
+
+
+def _within_memory(error: Exception, *tensors: Tensor | None) -> tuple[Any, ...]:
+    """Copies of tensors without an address (known to be zero) or at a misaligned one, which the kernels refuse.
+
+    Raises TensorArgumentError for another reason: a storage was resized, or the plan of a graph exchanged.
+    """
+    check_memory(*tensors)
+    found = tuple(t if t is None or aligned(t) else torch.empty_like(t).copy_(t) for t in tensors)
+    if all(map(is_, found, tensors)):
+        raise TensorArgumentError(
+            f"batch_norm: {error}. What a graph has saved has to stay as it is until the backward pass."
+        ) from error
+    return found
 
 
 # ------------------------------------------------------------------------------------------------------- forward
@@ -152,10 +178,8 @@ def moments(x: Tensor, mask: Tensor | None) -> tuple[float, int, Tensor]:
         weights = weights_in_order(mask, plan)
         count, values = float(weights.sum()), int(torch.count_nonzero(weights))
     if count:
-        x, source = _read(x, plan)
-        mean, place = found.data_ptr(), None if weights is None else weights.data_ptr()
-        run_forward(True, False, plan.dtype, plan.view.shape, source, place, None, None, None, None, mean,
-                    mean + 8 * x.shape[1], 1.0, 1.0, 0, 0.0)  # fmt: skip
+        run_forward(True, False, plan.dtype, plan.view.shape, _read(x, plan), weights, None, None, None, None,
+                    *_rows(found), 1.0, 1.0, 0, 0.0)  # fmt: skip
     return count, values, found
 
 
@@ -169,23 +193,17 @@ def normalize(
     """
     plan, statistics, m, weights = run
     y, result = _result_like(x, plan)
-    x, source = _read(x, plan)
-    gamma = beta = added = None
-    if weight is not None:
-        weight, gamma = _vector(weight)
-    if bias is not None:
-        bias, beta = _vector(bias)
-    if residual is not None:
-        residual, added = _read(residual, plan)
     eps, correction, _, slope = plan.options
     batch = m != math.inf
-    mean: int | Vector = statistics.data_ptr()
-    var: int | Vector = statistics.data_ptr() + 8 * plan.view.shape[1]
-    if given is not None:
-        (_mean, mean), (_var, var) = map(_vector, given)
-    run_forward(batch, True, plan.dtype, plan.view.shape, source, None if weights is None else weights.data_ptr(),
-                gamma, beta, added, result, mean, var, m - correction if batch else 1.0, eps, plan.activation,
-                slope)  # fmt: skip
+    mean, var = _rows(statistics) if given is None else map(_vector, given)
+    try:
+        run_forward(batch, True, plan.dtype, plan.view.shape, _read(x, plan), weights,
+                    weight if weight is None else _vector(weight), bias if bias is None else _vector(bias),
+                    residual if residual is None else _read(residual, plan), result, mean, var,
+                    m - correction if batch else 1.0, eps, plan.activation, slope)  # fmt: skip
+    except IndexError as error:
+        x, weight, bias, residual, *pair = _within_memory(error, x, weight, bias, residual, *(given or ()))
+        return normalize(x, weight, bias, residual, run, given and (pair[0], pair[1]))
     return y
 
 
@@ -203,9 +221,9 @@ def pre_of(x: Tensor, weight: Tensor | None, bias: Tensor | None, run: Run) -> T
 def track(
     mean: Tensor, var: Tensor, batches: Tensor | None, statistics: Tensor, weight: float, factor: float
 ) -> None:
-    """mean += weight (batch mean - mean), var += weight (factor batch var - var), batches += 1: all contiguous."""
-    run_track(mean.shape[0], (mean.data_ptr(), CODES[mean.dtype]), (var.data_ptr(), CODES[var.dtype]),
-              None if batches is None else batches.data_ptr(), statistics.data_ptr(), weight, factor)  # fmt: skip
+    """mean += weight (batch mean - mean), var += weight (factor batch var - var), batches += 1, or an IndexError."""
+    run_track(mean.shape[0], (mean, CODES[mean.dtype]), (var, CODES[var.dtype]), batches, statistics, weight,
+              factor)  # fmt: skip
     # A graph that has saved them for a gradient detects the change by their version.
     torch.autograd.graph.increment_version((mean, var) if batches is None else (mean, var, batches))
 
@@ -224,22 +242,17 @@ def backward(
         sum_dy.zero_()
         sum_dy_xhat.zero_()
         return
-    x, source = _read(x, plan)
-    dy, gradient = _read(dy, plan)
-    scale = shift = other = None
-    if gamma is not None:
-        gamma, scale = _vector(gamma)
-    if beta is not None:
-        beta, shift = _vector(beta)
-    if saved is not None:
-        saved, other = _read(saved, plan)
     eps, correction, _, slope = plan.options
-    mean = statistics.data_ptr()
-    run_backward(reduce, dx is not None, plan.dtype, plan.view.shape, source,
-                 weights.data_ptr() if weighted and weights is not None else None, scale, shift, gradient, other, dx,
-                 dresidual, mean, mean + 8 * plan.view.shape[1], (sum_dy.data_ptr(), CODES[sum_dy.dtype]),
-                 (sum_dy_xhat.data_ptr(), CODES[sum_dy_xhat.dtype]), m, m - correction, eps,
-                 plan.activation_grad, slope)  # fmt: skip
+    try:
+        run_backward(reduce, dx is not None, plan.dtype, plan.view.shape, _read(x, plan), weights if weighted else None,
+                     gamma if gamma is None else _vector(gamma), beta if beta is None else _vector(beta),
+                     _read(dy, plan), saved if saved is None else _read(saved, plan), dx, dresidual, *_rows(statistics),
+                     (sum_dy, CODES[sum_dy.dtype]), (sum_dy_xhat, CODES[sum_dy_xhat.dtype]), m, m - correction, eps,
+                     plan.activation_grad, slope)  # fmt: skip
+    except (IndexError, TypeError, ValueError) as error:  # the last two: a plan that was exchanged
+        x, dy, gamma, beta, saved = _within_memory(error, x, dy, gamma, beta, saved)
+        backward(dy, x, run, sum_dy, sum_dy_xhat, reduce=reduce, dx=dx, gamma=gamma, beta=beta, saved=saved,
+                 dresidual=dresidual, weighted=weighted)  # fmt: skip
 
 
 def gradients(

@@ -18,7 +18,16 @@ from xhat.torch import composed, cpu, operators
 from xhat.torch.autograd import normalize
 from xhat.torch.cpu import Run, plan_for
 from xhat.torch.errors import TensorShapeError, TensorTypeError
-from xhat.torch.inputs import CODES, Batch, Inputs, check_inputs, check_nonfinite, check_tensor, check_weights
+from xhat.torch.inputs import (
+    CODES,
+    Batch,
+    Inputs,
+    check_inputs,
+    check_memory,
+    check_nonfinite,
+    check_tensor,
+    check_weights,
+)
 from xhat.torch.internals import (
     SameKind,
     differentiating_forward,
@@ -61,6 +70,8 @@ def batch_norm(
     for name, value in dict(input=input, running_mean=running_mean, running_var=running_var, weight=weight, bias=bias,
                             residual=residual, mask=mask).items():  # fmt: skip
         check_tensor(name, value)
+    if input is None:
+        raise TensorTypeError("batch_norm: input is None, expected a tensor.")
     if type(training) is not bool and not isinstance(training, (int, Tensor)):
         raise TensorTypeError(f"batch_norm: training is {training!r}, expected True or False.")
     if training and (running_mean is None) != (running_var is None):
@@ -146,6 +157,7 @@ def _by_kernels(t: Inputs, plan: Plan) -> tuple[Tensor, Batch | None]:
         if not differentiated:
             return cpu.normalize(x, weight, bias, residual, Run(plan, cpu.FLOAT64, plan.m), (mean, var)), None
         # A copy: the layer's statistics may move before the backward pass.
+        check_memory(mean, var)
         statistics = torch.stack((mean, var)).double()
         return run(x, weight, bias, residual, Run(plan, statistics, plan.m)), None
     if not x.numel():
@@ -199,8 +211,11 @@ def follow(
         )
         and _in_place(mean, var, batches, statistics)
     ):
-        k = 1 / max(1, int(batches) + 1) if momentum is None else momentum  # type: ignore[arg-type]  # a tensor, see above
-        cpu.track(mean, var, batches, statistics, k, (m - correction) / (m - running_correction))
+        try:
+            k = 1 / max(1, int(batches) + 1) if momentum is None else momentum  # type: ignore[arg-type]  # a tensor, see above
+            cpu.track(mean, var, batches, statistics, k, (m - correction) / (m - running_correction))
+        except (IndexError, RuntimeError):  # misaligned, or none of theirs is left: `move` raises then
+            move(running, batch, momentum, correction, running_correction, nonfinite)
     elif tracing() and not transforming():
         track(running, batch, momentum, correction, running_correction, nonfinite)
     else:

@@ -20,7 +20,7 @@ from xhat.plan import Options, saved_for_backward
 from xhat.torch import composed, cpu, exported
 from xhat.torch.cpu import Run
 from xhat.torch.errors import TensorArgumentError
-from xhat.torch.inputs import Batch, Inputs, check_gradient, check_inputs
+from xhat.torch.inputs import Batch, Inputs, check_gradient, check_inputs, check_memory
 from xhat.torch.internals import for_other_tools, plain, tangents
 
 __all__ = ["Where", "across_ranks", "backward", "batch_norm", "forward", "gradients_of", "save"]
@@ -145,6 +145,7 @@ def backward(
     if not plain(dy, x, weight, bias, saved, t.mask, statistics):
         return _backward_composed(dy, x, weight, bias, saved, t.mask, statistics, residual, *rest)
     check_gradient(dy, x, saved, statistics, _separate(residual, o))
+    check_memory(statistics)
     plan = cpu.plan_for(t._replace(residual=x if residual else None), *o.arguments, operation="moments")
     run = cpu.run_of(plan, x, t.mask) if count is None else cpu.part_of(plan, float(count), t.mask)
     run = run._replace(statistics=statistics.contiguous())

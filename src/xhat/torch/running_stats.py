@@ -12,7 +12,7 @@ from xhat import equations
 from xhat.checks import check_correction, number, shown
 from xhat.errors import ArgumentError, DegenerateBatchError
 from xhat.torch.errors import TensorArgumentError, TensorDtypeError, TensorShapeError, TensorTypeError
-from xhat.torch.inputs import CODES, Batch, check_nonfinite, check_statistics
+from xhat.torch.inputs import CODES, Batch, check_memory, check_nonfinite, check_statistics
 from xhat.torch.internals import recomputing, transforming
 
 __all__ = ["Running", "momentum_of", "move", "track"]
@@ -78,6 +78,12 @@ def _check(running: Running, batch: Batch, visible: bool) -> None:
 
 def _check_places(running: Running) -> None:
     """Raises if one of the statistics cannot be written, before any of them is."""
+    check_memory(*running)
+    if any(t is not None and t._is_zerotensor() for t in running):
+        raise TensorArgumentError(
+            "batch_norm: a running statistic is a tensor that is known to be zero, and has no memory to be written. "
+            "Give the layer torch.zeros of its shape."
+        )
     if not torch.is_inference_mode_enabled() and any(t is not None and t.is_inference() for t in running):
         raise TensorArgumentError(
             "batch_norm: the running statistics were made in inference mode, and can't move outside of it. "
@@ -106,6 +112,11 @@ def _cumulative(batches: Tensor | None) -> Tensor:
     if batches is None:
         raise TensorTypeError(
             "batch_norm: momentum is None, expected a number: only a layer counts its batches."
+        )
+    if batches.numel() != 1:
+        raise TensorShapeError(
+            f"batch_norm: num_batches_tracked has shape {shown(batches.shape)}, expected () for momentum=None, which "
+            "averages over that number of batches."
         )
     return batches
 

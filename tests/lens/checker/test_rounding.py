@@ -31,6 +31,9 @@ def test_rounding_mistakes_are_distinguished_from_wrong_formulas() -> None:
 
     assert check(one_pass).names == {"one-pass variance cancelling"}
     assert check(one_pass, dtype="float32").names == {"one-pass variance cancelling"}
+    assert [(row.output, row.right) for row in check(one_pass).rows] == [
+        ("y", False)
+    ]  # as the headline has it
     assert check(folded) and check(folded, dtype="float32")
     assert check(single).conventions["arrays"] == "numpy, float64 (float32 inside)"
     assert check(half).status == 1

@@ -3,6 +3,7 @@
 The order matters, since the correct backward depends on the conventions and on the mistakes of its forward.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from itertools import product
 
@@ -221,15 +222,28 @@ def _is_of_statistics(mistake: Mistake) -> bool:
     )
 
 
+def _blame_rounding(name: str, outputs: Sequence[str], diagnosis: Diagnosis) -> None:
+    """A mistake of outputs whose errors are small on the probes of the rows, and grow on others."""
+    diagnosis.mistakes.append(_named(name, *outputs))
+    for k, row in enumerate(diagnosis.rows):
+        if row.output in outputs and row.right:
+            diagnosis.rows[k] = replace(
+                row,
+                right=False,
+                error=None,
+                why=f"{name}: right on small inputs, and wrong where errors grow",
+            )
+
+
 def _find_rounding(fit: Fit, diagnosis: Diagnosis) -> None:
     """Find mistakes that only the growth of an error shows: cancellation and float16 sums."""
     e = fit.best[0]
     if fit.accumulates or (
         fit.runner.spec.dtype == "float16" and rounding.overflows(fit.runner, fit.batch[0], e.correction)
     ):
-        diagnosis.mistakes.append(_named("float16 accumulation", *fit.outputs()))
+        _blame_rounding("float16 accumulation", fit.outputs(), diagnosis)
     elif fit.cost[0] == 0 and rounding.cancels(fit.runner, fit.batch[0], e.correction, e.forward, fit.dtype):
-        diagnosis.mistakes.append(_named("one-pass variance cancelling", fit.outputs()[0]))
+        _blame_rounding("one-pass variance cancelling", fit.outputs()[:1], diagnosis)
     elif fit.cost[0]:
         wider = replace(fit)
         wider.explain(rounding.TOLERANCE["float16"])
