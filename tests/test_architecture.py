@@ -24,7 +24,7 @@ PACKAGE = ROOT / "src" / "xhat"
 # The rim (the public names, the command line, the demo) may import all.
 ENGINE = {"ops", "equations", "layout", "errors"}
 CORE = ENGINE | {"plan", "checks"}
-TORCH_INPUTS = {"torch.errors", "torch.internals", "torch.inputs"}
+TORCH_INPUTS = {"torch.errors", "torch.internals", "torch.inputs", "torch.memory"}
 TORCH_WAYS = {f"torch.{way}" for way in ("cpu", "composed", "autograd", "operators", "running_stats")}
 TORCH_MODELS = {f"torch.{part}" for part in ("functional", "nn", "sync", "freeze", "recorder", "recalibrate")}
 MAY_IMPORT: dict[str, set[str]] = {
@@ -42,8 +42,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     # PyTorch, from the bottom up: each file, then the packages for whole models, which nothing below imports.
     "torch.errors": {"errors"},
     "torch.internals": set(),
-    "torch.memory": set(),
-    "torch.inputs": CORE | {"torch.errors", "torch.internals"},
+    "torch.memory": {"checks", "torch.errors", "torch.internals"},
+    "torch.inputs": CORE | {"torch.errors", "torch.memory", "torch.internals"},
     "torch.composed": CORE | {"torch.inputs"},
     "torch.cpu": CORE | TORCH_INPUTS | {"torch.memory"},
     "torch.running_stats": CORE | TORCH_INPUTS,

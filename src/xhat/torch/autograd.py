@@ -17,8 +17,9 @@ from xhat.plan import Plan, saved_for_backward
 from xhat.torch import composed, cpu
 from xhat.torch.cpu import Run
 from xhat.torch.errors import TensorArgumentError, TensorShapeError
-from xhat.torch.inputs import CODES, Inputs, check_memory
+from xhat.torch.inputs import CODES, Inputs
 from xhat.torch.internals import batched, differentiating_forward, plain, transforming
+from xhat.torch.memory import check_memory
 
 __all__ = ["normalize"]
 

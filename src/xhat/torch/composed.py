@@ -149,7 +149,8 @@ def _less_rough_mean(g: Tensor, m: Any, w: Any) -> Tensor:
     """g less a rough mean. dx and dgamma do not depend on it, since w xhat sums to 0 over the batch."""
     with torch.no_grad():  # legacy vmap has no rule for detach
         rough = _summed(g) / m
-    return g - w * rough
+    less: Tensor = g - w * rough
+    return less
 
 
 def _center_gradient_of(scaled: Tensor, c: Centred) -> None:

@@ -5,7 +5,6 @@ Nothing is checked here (see `functional`, and the kernels for memory), and no f
 
 import math
 from collections.abc import Callable
-from operator import is_
 from typing import Any, NamedTuple
 
 import torch
@@ -15,10 +14,8 @@ from xhat.checks import check_count, check_sum
 from xhat.layout import Strides, strides_on
 from xhat.ops import run_backward, run_forward, run_track
 from xhat.plan import Plan, make_plan, plan_of
-from xhat.torch.errors import TensorArgumentError
-from xhat.torch.inputs import CODES, Inputs, as_mask, check_kinds, check_mask, check_memory, weights_in_order
-from xhat.torch.internals import aligned
-from xhat.torch.memory import LARGE, ask_for_huge_pages
+from xhat.torch.inputs import CODES, Inputs, as_mask, check_kinds, check_mask, weights_in_order
+from xhat.torch.memory import LARGE, ask_for_huge_pages, check_memory, within_memory
 
 __all__ = [
     "FLOAT64",
@@ -39,10 +36,8 @@ __all__ = [
 FLOAT64 = torch.empty(0, dtype=torch.float64, device="cpu")
 
 Memory = Tensor | tuple[int, int]  # a tensor, or the address and bytes of what was allocated here
-Operand, Vector = (
-    tuple[Memory, Strides],
-    tuple[Tensor, int],
-)  # with strides on the view; with the code of its dtype
+Operand = tuple[Memory, Strides]  # with strides on the view
+Vector = tuple[Tensor, int]  # with the code of its dtype
 
 
 class Run(NamedTuple):
@@ -151,20 +146,6 @@ def _rows(statistics: Tensor) -> tuple[Memory, Memory]:
     return (address, size), (address + size, size)
 
 
-def _within_memory(error: Exception, *tensors: Tensor | None) -> tuple[Any, ...]:
-    """Copies of tensors without an address (known to be zero) or at a misaligned one, which the kernels refuse.
-
-    Raises TensorArgumentError for another reason: a storage was resized, or the plan of a graph exchanged.
-    """
-    check_memory(*tensors)
-    found = tuple(t if t is None or aligned(t) else torch.empty_like(t).copy_(t) for t in tensors)
-    if all(map(is_, found, tensors)):
-        raise TensorArgumentError(
-            f"batch_norm: {error}. What a graph has saved has to stay as it is until the backward pass."
-        ) from error
-    return found
-
-
 # ------------------------------------------------------------------------------------------------------- forward
 
 
@@ -202,7 +183,7 @@ def normalize(
                     residual if residual is None else _read(residual, plan), result, mean, var,
                     m - correction if batch else 1.0, eps, plan.activation, slope)  # fmt: skip
     except IndexError as error:
-        x, weight, bias, residual, *pair = _within_memory(error, x, weight, bias, residual, *(given or ()))
+        x, weight, bias, residual, *pair = within_memory(error, x, weight, bias, residual, *(given or ()))
         return normalize(x, weight, bias, residual, run, given and (pair[0], pair[1]))
     return y
 
@@ -250,7 +231,7 @@ def backward(
                      (sum_dy, CODES[sum_dy.dtype]), (sum_dy_xhat, CODES[sum_dy_xhat.dtype]), m, m - correction, eps,
                      plan.activation_grad, slope)  # fmt: skip
     except (IndexError, TypeError, ValueError) as error:  # the last two: a plan that was exchanged
-        x, dy, gamma, beta, saved = _within_memory(error, x, dy, gamma, beta, saved)
+        x, dy, gamma, beta, saved = within_memory(error, x, dy, gamma, beta, saved)
         backward(dy, x, run, sum_dy, sum_dy_xhat, reduce=reduce, dx=dx, gamma=gamma, beta=beta, saved=saved,
                  dresidual=dresidual, weighted=weighted)  # fmt: skip
 

@@ -23,7 +23,6 @@ from xhat.torch.inputs import (
     Batch,
     Inputs,
     check_inputs,
-    check_memory,
     check_nonfinite,
     check_tensor,
     check_weights,
@@ -38,6 +37,7 @@ from xhat.torch.internals import (
     transforming,
     unrecorded,
 )
+from xhat.torch.memory import check_memory
 from xhat.torch.running_stats import Running, move, track
 
 __all__ = ["batch_norm", "follow", "normalized"]

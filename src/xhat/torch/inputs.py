@@ -14,7 +14,7 @@ from xhat.errors import ArgumentError, DegenerateBatchError
 from xhat.layout import weight_order, weight_sizes
 from xhat.plan import DTYPES, Options, Plan
 from xhat.torch.errors import TensorArgumentError, TensorDtypeError, TensorShapeError, TensorTypeError
-from xhat.torch.internals import in_memory, plain
+from xhat.torch.memory import check_memory
 
 __all__ = [
     "CODES",
@@ -27,7 +27,6 @@ __all__ = [
     "check_kinds",
     "check_known",
     "check_mask",
-    "check_memory",
     "check_nonfinite",
     "check_statistics",
     "check_tensor",
@@ -221,16 +220,6 @@ def check_tensor(name: str, value: Any) -> None:
     """Raises TensorTypeError for what is neither a tensor nor None."""
     if value is not None and not isinstance(value, Tensor):
         raise TensorTypeError(f"batch_norm: {name} is {type(value).__name__}, expected a tensor.")
-
-
-def check_memory(*tensors: Maybe) -> None:
-    """Raises TensorArgumentError for a tensor whose storage was resized and ends before the tensor."""
-    for t in tensors:
-        if t is not None and plain(t) and not in_memory(t):
-            raise TensorArgumentError(
-                f"batch_norm: a tensor {shown(t.shape)} reaches beyond its storage of {len(t.untyped_storage())} "
-                "bytes, expected one that has all of its elements. Resize the storage back first."
-            )
 
 
 def check_known(operation: str, layers: dict[str, Any]) -> None:

@@ -13,7 +13,6 @@ from torch.utils import _pytree
 __all__ = [
     "FUSIONS_OF_QUANTIZATION",
     "SameKind",
-    "aligned",
     "batched",
     "constant",
     "copied_by_jit",
@@ -23,7 +22,6 @@ __all__ = [
     "exporting",
     "for_other_tools",
     "hooked",
-    "in_memory",
     "plain",
     "recomputing",
     "registered",
@@ -166,23 +164,6 @@ def plain(*tensors: Tensor | None) -> bool:
         ):
             return False
     return True
-
-
-def in_memory(t: Tensor) -> bool:
-    """Whether a plain tensor has all of its elements in memory: its storage can be resized while it lives.
-
-    torch's own operations then read beyond it. A tensor that is known to be zero has no memory, and they know it.
-    """
-    if not t.numel() or t._is_zerotensor():
-        return True
-    dense = t.is_contiguous()
-    reach = t.numel() if dense else 1 + sum((n - 1) * s for n, s in zip(t.shape, t.stride(), strict=True))
-    return (t.storage_offset() + reach) * t.itemsize <= len(t.untyped_storage())
-
-
-def aligned(t: Tensor) -> bool:
-    """Whether the elements of a plain tensor, if it has any, are at an address of their dtype."""
-    return not t.numel() or (t.data_ptr() != 0 and not t.data_ptr() % t.itemsize)
 
 
 class SameKind:

@@ -20,8 +20,9 @@ from xhat.plan import Options, saved_for_backward
 from xhat.torch import composed, cpu, exported
 from xhat.torch.cpu import Run
 from xhat.torch.errors import TensorArgumentError
-from xhat.torch.inputs import Batch, Inputs, check_gradient, check_inputs, check_memory
+from xhat.torch.inputs import Batch, Inputs, check_gradient, check_inputs
 from xhat.torch.internals import for_other_tools, plain, tangents
+from xhat.torch.memory import check_memory
 
 __all__ = ["Where", "across_ranks", "backward", "batch_norm", "forward", "gradients_of", "save"]
 

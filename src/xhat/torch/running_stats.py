@@ -12,8 +12,9 @@ from xhat import equations
 from xhat.checks import check_correction, number, shown
 from xhat.errors import ArgumentError, DegenerateBatchError
 from xhat.torch.errors import TensorArgumentError, TensorDtypeError, TensorShapeError, TensorTypeError
-from xhat.torch.inputs import CODES, Batch, check_memory, check_nonfinite, check_statistics
+from xhat.torch.inputs import CODES, Batch, check_nonfinite, check_statistics
 from xhat.torch.internals import recomputing, transforming
+from xhat.torch.memory import check_memory
 
 __all__ = ["Running", "momentum_of", "move", "track"]
 
