@@ -82,14 +82,15 @@ def page(layers: Sequence[Layer], title: str) -> str:
     shown = sum(min(limit, len(layer.columns["mu"])) for layer in layers)
     few = 8 if shown > 512 else SAMPLE  # values per channel for play mode
     data = {"title": title, "layers": [_record(layer, limit, few) for layer in layers]}
-    folder = files("xhat.lens.reporter") / "web"
+    shared, own = files("xhat") / "web", files("xhat.lens.reporter") / "web"
 
     def part(name: str) -> str:
-        return (folder / name).read_text(encoding="utf-8")
+        return (own / name).read_text(encoding="utf-8")
 
     pieces = {
-        "style": part("report.css"),
+        "style": (shared / "page.css").read_text(encoding="utf-8") + part("report.css"),
         "data": _inert(data),
+        "theme": (shared / "theme.js").read_text(encoding="utf-8"),
         "script": "\n".join(part(f"{name}.js") for name in _SCRIPTS),
     }
     # Substitute in the template only: a mark inside the data stays unchanged.
