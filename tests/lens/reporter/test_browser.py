@@ -12,7 +12,7 @@ from xhat.lens import graph
 from xhat.lens.reporter.data import layer_numbers
 
 pytestmark = pytest.mark.browser
-running, show = browsing.running, browsing.show  # the fixtures
+running, visit, show = browsing.running, browsing.visit, browsing.show  # the fixtures
 
 PATHS = ("direct", "mean", "variance")
 

@@ -1,0 +1,211 @@
+"""One self-contained HTML page about a diagnosis, from its dictionary and web/ (HTML, CSS).
+
+Nothing is judged here, and no model is seen: the page shows `Diagnosis.to_dict()`. It makes no network requests, which
+its content security policy enforces, and every name and sentence in the dictionary is inserted as text (autoescape).
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from importlib.resources import files
+from math import inf, isfinite, isinf, isnan
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from xhat.torch.doctor.findings import CAUSES, SEVERITIES
+
+__all__ = ["page", "to_html"]
+
+_MODES = {
+    "evaluation": ("Evaluation", "model.eval(): the running statistics"),
+    "batch": ("Batch", "evaluation with the statistics of each batch"),
+    "pooled": ("Pooled", "evaluation with the exact statistics of all these batches"),
+    "train": ("Training", "model.train(): the statistics of each batch, and dropout"),
+}
+_MEASURED = {
+    "loss": "The mean loss of the batches: less is better. No mode has changed the model.",
+    "distance": "How far the outputs are from those of evaluation, relative to their size. No mode has changed "
+    "the model.",
+}
+_READING = {
+    "pooled is better than evaluation": "The running statistics are wrong, and the weights are fine.",
+    "batch is better than evaluation and pooled": "The batches are not alike: no single mean and variance fits all.",
+    "evaluation is better than batch": "The batches are too small, or unlike, for their own statistics.",
+    "batch is better than training": "Dropout or noise changes the variance that a batch norm sees.",
+    "all are alike": "Batch norm is not at fault.",
+}
+_SIGNALS = {
+    "shift": ("shift", "the distance of the running mean from the pooled mean, in standard deviations"),
+    "log_variance": ("log var", "the logarithm of the ratio of the pooled and the running variance"),
+    "icc": ("icc", "the scatter of the batches' means over that of shuffled samples: 1 if batches are alike"),
+    "noise": ("noise", "the scatter of the batches' means, in standard deviations"),
+    "left": ("left", "the weight that the initial running statistics still have"),
+}
+_FIGURES = {
+    "m": ("values", "values per channel and batch"),
+    "repair": ("repaired", "what is compared, with the pooled statistics in this layer alone"),
+}
+
+
+def to_html(diagnosis: Mapping[str, Any], path: str | Path) -> Path:
+    """Write the page about a diagnosis (the dictionary of `Diagnosis.to_dict`), and return its path."""
+    where = Path(path)
+    where.write_text(page(diagnosis), encoding="utf-8", errors="backslashreplace")
+    return where
+
+
+def page(diagnosis: Mapping[str, Any]) -> str:
+    """The page as text."""
+    from jinja2 import Environment, StrictUndefined
+
+    def part(package: str, name: str) -> str:
+        return (files(package) / "web" / name).read_text(encoding="utf-8")
+
+    jinja = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    template = jinja.from_string(part("xhat.torch.doctor", "doctor.html"))
+    look = {
+        "style": part("xhat", "page.css") + part("xhat.torch.doctor", "doctor.css"),
+        "theme": part("xhat", "theme.js"),
+    }
+    return template.render(
+        **look, **_verdict(diagnosis), **_modes(diagnosis), **_found(diagnosis), **_layers(diagnosis)
+    )
+
+
+def _verdict(diagnosis: Mapping[str, Any]) -> dict[str, Any]:
+    """The headline: the worst severity, the sentence, and what was looked at."""
+    counts = {s: sum(f["severity"] == s for f in diagnosis["findings"]) for s in SEVERITIES}
+    worst = next((s for s in SEVERITIES if counts[s]), "healthy")
+    batches, layers = diagnosis["batches"], len(diagnosis["layers"])
+    return {
+        "model": diagnosis["model"],
+        "summary": diagnosis["summary"],
+        "tone": "healthy" if diagnosis["healthy"] else worst,
+        "badge": "healthy" if diagnosis["healthy"] else worst,
+        "facts": [
+            diagnosis["model"],
+            _count(layers, "batch norm"),
+            _count(batches, "batch", "batches"),
+            *(f"{n} {s}" for s, n in counts.items() if n),
+        ],
+        "judged": not diagnosis["not_judged"],
+        "not_judged": diagnosis["not_judged"],
+    }
+
+
+def _modes(diagnosis: Mapping[str, Any]) -> dict[str, Any]:
+    values = {key: diagnosis["modes"].get(key) for key in _MODES}
+    spans = _spans(values.values())
+    rows = [
+        {"key": key, "name": _MODES[key][0], "meaning": _MODES[key][1], "value": _say(value), "span": span}
+        for (key, value), span in zip(values.items(), spans, strict=True)
+    ]
+    measured = any(value is not None for value in values.values())
+    return {
+        "modes": rows if measured else [],
+        "measured": _MEASURED[diagnosis["quantity"]],
+        "reading": _READING.items(),
+    }
+
+
+def _found(diagnosis: Mapping[str, Any]) -> dict[str, Any]:
+    return {"findings": [_finding(found) for found in diagnosis["findings"]]}
+
+
+def _finding(found: Mapping[str, Any]) -> dict[str, Any]:
+    meaning = CAUSES.get(found["cause"], found["cause"])
+    proof = found["proof"]
+    if proof is not None:
+        before, after = _spans((proof["before"], proof["after"]))
+        proof = {
+            "quantity": proof["quantity"],
+            **{key: _say(proof[key]) for key in ("before", "after")},
+            "before_span": before,
+            "after_span": after,
+        }
+    evidence = [(name.replace("_", " "), _say(value)) for name, value in found["evidence"].items()]
+    return {**found, "title": meaning[:1].upper() + meaning[1:], "proof": proof, "evidence": evidence}
+
+
+def _layers(diagnosis: Mapping[str, Any]) -> dict[str, Any]:
+    layers = diagnosis["layers"]
+    spans = {key: _spans(layer.get(key) for layer in layers) for key in _SIGNALS}
+    columns = [*_SIGNALS.items(), *_FIGURES.items()]
+    rows = []
+    for place, layer in enumerate(layers):
+        found = [i for i, f in enumerate(diagnosis["findings"], 1) if layer["layer"] in f["layers"]]
+        rows.append(
+            {
+                "path": layer["layer"],
+                "facts": _facts(layer),
+                "found": found,
+                "tone": diagnosis["findings"][found[0] - 1]["severity"] if found else "",
+                "cells": [
+                    {
+                        "name": name,
+                        "value": _say(layer.get(key)),
+                        "span": spans[key][place] if key in spans else None,
+                    }
+                    for key, (name, _) in columns
+                ],
+            }
+        )
+    return {"layers": rows, "columns": [{"name": n, "meaning": m} for _, (n, m) in columns]}
+
+
+def _facts(layer: Mapping[str, Any]) -> str:
+    calls, frozen = layer["calls"], ", frozen" if layer["frozen"] else ""
+    return ", ".join(
+        (
+            f"{layer['class']}",
+            _count(layer["channels"], "channel"),
+            "one call" if calls == 1 else f"{_say(calls)} calls",
+            f"in {'training' if layer['training'] else 'evaluation'}{frozen}",
+        )
+    )
+
+
+class _Span(NamedTuple):
+    """A bar in per cent of its track; `beyond` if its value is infinite."""
+
+    start: float
+    size: float
+    beyond: bool
+
+
+def _spans(values: Iterable[float | None]) -> list[_Span | None]:
+    """Bars on one linear scale from zero, to both sides if a value is negative. None where there is no number."""
+    given = list(values)
+    finite = [value for value in given if value is not None and isfinite(value)]
+    low, high = min(0.0, *finite, 0.0), max(0.0, *finite, 0.0)
+    length = (high - low) or inf
+
+    def span(value: float | None) -> _Span | None:
+        if value is None or isnan(value):
+            return None
+        if isinf(value):
+            return _Span(0, 100, True)
+        start = (min(value, 0) - low) / length
+        return _Span(round(100 * start, 2), round(100 * abs(value) / length, 2), False)
+
+    return [span(value) for value in given]
+
+
+def _say(value: Any) -> str:
+    """A value in words: numbers with four digits, sequences by their first elements."""
+    if value is None:
+        return "–"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}".replace("-", "−")
+    if isinstance(value, float):
+        text = "NaN" if isnan(value) else "∞" if value == inf else "−∞" if value == -inf else f"{value:.4g}"
+        return text.replace("e+0", "e").replace("e+", "e").replace("e-0", "e-").replace("-", "−")
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key}: {_say(item)}" for key, item in value.items())
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return ", ".join(map(_say, value[:8])) + (f", and {len(value) - 8} more" if len(value) > 8 else "")
+    return str(value)
+
+
+def _count(number: int, one: str, many: str | None = None) -> str:
+    return f"{number:,} {one if number == 1 else many or one + 's'}"

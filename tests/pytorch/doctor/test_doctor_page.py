@@ -1,0 +1,125 @@
+"""The doctor's page as text: what stands in it, in which order, and that nothing given becomes markup."""
+
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pytorch.doctor.page_data import HOSTILE, awkward, diagnosis, finding, layer
+
+from xhat.torch.doctor.findings import CAUSES
+from xhat.torch.doctor.page import page, to_html
+
+VOID = {"meta", "link"}
+
+
+class Read(HTMLParser):
+    """The texts and bars of a page by the id or class around them; an element that is not closed is an error."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[tuple[str, dict[str, str | None]]] = []
+        self.texts: list[str] = []
+        self.bars: list[str] = []
+        self.tags: set[str] = set()
+        self.feed(text)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.add(tag)
+        if tag == "i":
+            self.bars.append(dict(attrs)["style"] or "")
+        if tag not in VOID:
+            self.open.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop()[0] == tag
+
+    def handle_data(self, data: str) -> None:
+        if self.open and self.open[-1][0] not in ("style", "script") and data.strip():
+            self.texts.append(" ".join(data.split()))
+
+    def section(self, start: str, end: str) -> list[str]:
+        return self.texts[self.texts.index(start) : self.texts.index(end)]
+
+
+def read(**changed: Any) -> Read:
+    return Read(page(diagnosis(**changed)))
+
+
+def test_the_verdict_comes_first_then_modes_findings_layers_and_what_is_not_judged() -> None:
+    shown = read(layers=[layer("stem.bn", shift=1.25)])
+    assert shown.texts[:2] == ["ResNet: xhat doctor", "Skip to the findings"]
+    order = [
+        "The running statistics belong to other weights.", "The same batches in four modes",
+        "Findings, the most harmful first", "The running statistics belong to other weights",
+        "The layers, in the order of their first call", "stem.bn", "What could not be judged", "decay-on-gamma",
+    ]  # fmt: skip
+    assert [text for text in shown.texts if text in order] == order
+    modes = shown.section("Evaluation", "How to read them")
+    assert [text for text in modes if re.fullmatch(r"[\d.]+", text)] == ["1.58", "0.021", "0.02", "0.034"]
+    proof = shown.section("proof", "remedy")
+    assert proof == ["proof", "loss as it is", "1.58", "with the remedy", "0.02"]
+    assert {"1.25", "0.14", "8,192", "BatchNorm2d, 16 channels, one call, in evaluation"} <= set(shown.texts)
+
+
+def test_bars_are_proportional_from_zero_and_reach_to_both_sides_if_a_value_is_negative() -> None:
+    modes = {"evaluation": 3.0, "batch": 1.5, "pooled": -1.0, "train": 0.0}
+    bars = read(modes=modes, findings=[], layers=[]).bars
+    assert bars == [
+        "--from:25.0%;--size:75.0%", "--from:25.0%;--size:37.5%", "--from:0.0%;--size:25.0%",
+        "--from:25.0%;--size:0.0%",
+    ]  # fmt: skip
+    nothing = {"evaluation": 0.0, "batch": float("nan"), "pooled": None, "train": float("inf")}
+    bars = read(modes=nothing, findings=[], layers=[]).bars
+    assert bars == ["--from:0.0%;--size:0.0%", "--from:0%;--size:100%"]
+
+
+def test_a_layer_names_its_findings_and_a_shared_beginning_is_no_match() -> None:
+    findings = [finding(layers=["a.bn"]), finding("momentum", "risk", layers=["a.bn", "b.bn"], proof=None)]
+    shown = read(findings=findings, layers=[layer("a.bn"), layer("a.bn1"), layer("b.bn")])
+    row = shown.section("The layers, in the order of their first call", "What the columns mean")
+    assert [t for t in row if t in {"a.bn", "a.bn1", "b.bn"} or t.startswith("finding")] == [
+        "a.bn", "finding 1", "finding 2", "a.bn1", "b.bn", "finding 2",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("cause", CAUSES)
+def test_every_cause_has_its_meaning_as_the_title(cause: str) -> None:
+    texts = read(findings=[finding(cause)]).texts
+    assert CAUSES[cause] in [text[:1].lower() + text[1:] for text in texts]
+
+
+def test_nothing_given_becomes_markup(tmp_path: Path) -> None:
+    given = awkward()
+    text = to_html(given, tmp_path / "d.html").read_text("utf-8")
+    shown = Read(text)
+    assert "img" not in shown.tags
+    assert text.count("</script>") == 1
+    hostile = " ".join(HOSTILE.encode("utf-8", "backslashreplace").decode().split())
+    assert sum(hostile in entry for entry in shown.texts) >= 9
+    assert {"NaN", "∞", "−0.5", "–", "1e30", "−1.5"} <= set(shown.texts)
+    assert "19 more" in shown.texts
+
+
+def test_nothing_found_no_layers_and_no_batches_are_sentences() -> None:
+    healthy = read(healthy=True, findings=[], not_judged=[], summary="Batch norm is not at fault.")
+    assert "healthy" in healthy.texts
+    assert "Nothing was found." in healthy.texts
+    assert "What could not be judged" not in healthy.texts
+    none = {"evaluation": None, "batch": None, "pooled": None, "train": None}
+    empty = read(healthy=True, findings=[], layers=[], batches=0, modes=none)
+    assert "The same batches in four modes" not in empty.texts
+    assert "The model has no batch norm." in empty.texts
+    assert "Nothing was found among what could be judged." in empty.texts
+    assert "0 batches" in empty.texts
+
+
+def test_a_distance_is_called_so() -> None:
+    texts = read(
+        quantity="distance", findings=[finding(proof={"quantity": "distance", "before": 0.4, "after": 0.0})]
+    ).texts
+    assert any(text.startswith("How far the outputs are") for text in texts)
+    assert "distance as it is" in texts
