@@ -102,6 +102,7 @@ function watch() {
   watchRows();
 }
 
+drawDoctor();
 drawLayers();
 drawLayer();
 watch();
