@@ -58,12 +58,13 @@ MAY_IMPORT: dict[str, set[str]] = {
     "torch.sync": CORE | TORCH_INPUTS | TORCH_WAYS | {"torch.functional", "torch.nn"},
     "torch.convert": CORE | TORCH_INPUTS | {"torch.nn", "torch.sync"},
     "torch.recorder": CORE | TORCH_INPUTS | TORCH_WAYS | {"torch.functional", "torch.nn", "torch.sync"},
-    "torch.recalibrate": CORE | TORCH_INPUTS | {"torch.recorder", "torch.nn", "torch.sync"},
+    "torch.progress": set(),
+    "torch.recalibrate": CORE | TORCH_INPUTS | {"torch.progress", "torch.recorder", "torch.nn", "torch.sync"},
     "torch.doctor": CORE
     | TORCH_INPUTS
     | {
         f"torch.{part}"
-        for part in ("composed", "cpu", "freeze", "functional", "nn", "recalibrate", "recorder", "sync")
+        for part in ("composed", "cpu", "freeze", "functional", "nn", "progress", "recalibrate", "recorder", "sync")
     },
     "torch": {
         f"torch.{part}" for part in ("convert", "doctor", "freeze", "functional", "nn", "recalibrate", "sync")
