@@ -64,7 +64,17 @@ MAY_IMPORT: dict[str, set[str]] = {
     | TORCH_INPUTS
     | {
         f"torch.{part}"
-        for part in ("composed", "cpu", "freeze", "functional", "nn", "progress", "recalibrate", "recorder", "sync")
+        for part in (
+            "composed",
+            "cpu",
+            "freeze",
+            "functional",
+            "nn",
+            "progress",
+            "recalibrate",
+            "recorder",
+            "sync",
+        )
     },
     "torch": {
         f"torch.{part}" for part in ("convert", "doctor", "freeze", "functional", "nn", "recalibrate", "sync")

@@ -9,7 +9,7 @@ from lens.reporter import browsing
 from lens.reporter.browsing import CONTRAST, Open
 from pytorch.doctor.page_data import HOSTILE, awkward, diagnosis, layer
 
-from xhat.torch.doctor.page import to_html
+from xhat.torch.doctor.page import render
 
 pytestmark = pytest.mark.browser
 running, visit = browsing.running, browsing.visit  # the fixtures
@@ -20,7 +20,9 @@ def show(visit: Open, tmp_path: Path) -> Callable[..., Any]:
     """Open the page about a diagnosis."""
 
     def opened(given: dict[str, Any], **options: Any) -> Any:
-        return visit(to_html(given, tmp_path / "doctor.html"), **options)
+        file = tmp_path / "doctor.html"
+        file.write_text(render(given), encoding="utf-8")
+        return visit(file, **options)
 
     return opened
 

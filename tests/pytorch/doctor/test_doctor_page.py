@@ -2,14 +2,13 @@
 
 import re
 from html.parser import HTMLParser
-from pathlib import Path
 from typing import Any
 
 import pytest
 from pytorch.doctor.page_data import HOSTILE, awkward, diagnosis, finding, layer
 
 from xhat.torch.doctor.findings import CAUSES
-from xhat.torch.doctor.page import page, to_html
+from xhat.torch.doctor.page import render
 
 VOID = {"meta", "link"}
 
@@ -46,7 +45,7 @@ class Read(HTMLParser):
 
 
 def read(**changed: Any) -> Read:
-    return Read(page(diagnosis(**changed)))
+    return Read(render(diagnosis(**changed)))
 
 
 def test_the_verdict_comes_first_then_modes_findings_layers_and_what_is_not_judged() -> None:
@@ -92,9 +91,9 @@ def test_every_cause_has_its_meaning_as_the_title(cause: str) -> None:
     assert CAUSES[cause] in [text[:1].lower() + text[1:] for text in texts]
 
 
-def test_nothing_given_becomes_markup(tmp_path: Path) -> None:
+def test_nothing_given_becomes_markup() -> None:
     given = awkward()
-    text = to_html(given, tmp_path / "d.html").read_text("utf-8")
+    text = render(given)
     shown = Read(text)
     assert "img" not in shown.tags
     assert text.count("</script>") == 1
@@ -102,6 +101,14 @@ def test_nothing_given_becomes_markup(tmp_path: Path) -> None:
     assert sum(hostile in entry for entry in shown.texts) >= 9
     assert {"NaN", "∞", "−0.5", "–", "1e30", "−1.5"} <= set(shown.texts)
     assert "19 more" in shown.texts
+
+
+def test_layers_that_a_finding_does_not_list_are_counted_and_the_model_itself_has_a_name() -> None:
+    found = finding(layers=["", "a"], evidence={"layers": 9})
+    shown = read(findings=[found], layers=[layer("", calls=0.0), layer("a", calls=2.0, m=12.5)])
+    assert shown.section("where", "what") == ["where", "the model", "a", "and 7 more"]
+    assert {"BatchNorm2d, 16 channels, never called, in evaluation", "12.5"} <= set(shown.texts)
+    assert "BatchNorm2d, 16 channels, 2 calls, in evaluation" in shown.texts
 
 
 def test_nothing_found_no_layers_and_no_batches_are_sentences() -> None:

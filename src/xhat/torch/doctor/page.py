@@ -7,12 +7,11 @@ its content security policy enforces, and every name and sentence in the diction
 from collections.abc import Iterable, Mapping, Sequence
 from importlib.resources import files
 from math import inf, isfinite, isinf, isnan
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from xhat.torch.doctor.findings import CAUSES, SEVERITIES
 
-__all__ = ["page", "to_html"]
+__all__ = ["render"]
 
 _MODES = {
     "evaluation": ("Evaluation", "model.eval(): the running statistics"),
@@ -45,15 +44,8 @@ _FIGURES = {
 }
 
 
-def to_html(diagnosis: Mapping[str, Any], path: str | Path) -> Path:
-    """Write the page about a diagnosis (the dictionary of `Diagnosis.to_dict`), and return its path."""
-    where = Path(path)
-    where.write_text(page(diagnosis), encoding="utf-8", errors="backslashreplace")
-    return where
-
-
-def page(diagnosis: Mapping[str, Any]) -> str:
-    """The page as text."""
+def render(diagnosis: Mapping[str, Any]) -> str:
+    """The page about a diagnosis (the dictionary of `Diagnosis.to_dict`), as text that UTF-8 can encode."""
     from jinja2 import Environment, StrictUndefined
 
     def part(package: str, name: str) -> str:
@@ -65,9 +57,8 @@ def page(diagnosis: Mapping[str, Any]) -> str:
         "style": part("xhat", "page.css") + part("xhat.torch.doctor", "doctor.css"),
         "theme": part("xhat", "theme.js"),
     }
-    return template.render(
-        **look, **_verdict(diagnosis), **_modes(diagnosis), **_found(diagnosis), **_layers(diagnosis)
-    )
+    parts = _verdict(diagnosis) | _modes(diagnosis) | _found(diagnosis) | _layers(diagnosis)
+    return template.render(**look, **parts).encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def _verdict(diagnosis: Mapping[str, Any]) -> dict[str, Any]:
@@ -122,7 +113,12 @@ def _finding(found: Mapping[str, Any]) -> dict[str, Any]:
             "after_span": after,
         }
     evidence = [(name.replace("_", " "), _say(value)) for name, value in found["evidence"].items()]
-    return {**found, "title": meaning[:1].upper() + meaning[1:], "proof": proof, "evidence": evidence}
+    shown = {
+        "title": meaning[:1].upper() + meaning[1:],
+        "layers": [path or "the model" for path in found["layers"]],
+        "unlisted": max(0, found["evidence"].get("layers", 0) - len(found["layers"])),
+    }
+    return {**found, **shown, "proof": proof, "evidence": evidence}
 
 
 def _layers(diagnosis: Mapping[str, Any]) -> dict[str, Any]:
@@ -134,7 +130,7 @@ def _layers(diagnosis: Mapping[str, Any]) -> dict[str, Any]:
         found = [i for i, f in enumerate(diagnosis["findings"], 1) if layer["layer"] in f["layers"]]
         rows.append(
             {
-                "path": layer["layer"],
+                "path": layer["layer"] or "the model",
                 "facts": _facts(layer),
                 "found": found,
                 "tone": diagnosis["findings"][found[0] - 1]["severity"] if found else "",
@@ -157,7 +153,7 @@ def _facts(layer: Mapping[str, Any]) -> str:
         (
             f"{layer['class']}",
             _count(layer["channels"], "channel"),
-            "one call" if calls == 1 else f"{_say(calls)} calls",
+            {0: "never called", 1: "one call"}.get(calls, f"{_say(calls)} calls"),
             f"in {'training' if layer['training'] else 'evaluation'}{frozen}",
         )
     )
@@ -195,7 +191,8 @@ def _say(value: Any) -> str:
         return "–"
     if isinstance(value, bool):
         return "yes" if value else "no"
-    if isinstance(value, int):
+    if isinstance(value, int) or (isinstance(value, float) and value.is_integer() and abs(value) < 1e7):
+        value = int(value)
         return f"{value:,}".replace("-", "−")
     if isinstance(value, float):
         text = "NaN" if isnan(value) else "∞" if value == inf else "−∞" if value == -inf else f"{value:.4g}"
