@@ -66,7 +66,7 @@ class Layer:
         return float((1 - momentum) ** self.tracked) if self.tracked else 1.0
 
 
-def unwrapped(model: Any) -> nn.Module:
+def unwrapped(model: Any) -> Any:
     """The model without wrappers: DataParallel, DistributedDataParallel, torch.compile, an exported program."""
     if isinstance(model, torch.export.ExportedProgram):
         model = model.module()

@@ -95,7 +95,8 @@ class Measured:
 
     def ran(self, mode: str) -> NDArray[np.bool_]:
         """The batches on which this mode ran."""
-        return self._ran[mode]
+        found: NDArray[np.bool_] = self._ran[mode]
+        return found
 
 
 class Runner:

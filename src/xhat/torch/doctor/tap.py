@@ -101,7 +101,7 @@ class Tap:
         """var (C,) of all values; NaN where there are none."""
         m, _, m2 = self.pooled
         with np.errstate(all="ignore"):
-            found: Array = equations.variance(self.pooled[2], self.pooled[0])
+            found: Array = equations.variance(m2, m)
         return found
 
     @property

@@ -34,7 +34,7 @@ FIRST_LAYER = 0.5
 
 # ---------------------------------------------------------------------------------------------------------- batches
 
-# Between-batch variance of batch means over that of shuffled samples. Healthy: .6 to 1.7; sorted or two domains: 19, 31.
+# Variance of the batches' means over that of shuffled samples. Healthy: .6 to 1.7; sorted or two domains: 19, 31.
 NOT_ALIKE = 4.0
 # Scatter of a batch's mean, in deviations. Healthy: .07 to .35 (N = 8); batches of 4: .45; of 2: .68.
 NOISE = 0.3
