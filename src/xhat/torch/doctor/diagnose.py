@@ -43,7 +43,8 @@ def diagnose(
     ten to fifty batches of the data on which the model is bad are enough. loss: loss(output, batch), one number;
     without one, outputs are compared with those of mode "batch". forward: how the model is called, forward(model,
     batch); the default is that of `recalibrate`. optimizer: also judge weight decay. layers: the paths to look at;
-    None: all. progress: show a progress bar on stderr. process_group: all ranks call this function, each with its own batches.
+    None: all. progress: show a progress bar on stderr. process_group: all ranks call this function, each with its own
+    batches.
 
     Returns a `Diagnosis`. Buffers, parameters, gradients, modes, hooks, random states and settings of torch are bit for
     bit as before, also if the model, the loss or the batches raise. Raises ArgumentError if there are no batches, the

@@ -22,6 +22,7 @@ from xhat.errors import ArgumentError
 from xhat.torch.doctor.batches import Batches, copied
 from xhat.torch.doctor.guard import Guarded, random_states_kept
 from xhat.torch.doctor.layers import Layer
+from xhat.torch.doctor.padding import Padding
 from xhat.torch.doctor.signals import Gap, gap
 from xhat.torch.doctor.tap import Tap, tapped
 from xhat.torch.doctor.trees import tensors
@@ -179,9 +180,9 @@ def measure(
     """Fills `runner.measured`. first: the batches as they come; again(what): the same ones once more."""
     measured = runner.measured
     seen: dict[str, list[tuple[float, list[Array]] | None]] = {mode: [] for mode in (*MODES, "half")}
-    measured.taps = {
-        mode: [Tap(layer) for layer in measured.layers] for mode in ("evaluation", "batch", "train")
-    }
+    for mode in ("evaluation", "batch", "train"):
+        padding = None if mode == "evaluation" else Padding()
+        measured.taps[mode] = [Tap(layer, padding) for layer in measured.layers]
     for index, batch in enumerate(first):
         for mode in ("evaluation", "batch", "train"):
             seen[mode].append(_one(runner, batch, index, mode))
@@ -224,6 +225,8 @@ def _one(runner: Runner, batch: Any, index: int, mode: str) -> tuple[float, list
         found = None
     for tap in taps:
         tap.forget() if found is None else tap.end_of_batch(index)
+        if tap.padding is not None:
+            tap.padding.forget()
     return found
 
 
