@@ -47,7 +47,6 @@ def test_the_doctor_names_each_damage_and_the_treatment_repairs_it(
     assert [bool(case.treated) for case in found] == [True, True, False]
     assert max(case.before for case in found) < 0.6
     assert min(case.after - case.before for case in found) > 0.25
-    print([(case.before, case.after) for case in found])
     shown = text.getvalue()
     assert "160/160" in shown
     for case in found:

@@ -18,7 +18,7 @@ SEEN = 8  # batches that the doctor sees
 DECAY = 0.9  # of the average of the weights
 SLOW = 0.001  # the momentum that is too small for so few steps
 SORTED = 64  # digits in a batch that is sorted by class
-DAMAGES = ("averaged weights alone", f"momentum {SLOW:g}", "batches sorted by class")
+DAMAGES = ("averaged weights", f"momentum {SLOW:g}", "sorted batches")
 
 
 class Case(NamedTuple):

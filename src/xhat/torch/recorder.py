@@ -32,7 +32,7 @@ _TORCH_FORWARDS = (_BatchNorm.forward, nn.SyncBatchNorm.forward)
 def moments_of(x: Tensor, mask: Tensor | None = None) -> tuple[float, int, Tensor]:
     """m, the number of values that have a weight, and mean and m2 (2, C), in float64 wherever the device has it."""
     known = plain(x) and x.dtype in CODES and (mask is None or plain(mask))
-    return (cpu if known else composed).moments(x, mask)
+    return cpu.moments(x, mask) if known else composed.moments(x, mask)
 
 
 class Recorder:

@@ -49,7 +49,7 @@ class Diagnosis:
     @property
     def summary(self) -> str:
         """The verdict in one sentence."""
-        if not self.layers:
+        if not self.layers and not self.findings:
             return f"{self.model} has no batch norm: there is nothing to judge."
         harmful = [finding for finding in self.findings if finding.severity == "harmful"]
         if harmful:
@@ -105,32 +105,27 @@ class Diagnosis:
 
     def _plain(self) -> str:
         lines = [self.summary]
-        if self.layers:
+        if self.batches:
             lines.append(f"{self.quantity}: " + ", ".join(f"{name} {value}" for name, value in self._modes()))
-        for finding in self.findings:
-            lines += ["", *_lines(finding)]
-        return "\n".join(lines)
+        return "\n".join([*lines, *self._findings()])
 
     def _rich(self) -> str:
         from rich.console import Console
         from rich.table import Table
-        from rich.text import Text
 
         text = StringIO()
-        console = Console(file=text, width=110, highlight=False)
-        console.print(Text(self.summary))
-        if self.layers:
-            table = Table(title=None, show_edge=False, pad_edge=False)
+        if self.batches:
+            table = Table(show_edge=False, pad_edge=False)
             table.add_column(f"{self.quantity}, {self.batches} batches")
             for name, _ in self._modes():
                 table.add_column(name, justify="right")
             table.add_row(self.model, *[value for _, value in self._modes()])
-            console.print(table)
-        for finding in self.findings:
-            console.print()
-            for line in _lines(finding):
-                console.print(Text(line), overflow="fold")
-        return text.getvalue().rstrip()
+            Console(file=text, width=100, color_system=None).print(table)
+        rows = [line.rstrip() for line in text.getvalue().splitlines()]
+        return "\n".join([self.summary, *rows, *self._findings()])
+
+    def _findings(self) -> list[str]:
+        return [line for finding in self.findings for line in ("", *_lines(finding))]
 
 
 def _lines(finding: Finding) -> list[str]:

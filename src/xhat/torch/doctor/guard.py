@@ -163,10 +163,10 @@ def random_states_kept(seed: int | None = None) -> Iterator[None]:
 @contextmanager
 def _flags_kept() -> Iterator[None]:
     """Settings of torch that a model or a loader might change."""
+    accelerator = torch.accelerator.current_accelerator(check_available=True)
     autocast = [
         (kind, torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind))
-        for kind in ("cpu", torch.accelerator.current_accelerator(check_available=True))
-        if kind is not None
+        for kind in ("cpu", *([accelerator.type] if accelerator is not None else []))
     ]
     cached = torch.is_autocast_cache_enabled()
     deterministic = torch.are_deterministic_algorithms_enabled()

@@ -1,4 +1,4 @@
-"""The numbers of one layer by which the rules judge: deviations of statistics, scatter of batches. Nothing is judged."""
+"""The numbers of one layer by which the rules judge: deviations of statistics, scatter of batches. No judgement."""
 
 from typing import NamedTuple
 

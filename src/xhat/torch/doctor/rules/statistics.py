@@ -45,7 +45,7 @@ _TEXTS = {
         _RECALIBRATE,
     ),
     "momentum": _Text(
-        "torch's momentum is the weight of the new batch: 0 keeps the old statistics, and .9 or .99 keeps the last batch.",
+        "momentum is the weight of the new batch: 0 keeps the old statistics, and .9 or .99 keeps the last batch only.",
         "Set torch's default, and recalibrate.",
         f"layer.momentum = 0.1\n{_RECALIBRATE}",
     ),
@@ -97,18 +97,14 @@ def judge(measured: Measured) -> Iterator[Finding | Unjudged]:
             )
         )
         blamed = harmful and (not culprits or any(x.path in culprits for x in found))
-        severity: Severity = "harmful" if blamed else _WITHOUT_HARM[cause]
+        severity: Severity = "harmful" if blamed else "risk" if cause in _RISKS else "note"
         proof = (
             Proof(measured.quantity, gap.before, gap.after) if gap.defined and severity != "note" else None
         )
         yield _finding(measured, cause, severity, found, proof)
 
 
-_WITHOUT_HARM: dict[str, Severity] = dict.fromkeys(CAUSES, "note") | {
-    "statistics-never-updated": "risk",
-    "statistics-not-finite": "risk",
-    "momentum": "risk",
-}
+_RISKS = ("statistics-never-updated", "statistics-not-finite", "momentum")
 
 
 def _structural(layer: Layer) -> str | None:
@@ -195,8 +191,8 @@ def _finding(
         missing = steps_missing(worst)
         evidence["steps_missing"] = missing
         symptom = (
-            f"{listed(worst, layers)}: after {worst.tracked} batches at momentum {worst.momentum:g}, the initial values "
-            f"still weigh {100 * (worst.left or 0):.0f} %; {missing} steps are missing"
+            f"{listed(worst, layers)}: after {worst.tracked} batches at momentum {worst.momentum:g}, the initial "
+            f"values still weigh {100 * (worst.left or 0):.0f} %; {missing} steps are missing"
         )
     elif cause == "dropout-before-batch-norm":
         evidence["variance_ratio"] = ratio = _variance_ratio(measured, worst)
