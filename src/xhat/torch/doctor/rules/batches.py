@@ -3,12 +3,10 @@
 import math
 from collections.abc import Iterator
 
-import numpy as np
-
 from xhat.torch.doctor import thresholds as at
 from xhat.torch.doctor.findings import Finding, Proof, Severity, Unjudged
 from xhat.torch.doctor.measure import Measured
-from xhat.torch.doctor.rules.relevance import is_relevant, listed
+from xhat.torch.doctor.rules.relevance import is_relevant, listed, mean_size
 from xhat.torch.doctor.signals import signals
 
 __all__ = ["judge"]
@@ -29,9 +27,9 @@ def judge(measured: Measured) -> Iterator[Finding | Unjudged]:
 
 
 def _better(measured: Measured) -> str:
-    """Evaluation or the pooled moments: which is better."""
+    """What training mode is compared with: evaluation, or with the pooled moments if evaluation is bad."""
     gap = measured.gap("evaluation", "pooled")
-    return "pooled" if gap.defined and gap.gain > 0 else "evaluation"
+    return "pooled" if is_relevant(measured, gap, "evaluation", "pooled") else "evaluation"
 
 
 def _not_alike(measured: Measured) -> Iterator[Finding]:
@@ -42,9 +40,10 @@ def _not_alike(measured: Measured) -> Iterator[Finding]:
     if not found:
         return
     s, worst = found[0]
-    better = _better(measured)
-    gap = measured.gap(better, "batch")
-    harmful = measured.quantity == "loss" and is_relevant(measured, gap, better, "batch")
+    better = measured.gap("pooled", "batch")  # no single pair of moments fits
+    harmful = measured.quantity == "loss" and is_relevant(measured, better, "pooled", "batch")
+    gap = measured.gap("evaluation", "batch")
+    harmful = harmful and is_relevant(measured, gap, "evaluation", "batch")
     severity: Severity = "harmful" if harmful else "risk"
     yield Finding(
         "batches-not-alike", severity, tuple(x.path for _, x in found[: at.LISTED]),
@@ -69,7 +68,7 @@ def _too_small(measured: Measured) -> Iterator[Finding]:
     better = _better(measured)
     gap = measured.gap("batch", better)
     harmful = measured.quantity == "loss" and is_relevant(measured, gap, "batch", better)
-    size = _mean_size(measured)
+    size = mean_size(measured)
     enough = math.ceil(size * (s.noise / at.NOISE_ENOUGH) ** 2)
     severity: Severity = "harmful" if harmful else "note"
     yield Finding(
@@ -82,12 +81,6 @@ def _too_small(measured: Measured) -> Iterator[Finding]:
         "model, _ = xt.convert_sync(model)    # on several processes; or: xt.freeze(xt.convert(model)[0])",
         Proof(measured.quantity, gap.before, gap.after) if harmful else None,
     )  # fmt: skip
-
-
-def _mean_size(measured: Measured) -> float:
-    """Samples per batch, as the layers get them (harmonic mean)."""
-    sizes = [tap.batches / tap.inverse_sizes for tap in measured.taps["batch"] if tap.inverse_sizes]
-    return float(np.median(sizes)) if sizes else float("nan")
 
 
 def _single_values(measured: Measured) -> Finding:

@@ -8,7 +8,7 @@ from xhat.torch.doctor.layers import Layer
 from xhat.torch.doctor.measure import Measured
 from xhat.torch.doctor.signals import Gap
 
-__all__ = ["is_relevant", "listed", "tried"]
+__all__ = ["is_relevant", "listed", "mean_size", "tried"]
 
 
 def is_relevant(measured: Measured, gap: Gap, before: str, after: str | None = None) -> bool:
@@ -23,7 +23,8 @@ def is_relevant(measured: Measured, gap: Gap, before: str, after: str | None = N
         known = measured.distances["pooled"][~np.isnan(measured.distances["pooled"])]
         moved = float(known.mean()) if len(known) else float("nan")
         return gap.gain > at.DISTANCE_GAIN and not moved < at.HALVES * measured.halves
-    large = gap.gain > at.RELATIVE_GAIN * abs(gap.after) and gap.gain > at.SPREAD * gap.spread
+    spread = gap.spread * np.sqrt(mean_size(measured) / at.SPREAD_SIZE)
+    large = gap.gain > at.RELATIVE_GAIN * abs(gap.after) and not gap.gain <= at.SPREAD * spread
     return large and (after is None or not _outputs_agree(measured, before, after))
 
 
@@ -33,6 +34,12 @@ def _outputs_agree(measured: Measured, before: str, after: str) -> bool:
     other = after if before == anchor else before
     found = (measured.distances if anchor == "evaluation" else measured.to_batch)[other]
     return not np.isnan(found).all() and float(np.nanmean(found)) < at.OUTPUT_DISTANCE
+
+
+def mean_size(measured: Measured) -> float:
+    """Samples per batch, as the layers get them (harmonic mean); NaN if it is unknown."""
+    sizes = [tap.batches / tap.inverse_sizes for tap in measured.taps["batch"] if tap.inverse_sizes]
+    return float(np.median(sizes)) if sizes else float("nan")
 
 
 def listed(worst: Layer, layers: list[Layer]) -> str:

@@ -139,7 +139,7 @@ def _by_signals(measured: Measured, layer: Layer, first: Layer | None, layers: l
         if ratio > at.DROPOUT_RATIO and with_dropout < off / 2:
             return "dropout-before-batch-norm"
     largest = max(_off(measured, x) for x in layers)
-    if first is not None and _off(measured, first) > at.FIRST_LAYER * largest:
+    if first is not None and _off(measured, first) > max(at.AGREES, at.FIRST_LAYER * largest):
         return "statistics-of-other-data"
     return "statistics-of-other-weights"
 
