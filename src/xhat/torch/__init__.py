@@ -4,6 +4,10 @@ from xhat.torch.convert import Change as Change
 from xhat.torch.convert import convert as convert
 from xhat.torch.convert import revert as revert
 from xhat.torch.convert.sync import convert_sync as convert_sync
+from xhat.torch.doctor import CAUSES as CAUSES
+from xhat.torch.doctor import Diagnosis as Diagnosis
+from xhat.torch.doctor import Finding as Finding
+from xhat.torch.doctor import diagnose as diagnose
 from xhat.torch.freeze import freeze as freeze
 from xhat.torch.freeze import unfreeze as unfreeze
 from xhat.torch.functional import batch_norm as batch_norm
@@ -19,10 +23,13 @@ from xhat.torch.sync.layer import SyncBatchNorm as SyncBatchNorm
 from xhat.torch.sync.merge import merge_running_statistics as merge_running_statistics
 
 __all__ = [
+    "CAUSES",
     "BatchNorm1d",
     "BatchNorm2d",
     "BatchNorm3d",
     "Change",
+    "Diagnosis",
+    "Finding",
     "LazyBatchNorm1d",
     "LazyBatchNorm2d",
     "LazyBatchNorm3d",
@@ -31,6 +38,7 @@ __all__ = [
     "batch_norm",
     "convert",
     "convert_sync",
+    "diagnose",
     "freeze",
     "merge_running_statistics",
     "recalibrate",

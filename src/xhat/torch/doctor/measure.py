@@ -1,0 +1,286 @@
+"""The passes over the batches: the loss, or the outputs, in four modes, and the moments that each layer gets.
+
+    evaluation  A  the model in evaluation
+    batch       B  the same, but batch norms normalize by the batch's statistics
+    pooled      C  evaluation, with the moments of all these batches in place of the running statistics
+    train       D  the model as training runs it
+
+A, B and D run on each batch as it comes; C, its repetition with half of the batches, and the passes with one layer's
+statistics replaced read the batches again. What the numbers mean must never be decided here.
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from xhat.errors import ArgumentError
+from xhat.torch.doctor.batches import Batches, copied
+from xhat.torch.doctor.guard import Guarded, random_states_kept
+from xhat.torch.doctor.layers import Layer
+from xhat.torch.doctor.signals import Gap, gap
+from xhat.torch.doctor.tap import Tap, tapped
+from xhat.torch.doctor.trees import tensors
+from xhat.torch.errors import ExchangeError, first_line
+from xhat.torch.recalibrate import write
+from xhat.torch.sync.merge import Moments
+
+__all__ = ["MODES", "Measured", "Runner", "measure"]
+
+Array = NDArray[np.float64]
+
+MODES = ("evaluation", "batch", "pooled", "train")
+SKETCH = 4096  # values of each output tensor that are compared; their distance is within 2 % of all values'
+
+
+@dataclass
+class Measured:
+    """What the passes found. Arrays have one value per batch, NaN where a mode could not run.
+
+    losses     by mode; empty without a loss
+    distances  by mode: of the outputs from evaluation's, relative to these
+    to_batch   by mode: of the outputs from mode B's, relative to these
+    halves     the distance of C's outputs from those with the moments of half of the batches
+    taps       by mode (batch, train): one for each layer
+    swapped    by path: the mean loss (or distance to B) with this layer's statistics replaced alone
+    together   how many layers were replaced, and what that gave, while layers were added one by one
+    failures   by mode: why it did not run on some batches
+    """
+
+    model: nn.Module
+    layers: list[Layer]
+    was_training: bool
+    optimizer: Any = None
+    count: int = 0
+    losses: dict[str, Array] = field(default_factory=dict)
+    distances: dict[str, Array] = field(default_factory=dict)
+    to_batch: dict[str, Array] = field(default_factory=dict)
+    halves: float = float("nan")
+    taps: dict[str, list[Tap]] = field(default_factory=dict)
+    swapped: dict[str, float] = field(default_factory=dict)
+    together: list[tuple[str, float]] = field(default_factory=list)
+    untried: int = 0
+    failures: dict[str, str] = field(default_factory=dict)
+    sketches: list[tuple[float, list[Array]] | None] = field(default_factory=list)  # of mode B
+    _ran: dict[str, Any] = field(default_factory=dict)
+    single_values: list[str] = field(default_factory=list)  # layers that had one value per channel
+
+    @property
+    def quantity(self) -> str:
+        """What is compared."""
+        return "loss" if self.losses else "distance"
+
+    def scores(self, mode: str) -> Array:
+        """The loss per batch, or else the distance of the outputs from mode B's: less is better."""
+        return (self.losses or self.to_batch).get(mode, np.full(self.count, np.nan))
+
+    def gap(self, before: str, after: str) -> Gap:
+        """How much better the one mode is than the other, over the batches on which both ran."""
+        return gap(self.scores(before), self.scores(after), self._ran[before] & self._ran[after])
+
+    def tap(self, layer: Layer, mode: str = "batch") -> Tap:
+        """What this layer got in this mode."""
+        return self.taps[mode][self.layers.index(layer)]
+
+    def mean(self, mode: str) -> float | None:
+        """The mean loss or distance from evaluation, as the diagnosis reports it; None if the mode did not run."""
+        values = (self.losses or self.distances).get(mode)
+        if values is None or (np.isnan(values).all() and mode != "evaluation"):
+            return None
+        return float(np.mean(values[self.ran(mode)])) if self.ran(mode).any() else float("nan")
+
+    def ran(self, mode: str) -> NDArray[np.bool_]:
+        """The batches on which this mode ran."""
+        found: NDArray[np.bool_] = self._ran[mode]
+        return found
+
+
+class Runner:
+    """Runs a model in its modes on one batch. Has to be used inside a guard."""
+
+    def __init__(self, measured: Measured, state: Guarded, forward: Any, loss: Any) -> None:
+        self.measured, self.state = measured, state
+        self.forward, self.loss = forward, loss
+        model = measured.model
+        present = {m: m.training for m in model.modules()}
+        self.evaluation = _modes_after(model, "eval")
+        self.train = present if measured.was_training else _modes_after(model, "train")
+        self.batch = self.evaluation | {layer.module: True for layer in measured.layers if not layer.fixed}
+
+    def run(self, batch: Any, index: int, mode: str) -> tuple[float, list[Array]]:
+        """The loss (NaN without one) and a sketch of the output. Raises what the model raises."""
+        flags = {"batch": self.batch, "train": self.train}.get(mode, self.evaluation)
+        for module, training in flags.items():
+            module.training = training
+        with random_states_kept(seed=index):
+            output = self.forward(self.measured.model, copied(batch))
+            value = float("nan") if self.loss is None else _number(self.loss(output, copied(batch)))
+            return value, sketch(output)
+
+
+def _modes_after(model: nn.Module, method: str) -> dict[nn.Module, bool]:
+    """The mode of each module after model.eval() or model.train(), which a model may have replaced."""
+    try:
+        getattr(model, method)()
+    except NotImplementedError:  # an exported program, which has no modes
+        for m in model.modules():
+            m.training = method == "train"
+    return {m: m.training for m in model.modules()}
+
+
+def _number(value: Any) -> float:
+    if isinstance(value, Tensor) and value.numel() == 1 and not value.is_complex():
+        return float(value.detach())
+    if isinstance(value, (int, float, np.number)):
+        return float(value)
+    got = f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+    raise ArgumentError(
+        f"diagnose: loss returned {got}, expected one number for a batch. Return its mean: "
+        "loss=lambda output, batch: ....mean()"
+    )
+
+
+def sketch(output: Any) -> list[Array]:
+    """At most `SKETCH` values of each floating-point tensor of the output, at places that depend on its size alone."""
+    found = []
+    for t in tensors(output):
+        if t.is_complex():
+            t = torch.view_as_real(t)
+        if t.is_floating_point() and t.numel():
+            flat = t.detach().reshape(-1)
+            if len(flat) > SKETCH:
+                places = np.random.default_rng(0).integers(len(flat), size=SKETCH)
+                flat = flat[torch.from_numpy(places).to(flat.device)]
+            found.append(
+                flat.double().cpu().numpy() if flat.device.type != "mps" else flat.cpu().double().numpy()
+            )
+    return found
+
+
+def distance(a: list[Array], reference: list[Array]) -> float:
+    """sqrt of the mean over output tensors of |a - reference|^2 / |reference|^2; NaN if they do not have one shape."""
+    if [len(x) for x in a] != [len(x) for x in reference] or not a:
+        return float("nan")
+    with np.errstate(all="ignore"):
+        parts = [((x - y) ** 2).sum() / max((y**2).sum(), 1e-30) for x, y in zip(a, reference, strict=True)]
+        return float(np.sqrt(np.mean(parts)))
+
+
+# ---------------------------------------------------------------------------------------------------- the passes
+
+
+def measure(
+    runner: Runner, batches: Batches, first: Iterable[Any], again: Callable[[str], Iterable[Any]]
+) -> None:
+    """Fills `runner.measured`. first: the batches as they come; again(what): the same ones once more."""
+    measured = runner.measured
+    seen: dict[str, list[tuple[float, list[Array]] | None]] = {mode: [] for mode in (*MODES, "half")}
+    measured.taps = {
+        mode: [Tap(layer) for layer in measured.layers] for mode in ("evaluation", "batch", "train")
+    }
+    for index, batch in enumerate(first):
+        for mode in ("evaluation", "batch", "train"):
+            seen[mode].append(_one(runner, batch, index, mode))
+            runner.state.reset()
+        measured.count = index + 1
+    if not measured.count:
+        raise ArgumentError("diagnose: there were no batches.")
+    measured.layers, measured.taps = _in_order(measured)
+    moving = [layer for layer in measured.layers if not layer.fixed and measured.tap(layer).batches]
+    if moving:
+        seen["pooled"] = _all(runner, again("the pooled moments"), moving, lambda tap: tap.pooled)
+        if runner.loss is None and measured.count > 1:
+            seen["half"] = _all(runner, again("half of the moments"), moving, lambda tap: tap.halves[0])
+    _compare(measured, seen, runner.loss is not None)
+
+
+def _one(runner: Runner, batch: Any, index: int, mode: str) -> tuple[float, list[Array]] | None:
+    """One batch in one mode, with its taps; None where this mode can't run on it."""
+    measured, taps = runner.measured, runner.measured.taps[mode]
+    try:
+        with tapped(taps):
+            found = runner.run(batch, index, mode)
+    except (ArgumentError, ExchangeError):
+        if mode != "train":
+            raise
+        found = None
+    except Exception as error:
+        single = [tap.layer.path for tap in taps if tap.degenerate]
+        if mode == "evaluation":
+            raise ArgumentError(
+                f"diagnose: the model raised {type(error).__name__} in evaluation mode, with batch {index}: "
+                f"{first_line(error)}. Say how it is called: forward=lambda model, batch: ..."
+            ) from error
+        if single:
+            measured.single_values += [path for path in single if path not in measured.single_values]
+            why = f"a batch has one value per channel in {single[-1]!r}"
+        else:
+            why = f"the model raised {type(error).__name__}: {first_line(error)}"
+        measured.failures.setdefault(mode, why)
+        found = None
+    for tap in taps:
+        tap.forget() if found is None else tap.end_of_batch(index)
+    return found
+
+
+def _in_order(measured: Measured) -> tuple[list[Layer], dict[str, list[Tap]]]:
+    """The layers in the order of their first call, those that were not called last; the taps in the same order."""
+    first = [tap.first_call if tap.first_call >= 0 else 1 << 62 for tap in measured.taps["evaluation"]]
+    order = sorted(range(len(first)), key=first.__getitem__)
+    taps = {mode: [taps[k] for k in order] for mode, taps in measured.taps.items()}
+    return [measured.layers[k] for k in order], taps
+
+
+def _all(
+    runner: Runner, batches: Iterable[Any], layers: list[Layer], moments: Callable[[Tap], Moments]
+) -> list[tuple[float, list[Array]] | None]:
+    """All batches in evaluation, with these moments as the running statistics of these layers."""
+    runner.state.reset()
+    for layer in layers:
+        tap = runner.measured.tap(layer)
+        if layer.tracks:
+            write(layer.module, moments(tap), tap.calls)
+    found: list[tuple[float, list[Array]] | None] = [
+        runner.run(batch, index, "pooled") for index, batch in enumerate(batches)
+    ]
+    runner.state.reset()
+    return found
+
+
+def _compare(measured: Measured, seen: dict[str, Any], with_loss: bool) -> None:
+    """Losses and distances by mode."""
+    none = [None] * measured.count
+    for mode in MODES:
+        found = seen[mode] or none
+        measured._ran[mode] = np.array([one is not None for one in found])
+        if with_loss:
+            measured.losses[mode] = np.array([np.nan if one is None else one[0] for one in found])
+        for to, distances in (("evaluation", measured.distances), ("batch", measured.to_batch)):
+            distances[mode] = np.array(
+                [
+                    np.nan if one is None or other is None else distance(one[1], other[1])
+                    for one, other in zip(found, seen[to], strict=True)
+                ]
+            )
+    if seen["half"]:
+        pairs = zip(seen["half"], seen["pooled"], strict=True)
+        measured.halves = float(np.mean([distance(a[1], b[1]) for a, b in pairs]))
+    measured.sketches = seen["batch"]
+
+
+# ------------------------------------------------------------------------------------------------- layer by layer
+
+
+def swap(runner: Runner, layers: list[Layer], batches: Iterable[Any]) -> float:
+    """The mean score with the pooled moments in these layers alone."""
+    found = _all(runner, batches, layers, lambda tap: tap.pooled)
+    if runner.loss is not None:
+        return float(np.mean([one[0] for one in found if one is not None]))
+    pairs = [
+        (one, other) for one, other in zip(found, runner.measured.sketches, strict=True) if one and other
+    ]
+    return float(np.mean([distance(a[1], b[1]) for a, b in pairs])) if pairs else float("nan")

@@ -1,0 +1,39 @@
+"""When one mode is worse than another by enough to be called harm; and how a finding names its layers."""
+
+import numpy as np
+
+from xhat.torch.doctor import thresholds as at
+from xhat.torch.doctor.layers import Layer
+from xhat.torch.doctor.measure import Measured
+from xhat.torch.doctor.signals import Gap
+
+__all__ = ["is_relevant", "listed"]
+
+
+def is_relevant(measured: Measured, gap: Gap, before: str, after: str) -> bool:
+    """Whether the gain is real (beyond the scatter between batches) and large (beside the loss and its spread)."""
+    if not gap.defined or not gap.gain > 0:
+        return False
+    if gap.gain == float("inf"):
+        return True
+    if not gap.gain > at.SCATTER * gap.error:
+        return False
+    if measured.quantity == "distance":
+        moved = float(np.nanmean(measured.distances["pooled"]))
+        return gap.gain > at.DISTANCE_GAIN and not moved < at.HALVES * measured.halves
+    large = gap.gain > at.RELATIVE_GAIN * abs(gap.after) and gap.gain > at.SPREAD * gap.spread
+    return large and not _outputs_agree(measured, before, after)
+
+
+def _outputs_agree(measured: Measured, before: str, after: str) -> bool:
+    """Whether the outputs of the two modes are nearly the same. Where they can't be compared, they differ."""
+    anchor = "evaluation" if "evaluation" in (before, after) else "batch"
+    other = after if before == anchor else before
+    found = (measured.distances if anchor == "evaluation" else measured.to_batch)[other]
+    return not np.isnan(found).all() and float(np.nanmean(found)) < at.OUTPUT_DISTANCE
+
+
+def listed(worst: Layer, layers: list[Layer]) -> str:
+    """The worst layer by its path, and how many others there are."""
+    more = f" and {len(layers) - 1} more" if len(layers) > 1 else ""
+    return f"{worst.path or 'the model'}{more}"

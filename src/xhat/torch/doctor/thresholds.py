@@ -1,0 +1,64 @@
+"""Every threshold of the doctor, each with the measurement that chose it. No code.
+
+The measurements are of a network with three batch norms on scikit-learn's digits: six healthy trainings (batches of 8,
+32 and 128, momentum .1, two seeds), and eighteen that were damaged in one way each.
+"""
+
+# ------------------------------------------------------------------------------------ is one mode worse than another
+
+# The mean paired difference of the losses over the batches, in its standard errors. Healthy: at most 2.1.
+SCATTER = 3.0
+# The gain relative to the better loss. Healthy: .06 to .7 (where both losses are small); damaged: 1.2 to 130.
+RELATIVE_GAIN = 0.25
+# The gain in standard deviations of the better mode's loss between batches. Healthy: at most .6; damaged: 1.4 to 90.
+SPREAD = 1.0
+# The distance of the outputs of the two modes, relative to the outputs. Healthy: at most .12; damaged: .2 and more.
+OUTPUT_DISTANCE = 0.15
+# Without a loss: how much nearer the outputs come to those of mode B. Healthy: at most .05; damaged: .2 and more.
+DISTANCE_GAIN = 0.15
+# Without a loss: the distance of A from C, in distances of C from the moments of half of the batches.
+HALVES = 3.0
+
+# ------------------------------------------------------------------------------------------------------- statistics
+
+# (1 - momentum)^batches, the weight of the initial values. Healthy: 0; 12 steps at .01, or .001: .55 to .89.
+LEFT = 0.05
+# What is left of the initial values after the steps that the remedy names.
+LEFT_ENOUGH = 0.01
+# |log variance ratio| and |mean| in deviations, below which running statistics agree with others. Healthy: .22 and .32.
+AGREES = 0.4
+# Above this momentum, the running statistics are those of the last batch or two; 0.9 is the reversed convention's .1.
+REVERSED_MOMENTUM = 0.5
+# The part of the largest deviation that the first layer has when the data have changed, not the weights.
+FIRST_LAYER = 0.5
+
+# ---------------------------------------------------------------------------------------------------------- batches
+
+# Variance of the batches' means over that of shuffled samples. Healthy: .6 to 1.7; sorted or two domains: 19, 31.
+NOT_ALIKE = 4.0
+# Scatter of a batch's mean, in deviations. Healthy: .07 to .35 (N = 8); batches of 4: .45; of 2: .68.
+NOISE = 0.3
+# The scatter that the batch size named by the remedy gives.
+NOISE_ENOUGH = 0.15
+# Dropout in front: the variance with dropout over that without. Without dropout: .98 to 1.02.
+DROPOUT_RATIO = 1.1
+
+# ---------------------------------------------------------------------------------------------------------- numbers
+
+# A dead channel: its variance is below this many eps (a gain of up to 1/sqrt(eps)).
+DEAD = 1e-3
+# The share of a layer's channels with var < EPS_LARGE eps for which its result depends on eps.
+EPS_LARGE, EPS_SHARE = 10.0, 0.5
+# |mean| / sigma from which a layer's error is measured; float32 keeps 7 digits.
+LARGE_MEAN = 100.0
+# The layer's error over the exact result's size above which digits are lost, and in units of the dtype's eps.
+DIGITS_ERROR = 1e-3
+
+# ------------------------------------------------------------------------------------------------------ attribution
+
+# Passes with one layer replaced alone, and then with layers replaced together.
+SINGLE_SWAPS, JOINT_SWAPS = 8, 6
+# The share of the whole gain at which the layers found so far explain it.
+EXPLAINED = 0.8
+# The paths that a finding lists.
+LISTED = 8
