@@ -20,6 +20,7 @@ class Case(NamedTuple):
     loss       the loss of an output and a batch, or None
     how        "diagnose": xt.diagnose(model, batches, loss); "watch": the findings of xt.watch around `loop`;
                "checkpoint": the findings of a file with `state`; "ranks": diagnose on two ranks
+    also       other causes that are true too, and may be called harmful
     """
 
     cause: str
@@ -30,6 +31,7 @@ class Case(NamedTuple):
     forward: Any = None
     how: Literal["diagnose", "watch", "checkpoint", "ranks"] = "diagnose"
     severity: Literal["harmful", "risk", "note"] = "harmful"
+    also: tuple[str, ...] = ()
     loop: Callable[[nn.Module, torch.optim.Optimizer], None] | None = None
     state: Mapping[str, Any] | None = None
 
