@@ -16,5 +16,5 @@ def case(seed: int = 0) -> Case:
     torch.manual_seed(seed)
     model = convolutions(8, 10, 1, norm=partial(nn.BatchNorm1d, momentum=0.99))
     x, y = digit_sequences()
-    fit(model, endless(x, y, 4, seed), steps=250, lr=2e-3)
+    fit(model, endless(x, y, 4, seed), steps=400, lr=4e-3)
     return Case("momentum", model.eval(), batches(x, y, 4, seed)[:40], cross_entropy)
