@@ -26,17 +26,7 @@ ENGINE = {"ops", "equations", "layout", "errors"}
 CORE = ENGINE | {"plan", "checks"}
 TORCH_INPUTS = {"torch.errors", "torch.internals", "torch.inputs"}
 TORCH_WAYS = {f"torch.{way}" for way in ("cpu", "composed", "autograd", "operators", "running_stats")}
-SEEN_BY_THE_DOCTOR = [
-    "composed",
-    "cpu",
-    "freeze",
-    "functional",
-    "nn",
-    "progress",
-    "recalibrate",
-    "recorder",
-    "sync",
-]
+SEEN = ("composed", "cpu", "freeze", "functional", "nn", "progress", "recalibrate", "recorder", "sync")
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
     "layout": {"errors"},
@@ -71,7 +61,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "torch.recorder": CORE | TORCH_INPUTS | TORCH_WAYS | {"torch.functional", "torch.nn", "torch.sync"},
     "torch.progress": set(),
     "torch.recalibrate": CORE | TORCH_INPUTS | {"torch.progress", "torch.recorder", "torch.nn", "torch.sync"},
-    "torch.doctor": CORE | TORCH_INPUTS | {f"torch.{part}" for part in SEEN_BY_THE_DOCTOR},
+    "torch.doctor": CORE | TORCH_INPUTS | {f"torch.{part}" for part in SEEN},
     "torch": {
         f"torch.{part}" for part in ("convert", "doctor", "freeze", "functional", "nn", "recalibrate", "sync")
     },

@@ -40,6 +40,8 @@ NOT_ALIKE = 4.0
 NOISE = 0.3
 # The scatter that the batch size named by the remedy gives.
 NOISE_ENOUGH = 0.15
+# The share of values that are padding, from which it is worth naming.
+PADDED = 0.05
 # Dropout in front: the variance with dropout over that without. Without dropout: .98 to 1.02.
 DROPOUT_RATIO = 1.1
 
@@ -53,6 +55,11 @@ EPS_LARGE, EPS_SHARE = 10.0, 0.5
 LARGE_MEAN = 100.0
 # The layer's error over the exact result's size above which digits are lost, and in units of the dtype's eps.
 DIGITS_ERROR = 1e-3
+DIGITS_RATIO = 10.0
+# Values of eps that frameworks use: torch 1e-5, TensorFlow and Keras 1e-3.
+COMMON_EPS = (1e-3, 1e-5)
+# The largest number of float16.
+LARGEST_FLOAT16 = 65504.0
 
 # ------------------------------------------------------------------------------------------------------ attribution
 
