@@ -1,7 +1,12 @@
 """Runs the doctor on a case, and compares what it names with what it must name."""
 
 import importlib
+import json
+import os
 import pkgutil
+import socket
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,6 +16,7 @@ import torch
 from training import Case
 
 import xhat.torch as xt
+from xhat.torch.doctor.findings import Finding, Proof
 
 CASES = sorted(module.name for module in pkgutil.iter_modules(cases.__path__))
 
@@ -33,14 +39,19 @@ def load(name: str, seed: int = 0) -> tuple[str, Case]:
     return module.SOURCE, module.case(seed)
 
 
-def ask(case: Case) -> Answer:
-    """What the doctor finds."""
+def ask(name: str, case: Case, seed: int = 0) -> Answer:
+    """What the doctor finds in a case of this name."""
     if case.how == "watch":
         return _watched(case)
     if case.how == "checkpoint":
         return _checkpoint(case)
     if case.how == "ranks":
-        return _on_ranks(case)
+        return on_ranks(name, seed)
+    return diagnosed(case)
+
+
+def diagnosed(case: Case) -> Answer:
+    """The findings of xt.diagnose."""
     options = {"forward": case.forward, "optimizer": case.optimizer}
     diagnosis = xt.diagnose(case.model, case.batches, case.loss, progress=False, **options)
     return Answer(diagnosis.findings, diagnosis)
@@ -80,5 +91,21 @@ def _checkpoint(case: Case) -> Answer:
         return Answer(diagnose_checkpoint(path).findings)
 
 
-def _on_ranks(case: Case) -> Answer:
-    raise NotImplementedError
+def on_ranks(name: str, seed: int = 0, ranks: int = 2) -> Answer:
+    """What the ranks of a process group find, each with its own model; they agree, or this fails."""
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port = str(s.getsockname()[1])
+    group = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": str(ranks), "GLOO_SOCKET_IFNAME": "lo"}
+    command = [sys.executable, str(Path(__file__).with_name("on_ranks.py")), name, str(seed)]
+    started = [
+        subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env={**os.environ, **group, "RANK": str(rank)})
+        for rank in range(ranks)
+    ]
+    try:
+        printed = [process.communicate(timeout=150)[0] for process in started]
+    finally:
+        for process in started:
+            process.kill()
+    assert not any(process.returncode for process in started), printed
+    return Answer([Finding(**(f | {"proof": f["proof"] and Proof(**f["proof"])})) for f in json.loads(printed[0])])

@@ -14,5 +14,5 @@ def case(seed: int = 0) -> Case:
     torch.manual_seed(seed)
     model = nn.Sequential(nn.BatchNorm1d(13), mlp(13, 3, width=32))
     x, y = table("wine")
-    fit(model, endless(x + 2e5, y, 32, seed), steps=120)
+    fit(model, endless(x + 2e5, y, 32, seed), steps=300)
     return Case("digits-lost", model.eval(), batches(x + 2e5, y, 32, seed), cross_entropy, severity="risk")

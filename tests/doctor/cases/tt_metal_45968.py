@@ -15,5 +15,5 @@ def case(seed: int = 0) -> Case:
     x, y = patches()
     bright = (x + 3000).contiguous(memory_format=torch.channels_last)
     model = nn.Sequential(nn.BatchNorm2d(3), convolutions(3, 4, 2)).to(memory_format=torch.channels_last)
-    fit(model, endless(bright, y, 32, seed), steps=80)
+    fit(model, endless(bright, y, 32, seed), steps=200)
     return Case("digits-lost", model.eval(), batches(bright, y, 32, seed)[:8], cross_entropy, severity="risk")

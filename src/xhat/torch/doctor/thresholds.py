@@ -8,6 +8,8 @@ The measurements are of a network with three batch norms on scikit-learn's digit
 
 # The mean paired difference of the losses over the batches, in its standard errors. Healthy: at most 2.1.
 SCATTER = 3.0
+# Or the share of the batches that are better (of 8 or more): losses with rare large values scatter beyond their mean.
+MOSTLY = 0.9
 # The gain relative to the better loss. Healthy: .06 to .7 (where both losses are small); damaged: 1.2 to 130.
 RELATIVE_GAIN = 0.25
 # The gain in standard deviations of the better mode's loss between batches. Healthy: at most .6; damaged: 1.4 to 90.
@@ -31,13 +33,16 @@ AGREES = 0.4
 REVERSED_MOMENTUM = 0.5
 # The part of the largest deviation that the first layer has when the data have changed, not the weights.
 FIRST_LAYER = 0.5
+# The scatter of the log variance ratio over the channels, relative to its mean, where only the contrast has changed.
+ALIKE = 1 / 3
 
 # ---------------------------------------------------------------------------------------------------------- batches
 
 # Variance of the batches' means over that of shuffled samples. Healthy: .6 to 1.7; sorted or two domains: 19, 31.
 NOT_ALIKE = 4.0
-# Scatter of a batch's mean, in deviations. Healthy: .07 to .35 (N = 8); batches of 4: .45; of 2: .68.
-NOISE = 0.3
+# Scatter of a batch's mean, in deviations. Healthy: .07 to .38 (N = 8, 1 / sqrt(8) = .35 without positions);
+# batches of 4: .45; of 3: .57; of 2: .50 to .68.
+NOISE = 0.42
 # The scatter that the batch size named by the remedy gives.
 NOISE_ENOUGH = 0.15
 # The share of values that are padding, from which it is worth naming.

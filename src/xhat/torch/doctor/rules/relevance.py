@@ -17,7 +17,7 @@ def is_relevant(measured: Measured, gap: Gap, before: str, after: str | None = N
         return False
     if gap.gain == float("inf"):
         return True
-    if not gap.gain > at.SCATTER * gap.error:
+    if not (gap.gain > at.SCATTER * gap.error or gap.better > at.MOSTLY):
         return False
     if measured.quantity == "distance":
         known = measured.distances["pooled"][~np.isnan(measured.distances["pooled"])]
