@@ -88,7 +88,7 @@ def batch_norms(model: nn.Module) -> list[Layer]:
         if isinstance(m, _BatchNorm) or _is_frozen_batch_norm(m):
             statistics = getattr(m, "running_mean", None), getattr(m, "running_var", None)
             fixed = not isinstance(m, _BatchNorm) or getattr(m, "frozen_statistics", False)
-            found.append(Layer(path, m, m.training, bool(fixed or None in statistics)))
+            found.append(Layer(path, m, m.training, bool(fixed or any(s is None for s in statistics))))
     return found
 
 
