@@ -68,6 +68,7 @@ def _lag(seen: Seen, before: "Copy", after: "Copy") -> Lag | None:
         running1 = q running0 + (1 - q) recent     q = (1 - momentum)^n
 
     where recent is the average of the n batches with the weights of running1. So recent follows from the two copies.
+    What is left of the initial 0 and 1 is another finding, and taken out of running1 first.
     """
     momentum = seen.module.momentum
     if seen.path not in before.statistics or not momentum or not 0 < momentum < 1:
@@ -77,9 +78,11 @@ def _lag(seen: Seen, before: "Copy", after: "Copy") -> Lag | None:
     if n <= 0:  # it stood still, or was reset
         return None
     q, eps = (1 - momentum) ** n, float(vars(seen.module)["eps"])
-    recent = [(now.double() - q * then.double()) / (1 - q) for then, now in ((mean0, mean1), (var0, var1))]
-    shift = (recent[0] - mean1).abs() / (var1.double() + eps).sqrt()
-    ratio = ((recent[1].clamp(min=0) + eps) / (var1.double() + eps)).log().abs()
+    recent = [(now.cpu().double() - q * then.cpu().double()) / (1 - q) for then, now in ((mean0, mean1), (var0, var1))]
+    left = (1 - momentum) ** int(n1) if seen.tracked == 0 else 0.0
+    mean, var = mean1.cpu().double() / (1 - left), ((var1.cpu().double() - left) / (1 - left)).clamp(min=0)
+    shift = (recent[0] - mean).abs() / (var + eps).sqrt()
+    ratio = ((recent[1].clamp(min=0) + eps) / (var + eps)).log().abs()
     return Lag(float(shift.median()), float(ratio.median()))
 
 
