@@ -91,15 +91,10 @@ def batch_norms(model: nn.Module) -> list[Layer]:
             continue  # its layers are inside of compiled code
         if isinstance(m, _BatchNorm) or _is_frozen_batch_norm(m):
             statistics = getattr(m, "running_mean", None), getattr(m, "running_var", None)
-<<<<<<< HEAD
             held = isinstance(m, _BatchNorm) and model.training and not m.training
             fixed = held or not isinstance(m, _BatchNorm) or getattr(m, "frozen_statistics", False)
             missing = any(value is None for value in statistics)
             found.append(Layer(path, m, m.training, bool(fixed or missing), held))
-=======
-            fixed = not isinstance(m, _BatchNorm) or getattr(m, "frozen_statistics", False)
-            found.append(Layer(path, m, m.training, bool(fixed or any(s is None for s in statistics))))
->>>>>>> rim
     return found
 
 
