@@ -8,6 +8,7 @@ from xhat.torch.doctor import CAUSES as CAUSES
 from xhat.torch.doctor import Diagnosis as Diagnosis
 from xhat.torch.doctor import Finding as Finding
 from xhat.torch.doctor import diagnose as diagnose
+from xhat.torch.doctor import watch as watch
 from xhat.torch.freeze import freeze as freeze
 from xhat.torch.freeze import unfreeze as unfreeze
 from xhat.torch.functional import batch_norm as batch_norm
@@ -44,4 +45,5 @@ __all__ = [
     "recalibrate",
     "revert",
     "unfreeze",
+    "watch",
 ]

@@ -5,5 +5,6 @@ from xhat.torch.doctor.diagnosis import Diagnosis as Diagnosis
 from xhat.torch.doctor.findings import CAUSES as CAUSES
 from xhat.torch.doctor.findings import Finding as Finding
 from xhat.torch.doctor.findings import Proof as Proof
+from xhat.torch.doctor.watch import watch as watch
 
-__all__ = ["CAUSES", "Diagnosis", "Finding", "Proof", "diagnose"]
+__all__ = ["CAUSES", "Diagnosis", "Finding", "Proof", "diagnose", "watch"]

@@ -1,4 +1,4 @@
-"""The batch norms of an exported graph: nodes that call torch's operators, with constants for mode, eps and momentum."""
+"""The batch norms of an exported graph: calls of torch's operators, with constants for mode, eps and momentum."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

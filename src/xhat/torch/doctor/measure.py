@@ -55,7 +55,8 @@ class Measured:
     trials     by the name of a remedy: the layers, and the scores with it
     feeds      by path: path and module of the linear layer or dropout that makes this layer's input
     graph      the batch norms of an exported graph
-    ranks      how many processes share the diagnosis; differing: layers whose statistics differ between them, by how much
+    ranks      how many processes share the diagnosis
+    differing  the layers whose statistics differ between them, and by how many deviations
     failures   by mode: why it did not run on some batches
     """
 

@@ -8,6 +8,7 @@ import inspect
 import textwrap
 import types
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from xhat.torch.doctor import thresholds as at
 from xhat.torch.doctor.exactness import ours
-from xhat.torch.doctor.graph import constants_changed
+from xhat.torch.doctor.graph import GraphNorm, constants_changed
 from xhat.torch.doctor.layers import Layer
 from xhat.torch.doctor.measure import Measured, Runner, replayed
 from xhat.torch.doctor.rules.relevance import is_relevant
@@ -52,7 +53,7 @@ def try_remedies(runner: Runner, again: Again) -> None:
         for eps in at.COMMON_EPS:
             others = [x for x in small if x.eps != eps]
             if others:
-                _patched(runner, again, f"eps={eps:g}", others, "eps", lambda layer, eps=eps: eps)
+                _patched(runner, again, f"eps={eps:g}", others, "eps", partial(_constant, eps))
 
 
 def _graph(runner: Runner, again: Again) -> None:
@@ -60,7 +61,8 @@ def _graph(runner: Runner, again: Again) -> None:
     measured = runner.measured
     model, norms = measured.model, measured.graph
     training = [x for x in norms if x.training and x.places[0] is not None]
-    changes = [("exported-in-train-mode", training, 0, False)] if training else []
+    changes: list[tuple[str, list[GraphNorm], int, Any]] = []
+    changes += [("exported-in-train-mode", training, 0, False)] if training else []
     changes += [(f"graph eps={eps:g}", [x for x in norms if x.eps != eps], 2, eps) for eps in at.COMMON_EPS]
     for name, changed, which, value in changes:
         if changed:
@@ -92,6 +94,10 @@ def _patched(
 
 
 _NONE = object()
+
+
+def _constant(value: Any, layer: Layer) -> Any:
+    return value
 
 
 def loses_digits(measured: Measured, layer: Layer) -> bool:

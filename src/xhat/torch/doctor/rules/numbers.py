@@ -50,7 +50,7 @@ def _dead(measured: Measured) -> Iterator[Finding]:
         "dead-channels", "risk", _paths(layers),
         f"{listed(worst, layers)}: {dead} of {worst.channels} channels are constant (variance below {at.DEAD:g} eps).",
         {"layers": len(layers), "channels": dead, "gain": gain},
-        f"Such a channel gives its bias; whatever reaches it one day is multiplied by up to 1 / sqrt(eps) = {gain:.3g}.",
+        f"Such a channel gives its bias; what reaches it one day is multiplied by up to 1 / sqrt(eps) = {gain:.3g}.",
         "Prune the channels, or look for filters whose activation is never positive.",
         "dead = layer.running_var < 1e-3 * layer.eps",
     )  # fmt: skip
@@ -103,8 +103,8 @@ def _digits(measured: Measured) -> Iterator[Finding]:
     e, proof = errors[layers[0].path], tried(measured, "digits-lost")
     yield Finding(
         "digits-lost", "harmful" if proof else "risk", _paths(layers),
-        f"{listed(layers[0], layers)}: |mean| is {e.offset:.3g} deviations; in {e.dtype}, {e.layout}, the layer's error "
-        f"is {e.theirs:.2g} deviations, and xhat's {e.ours:.2g}.",
+        f"{listed(layers[0], layers)}: |mean| is {e.offset:.3g} deviations; in {e.dtype}, {e.layout}, the layer's "
+        f"error is {e.theirs:.2g} deviations, and xhat's {e.ours:.2g}.",
         {"layers": len(layers), "offset": e.offset, "error": e.theirs, "error_of_xhat": e.ours, "dtype": e.dtype,
          "layout": e.layout},
         "The layer's arithmetic subtracts large numbers that are nearly equal.",
@@ -147,8 +147,8 @@ def _padding(measured: Measured) -> Iterator[Finding]:
         shift = float(np.nanmax(np.abs(tap.pooled[1] - tap.unpadded[1]) / np.sqrt(m2 / m + layers[0].eps)))
     yield Finding(
         "padding-counted", "harmful" if proof else "risk", _paths(layers),
-        f"{listed(layers[0], layers)}: {100 * tap.padded:.0f} % of the values are padding; with them the mean is off by "
-        f"{shift:.2g} deviations, and the variance is {ratio:.2g} times that without.",
+        f"{listed(layers[0], layers)}: {100 * tap.padded:.0f} % of the values are padding; with them the mean is off "
+        f"by {shift:.2g} deviations, and the variance is {ratio:.2g} times that without.",
         {"layers": len(layers), "padded": tap.padded, "shift": shift, "variance_ratio": ratio},
         "Padding is counted as data, so that the statistics depend on how long the other samples of a batch are.",
         "Leave padding out of the statistics.",

@@ -112,8 +112,8 @@ def _reused(measured: Measured) -> Iterator[Finding]:
     harmful = bool(apart) and measured.quantity == "loss" and is_relevant(measured, gap, "pooled", "batch")
     yield Finding(
         "layer-used-more-than-once", "harmful" if harmful else "risk" if apart else "note", _paths(layers),
-        f"{listed(worst, layers)}: {len(measured.tap(worst).by_call)} calls in a forward pass, whose inputs differ by up "
-        f"to {spread:.2g} (deviations of the mean, or log ratio of variances).",
+        f"{listed(worst, layers)}: {len(measured.tap(worst).by_call)} calls in a forward pass, whose inputs differ by "
+        f"up to {spread:.2g} (deviations of the mean, or log ratio of variances).",
         {"layers": len(layers), "calls": len(measured.tap(worst).by_call), "spread": spread},
         "In training each call has its own statistics; in evaluation one average of them has to fit all calls.",
         "Give each call a layer of its own, or normalize all inputs in one call.",
@@ -123,7 +123,7 @@ def _reused(measured: Measured) -> Iterator[Finding]:
 
 
 def _spread_of_calls(layer: Layer, calls: list[Any]) -> float:
-    """The largest deviation of a call's moments from the first call's: of means in sigmas, or log ratio of variances."""
+    """The largest deviation of a call's moments from the first call's: of means in sigmas, or log variance ratio."""
     (m, mean, m2), *others = calls
     worst = 0.0
     with np.errstate(all="ignore"):
@@ -148,7 +148,7 @@ def _biases(measured: Measured) -> Iterator[Finding]:
         return
     layers = [x for x, *_ in biased]
     _, path, module = biased[0]
-    values = sum(m.bias.numel() for *_, m in biased)
+    values = sum(len(m.bias) for _, _, m in biased)
     yield Finding(
         "bias-before-batch-norm", "note", _paths(layers),
         f"{listed(layers[0], layers)}: {path or 'the layer before'} adds a bias; {values} parameters do nothing.",
