@@ -9,6 +9,7 @@ from pytorch.doctor.page_data import HOSTILE, awkward, diagnosis, finding, layer
 
 from xhat.torch.doctor.findings import CAUSES
 from xhat.torch.doctor.page import render
+from xhat.torch.doctor.thresholds import NOT_ALIKE
 
 VOID = {"meta", "link"}
 
@@ -74,6 +75,16 @@ def test_bars_are_proportional_from_zero_and_reach_to_both_sides_if_a_value_is_n
     nothing = {"evaluation": 0.0, "batch": float("nan"), "pooled": None, "train": float("inf")}
     bars = read(modes=nothing, findings=[], layers=[]).bars
     assert bars == ["--from:0.0%;--size:0.0%", "--from:0%;--size:100%"]
+
+
+def test_a_signal_below_its_threshold_has_a_short_bar() -> None:
+    """The largest of small numbers is no full bar; a number above the threshold is the new scale."""
+    small, large = layer("a", left=0.25, icc=NOT_ALIKE / 4), layer("b", left=0.5, icc=NOT_ALIKE * 2)
+    bars = read(findings=[], modes={}, layers=[small]).bars
+    assert (bars[2], bars[4]) == ("--from:0.0%;--size:25.0%", "--from:0.0%;--size:25.0%")
+    bars = read(findings=[], modes={}, layers=[small, large]).bars
+    assert (bars[2], bars[7]) == ("--from:0.0%;--size:12.5%", "--from:0.0%;--size:100.0%")
+    assert (bars[4], bars[9]) == ("--from:0.0%;--size:25.0%", "--from:0.0%;--size:50.0%")
 
 
 def test_a_layer_names_its_findings_and_a_shared_beginning_is_no_match() -> None:

@@ -9,6 +9,7 @@ from importlib.resources import files
 from math import inf, isfinite, isinf, isnan
 from typing import Any, NamedTuple
 
+from xhat.torch.doctor import thresholds as at
 from xhat.torch.doctor.findings import CAUSES, SEVERITIES
 
 __all__ = ["render"]
@@ -31,16 +32,32 @@ _READING = {
     "batch is better than training": "Dropout or noise changes the variance that a batch norm sees.",
     "all are alike": "Batch norm is not at fault.",
 }
-_SIGNALS = {
-    "shift": ("shift", "the distance of the running mean from the pooled mean, in standard deviations"),
-    "log_variance": ("log var", "the logarithm of the ratio of the pooled and the running variance"),
-    "icc": ("icc", "the scatter of the batches' means over that of shuffled samples: 1 if batches are alike"),
-    "noise": ("noise", "the scatter of the batches' means, in standard deviations"),
-    "left": ("left", "the weight that the initial running statistics still have"),
-}
-_FIGURES = {
-    "m": ("values", "values per channel and batch"),
-    "repair": ("repaired", "what is compared, with the pooled statistics in this layer alone"),
+
+
+class _Column(NamedTuple):
+    """A column of the table of layers; the value at which a bar is full, unless a layer has a larger one."""
+
+    name: str
+    meaning: str
+    full: float | None
+
+
+_COLUMNS = {
+    "shift": _Column(
+        "shift", "the distance of the running mean from the pooled mean, in standard deviations", at.AGREES
+    ),
+    "log_variance": _Column(
+        "log var", "the logarithm of the ratio of the pooled and the running variance", at.AGREES
+    ),
+    "icc": _Column(
+        "icc",
+        "the scatter of the batches' means over that of shuffled samples: 1 if batches are alike",
+        at.NOT_ALIKE,
+    ),
+    "noise": _Column("noise", "the scatter of the batches' means, in standard deviations", at.NOISE),
+    "left": _Column("left", "the weight that the initial running statistics still have", 1.0),
+    "m": _Column("values", "values per channel and batch", None),
+    "repair": _Column("alone", "what is compared, with the pooled statistics in this layer alone", None),
 }
 
 
@@ -122,29 +139,23 @@ def _finding(found: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _layers(diagnosis: Mapping[str, Any]) -> dict[str, Any]:
-    layers = diagnosis["layers"]
-    spans = {key: _spans(layer.get(key) for layer in layers) for key in _SIGNALS}
-    columns = [*_SIGNALS.items(), *_FIGURES.items()]
+    layers, findings = diagnosis["layers"], diagnosis["findings"]
+    cells = {key: _cells(column, [layer.get(key) for layer in layers]) for key, column in _COLUMNS.items()}
     rows = []
     for place, layer in enumerate(layers):
-        found = [i for i, f in enumerate(diagnosis["findings"], 1) if layer["layer"] in f["layers"]]
-        rows.append(
-            {
-                "path": layer["layer"] or "the model",
-                "facts": _facts(layer),
-                "found": found,
-                "tone": diagnosis["findings"][found[0] - 1]["severity"] if found else "",
-                "cells": [
-                    {
-                        "name": name,
-                        "value": _say(layer.get(key)),
-                        "span": spans[key][place] if key in spans else None,
-                    }
-                    for key, (name, _) in columns
-                ],
-            }
-        )
-    return {"layers": rows, "columns": [{"name": n, "meaning": m} for _, (n, m) in columns]}
+        found = [i for i, f in enumerate(findings, 1) if layer["layer"] in f["layers"]]
+        row = {"path": layer["layer"] or "the model", "facts": _facts(layer), "found": found}
+        row["tone"] = findings[found[0] - 1]["severity"] if found else ""
+        rows.append(row | {"cells": [column[place] for column in cells.values()]})
+    return {"layers": rows, "columns": list(_COLUMNS.values())}
+
+
+def _cells(column: _Column, values: list[float | None]) -> list[dict[str, Any]]:
+    spans = [None] * len(values) if column.full is None else _spans(values, column.full)
+    return [
+        {"name": column.name, "value": _say(value), "span": span}
+        for value, span in zip(values, spans, strict=True)
+    ]
 
 
 def _facts(layer: Mapping[str, Any]) -> str:
@@ -167,11 +178,14 @@ class _Span(NamedTuple):
     beyond: bool
 
 
-def _spans(values: Iterable[float | None]) -> list[_Span | None]:
-    """Bars on one linear scale from zero, to both sides if a value is negative. None where there is no number."""
+def _spans(values: Iterable[float | None], full: float = 0.0) -> list[_Span | None]:
+    """Bars on one linear scale from zero to `full` or the largest value, and to the other side if one is negative.
+
+    None where there is no number.
+    """
     given = list(values)
     finite = [value for value in given if value is not None and isfinite(value)]
-    low, high = min(0.0, *finite, 0.0), max(0.0, *finite, 0.0)
+    low, high = min(0.0, *finite, 0.0), max(full, *finite, 0.0)
     length = (high - low) or inf
 
     def span(value: float | None) -> _Span | None:
