@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import torch
 
-from xhat.torch.doctor.findings import Finding
+from xhat.torch.doctor.findings import Finding, Severity
 from xhat.torch.doctor.observed import observation
 from xhat.torch.doctor.stored import Stored
 
@@ -25,6 +25,8 @@ DEAD = 1e-3
 EPS_SHARE = 0.1
 # The weight of the initial values that matters, and the momenta that a checkpoint may have been trained with.
 LEFT, MOMENTA = 0.05, (0.1, 0.01)
+# Standard errors by which samples of one distribution differ at most.
+ALIKE = 5.0
 # The names that people give to batch norms.
 NAMED = re.compile(r"(^|[._])(bn|batch_?norm)\d*($|[._])", re.IGNORECASE)
 
@@ -32,8 +34,37 @@ NAMED = re.compile(r"(^|[._])(bn|batch_?norm)\d*($|[._])", re.IGNORECASE)
 RECALIBRATE = "xt.recalibrate(model.eval(), batches)"
 
 
+# Running statistics of 0 and 1 by what is beside them: the cause, how bad it is, what is seen, the remedy and its code.
+INITIAL: dict[str, tuple[str, Severity, str, str, str]] = {
+    "never": (
+        "statistics-never-updated", "harmful",
+        "no batch was counted, and their parameters have been trained",
+        "Save the buffers too, and copy or average them with the parameters (EMA); for this checkpoint, recalibrate.",
+        RECALIBRATE,
+    ),
+    "momentum": (
+        "momentum", "harmful",
+        "although batches were counted and their parameters have been trained: the momentum was 0",
+        "Set the momentum to 0.1 in training; for this checkpoint, recalibrate.",
+        f"for m in model.modules():\n    if hasattr(m, 'momentum'):\n        m.momentum = 0.1\n{RECALIBRATE}",
+    ),
+    "uncounted": (
+        "statistics-never-updated", "risk",
+        "and their parameters have been trained, which is right only if statistics were folded into these",
+        "If they were not folded, recalibrate.",
+        RECALIBRATE,
+    ),
+    "untrained": (
+        "statistics-never-updated", "note",
+        "and their parameters are as they were initialized",
+        "Nothing, if the model has not been trained, or if it does not use these layers.",
+        "",
+    ),
+}  # fmt: skip
+
+
 def judge(layers: list[Stored]) -> list[Finding]:
-    """All findings of one or several state dicts."""
+    """All findings of one state dict."""
     norms = [layer for layer in layers if layer.tracks]
     rules = (_not_finite, _negative, _never_updated, _not_converged, _range, _dead, _eps, _repeated)
     return [finding for rule in rules for finding in rule(norms)] + list(_missing(layers))
@@ -87,55 +118,41 @@ def _negative(norms: list[Stored]) -> Iterator[Finding]:
         )  # fmt: skip
 
 
+def _drawn_alike(layers: list[Stored]) -> bool:
+    """Whether the biases of all layers look like samples of one normal distribution around 0.
+
+    Some networks are initialized so (RepVGG). After training, layers differ by more than ALIKE standard errors, which
+    are sigma / sqrt(C) for the mean and sigma / sqrt(2 C) for the deviation of C values.
+    """
+    biases = [layer.bias for layer in layers if layer.bias is not None and len(layer.bias) >= 8]
+    if len(biases) < 3:
+        return False
+    sigma = float(np.concatenate(biases).std())
+    errors = [np.sqrt(len(b)) / sigma * max(abs(b.mean()), np.sqrt(2) * abs(b.std() - sigma)) for b in biases]
+    return bool(max(errors) < ALIKE)
+
+
 def _never_updated(norms: list[Stored]) -> Iterator[Finding]:
     """Running statistics of 0 and 1: harmful beside trained parameters, if the layer's counter says so as well."""
-    trained = any(layer.trained for layer in norms)
-    initial = [layer for layer in norms if layer.initial]
-
-    def kind(layer: Stored) -> str:
-        if not (layer.trained or (layer.weight is None and trained)):
-            return "untrained"
-        return "not counted" if layer.tracked is None else "counted" if layer.tracked else "never"
-
-    groups = {
-        name: [n for n in initial if kind(n) == name]
-        for name in ("never", "counted", "not counted", "untrained")
-    }
-    why = "In evaluation these layers subtract 0 and divide by 1, which is not what their weights were trained with."
-    if never := groups["never"]:
-        yield observation(
-            "statistics-never-updated", "harmful", _paths(never),
-            f"The running statistics of {_count(never)} are exactly 0 and 1 after 0 batches, and their parameters have "
-            "been trained.",
-            why + " Checkpoints of parameters alone, and averages of parameters (EMA), have such buffers.",
-            "Save and average the buffers too; for this checkpoint, recalibrate.", RECALIBRATE,
-        )  # fmt: skip
-    if counted := groups["counted"]:
-        batches = max(layer.tracked or 0 for layer in counted)
-        yield observation(
-            "momentum", "harmful", _paths(counted),
-            f"The running statistics of {_count(counted)} are exactly 0 and 1 after {batches} batches: "
-            "the momentum was 0.",
-            why, "Set the momentum to 0.1 in training, and recalibrate.",
-            f"for m in model.modules():\n    if hasattr(m, 'momentum'):\n        m.momentum = 0.1\n{RECALIBRATE}",
-            batches=batches,
-        )  # fmt: skip
-    if uncounted := groups["not counted"]:
-        yield observation(
-            "statistics-never-updated", "risk", _paths(uncounted),
-            f"The running statistics of {_count(uncounted)} are exactly 0 and 1, their parameters have been trained, "
-            "and no batches were counted.",
-            why + " This is right only if the statistics were folded into weight and bias.",
-            "If they were not folded, recalibrate.", RECALIBRATE,
-        )  # fmt: skip
-    if untrained := groups["untrained"]:
-        yield observation(
-            "statistics-never-updated", "note", _paths(untrained),
-            f"The running statistics of {_count(untrained)} are exactly 0 and 1, and so are the layers' parameters: "
-            "they have not been trained.",
-            "A layer that has never been called in training stays as it was made.",
-            "Nothing, if the model has not been trained, or if it does not use these layers.", "",
-        )  # fmt: skip
+    trained = [layer for layer in norms if layer.trained]
+    trained = [] if _drawn_alike(trained) else trained
+    groups: dict[str, list[Stored]] = {"never": [], "momentum": [], "uncounted": [], "untrained": []}
+    for layer in (layer for layer in norms if layer.initial):
+        if layer not in trained and not (layer.weight is None and trained):
+            groups["untrained"].append(layer)
+        else:
+            groups["uncounted" if layer.tracked is None else "momentum" if layer.tracked else "never"].append(
+                layer
+            )
+    for kind, layers in groups.items():
+        if layers:
+            cause, severity, words, remedy, code = INITIAL[kind]
+            yield observation(
+                cause, severity, _paths(layers),
+                f"The running statistics of {_count(layers)} are exactly 0 and 1, {words}.",
+                "In evaluation these layers subtract 0 and divide by 1, whatever their weights were trained with.",
+                remedy, code, batches=max(layer.tracked or 0 for layer in layers),
+            )  # fmt: skip
 
 
 def _not_converged(norms: list[Stored]) -> Iterator[Finding]:

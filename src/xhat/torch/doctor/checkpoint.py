@@ -35,6 +35,9 @@ DATA: list[Any] = [
     *(type(np.dtype(code)) for code in "?bBhHiIlLqQefdU"),
 ]  # fmt: skip
 
+# What torch.load's messages have if a file is sound, and holds what is no data.
+REFUSED = "not an allowed global", "Unsupported class", "TorchScript"
+
 
 def examine(source: Any) -> Diagnosis:
     """Judges the batch norms of a checkpoint by their buffers alone; no model is built, and no code of the file runs.
@@ -62,14 +65,11 @@ def examine(source: Any) -> Diagnosis:
         raise ArgumentError(
             f"examine: {path or 'source'} holds no state dict, expected tensors by names such as 'bn1.running_mean'."
         )
-    layers = [
-        layer
-        for name, state in found.items()
-        for layer in _layers(state, f"{name}/" if len(found) > 1 else "")
-    ]
-    norms = [layer for layer in layers if layer.tracks]
+    stored = [_layers(state, f"{name}/" if len(found) > 1 else "") for name, state in found.items()]
+    norms = [layer for layers in stored for layer in layers if layer.tracks]
     rows = [row(layer.path, "batch norm", layer.channels) for layer in norms]
-    return Observed.of(path.name if path else "state dict", rows, judge(layers), [])
+    findings = [finding for layers in stored for finding in judge(layers)]
+    return Observed.of(path.name if path else "state dict", rows, findings, [])
 
 
 # --------------------------------------------------------------------------------------------------------- the content
@@ -129,13 +129,13 @@ def _read(path: Path) -> Any:
     except (ArgumentError, KeyboardInterrupt):
         raise
     except Exception as error:
-        if "weights_only" in str(error) or "Weights only" in str(error):
+        if any(words in str(error) for words in REFUSED):
             raise ArgumentError(
                 f"examine: {path} holds more than tensors ({_refused(path, error)}), which would run code, and was not "
                 "loaded. Save the state dict alone: torch.save(model.state_dict(), path)."
             ) from None
         raise ArgumentError(
-            f"examine: {path} can't be read as a checkpoint ({type(error).__name__}: {first_line(error)}). It may "
+            f"examine: {path} can't be read as a checkpoint ({_reason(error)}). It may "
             "be cut off, or of another format."
         ) from None
 
@@ -143,6 +143,12 @@ def _read(path: Path) -> Any:
 def _torch(path: Path) -> Any:
     with torch.serialization.safe_globals(DATA):
         return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+
+
+def _reason(error: Exception) -> str:
+    """What went wrong, in a few words: torch and NumPy add how to read the file without safety."""
+    words = first_line(error).partition(". ")[0]
+    return type(error).__name__ + ("" if "eights" in words else f": {words}")
 
 
 def _refused(path: Path, error: Exception) -> str:

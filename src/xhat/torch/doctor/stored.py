@@ -13,7 +13,7 @@ __all__ = ["Stored"]
 Array = npt.NDArray[np.float64]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Stored:
     """The tensors of one module, in float64. Without running statistics, mean and var are empty."""
 
