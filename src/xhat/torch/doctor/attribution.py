@@ -4,9 +4,11 @@ import math
 from collections.abc import Callable, Iterable
 from typing import Any
 
+import numpy as np
+
 from xhat.torch.doctor import thresholds as at
 from xhat.torch.doctor.layers import Layer
-from xhat.torch.doctor.measure import Measured, Runner, swap
+from xhat.torch.doctor.measure import Measured, Runner, replayed
 from xhat.torch.doctor.rules.relevance import is_relevant
 from xhat.torch.doctor.signals import signals
 
@@ -27,17 +29,24 @@ def attribute(runner: Runner, again: Callable[[str], Iterable[Any]]) -> None:
     layers.sort(key=lambda layer: -_off(measured, layer))
     candidates, measured.untried = layers[: at.SINGLE_SWAPS], max(0, len(layers) - at.SINGLE_SWAPS)
     for layer in candidates:
-        measured.swapped[layer.path] = swap(runner, [layer], again(f"{layer.path} alone"))
+        measured.swapped[layer.path] = _swap(runner, [layer], again(f"{layer.path} alone"))
     candidates.sort(key=lambda layer: _ordered(measured.swapped[layer.path]))
     goal = gap.before - at.EXPLAINED * gap.gain if math.isfinite(gap.gain) else math.inf
     for k in range(1, min(len(candidates), at.JOINT_SWAPS) + 1):
         path = candidates[k - 1].path
         score = (
-            measured.swapped[path] if k == 1 else swap(runner, candidates[:k], again(f"{k} layers together"))
+            measured.swapped[path] if k == 1 else _swap(runner, candidates[:k], again(f"{k} layers together"))
         )
         measured.together.append((path, score))
         if score < goal:
             return
+
+
+def _swap(runner: Runner, layers: list[Layer], batches: Iterable[Any]) -> float:
+    """The mean score with the pooled moments in these layers alone."""
+    scores = replayed(runner, batches, layers, lambda tap: tap.pooled)
+    known = scores[~np.isnan(scores)]
+    return float(known.mean()) if len(known) == len(scores) else math.nan
 
 
 def _off(measured: Measured, layer: Layer) -> float:

@@ -10,11 +10,13 @@ from xhat.torch.doctor.attribution import attribute
 from xhat.torch.doctor.batches import Batches
 from xhat.torch.doctor.diagnosis import Diagnosis
 from xhat.torch.doctor.findings import by_severity
+from xhat.torch.doctor.graph import norms_of
 from xhat.torch.doctor.guard import guarded
 from xhat.torch.doctor.layers import Layer, batch_norms, checked, unwrapped
 from xhat.torch.doctor.measure import MODES, Measured, Runner, measure
 from xhat.torch.doctor.rules import judged
 from xhat.torch.doctor.signals import signals
+from xhat.torch.doctor.trials import try_remedies
 from xhat.torch.progress import with_progress
 from xhat.torch.recalibrate import call
 
@@ -58,13 +60,13 @@ def diagnose(
     model = unwrapped(model)
     found = _chosen(batch_norms(model), layers)
     checked(model, found)
-    measured = Measured(model, found, model.training, optimizer)
-    if found:
+    measured = Measured(model, found, model.training, optimizer, graph=norms_of(model))
+    if found or measured.graph:
         _measure(measured, batches, forward, loss, progress)
     findings, unjudged = judged(measured)
     return Diagnosis(
         type(model).__name__, measured.quantity, measured.count,
-        {mode: measured.mean(mode) for mode in MODES} if found else dict.fromkeys(MODES),
+        {mode: measured.mean(mode) for mode in MODES} if measured.count else dict.fromkeys(MODES),
         [_row(measured, layer) for layer in measured.layers], by_severity(findings), unjudged, measured,
     )  # fmt: skip
 
@@ -95,6 +97,7 @@ def _measure(measured: Measured, batches: Iterable[Any], forward: Any, loss: Any
 
             measure(runner, kept, with_progress(kept.first(), "diagnose: four modes", progress), again)
             attribute(runner, again)
+            try_remedies(runner, again)
     finally:
         kept.close()
 

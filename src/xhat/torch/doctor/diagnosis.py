@@ -49,7 +49,7 @@ class Diagnosis:
     @property
     def summary(self) -> str:
         """The verdict in one sentence."""
-        if not self.layers:
+        if not self.layers and not self.findings:
             return f"{self.model} has no batch norm: there is nothing to judge."
         harmful = [finding for finding in self.findings if finding.severity == "harmful"]
         if harmful:
@@ -105,7 +105,7 @@ class Diagnosis:
 
     def _plain(self) -> str:
         lines = [self.summary]
-        if self.layers:
+        if self.batches:
             lines.append(f"{self.quantity}: " + ", ".join(f"{name} {value}" for name, value in self._modes()))
         return "\n".join([*lines, *self._findings()])
 
@@ -114,7 +114,7 @@ class Diagnosis:
         from rich.table import Table
 
         text = StringIO()
-        if self.layers:
+        if self.batches:
             table = Table(show_edge=False, pad_edge=False)
             table.add_column(f"{self.quantity}, {self.batches} batches")
             for name, _ in self._modes():

@@ -21,13 +21,15 @@ class Layer:
     path       its path in the model
     module     the module itself: torch's, xhat's, timm's, a subclass of these, or a FrozenBatchNorm2d
     training   its mode
-    fixed      its statistics are constants by design: FrozenBatchNorm2d, xt.freeze, or it has none
+    fixed      its statistics are constants: FrozenBatchNorm2d, xt.freeze, it has none, or it is held
+    held       it is in evaluation mode in a model that is in training mode
     """
 
     path: str
     module: Any
     training: bool
     fixed: bool
+    held: bool
 
     @property
     def channels(self) -> int:
@@ -85,10 +87,14 @@ def batch_norms(model: nn.Module) -> list[Layer]:
     """Every batch norm of the model, each once."""
     found = []
     for path, m in model.named_modules():
+        if isinstance(m, torch.jit.ScriptModule):
+            continue  # its layers are inside of compiled code
         if isinstance(m, _BatchNorm) or _is_frozen_batch_norm(m):
             statistics = getattr(m, "running_mean", None), getattr(m, "running_var", None)
-            fixed = not isinstance(m, _BatchNorm) or getattr(m, "frozen_statistics", False)
-            found.append(Layer(path, m, m.training, bool(fixed or any(s is None for s in statistics))))
+            held = isinstance(m, _BatchNorm) and model.training and not m.training
+            fixed = held or not isinstance(m, _BatchNorm) or getattr(m, "frozen_statistics", False)
+            missing = any(value is None for value in statistics)
+            found.append(Layer(path, m, m.training, bool(fixed or missing), held))
     return found
 
 

@@ -10,6 +10,7 @@ statistics replaced read the batches again. What the numbers mean must never be 
 """
 
 from collections.abc import Callable, Iterable
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,8 +21,10 @@ from torch import Tensor, nn
 
 from xhat.errors import ArgumentError
 from xhat.torch.doctor.batches import Batches, copied
+from xhat.torch.doctor.graph import GraphNorm
 from xhat.torch.doctor.guard import Guarded, random_states_kept
 from xhat.torch.doctor.layers import Layer
+from xhat.torch.doctor.origins import Origins, traced_origins
 from xhat.torch.doctor.padding import Padding
 from xhat.torch.doctor.signals import Gap, gap
 from xhat.torch.doctor.tap import Tap, tapped
@@ -30,7 +33,7 @@ from xhat.torch.errors import ExchangeError, first_line
 from xhat.torch.recalibrate import write
 from xhat.torch.sync.merge import Moments
 
-__all__ = ["MODES", "Measured", "Runner", "measure"]
+__all__ = ["MODES", "Measured", "Runner", "measure", "replayed"]
 
 Array = NDArray[np.float64]
 
@@ -49,6 +52,11 @@ class Measured:
     taps       by mode (batch, train): one for each layer
     swapped    by path: the mean loss (or distance to B) with this layer's statistics replaced alone
     together   how many layers were replaced, and what that gave, while layers were added one by one
+    trials     by the name of a remedy: the layers, and the scores with it
+    feeds      by path: path and module of the linear layer or dropout that makes this layer's input
+    graph      the batch norms of an exported graph
+    ranks      how many processes share the diagnosis
+    differing  the layers whose statistics differ between them, and by how many deviations
     failures   by mode: why it did not run on some batches
     """
 
@@ -65,6 +73,11 @@ class Measured:
     swapped: dict[str, float] = field(default_factory=dict)
     together: list[tuple[str, float]] = field(default_factory=list)
     untried: int = 0
+    trials: dict[str, tuple[list[Layer], Array]] = field(default_factory=dict)
+    feeds: dict[str, tuple[str, nn.Module]] = field(default_factory=dict)
+    graph: list[GraphNorm] = field(default_factory=list)
+    ranks: int = 1
+    differing: list[tuple[str, float]] = field(default_factory=list)
     failures: dict[str, str] = field(default_factory=dict)
     sketches: list[tuple[float, list[Array]] | None] = field(default_factory=list)  # of mode B
     _ran: dict[str, Any] = field(default_factory=dict)
@@ -78,6 +91,11 @@ class Measured:
     def scores(self, mode: str) -> Array:
         """The loss per batch, or else the distance of the outputs from mode B's: less is better."""
         return (self.losses or self.to_batch).get(mode, np.full(self.count, np.nan))
+
+    def trial(self, name: str) -> Gap:
+        """How much better evaluation is with this remedy."""
+        scores = self.trials[name][1]
+        return gap(self.scores("evaluation"), scores, self._ran["evaluation"] & ~np.isnan(scores))
 
     def gap(self, before: str, after: str) -> Gap:
         """How much better the one mode is than the other, over the batches on which both ran."""
@@ -183,11 +201,15 @@ def measure(
     for mode in ("evaluation", "batch", "train"):
         padding = None if mode == "evaluation" else Padding()
         measured.taps[mode] = [Tap(layer, padding) for layer in measured.layers]
+    origins = Origins()
     for index, batch in enumerate(first):
         for mode in ("evaluation", "batch", "train"):
-            seen[mode].append(_one(runner, batch, index, mode))
+            traced = not index and mode != "batch"
+            with traced_origins(measured.model, measured.layers, origins) if traced else nullcontext():
+                seen[mode].append(_one(runner, batch, index, mode))
             runner.state.reset()
         measured.count = index + 1
+    measured.feeds = origins.feeds
     if not measured.count:
         raise ArgumentError("diagnose: there were no batches.")
     measured.layers, measured.taps = _in_order(measured)
@@ -275,15 +297,15 @@ def _compare(measured: Measured, seen: dict[str, Any], with_loss: bool) -> None:
     measured.sketches = seen["batch"]
 
 
-# ------------------------------------------------------------------------------------------------- layer by layer
+# ------------------------------------------------------------------------------------------------- once more
 
 
-def swap(runner: Runner, layers: list[Layer], batches: Iterable[Any]) -> float:
-    """The mean score with the pooled moments in these layers alone."""
-    found = _all(runner, batches, layers, lambda tap: tap.pooled)
+def replayed(
+    runner: Runner, batches: Iterable[Any], layers: list[Layer], moments: Callable[[Tap], Moments]
+) -> Array:
+    """The scores with these moments as the running statistics of these layers alone."""
+    found = _all(runner, batches, layers, moments)
     if runner.loss is not None:
-        return float(np.mean([one[0] for one in found if one is not None]))
-    pairs = [
-        (one, other) for one, other in zip(found, runner.measured.sketches, strict=True) if one and other
-    ]
-    return float(np.mean([distance(a[1], b[1]) for a, b in pairs])) if pairs else float("nan")
+        return np.array([np.nan if one is None else one[0] for one in found])
+    pairs = zip(found, runner.measured.sketches, strict=True)
+    return np.array([distance(a[1], b[1]) if a and b else np.nan for a, b in pairs])

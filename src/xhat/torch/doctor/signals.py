@@ -78,6 +78,7 @@ class Gap(NamedTuple):
     gain: float
     error: float
     spread: float  # the standard deviation of `after` between batches
+    better: float = 0.0  # the share of the batches that are better, 0 if there are fewer than eight
 
     @property
     def defined(self) -> bool:
@@ -95,4 +96,5 @@ def gap(before: Array, after: Array, ran: NDArray[np.bool_]) -> Gap:
         return Gap(float(np.mean(a)), float(np.mean(b)), float("inf"), 0.0, 0.0)
     n, d = len(a), a - b
     error, spread = (float(np.std(v, ddof=1)) if n > 1 else 0.0 for v in (d, b))
-    return Gap(float(a.mean()), float(b.mean()), float(d.mean()), error / np.sqrt(n), spread)
+    better = float(np.mean(d > 0)) if n >= 8 else 0.0
+    return Gap(float(a.mean()), float(b.mean()), float(d.mean()), error / np.sqrt(n), spread, better)

@@ -47,6 +47,7 @@ class Tap:
     calls          all calls; batches: those with at least one
     smallest       the least number of values per channel in a call
     unpadded       pooled, without padding, where some was found; padded: the share of the values that are padding
+    dimensions     of the input
     errors         of the first call with a large mean
     """
 
@@ -54,6 +55,7 @@ class Tap:
         self.layer, self.channels = layer, layer.channels
         self.padding = padding  # None: only calls are counted
         self.unpadded = nothing(self.channels)
+        self.dimensions = 0
         self.errors: Errors | None = None
         self.halves = [nothing(self.channels), nothing(self.channels)]
         self.samples = self.batch_means = nothing(self.channels)
@@ -74,6 +76,7 @@ class Tap:
 
     def see(self, x: Tensor, mask: Tensor | None) -> None:
         """The input of one call."""
+        self.dimensions = x.dim()
         means = unpadded = found = self._moments(x, mask)
         if (
             x.dim() > 2 and mask is None

@@ -2,11 +2,11 @@
 
 from xhat.torch.doctor.findings import Finding, Unjudged
 from xhat.torch.doctor.measure import Measured
-from xhat.torch.doctor.rules import batches, statistics
+from xhat.torch.doctor.rules import batches, graphs, numbers, statistics, structure
 
 __all__ = ["judged"]
 
-RULES = (statistics.judge, batches.judge)
+RULES = (statistics.judge, batches.judge, structure.judge, numbers.judge, graphs.judge)
 
 
 def judged(measured: Measured) -> tuple[list[Finding], list[Unjudged]]:

@@ -7,9 +7,10 @@ import numpy as np
 
 from xhat.torch.doctor import thresholds as at
 from xhat.torch.doctor.findings import Finding, Proof, Severity, Unjudged
+from xhat.torch.doctor.layers import Layer
 from xhat.torch.doctor.measure import Measured
 from xhat.torch.doctor.rules.relevance import is_relevant, listed
-from xhat.torch.doctor.signals import signals
+from xhat.torch.doctor.signals import Signals, signals
 
 __all__ = ["judge"]
 
@@ -35,16 +36,14 @@ def _better(measured: Measured) -> str:
 
 
 def _not_alike(measured: Measured) -> Iterator[Finding]:
-    found = [
-        (signals(x, measured.tap(x)), x) for x in measured.layers if not x.fixed and measured.tap(x).batches
-    ]
-    found = sorted((pair for pair in found if pair[0].icc > at.NOT_ALIKE), key=lambda pair: -pair[0].icc)
-    if not found:
-        return
-    s, worst = found[0]
+    found = sorted(_with_signals(measured), key=lambda pair: -pair[0].icc)
     better = _better(measured)
     gap = measured.gap(better, "batch")
     harmful = measured.quantity == "loss" and is_relevant(measured, gap, better, "batch")
+    if not found or not (found[0][0].icc > at.NOT_ALIKE or (harmful and not _reused(measured))):
+        return
+    s, worst = found[0]
+    found = [pair for pair in found if pair[0].icc > at.NOT_ALIKE] or found
     severity: Severity = "harmful" if harmful else "risk"
     yield Finding(
         "batches-not-alike", severity, tuple(x.path for _, x in found[: at.LISTED]),
@@ -59,16 +58,15 @@ def _not_alike(measured: Measured) -> Iterator[Finding]:
 
 
 def _too_small(measured: Measured) -> Iterator[Finding]:
-    found = [
-        (signals(x, measured.tap(x)), x) for x in measured.layers if not x.fixed and measured.tap(x).batches
-    ]
-    found = sorted((pair for pair in found if pair[0].noise > at.NOISE), key=lambda pair: -pair[0].noise)
+    found = sorted((p for p in _with_signals(measured) if p[0].noise > at.NOISE), key=lambda p: -p[0].noise)
     if not found:
         return
     s, worst = found[0]
     better = _better(measured)
     gap = measured.gap("batch", better)
-    harmful = measured.quantity == "loss" and is_relevant(measured, gap, "batch", better)
+    # The noise is that of training mode: a model that was given in evaluation mode does not have it.
+    relevant = measured.quantity == "loss" and is_relevant(measured, gap, "batch", better)
+    harmful = relevant and measured.was_training
     size = _mean_size(measured)
     enough = math.ceil(size * (s.noise / at.NOISE_ENOUGH) ** 2)
     severity: Severity = "harmful" if harmful else "note"
@@ -82,6 +80,20 @@ def _too_small(measured: Measured) -> Iterator[Finding]:
         "model, _ = xt.convert_sync(model)    # on several processes; or: xt.freeze(xt.convert(model)[0])",
         Proof(measured.quantity, gap.before, gap.after) if harmful else None,
     )  # fmt: skip
+
+
+def _reused(measured: Measured) -> bool:
+    """Whether some layer is called more than once in a forward pass."""
+    return any(len(measured.tap(x).by_call) > 1 for x in measured.layers)
+
+
+def _with_signals(measured: Measured) -> list[tuple[Signals, Layer]]:
+    """The layers that are called once a forward pass: the means of several calls differ for another reason."""
+    return [
+        (signals(x, measured.tap(x)), x)
+        for x in measured.layers
+        if not x.fixed and measured.tap(x).batches and len(measured.tap(x).by_call) == 1
+    ]
 
 
 def _mean_size(measured: Measured) -> float:

@@ -82,13 +82,19 @@ def judge(measured: Measured) -> Iterator[Finding | Unjudged]:
         reason = measured.failures.get("batch", "the outputs could not be compared")
         yield from (Unjudged(cause, f"mode C did not run: {reason}") for cause in CAUSES)
     harmful = is_relevant(measured, gap, "evaluation", "pooled")
-    first = next((x for x in layers if measured.tap(x).batches), None)
+    fits = measured.quantity == "distance" or not is_relevant(
+        measured, measured.gap("pooled", "batch"), "pooled", "batch"
+    )
+    culprits = [path for path, _ in measured.together]
+    off = (
+        [x for x in layers if _off(measured, x) > at.AGREES or x.path in culprits] if harmful and fits else []
+    )
+    by_signals = _by_signals(measured, layers, off)
     groups: dict[str, list[Layer]] = {}
     for layer in layers:
-        cause = _structural(layer) or (_by_signals(measured, layer, first, layers) if harmful else None)
+        cause = _structural(measured, layer) or (by_signals if layer in off else None)
         if cause:
             groups.setdefault(cause, []).append(layer)
-    culprits = [path for path, _ in measured.together]
     for cause, found in groups.items():
         found.sort(
             key=lambda x: (
@@ -107,7 +113,7 @@ def judge(measured: Measured) -> Iterator[Finding | Unjudged]:
 _RISKS = ("statistics-never-updated", "statistics-not-finite", "momentum")
 
 
-def _structural(layer: Layer) -> str | None:
+def _structural(measured: Measured, layer: Layer) -> str | None:
     """The cause that the layer's own numbers show."""
     mean, var = running(layer)
     if not (np.isfinite(mean).all() and np.isfinite(var).all()):
@@ -119,29 +125,60 @@ def _structural(layer: Layer) -> str | None:
         return "statistics-never-updated"
     if layer.momentum is not None and layer.momentum > at.REVERSED_MOMENTUM:
         return "momentum"
-    if layer.tracked and layer.left is not None and layer.left > at.LEFT:
+    if layer.tracked and layer.left is not None and _left(measured, layer) > at.LEFT:
         return "statistics-not-converged"
     return None
+
+
+def _left(measured: Measured, layer: Layer) -> float:
+    """The weight of the initial values; or what the initial mean 0 is off by that weight, in deviations, if more.
+
+    A mean of 2e5 deviations has not converged when the initial values weigh 3e-6. Statistics that agree have.
+    """
+    tap = measured.tap(layer)
+    if layer.left is None or not tap.batches or not _off(measured, layer) > at.AGREES:
+        return 0.0
+    with np.errstate(all="ignore"):
+        offset = np.abs(tap.pooled[1]) / tap.sigma
+    return layer.left * max(1.0, float(np.nanquantile(offset, 0.9)) * at.LEFT / at.AGREES)
 
 
 def _near_initial(mean: np.ndarray, var: np.ndarray) -> bool:
     return bool(np.abs(mean).max() < 1e-6 and np.abs(var - 1).max() < 1e-6)
 
 
-def _by_signals(measured: Measured, layer: Layer, first: Layer | None, layers: list[Layer]) -> str | None:
-    """The cause by comparison with what the layer gets; None where its statistics fit."""
-    off = _off(measured, layer)
-    if not off > at.AGREES:
+def _by_signals(measured: Measured, layers: list[Layer], off: list[Layer]) -> str | None:
+    """The cause by comparison with what the layers get. One cause: behind the first layer, all others follow."""
+    if not off:
         return None
-    if measured.tap(layer, "train").batches:
-        with_dropout = max(deviation(layer, measured.tap(layer, "train")))
-        ratio = _variance_ratio(measured, layer)
-        if ratio > at.DROPOUT_RATIO and with_dropout < off / 2:
-            return "dropout-before-batch-norm"
-    largest = max(_off(measured, x) for x in layers)
-    if first is not None and _off(measured, first) > at.FIRST_LAYER * largest:
+    if any(_fits_with_dropout(measured, x) for x in off):
+        return "dropout-before-batch-norm"
+    first = next(x for x in layers if measured.tap(x).batches)
+    largest = max(_off(measured, x) for x in off)
+    if _off(measured, first) > at.FIRST_LAYER * largest and _input_changed(measured, first):
         return "statistics-of-other-data"
     return "statistics-of-other-weights"
+
+
+def _fits_with_dropout(measured: Measured, layer: Layer) -> bool:
+    """Whether the running statistics agree with what the layer gets while dropout is on, and only then."""
+    if not measured.tap(layer, "train").batches or _variance_ratio(measured, layer) <= at.DROPOUT_RATIO:
+        return False
+    return max(deviation(layer, measured.tap(layer, "train"))) < _off(measured, layer) / 2
+
+
+def _input_changed(measured: Measured, first: Layer) -> bool:
+    """Whether the first layer shows another input, and not other weights before it.
+
+    Other weights of a layer that reads centered data change the variances, each channel's in its own way, and hardly
+    the means. Other data change the means, or, by their contrast, all variances alike.
+    """
+    tap = measured.tap(first)
+    if deviation(first, tap)[0] > at.AGREES:
+        return True
+    with np.errstate(all="ignore"):
+        ratio = np.log((running(first)[1] + first.eps) / (tap.variance + first.eps))
+    return bool(np.nanstd(ratio) < at.ALIKE * abs(np.nanmean(ratio)))
 
 
 def _off(measured: Measured, layer: Layer) -> float:
