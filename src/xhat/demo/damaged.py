@@ -14,7 +14,7 @@ from xhat.demo.training import Digits, batches
 
 __all__ = ["Case", "cases", "sorted_batches"]
 
-SEEN = 8  # batches that the doctor sees
+SEEN = 6  # batches that the doctor sees
 DECAY = 0.9  # of the average of the weights
 SLOW = 0.001  # the momentum that is too small for so few steps
 SORTED = 64  # digits in a batch that is sorted by class

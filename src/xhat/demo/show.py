@@ -71,7 +71,7 @@ def run(out: Path, *, seed: int = 0, steps: int = 600, console: Console | None =
         _residual_network(console, digits, out, max(1, steps // 6), seed)
         _damaged_networks(console, digits, out, max(1, steps // 6), seed)
     else:
-        console.print("Two more parts, about a residual network in PyTorch, need torch, which is missing.")
+        console.print("Two more parts, with a residual network, need PyTorch, which is missing.")
     console.print(f"[dim]{perf_counter() - start:.0f} s in all.[/]")
     return 0
 
@@ -191,7 +191,7 @@ def _residual_network(console: Console, digits: Digits, out: Path, steps: int, s
     _twins(console, (pair[0], pair[1]))
     picture = out / "residual.png"
     residual_picture.draw(picture, (pair[0], pair[1]))
-    console.print(f"Picture: [bold]{picture}[/]", soft_wrap=True)
+    console.print(f"Picture: [bold]{picture}[/]\n", soft_wrap=True)
 
 
 def _twins(console: Console, pair: "tuple[Twin, Twin]") -> None:
@@ -230,8 +230,8 @@ def _damaged_networks(console: Console, digits: Digits, out: Path, steps: int, s
         table.add_row(case.name, cause, f"{case.before:.1%}", f"{case.after:.1%}", remedy)
     console.print(table)
     console.print(
-        "[dim]Held-out digits read right. treat() recalibrates the running statistics; it can't treat\n"
-        f"batches that are sorted, so the network was trained for {steps} more steps with shuffled ones.[/]"
+        "[dim]Held-out digits read right. treat() recalibrates the running statistics. It can't treat batches "
+        f"that are sorted, so the last network was trained for {steps} more steps with shuffled ones.[/]"
     )
     page = out / "doctor.html"
     found[0].diagnosis.to_html(page)
