@@ -31,7 +31,8 @@ HALVES = 3.0
 LEFT = 0.05
 # What is left of the initial values after the steps that the remedy names.
 LEFT_ENOUGH = 0.01
-# |log variance ratio| and |mean| in deviations, below which running statistics agree with others. Healthy: .53 and .13 (N = 8).
+# |log variance ratio| and |mean| in deviations, below which running statistics agree with others.
+# Healthy: .53 and .13 (N = 8).
 AGREES = 0.6
 # Above this momentum, the running statistics are those of the last batch or two; 0.9 is the reversed convention's .1.
 REVERSED_MOMENTUM = 0.5
