@@ -29,6 +29,9 @@ HALVES = 3.0
 
 # (1 - momentum)^batches, the weight of the initial values. Healthy: 0; 12 steps at .01, or .001: .55 to .89.
 LEFT = 0.05
+# The deviation without the initial values' share, relative to that with it.
+# Momentum .001: .2; other weights: 1 and more.
+EXPLAINED_BY_INITIAL = 0.6
 # What is left of the initial values after the steps that the remedy names.
 LEFT_ENOUGH = 0.01
 # |log variance ratio| and |mean| in deviations, below which running statistics agree with others.
@@ -73,6 +76,8 @@ LARGEST_FLOAT16 = 65504.0
 
 # ------------------------------------------------------------------------------------------------------ attribution
 
+# Layers are tried whose statistics are off by at least this part of the largest deviation: the others fit.
+CANDIDATE = 0.2
 # Passes with one layer replaced alone, and then with layers replaced together.
 SINGLE_SWAPS, JOINT_SWAPS = 8, 6
 # The share of the whole gain at which the layers found so far explain it.

@@ -21,7 +21,7 @@ from xhat.torch.doctor.graph import GraphNorm, constants_changed
 from xhat.torch.doctor.layers import Layer
 from xhat.torch.doctor.measure import Measured, Runner, replayed
 from xhat.torch.doctor.rules.relevance import is_relevant
-from xhat.torch.doctor.signals import deviation, running
+from xhat.torch.doctor.signals import off, running
 
 __all__ = ["original_class", "try_remedies"]
 
@@ -112,7 +112,7 @@ def _our_forward(layer: Layer) -> Any:
 
 def is_off(measured: Measured, layer: Layer) -> bool:
     """Whether the running statistics differ from the moments of what the layer gets."""
-    return max(deviation(layer, measured.tap(layer))) > at.AGREES
+    return off(layer, measured.tap(layer)) > at.AGREES
 
 
 def _near_eps(layer: Layer) -> bool:
