@@ -15,7 +15,9 @@ MOSTLY = 0.9
 # The gain relative to the better loss. Healthy: .06 to .7 (where both losses are small); damaged: 1.2 to 130.
 RELATIVE_GAIN = 0.25
 # The gain in standard deviations of the better mode's loss between batches. Healthy: at most .6; damaged: 1.4 to 90.
-SPREAD = 1.0  # of remedies that were tried; between modes, healthy small losses reach 1.9, and the outputs decide
+SPREAD = (
+    1.0  # of remedies that were tried; between modes, healthy small losses reach 1.9, and the outputs decide
+)
 # The distance of the outputs of the two modes, relative to the outputs. Healthy: at most .12; damaged: .2 and more.
 OUTPUT_DISTANCE = 0.15
 # Without a loss: how much nearer the outputs come to those of mode B. Healthy: at most .05; damaged: .2 and more.

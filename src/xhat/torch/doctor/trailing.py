@@ -78,7 +78,10 @@ def _lag(seen: Seen, before: "Copy", after: "Copy") -> Lag | None:
     if n <= 0:  # it stood still, or was reset
         return None
     q, eps = (1 - momentum) ** n, float(vars(seen.module)["eps"])
-    recent = [(now.cpu().double() - q * then.cpu().double()) / (1 - q) for then, now in ((mean0, mean1), (var0, var1))]
+    recent = [
+        (now.cpu().double() - q * then.cpu().double()) / (1 - q)
+        for then, now in ((mean0, mean1), (var0, var1))
+    ]
     left = (1 - momentum) ** int(n1) if seen.tracked == 0 else 0.0
     mean, var = mean1.cpu().double() / (1 - left), ((var1.cpu().double() - left) / (1 - left)).clamp(min=0)
     shift = (recent[0] - mean).abs() / (var + eps).sqrt()

@@ -82,15 +82,19 @@ def judge(measured: Measured) -> Iterator[Finding | Unjudged]:
         reason = measured.failures.get("batch", "the outputs could not be compared")
         yield from (Unjudged(cause, f"mode C did not run: {reason}") for cause in CAUSES)
     harmful = is_relevant(measured, gap, "evaluation", "pooled")
-    fits = not is_relevant(measured, measured.gap("pooled", "batch"), "pooled", "batch")
-    off = [x for x in layers if _off(measured, x) > at.AGREES] if harmful and fits else []
+    fits = measured.quantity == "distance" or not is_relevant(
+        measured, measured.gap("pooled", "batch"), "pooled", "batch"
+    )
+    culprits = [path for path, _ in measured.together]
+    off = (
+        [x for x in layers if _off(measured, x) > at.AGREES or x.path in culprits] if harmful and fits else []
+    )
     by_signals = _by_signals(measured, layers, off)
     groups: dict[str, list[Layer]] = {}
     for layer in layers:
         cause = _structural(measured, layer) or (by_signals if layer in off else None)
         if cause:
             groups.setdefault(cause, []).append(layer)
-    culprits = [path for path, _ in measured.together]
     for cause, found in groups.items():
         found.sort(
             key=lambda x: (

@@ -148,7 +148,7 @@ def _biases(measured: Measured) -> Iterator[Finding]:
         return
     layers = [x for x, *_ in biased]
     _, path, module = biased[0]
-    values = sum(len(m.bias) for *_, m in biased)
+    values = sum(len(m.bias) for _, _, m in biased)
     yield Finding(
         "bias-before-batch-norm", "note", _paths(layers),
         f"{listed(layers[0], layers)}: {path or 'the layer before'} adds a bias; {values} parameters do nothing.",
