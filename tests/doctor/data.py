@@ -51,7 +51,9 @@ def digit_images(size: int = 32) -> tuple[Tensor, Tensor]:
 @cache
 def photographs() -> tuple[Tensor, Tensor]:
     """The two photographs of scikit-learn, a temple and a flower, as (3, 427, 640) between 0 and 1."""
-    temple, flower = (torch.tensor(image / 255).float().movedim(-1, 0) for image in datasets.load_sample_images().images)
+    temple, flower = (
+        torch.tensor(image / 255).float().movedim(-1, 0) for image in datasets.load_sample_images().images
+    )
     return temple, flower
 
 

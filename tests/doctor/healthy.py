@@ -120,7 +120,9 @@ def healthy(setting: Setting) -> Case:
     if isinstance(model, Detector):
         model.freeze()
         _train(model, data, subject, setting.momentum, 150)
-    return Case("", model, batches(x, y, setting.size, setting.seed + 17)[: max(4, 256 // setting.size)], subject.loss)
+    return Case(
+        "", model, batches(x, y, setting.size, setting.seed + 17)[: max(4, 256 // setting.size)], subject.loss
+    )
 
 
 def _train(model: nn.Module, data: Iterator[Any], subject: Subject, momentum: float, steps: int) -> None:

@@ -96,10 +96,17 @@ def on_ranks(name: str, seed: int = 0, ranks: int = 2) -> Answer:
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         port = str(s.getsockname()[1])
-    group = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": str(ranks), "GLOO_SOCKET_IFNAME": "lo"}
+    group = {
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": port,
+        "WORLD_SIZE": str(ranks),
+        "GLOO_SOCKET_IFNAME": "lo",
+    }
     command = [sys.executable, str(Path(__file__).with_name("on_ranks.py")), name, str(seed)]
     started = [
-        subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env={**os.environ, **group, "RANK": str(rank)})
+        subprocess.Popen(
+            command, stdout=subprocess.PIPE, text=True, env={**os.environ, **group, "RANK": str(rank)}
+        )
         for rank in range(ranks)
     ]
     try:
@@ -108,4 +115,6 @@ def on_ranks(name: str, seed: int = 0, ranks: int = 2) -> Answer:
         for process in started:
             process.kill()
     assert not any(process.returncode for process in started), printed
-    return Answer([Finding(**(f | {"proof": f["proof"] and Proof(**f["proof"])})) for f in json.loads(printed[0])])
+    return Answer(
+        [Finding(**(f | {"proof": f["proof"] and Proof(**f["proof"])})) for f in json.loads(printed[0])]
+    )

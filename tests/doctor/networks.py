@@ -9,7 +9,9 @@ from torch import Tensor, nn
 Norm = Callable[[int], nn.Module]
 
 
-def mlp(inputs: int, outputs: int, width: int = 64, depth: int = 2, norm: Norm = nn.BatchNorm1d) -> nn.Sequential:
+def mlp(
+    inputs: int, outputs: int, width: int = 64, depth: int = 2, norm: Norm = nn.BatchNorm1d
+) -> nn.Sequential:
     """Linear, batch norm and ReLU, `depth` times."""
     sizes = [inputs] + [width] * depth
     layers: list[nn.Module] = []
@@ -43,7 +45,9 @@ class Block(nn.Module):
         self.bn2 = norm(channels)
         same = stride == 1 and inputs == channels
         self.shortcut = (
-            nn.Identity() if same else nn.Sequential(nn.Conv2d(inputs, channels, 1, stride, bias=False), norm(channels))
+            nn.Identity()
+            if same
+            else nn.Sequential(nn.Conv2d(inputs, channels, 1, stride, bias=False), norm(channels))
         )
 
     def forward(self, x: Tensor) -> Tensor:

@@ -18,8 +18,8 @@ RELATIVE_GAIN = 0.25
 SPREAD = (
     1.0  # of remedies that were tried; between modes, healthy small losses reach 1.9, and the outputs decide
 )
-# The distance of the outputs of the two modes, relative to the outputs. Healthy: at most .12; damaged: .2 and more.
-OUTPUT_DISTANCE = 0.15
+# The distance of the outputs of the two modes, relative to the outputs. Healthy: at most .18 (N = 8); damaged: .37 and more.
+OUTPUT_DISTANCE = 0.25
 # Without a loss: how much nearer the outputs come to those of mode B. Healthy: at most .05; damaged: .2 and more.
 DISTANCE_GAIN = 0.15
 # Without a loss: the distance of A from C, in distances of C from the moments of half of the batches.
