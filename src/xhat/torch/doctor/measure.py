@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from xhat.errors import ArgumentError
+from xhat.errors import ArgumentError, XhatError
 from xhat.torch.doctor.batches import Batches, copied
 from xhat.torch.doctor.graph import GraphNorm
 from xhat.torch.doctor.guard import Guarded, random_states_kept
@@ -234,10 +234,7 @@ def _one(runner: Runner, batch: Any, index: int, mode: str) -> tuple[float, list
     except Exception as error:
         single = [tap.layer.path for tap in taps if tap.degenerate]
         if mode == "evaluation":
-            raise ArgumentError(
-                f"diagnose: the model raised {type(error).__name__} in evaluation mode, with batch {index}: "
-                f"{first_line(error)}. Say how it is called: forward=lambda model, batch: ..."
-            ) from error
+            raise _raised(error, "in evaluation mode", index) from error
         if single:
             measured.single_values += [path for path in single if path not in measured.single_values]
             why = f"a batch has one value per channel in {single[-1]!r}"
@@ -269,11 +266,23 @@ def _all(
         tap = runner.measured.tap(layer)
         if layer.tracks:
             write(layer.module, moments(tap), tap.calls)
-    found: list[tuple[float, list[Array]] | None] = [
-        runner.run(batch, index, "pooled") for index, batch in enumerate(batches)
-    ]
+    found: list[tuple[float, list[Array]] | None] = []
+    for index, batch in enumerate(batches):
+        try:
+            found.append(runner.run(batch, index, "pooled"))
+        except XhatError:
+            raise
+        except Exception as error:
+            raise _raised(error, "with the pooled moments", index) from error
     runner.state.reset()
     return found
+
+
+def _raised(error: Exception, where: str, index: int) -> ArgumentError:
+    return ArgumentError(
+        f"diagnose: the model or the loss raised {type(error).__name__} {where}, with batch {index}: "
+        f"{first_line(error)}. Say how the model is called: forward=lambda model, batch: ..."
+    )
 
 
 def _compare(measured: Measured, seen: dict[str, Any], with_loss: bool) -> None:
