@@ -1,4 +1,4 @@
-"""Healthy models: trained on real data as people train, without a fault. The doctor must find nothing harmful in them."""
+"""Healthy models: trained on real data without a fault. The doctor must find nothing harmful in them."""
 
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
@@ -89,6 +89,21 @@ SUBJECTS: dict[str, Subject] = {
 }
 SMALL = tuple(SUBJECTS)[:9]
 LARGE = tuple(SUBJECTS)[9:]
+
+
+# A part of the grid that takes less than a minute: each kind of small network, the extremes of size and momentum.
+QUICK = (
+    Setting("mlp", 0, 8, 0.1),
+    Setting("mlp", 1, 128, 0.01),
+    Setting("mlp, wine", 0, 8, 0.01),
+    Setting("regression", 2, 8, 0.1),
+    Setting("1-d", 0, 32, 0.1),
+    Setting("2-d", 1, 8, 0.1),
+    Setting("3-d", 0, 32, 0.1),
+    Setting("small resnet", 0, 32, 0.1),
+    Setting("u-net", 1, 8, 0.1),
+    Setting("detector", 0, 32, 0.1),
+)
 
 
 def grid(names: Iterable[str], sizes: Iterable[int] = (8, 32, 128), seeds: int = 3) -> Iterator[Setting]:

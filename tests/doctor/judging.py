@@ -33,10 +33,16 @@ class Answer(NamedTuple):
         return [f.cause for f in self.findings if f.severity == "harmful"]
 
 
-def load(name: str, seed: int = 0) -> tuple[str, Case]:
-    """The source of a case, and the case."""
-    module = importlib.import_module(f"cases.{name}")
-    return module.SOURCE, module.case(seed)
+def source(name: str) -> str:
+    """The issue or page that a case comes from."""
+    found: str = importlib.import_module(f"cases.{name}").SOURCE
+    return found
+
+
+def load(name: str, seed: int = 0) -> Case:
+    """The case of this name."""
+    found: Case = importlib.import_module(f"cases.{name}").case(seed)
+    return found
 
 
 def ask(name: str, case: Case, seed: int = 0) -> Answer:

@@ -18,7 +18,7 @@ RELATIVE_GAIN = 0.25
 SPREAD = (
     1.0  # of remedies that were tried; between modes, healthy small losses reach 1.9, and the outputs decide
 )
-# The distance of the outputs of the two modes, relative to the outputs. Healthy: at most .18 (N = 8); damaged: .37 and more.
+# The distance of the outputs of the two modes, relative to them. Healthy: at most .18 (N = 8); damaged: .37 and more.
 OUTPUT_DISTANCE = 0.25
 # Without a loss: how much nearer the outputs come to those of mode B. Healthy: at most .05; damaged: .2 and more.
 DISTANCE_GAIN = 0.15
@@ -31,7 +31,8 @@ HALVES = 3.0
 LEFT = 0.05
 # What is left of the initial values after the steps that the remedy names.
 LEFT_ENOUGH = 0.01
-# |log variance ratio| and |mean| in deviations, below which running statistics agree with others. Healthy: .53 and .13 (N = 8).
+# |log variance ratio|, and shift of the mean in deviations, below which running statistics agree with others.
+# Healthy: .53 and .24; damaged: .84 and more.
 AGREES = 0.6
 # Above this momentum, the running statistics are those of the last batch or two; 0.9 is the reversed convention's .1.
 REVERSED_MOMENTUM = 0.5
