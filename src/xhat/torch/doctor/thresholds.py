@@ -79,3 +79,16 @@ SINGLE_SWAPS, JOINT_SWAPS = 8, 6
 EXPLAINED = 0.8
 # The paths that a finding lists.
 LISTED = 8
+
+# -------------------------------------------------------------------------------------------------- while it trains
+
+# How far running statistics are from those of the latest ten batches, in deviations and in |log variance ratio|.
+# On digits, healthy: at most .12 and .13 (batches of 8, momentum .01); Adam with a learning rate of .3: .19 and .39.
+LAG_MEAN, LAG_VARIANCE = 0.25, 0.35
+
+# -------------------------------------------------------------------------------------------------------- checkpoints
+
+# The share of a layer's channels with a variance below eps from which its output is said to depend on eps.
+SMALL_SHARE = 0.1
+# Standard errors by which biases of layers differ if all are from one distribution. A new RepVGG, 61 layers: 3.7.
+ALIKE = 5.0
