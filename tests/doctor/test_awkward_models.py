@@ -9,6 +9,7 @@ import torch
 from pytorch.architectures import torchvision
 from small import CHANNELS, batches, far_off, fitted, loss, net, snapshot, squared, taught
 from torch import Tensor, nn
+from torch.ao.quantization.quantize_fx import prepare_qat_fx
 from torch.nn.utils import parametrizations
 
 import xhat.torch as xt
@@ -173,7 +174,7 @@ def test_parametrized_layers() -> None:
 def test_quantisation_that_is_prepared() -> None:
     model = net().train()
     mapping = torch.ao.quantization.get_default_qat_qconfig_mapping("x86")
-    prepared = torch.ao.quantization.quantize_fx.prepare_qat_fx(model, mapping, (batches()[0][0],))
+    prepared = prepare_qat_fx(model, mapping, (batches()[0][0],))
     prepared(batches()[0][0])
     assert len(diagnosed(prepared, None, loss).layers) == 2
 

@@ -62,9 +62,9 @@ def test_a_loss_that_is_nan_in_every_mode() -> None:
 
 def test_a_model_that_raises() -> None:
     sentence = (
-        "diagnose: the model or the loss raised RuntimeError in evaluation mode, with batch 0: Given groups=1, weight of "
-        "size [4, 3, 3, 3], expected input[2, 5, 5, 4] to have 3 channels, but got 5 channels instead. Say how the model "
-        "is called: forward=lambda model, batch: ..."
+        "diagnose: the model or the loss raised RuntimeError in evaluation mode, with batch 0: Given groups=1, weight "
+        "of size [4, 3, 3, 3], expected input[2, 5, 5, 4] to have 3 channels, but got 5 channels instead. Say how the "
+        "model is called: forward=lambda model, batch: ..."
     )
     error = refused(sentence, [torch.randn(2, 5, 5, 4)])
     assert isinstance(error.__cause__, RuntimeError)

@@ -96,7 +96,7 @@ def test_the_four_modes_are_what_they_say() -> None:
 
 def test_lost_digits_are_shown_with_the_real_errors() -> None:
     layer = nn.BatchNorm2d(CHANNELS)
-    xs = [x.contiguous(memory_format=torch.channels_last) for x in inputs(3e4)]
+    xs = [x.contiguous(memory_format=torch.channels_last) for x in inputs(3e5)]
     xt.recalibrate(nn.Sequential(layer).eval(), xs, progress=False)
     d = xt.diagnose(nn.Sequential(layer), xs, progress=False)
     found = next(f for f in d.findings if f.cause == "digits-lost")

@@ -20,12 +20,13 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from xhat.errors import ArgumentError, XhatError
-from xhat.torch.doctor.batches import Batches, copied
+from xhat.torch.doctor.batches import copied
 from xhat.torch.doctor.graph import GraphNorm
 from xhat.torch.doctor.guard import Guarded, random_states_kept
 from xhat.torch.doctor.layers import Layer
 from xhat.torch.doctor.origins import Origins, traced_origins
 from xhat.torch.doctor.padding import Padding
+from xhat.torch.doctor.ranks import share_scores, share_taps
 from xhat.torch.doctor.signals import Gap, gap
 from xhat.torch.doctor.tap import Tap, tapped
 from xhat.torch.doctor.trees import tensors
@@ -55,6 +56,7 @@ class Measured:
     trials     by the name of a remedy: the layers, and the scores with it
     feeds      by path: path and module of the linear layer or dropout that makes this layer's input
     graph      the batch norms of an exported graph
+    group      the process group by name; counts: the batches of each of its ranks
     ranks      how many processes share the diagnosis
     differing  the layers whose statistics differ between them, and by how many deviations
     failures   by mode: why it did not run on some batches
@@ -76,7 +78,9 @@ class Measured:
     trials: dict[str, tuple[list[Layer], Array]] = field(default_factory=dict)
     feeds: dict[str, tuple[str, nn.Module]] = field(default_factory=dict)
     graph: list[GraphNorm] = field(default_factory=list)
+    group: str = ""
     ranks: int = 1
+    counts: list[int] = field(default_factory=list)
     differing: list[tuple[str, float]] = field(default_factory=list)
     failures: dict[str, str] = field(default_factory=dict)
     sketches: list[tuple[float, list[Array]] | None] = field(default_factory=list)  # of mode B
@@ -193,9 +197,7 @@ def distance(a: list[Array], reference: list[Array]) -> float:
 # ---------------------------------------------------------------------------------------------------- the passes
 
 
-def measure(
-    runner: Runner, batches: Batches, first: Iterable[Any], again: Callable[[str], Iterable[Any]]
-) -> None:
+def measure(runner: Runner, first: Iterable[Any], again: Callable[[str], Iterable[Any]]) -> None:
     """Fills `runner.measured`. first: the batches as they come; again(what): the same ones once more."""
     measured = runner.measured
     seen: dict[str, list[tuple[float, list[Array]] | None]] = {mode: [] for mode in (*MODES, "half")}
@@ -211,13 +213,16 @@ def measure(
             runner.state.reset()
         measured.count = index + 1
     measured.feeds = origins.feeds
-    if not measured.count:
+    measured.counts = [measured.count]
+    if measured.ranks > 1:
+        share_taps(measured, measured.group)
+    if not any(measured.counts):
         raise ArgumentError("diagnose: there were no batches.")
     measured.layers, measured.taps = _in_order(measured)
     moving = [layer for layer in measured.layers if not layer.fixed and measured.tap(layer).batches]
     if moving:
         seen["pooled"] = _all(runner, again("the pooled moments"), moving, lambda tap: tap.pooled)
-        if runner.loss is None and measured.count > 1:
+        if runner.loss is None and sum(measured.counts) > 1:
             seen["half"] = _all(runner, again("half of the moments"), moving, lambda tap: tap.halves[0])
     _compare(measured, seen, runner.loss is not None)
 
@@ -305,6 +310,27 @@ def _compare(measured: Measured, seen: dict[str, Any], with_loss: bool) -> None:
         pairs = zip(seen["half"], seen["pooled"], strict=True)
         measured.halves = float(np.mean([distance(a[1], b[1]) for a, b in pairs]))
     measured.sketches = seen["batch"]
+    if measured.ranks > 1:
+        _share(measured)
+    if with_loss and not any(np.isfinite(values).any() for values in measured.losses.values()):
+        raise ArgumentError(
+            "diagnose: the loss is NaN or infinite for every batch in every mode, so that nothing can be compared. "
+            "Check the loss and the batches; batch norm is not at fault alone."
+        )
+
+
+def _share(measured: Measured) -> None:
+    """Makes the losses and distances those of all ranks' batches."""
+    kinds = [kind for kind in (measured.losses, measured.distances, measured.to_batch, measured._ran) if kind]
+    rows = [kind[mode] for kind in kinds for mode in MODES] + [np.full(measured.count, measured.halves)]
+    shared = iter(share_scores(rows, measured, measured.group))
+    for kind in kinds:
+        for mode in MODES:
+            found = next(shared)
+            kind[mode] = found > 0 if kind is measured._ran else found
+    halves = next(shared)
+    measured.halves = float(np.nanmean(halves)) if np.isfinite(halves).any() else float("nan")
+    measured.count = sum(measured.counts)
 
 
 # ------------------------------------------------------------------------------------------------- once more
@@ -314,8 +340,10 @@ def replayed(
     runner: Runner, batches: Iterable[Any], layers: list[Layer], moments: Callable[[Tap], Moments]
 ) -> Array:
     """The scores with these moments as the running statistics of these layers alone."""
-    found = _all(runner, batches, layers, moments)
+    measured, found = runner.measured, _all(runner, batches, layers, moments)
     if runner.loss is not None:
-        return np.array([np.nan if one is None else one[0] for one in found])
-    pairs = zip(found, runner.measured.sketches, strict=True)
-    return np.array([distance(a[1], b[1]) if a and b else np.nan for a, b in pairs])
+        scores = np.array([np.nan if one is None else one[0] for one in found])
+    else:
+        pairs = zip(found, measured.sketches, strict=True)
+        scores = np.array([distance(a[1], b[1]) if a and b else np.nan for a, b in pairs])
+    return scores if measured.ranks == 1 else share_scores([scores], measured, measured.group)[0]

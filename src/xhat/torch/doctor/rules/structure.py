@@ -160,7 +160,7 @@ def _spread_of_calls(layer: Layer, calls: list[Any]) -> float:
 
 def _biases(measured: Measured) -> Iterator[Finding]:
     fed = [(x, measured.feeds[x.path]) for x in measured.layers if x.path in measured.feeds and not x.fixed]
-    biased = [
+    biased: list[tuple[Layer, str, Any]] = [
         (x, path, m)
         for x, (path, m) in fed
         if not isinstance(m, DROPOUTS) and getattr(m, "bias", None) is not None
