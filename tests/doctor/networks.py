@@ -1,6 +1,7 @@
 """Small networks of many kinds: each case damages one of them."""
 
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ def mlp(
     """Linear, batch norm and ReLU, `depth` times."""
     sizes = [inputs] + [width] * depth
     layers: list[nn.Module] = []
-    for a, b in zip(sizes[:-1], sizes[1:], strict=True):
+    for a, b in pairwise(sizes):
         layers += [nn.Linear(a, b, bias=False), norm(b), nn.ReLU()]
     return nn.Sequential(*layers, nn.Linear(width, outputs))
 
@@ -29,7 +30,7 @@ def convolutions(
     pool = {1: nn.AdaptiveAvgPool1d, 2: nn.AdaptiveAvgPool2d, 3: nn.AdaptiveAvgPool3d}[dimensions]
     sizes = [inputs] + [width * 2**k for k in range(depth)]
     layers: list[nn.Module] = []
-    for k, (a, b) in enumerate(zip(sizes[:-1], sizes[1:], strict=True)):
+    for k, (a, b) in enumerate(pairwise(sizes)):
         layers += [conv(a, b, 3, stride=1 + k % 2, padding=1, bias=False), norm(b), nn.ReLU()]
     return nn.Sequential(*layers, pool(1), nn.Flatten(), nn.Linear(sizes[-1], outputs))
 

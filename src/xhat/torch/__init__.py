@@ -8,6 +8,7 @@ from xhat.torch.doctor import CAUSES as CAUSES
 from xhat.torch.doctor import Diagnosis as Diagnosis
 from xhat.torch.doctor import Finding as Finding
 from xhat.torch.doctor import diagnose as diagnose
+from xhat.torch.doctor import examine as examine
 from xhat.torch.doctor import watch as watch
 from xhat.torch.freeze import freeze as freeze
 from xhat.torch.freeze import unfreeze as unfreeze
@@ -40,6 +41,7 @@ __all__ = [
     "convert",
     "convert_sync",
     "diagnose",
+    "examine",
     "freeze",
     "merge_running_statistics",
     "recalibrate",

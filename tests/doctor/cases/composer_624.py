@@ -1,4 +1,4 @@
-"""Stochastic weight averaging, and no pass over the data afterwards: the average has the statistics of its first model."""
+"""Stochastic weight averaging without a pass over the data: the average has the statistics of its first model."""
 
 import torch
 from data import batches, digit_images, endless

@@ -1,4 +1,4 @@
-"""The averaged copy of a generator is made before training and gets the parameters only: its buffers are the first ones."""
+"""The averaged copy of a generator is made before training, and gets the parameters and no buffers."""
 
 import copy
 

@@ -3,7 +3,7 @@
     evaluation  A  the model in evaluation
     batch       B  the same, but batch norms normalize by the batch's statistics
     pooled      C  evaluation, with the moments of all these batches in place of the running statistics
-    train       D  the model as training runs it
+    train       D  the model as training runs it; or as it was given, if it has batch norms in training mode
 
 A, B and D run on each batch as it comes; C, its repetition with half of the batches, and the passes with one layer's
 statistics replaced read the batches again. What the numbers mean must never be decided here.
@@ -131,7 +131,8 @@ class Runner:
         model = measured.model
         present = {m: m.training for m in model.modules()}
         self.evaluation = _modes_after(model, "eval")
-        self.train = present if measured.was_training else _modes_after(model, "train")
+        given = measured.was_training or any(x.training and not x.fixed for x in measured.layers)
+        self.train = present if given else _modes_after(model, "train")
         self.batch = self.evaluation | {layer.module: True for layer in measured.layers if not layer.fixed}
 
     def run(self, batch: Any, index: int, mode: str) -> tuple[float, list[Array]]:

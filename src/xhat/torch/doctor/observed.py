@@ -5,12 +5,13 @@ from typing import TYPE_CHECKING, Any
 
 from xhat.errors import ArgumentError
 from xhat.torch.doctor.diagnosis import Diagnosis
-from xhat.torch.doctor.findings import Finding, Unjudged, by_severity
+from xhat.torch.doctor.findings import Finding, Severity, Unjudged, by_severity
+from xhat.torch.doctor.thresholds import LISTED
 
 if TYPE_CHECKING:
     from xhat.torch.doctor.treat import Treatment
 
-__all__ = ["Observed", "row"]
+__all__ = ["Observed", "observation", "row"]
 
 _MODES = ("evaluation", "batch", "pooled", "train")
 _SIGNALS = ("shift", "log_variance", "icc", "noise", "left", "m", "repair")
@@ -30,7 +31,7 @@ class Observed(Diagnosis):
     def summary(self) -> str:
         """The verdict in one sentence."""
         if not self.layers:
-            return f"{self.model} has no batch norm: there is nothing to judge."
+            return f"{self.model} has no running statistics: no batch norm can be judged."
         n, harmful = len(self.findings), [f for f in self.findings if f.severity == "harmful"]
         if harmful:
             more = f" and {n - 1} more finding{'s' * (n > 2)}" if n > 1 else ""
@@ -56,3 +57,12 @@ def row(layer: str, kind: str, channels: int, **known: Any) -> dict[str, Any]:
         "layer": layer, "class": kind, "channels": channels, "calls": None, "training": None, "frozen": False,
         **dict.fromkeys(_SIGNALS),
     } | known  # fmt: skip
+
+
+def observation(
+    cause: str, severity: Severity, layers: Sequence[str], symptom: str, why: str, remedy: str, code: str,
+    **evidence: Any,
+) -> Finding:  # fmt: skip
+    """A finding without a proof; of many layers, it lists the first ones and counts all."""
+    evidence |= {"layers": len(layers)}
+    return Finding(cause, severity, tuple(layers[:LISTED]), symptom, evidence, why, remedy, code)

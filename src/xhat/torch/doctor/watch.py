@@ -157,9 +157,8 @@ class Watch(AbstractContextManager["Watch"]):
         self._look(self.steps)
 
     def _parameter_versions(self) -> int:
-        return sum(
-            p._version for p in self.model.parameters() if not (nn.parameter.is_lazy(p) or p.is_inference())
-        )
+        known = [p for p in self.model.parameters() if not isinstance(p, nn.parameter.UninitializedParameter)]
+        return sum(p._version for p in known if not p.is_inference())
 
     # ------------------------------------------------------------------------------------------------------ the tensors
 

@@ -10,7 +10,7 @@ from xhat.torch.doctor import thresholds as at
 from xhat.torch.doctor.findings import Finding, Proof, Severity, Unjudged
 from xhat.torch.doctor.layers import Layer
 from xhat.torch.doctor.measure import Measured
-from xhat.torch.doctor.rules.relevance import is_relevant, listed
+from xhat.torch.doctor.rules.relevance import is_relevant, listed, tried
 from xhat.torch.doctor.signals import deviation, off, running, signals
 
 __all__ = ["CAUSES", "judge"]
@@ -85,6 +85,8 @@ def judge(measured: Measured) -> Iterator[Finding | Unjudged]:
     fits = measured.quantity == "distance" or not is_relevant(
         measured, measured.gap("pooled", "batch"), "pooled", "batch"
     )
+    # Statistics of layers with another eps fit when eps is right: that remedy explains the harm as well.
+    fits = fits and not any(proof.after <= gap.after for proof in _with_another_eps(measured))
     culprits = [path for path, _ in measured.together]
     apart: list[Layer] = []
     if harmful and fits:
@@ -108,6 +110,11 @@ def judge(measured: Measured) -> Iterator[Finding | Unjudged]:
             Proof(measured.quantity, gap.before, gap.after) if gap.defined and severity != "note" else None
         )
         yield _finding(measured, cause, severity, found, proof)
+
+
+def _with_another_eps(measured: Measured) -> list[Proof]:
+    proofs = [tried(measured, name) for name in measured.trials if name.startswith("eps=")]
+    return [proof for proof in proofs if proof]
 
 
 _RISKS = ("statistics-never-updated", "statistics-not-finite", "momentum")
