@@ -86,7 +86,7 @@ MAY_LOAD: dict[str, set[str]] = {
     "numpy": {"numpy"},
     "numpy_checks": {"numpy"},
     "jax": {"numpy", "jax"},
-    "torch": {"numpy", "jinja2", "rich", "torch"},
+    "torch": {"numpy", "jinja2", "rich", "safetensors", "torch"},
     "lens": set(),
     "lens.paths": {"numpy"},
     "lens.prover": {"numpy", "sympy", "mpmath", "rich"},

@@ -16,7 +16,7 @@ Batches = list[tuple[Tensor, Tensor]]
 
 @cache
 def table(name: str) -> tuple[Tensor, Tensor]:
-    """Features with mean 0 and deviation 1, and labels (or a standardized target): wine, iris, breast_cancer, diabetes."""
+    """Standardized features, and labels (for diabetes, a standardized target): wine, iris, breast_cancer, diabetes."""
     found = getattr(datasets, f"load_{name}")()
     x = found.data - found.data.mean(axis=0)
     x, y = x / x.std(axis=0), found.target
@@ -51,13 +51,15 @@ def digit_images(size: int = 32) -> tuple[Tensor, Tensor]:
 @cache
 def photographs() -> tuple[Tensor, Tensor]:
     """The two photographs of scikit-learn, a temple and a flower, as (3, 427, 640) between 0 and 1."""
-    temple, flower = (torch.tensor(image / 255).float().movedim(-1, 0) for image in datasets.load_sample_images().images)
+    temple, flower = (
+        torch.tensor(image / 255).float().movedim(-1, 0) for image in datasets.load_sample_images().images
+    )
     return temple, flower
 
 
 @cache
 def patches(size: int = 16, count: int = 800, classes: int = 4) -> tuple[Tensor, Tensor]:
-    """Random squares of the photographs; the label is the part they were cut from: one of 2 or 4 (left or right) parts."""
+    """Random squares of the photographs; the label is the part of which they are: one of 2, or of 4 (halves)."""
     rng, x, y = np.random.default_rng(size), [], []
     for k in range(count):
         part = k % classes
@@ -104,7 +106,7 @@ def in_order(x: Tensor, y: Tensor, size: int, last: bool = False) -> Batches:
 
 
 def by_class(x: Tensor, y: Tensor, size: int, seed: int = 0) -> Batches:
-    """One epoch with batches of one class each, in random order: as many samples of each class as make whole batches."""
+    """One epoch with batches of one class each, in random order."""
     generator = torch.Generator().manual_seed(seed)
     found = [part for label in y.unique() for part in batches(x[y == label], y[y == label], size, seed)]
     return [found[k] for k in torch.randperm(len(found), generator=generator)]

@@ -1,4 +1,4 @@
-"""Healthy models: trained on real data as people train, without a fault. The doctor must find nothing harmful in them."""
+"""Healthy models: trained on real data without a fault. The doctor must find nothing harmful in them."""
 
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
@@ -91,36 +91,74 @@ SMALL = tuple(SUBJECTS)[:9]
 LARGE = tuple(SUBJECTS)[9:]
 
 
-def grid(names: Iterable[str], sizes: Iterable[int] = (8, 32, 128), seeds: int = 3) -> Iterator[Setting]:
-    """Every setting of these networks."""
+# A part of the grid that takes less than a minute: each kind of small network, the extremes of size and momentum.
+QUICK = (
+    Setting("mlp", 0, 8, 0.1),
+    Setting("mlp", 1, 128, 0.01),
+    Setting("mlp, wine", 0, 8, 0.01),
+    Setting("regression", 2, 8, 0.1),
+    Setting("1-d", 0, 32, 0.1),
+    Setting("2-d", 1, 8, 0.1),
+    Setting("3-d", 0, 32, 0.1),
+    Setting("small resnet", 0, 32, 0.1),
+    Setting("u-net", 1, 8, 0.1),
+    Setting("detector", 0, 32, 0.1),
+)
+
+
+class Series(NamedTuple):
+    """The trainings of one network with one seed and size of batches: with each momentum."""
+
+    name: str
+    seed: int
+    size: int
+
+
+def grid(names: Iterable[str], sizes: Iterable[int] = (8, 32, 128), seeds: int = 3) -> Iterator[Series]:
+    """Every series of these networks."""
     for name in names:
         for size in sizes:
-            for momentum in (0.1, 0.01):
-                for seed in range(seeds):
-                    yield Setting(name, seed, size, momentum)
+            for seed in range(seeds):
+                yield Series(name, seed, size)
+
+
+def trained(series: Series) -> Iterator[tuple[Setting, Case]]:
+    """The models of a series, each to be diagnosed before the next one is trained.
+
+    A momentum of .01 needs 300 steps to forget the initial statistics. Small networks take 500 from the start; the
+    large ones go on with this momentum for some steps, as a fine-tuning does.
+    """
+    small = series.name in SMALL
+    settings = [Setting(*series, momentum) for momentum in (0.1, 0.01)]
+    if small:
+        yield from ((setting, healthy(setting)) for setting in settings)
+        return
+    subject = SUBJECTS[series.name]
+    torch.manual_seed(series.seed)
+    model = subject.build()
+    data = endless(*subject.data(), series.size, series.seed)
+    for setting, steps, lr in zip(settings, (40, 15), (subject.lr, subject.lr / 5), strict=True):
+        _train(model.train(), data, subject._replace(lr=lr), setting.momentum, steps)
+        yield setting, _case(setting, model)
 
 
 def healthy(setting: Setting) -> Case:
-    """The model of a setting after its training; a healthy case has no cause.
-
-    A momentum of .01 needs 300 steps to forget the initial statistics. Small networks take 500; for the large ones
-    the end of a training with .1 has this momentum, as a fine-tuning has.
-    """
-    subject, small = SUBJECTS[setting.name], setting.name in SMALL
+    """The small model of a setting after its training; a healthy case has no cause."""
+    subject = SUBJECTS[setting.name]
     torch.manual_seed(setting.seed)
     model = subject.build()
-    x, y = subject.data()
-    data = endless(x, y, setting.size, setting.seed)
-    if small:
-        _train(model, data, subject, setting.momentum, 150 if setting.momentum > 0.05 else 500)
-    else:
-        _train(model, data, subject, 0.1, 40)
-        if setting.momentum < 0.05:
-            _train(model, data, subject._replace(lr=subject.lr / 5), setting.momentum, 15)
+    data = endless(*subject.data(), setting.size, setting.seed)
+    _train(model, data, subject, setting.momentum, 150 if setting.momentum > 0.05 else 500)
     if isinstance(model, Detector):
         model.freeze()
         _train(model, data, subject, setting.momentum, 150)
-    return Case("", model, batches(x, y, setting.size, setting.seed + 17)[: max(4, 256 // setting.size)], subject.loss)
+    return _case(setting, model)
+
+
+def _case(setting: Setting, model: nn.Module) -> Case:
+    subject = SUBJECTS[setting.name]
+    data = batches(*subject.data(), setting.size, setting.seed + 17)
+    return Case("", model, data[: max(4, 256 // setting.size)], subject.loss)
 
 
 def _train(model: nn.Module, data: Iterator[Any], subject: Subject, momentum: float, steps: int) -> None:

@@ -18,6 +18,7 @@ from training import Case
 import xhat.torch as xt
 from xhat.torch.doctor.findings import Finding, Proof
 
+HERE = Path(__file__).parent
 CASES = sorted(module.name for module in pkgutil.iter_modules(cases.__path__))
 
 
@@ -33,10 +34,16 @@ class Answer(NamedTuple):
         return [f.cause for f in self.findings if f.severity == "harmful"]
 
 
-def load(name: str, seed: int = 0) -> tuple[str, Case]:
-    """The source of a case, and the case."""
-    module = importlib.import_module(f"cases.{name}")
-    return module.SOURCE, module.case(seed)
+def source(name: str) -> str:
+    """The issue or page that a case comes from."""
+    found: str = importlib.import_module(f"cases.{name}").SOURCE
+    return found
+
+
+def load(name: str, seed: int = 0) -> Case:
+    """The case of this name."""
+    found: Case = importlib.import_module(f"cases.{name}").case(seed)
+    return found
 
 
 def ask(name: str, case: Case, seed: int = 0) -> Answer:
@@ -83,12 +90,11 @@ def _watched(case: Case) -> Answer:
 
 
 def _checkpoint(case: Case) -> Answer:
-    from xhat.torch.doctor.checkpoint import diagnose_checkpoint
-
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "checkpoint.pt"
         torch.save(dict(case.state or {}), path)
-        return Answer(diagnose_checkpoint(path).findings)
+        diagnosis = xt.examine(path)
+        return Answer(diagnosis.findings, diagnosis)
 
 
 def on_ranks(name: str, seed: int = 0, ranks: int = 2) -> Answer:
@@ -96,10 +102,18 @@ def on_ranks(name: str, seed: int = 0, ranks: int = 2) -> Answer:
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         port = str(s.getsockname()[1])
-    group = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": str(ranks), "GLOO_SOCKET_IFNAME": "lo"}
-    command = [sys.executable, str(Path(__file__).with_name("on_ranks.py")), name, str(seed)]
+    group = {
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": port,
+        "WORLD_SIZE": str(ranks),
+        "GLOO_SOCKET_IFNAME": "lo",
+        "PYTHONPATH": os.pathsep.join([str(HERE), str(HERE.parent)]),
+    }
+    command = [sys.executable, str(HERE / "on_ranks.py"), name, str(seed)]
     started = [
-        subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env={**os.environ, **group, "RANK": str(rank)})
+        subprocess.Popen(
+            command, stdout=subprocess.PIPE, text=True, env={**os.environ, **group, "RANK": str(rank)}
+        )
         for rank in range(ranks)
     ]
     try:
@@ -108,4 +122,6 @@ def on_ranks(name: str, seed: int = 0, ranks: int = 2) -> Answer:
         for process in started:
             process.kill()
     assert not any(process.returncode for process in started), printed
-    return Answer([Finding(**(f | {"proof": f["proof"] and Proof(**f["proof"])})) for f in json.loads(printed[0])])
+    return Answer(
+        [Finding(**(f | {"proof": f["proof"] and Proof(**f["proof"])})) for f in json.loads(printed[0])]
+    )

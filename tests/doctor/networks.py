@@ -1,6 +1,7 @@
 """Small networks of many kinds: each case damages one of them."""
 
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -9,11 +10,13 @@ from torch import Tensor, nn
 Norm = Callable[[int], nn.Module]
 
 
-def mlp(inputs: int, outputs: int, width: int = 64, depth: int = 2, norm: Norm = nn.BatchNorm1d) -> nn.Sequential:
+def mlp(
+    inputs: int, outputs: int, width: int = 64, depth: int = 2, norm: Norm = nn.BatchNorm1d
+) -> nn.Sequential:
     """Linear, batch norm and ReLU, `depth` times."""
     sizes = [inputs] + [width] * depth
     layers: list[nn.Module] = []
-    for a, b in zip(sizes[:-1], sizes[1:], strict=True):
+    for a, b in pairwise(sizes):
         layers += [nn.Linear(a, b, bias=False), norm(b), nn.ReLU()]
     return nn.Sequential(*layers, nn.Linear(width, outputs))
 
@@ -27,7 +30,7 @@ def convolutions(
     pool = {1: nn.AdaptiveAvgPool1d, 2: nn.AdaptiveAvgPool2d, 3: nn.AdaptiveAvgPool3d}[dimensions]
     sizes = [inputs] + [width * 2**k for k in range(depth)]
     layers: list[nn.Module] = []
-    for k, (a, b) in enumerate(zip(sizes[:-1], sizes[1:], strict=True)):
+    for k, (a, b) in enumerate(pairwise(sizes)):
         layers += [conv(a, b, 3, stride=1 + k % 2, padding=1, bias=False), norm(b), nn.ReLU()]
     return nn.Sequential(*layers, pool(1), nn.Flatten(), nn.Linear(sizes[-1], outputs))
 
@@ -43,7 +46,9 @@ class Block(nn.Module):
         self.bn2 = norm(channels)
         same = stride == 1 and inputs == channels
         self.shortcut = (
-            nn.Identity() if same else nn.Sequential(nn.Conv2d(inputs, channels, 1, stride, bias=False), norm(channels))
+            nn.Identity()
+            if same
+            else nn.Sequential(nn.Conv2d(inputs, channels, 1, stride, bias=False), norm(channels))
         )
 
     def forward(self, x: Tensor) -> Tensor:

@@ -1,13 +1,10 @@
 """One rank of a case: `python on_ranks.py CASE SEED` prints the causes that rank 0 found, as JSON.
 
-The variables of torchrun are set by who starts it. The ranks agree, or it fails.
+`judging.on_ranks` starts it, and sets the variables that torchrun would set. The ranks agree, or it fails.
 """
 
 import json
 import sys
-from pathlib import Path
-
-sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
 
 import judging
 import torch.distributed as dist
@@ -18,7 +15,7 @@ import xhat.torch as xt
 def main(name: str, seed: int) -> None:
     """Trains, diagnoses, and compares the findings of the ranks."""
     dist.init_process_group("gloo")
-    _, case = judging.load(name, seed)
+    case = judging.load(name, seed)
     group = dist.group.WORLD
     found = xt.diagnose(case.model, case.batches, case.loss, progress=False, process_group=group).to_dict()
     everyone: list[object] = [None] * dist.get_world_size()

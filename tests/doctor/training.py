@@ -70,7 +70,7 @@ def fit(
 ) -> torch.optim.Optimizer:
     """Trains with Adam in the modes that the model has; returns the optimizer.
 
-    `steps` are taken, with a learning rate that falls to zero; without a number, one over each batch at a constant rate.
+    `steps` steps have a learning rate that falls to zero; without a number, each batch has one at a constant rate.
     """
     optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr)
     for k, batch in enumerate(batches):

@@ -17,4 +17,6 @@ def case(seed: int = 0) -> Case:
     model = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, 4))
     x, y = patches()
     fit(model, endless(x, y, 32, seed), steps=80)
-    return Case("bias-before-batch-norm", model.eval(), batches(x, y, 32, seed)[:8], cross_entropy, severity="note")
+    return Case(
+        "bias-before-batch-norm", model.eval(), batches(x, y, 32, seed)[:8], cross_entropy, severity="note"
+    )

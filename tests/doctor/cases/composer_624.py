@@ -1,4 +1,4 @@
-"""Stochastic weight averaging, and no pass over the data afterwards: the average has the statistics of its first model."""
+"""Stochastic weight averaging without a pass over the data: the average has the statistics of its first model."""
 
 import torch
 from data import batches, digit_images, endless
@@ -16,5 +16,11 @@ def case(seed: int = 0) -> Case:
     x, y = digit_images(32)
     fit(model, endless(x, y, 32, seed), steps=12, lr=2e-3)
     average = AveragedModel(model)
-    fit(model, endless(x, y, 32, seed + 1000), steps=24, lr=2e-3, after=lambda _: average.update_parameters(model))
+    fit(
+        model,
+        endless(x, y, 32, seed + 1000),
+        steps=24,
+        lr=2e-3,
+        after=lambda _: average.update_parameters(model),
+    )
     return Case("statistics-of-other-weights", average.eval(), batches(x, y, 32, seed)[:6], cross_entropy)

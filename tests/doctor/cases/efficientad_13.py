@@ -1,4 +1,4 @@
-"""A pretrained network is no longer the original: a probe of zeros, which finds a shape, went through it in training mode."""
+"""A pretrained network is no longer the original: a probe of zeros went through it in training mode."""
 
 import torch
 from data import batches, patches

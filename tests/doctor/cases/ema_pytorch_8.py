@@ -1,4 +1,4 @@
-"""The averaged copy of a generator is made before training and gets the parameters only: its buffers are the first ones."""
+"""The averaged copy of a generator is made before training, and gets the parameters and no buffers."""
 
 import copy
 
@@ -17,7 +17,12 @@ class Generator(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.encoder = convolutions(3, 24, 2, width=8)
-        layers: list[nn.Module] = [nn.Unflatten(1, (24, 1, 1)), nn.ConvTranspose2d(24, 32, 4), nn.BatchNorm2d(32), nn.ReLU()]
+        layers: list[nn.Module] = [
+            nn.Unflatten(1, (24, 1, 1)),
+            nn.ConvTranspose2d(24, 32, 4),
+            nn.BatchNorm2d(32),
+            nn.ReLU(),
+        ]
         for a, b in ((32, 16), (16, 8)):
             layers += [nn.ConvTranspose2d(a, b, 4, 2, 1), nn.BatchNorm2d(b), nn.ReLU()]
         self.decoder = nn.Sequential(*layers, nn.Conv2d(8, 3, 3, padding=1))

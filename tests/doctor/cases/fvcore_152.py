@@ -20,4 +20,6 @@ def case(seed: int = 0) -> Case:
     with torch.no_grad():
         for batch in batches(x[own], y[own], 32, seed):
             model(batch[0])
-    return Case("ranks-differ", model.eval(), batches(x, y, 32, seed)[:4], cross_entropy, how="ranks", severity="risk")
+    return Case(
+        "ranks-differ", model.eval(), batches(x, y, 32, seed)[:4], cross_entropy, how="ranks", severity="risk"
+    )

@@ -14,4 +14,6 @@ def case(seed: int = 0) -> Case:
     model = residual(4)
     x, y = patches()
     fit(model, endless(x, y, 32, seed), steps=100)
-    return Case("batches-not-alike", model.eval(), by_class(x, y, 32, seed)[:16], cross_entropy, severity="risk")
+    return Case(
+        "batches-not-alike", model.eval(), by_class(x, y, 32, seed)[:16], cross_entropy, severity="risk"
+    )

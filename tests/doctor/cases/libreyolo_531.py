@@ -9,7 +9,7 @@ SOURCE = "LibreYOLO/libreyolo#531"
 
 
 def case(seed: int = 0) -> Case:
-    """A small ResNet for parts of photographs, pretrained and fine-tuned with batches of 2; it is diagnosed as it trains."""
+    """A small ResNet, pretrained, and fine-tuned with batches of 2; it is diagnosed as it trains."""
     torch.manual_seed(seed)
     model = residual(4, width=8)
     x, y = patches()

@@ -1,4 +1,4 @@
-"""Two forward passes in a fixed order: a batch norm learns which comes first, and its running statistics fit neither."""
+"""Two forward passes in a fixed order share a batch norm, whose running statistics fit neither."""
 
 import torch
 from data import batches, clips, endless

@@ -19,4 +19,6 @@ def case(seed: int = 0) -> Case:
     with torch.no_grad():
         for batch in batches(x, y, 4, seed + rank)[:40]:
             model(batch[0])
-    return Case("ranks-differ", model.eval(), batches(x, y, 64, seed)[:4], cross_entropy, how="ranks", severity="risk")
+    return Case(
+        "ranks-differ", model.eval(), batches(x, y, 64, seed)[:4], cross_entropy, how="ranks", severity="risk"
+    )

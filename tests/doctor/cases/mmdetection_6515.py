@@ -1,4 +1,4 @@
-"""The head of a detector is shared by the levels of a pyramid, its batch norms too: one pair of moments for all levels."""
+"""The levels of a detector's pyramid share a head with its batch norms: one pair of moments for all levels."""
 
 import torch
 from data import batches, endless, patches

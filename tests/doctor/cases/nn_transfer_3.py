@@ -1,11 +1,11 @@
-"""Parameters from a framework whose eps is 1e-3, in layers whose eps is 1e-5: the output differs where variances are small."""
+"""Parameters of a framework whose eps is 1e-3 are loaded into layers whose eps is 1e-5."""
 
 from functools import partial
 
 import torch
 from data import batches, endless, patches
-from networks import residual
 from networks import norms as norms_of
+from networks import residual
 from torch import nn
 from training import Case, cross_entropy, fit
 

@@ -15,7 +15,7 @@ def loop(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
     x = x.clone()
     x[123, 1, 5, 5] = float("nan")
     model.train()
-    for batch in batches(x, y, 32)[:20]:
+    for batch in batches(x, y, 32):
         step(model, optimizer, batch, cross_entropy)
 
 

@@ -9,4 +9,6 @@ SOURCE = "LaurentMazare/tch-rs#628"
 def case(seed: int = 0) -> Case:
     """The parameters of a small ResNet."""
     model = residual(4)
-    return Case("missing-statistics", model, how="checkpoint", severity="risk", state=dict(model.named_parameters()))
+    return Case(
+        "missing-statistics", model, how="checkpoint", severity="risk", state=dict(model.named_parameters())
+    )

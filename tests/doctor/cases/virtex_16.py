@@ -18,4 +18,6 @@ def case(seed: int = 0) -> Case:
     backbone.requires_grad_(False)
     model = nn.Sequential(backbone, nn.ReLU(), nn.Linear(4, 2))
     fit(model, endless(x, y % 2, 32, seed), steps=10)
-    return Case("frozen-but-moving", model.train(), batches(x, y % 2, 32, seed)[:8], cross_entropy, severity="risk")
+    return Case(
+        "frozen-but-moving", model.train(), batches(x, y % 2, 32, seed)[:8], cross_entropy, severity="risk"
+    )

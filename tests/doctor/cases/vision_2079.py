@@ -1,4 +1,4 @@
-"""The output in evaluation has changed: a forward pass under no_grad was run in training mode and moved the statistics."""
+"""The output in evaluation has changed: forward passes under no_grad in training mode moved the statistics."""
 
 import torch
 from data import batches, patches

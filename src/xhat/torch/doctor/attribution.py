@@ -10,7 +10,7 @@ from xhat.torch.doctor import thresholds as at
 from xhat.torch.doctor.layers import Layer
 from xhat.torch.doctor.measure import Measured, Runner, replayed
 from xhat.torch.doctor.rules.relevance import is_relevant
-from xhat.torch.doctor.signals import signals
+from xhat.torch.doctor.signals import off
 
 __all__ = ["attribute"]
 
@@ -27,6 +27,8 @@ def attribute(runner: Runner, again: Callable[[str], Iterable[Any]]) -> None:
         return
     layers = [x for x in measured.layers if x.tracks and not x.fixed and measured.tap(x).batches]
     layers.sort(key=lambda layer: -_off(measured, layer))
+    largest = _off(measured, layers[0]) if layers else 0.0
+    layers = [x for x in layers if not _off(measured, x) < at.CANDIDATE * largest]
     candidates, measured.untried = layers[: at.SINGLE_SWAPS], max(0, len(layers) - at.SINGLE_SWAPS)
     for layer in candidates:
         measured.swapped[layer.path] = _swap(runner, [layer], again(f"{layer.path} alone"))
@@ -50,9 +52,7 @@ def _swap(runner: Runner, layers: list[Layer], batches: Iterable[Any]) -> float:
 
 
 def _off(measured: Measured, layer: Layer) -> float:
-    shift, log_variance, *_ = signals(layer, measured.tap(layer))
-    off = max(shift, log_variance)
-    return math.inf if math.isnan(off) else off
+    return off(layer, measured.tap(layer))
 
 
 def _ordered(score: float) -> float:

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from xhat.errors import ArgumentError
 from xhat.torch.doctor.trees import mapped
 
 __all__ = ["Batches", "copied"]
@@ -26,6 +27,11 @@ class Batches:
     """Iterated over for the first time, the iterable's; after that, the same ones again."""
 
     def __init__(self, iterable: Iterable[Any]) -> None:
+        if not isinstance(iterable, Iterable) and not hasattr(iterable, "__getitem__"):
+            raise ArgumentError(
+                f"diagnose: batches is {type(iterable).__name__}, expected an iterable of batches, such as a "
+                "DataLoader."
+            )
         self._iterable = iterable
         self._again: list[Any] | None = list(iterable) if type(iterable) in (list, tuple) else None
         self._stored: list[Any] = []

@@ -13,20 +13,15 @@ import torch
 from xhat.torch.doctor.findings import Finding, Severity
 from xhat.torch.doctor.observed import observation
 from xhat.torch.doctor.stored import Stored
+from xhat.torch.doctor.thresholds import ALIKE, DEAD, LEFT, SMALL_SHARE
 
 __all__ = ["judge"]
 
 FLOAT16_MAX = 65504.0
 # A state dict has no eps; torch's default is compared with.
 EPS = 1e-5
-# A channel whose variance is below this many eps is constant: what is left of it is rounding.
-DEAD = 1e-3
-# The share of a layer's channels with a variance below eps from which the layer's output depends on eps.
-EPS_SHARE = 0.1
-# The weight of the initial values that matters, and the momenta that a checkpoint may have been trained with.
-LEFT, MOMENTA = 0.05, (0.1, 0.01)
-# Standard errors by which samples of one distribution differ at most.
-ALIKE = 5.0
+# The momenta that a checkpoint may have been trained with.
+MOMENTA = (0.1, 0.01)
 # The names that people give to batch norms.
 NAMED = re.compile(r"(^|[._])(bn|batch_?norm)\d*($|[._])", re.IGNORECASE)
 
@@ -210,7 +205,7 @@ def _dead(norms: list[Stored]) -> Iterator[Finding]:
 
 def _eps(norms: list[Stored]) -> Iterator[Finding]:
     share = {n.path: float(((n.var >= DEAD * EPS) & (n.var < EPS)).mean()) for n in norms}
-    small = sorted((path for path in share if share[path] > EPS_SHARE), key=lambda path: -share[path])
+    small = sorted((path for path in share if share[path] > SMALL_SHARE), key=lambda path: -share[path])
     if small:
         yield observation(
             "eps-dominates", "note", small,

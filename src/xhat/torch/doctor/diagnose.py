@@ -1,6 +1,7 @@
 """`diagnose`: check, guard, measure, judge. Each of these is a file of its own."""
 
 from collections.abc import Callable, Iterable
+from contextlib import nullcontext
 from typing import Any
 
 from torch import nn
@@ -14,11 +15,14 @@ from xhat.torch.doctor.graph import norms_of
 from xhat.torch.doctor.guard import guarded
 from xhat.torch.doctor.layers import Layer, batch_norms, checked, unwrapped
 from xhat.torch.doctor.measure import MODES, Measured, Runner, measure
+from xhat.torch.doctor.ranks import header_of
 from xhat.torch.doctor.rules import judged
 from xhat.torch.doctor.signals import signals
 from xhat.torch.doctor.trials import try_remedies
 from xhat.torch.progress import with_progress
-from xhat.torch.recalibrate import call
+from xhat.torch.recalibrate import call, in_lockstep
+from xhat.torch.sync import frames, groups
+from xhat.torch.sync.layer import SyncBatchNorm
 
 __all__ = ["diagnose"]
 
@@ -60,7 +64,11 @@ def diagnose(
     model = unwrapped(model)
     found = _chosen(batch_norms(model), layers)
     checked(model, found)
-    measured = Measured(model, found, model.training, optimizer, graph=norms_of(model))
+    group = groups.group_name(process_group)
+    measured = Measured(
+        model, found, model.training, optimizer,
+        graph=norms_of(model), group=group, ranks=groups.world_size(group),
+    )  # fmt: skip
     if found or measured.graph:
         _measure(measured, batches, forward, loss, progress)
     findings, unjudged = judged(measured)
@@ -87,15 +95,22 @@ def _chosen(found: list[Layer], paths: Iterable[str] | None) -> list[Layer]:
 
 def _measure(measured: Measured, batches: Iterable[Any], forward: Any, loss: Any, progress: bool) -> None:
     """All passes over the batches, in a guard."""
-    kept = Batches(batches)
+    kept, group, alone = Batches(batches), measured.group, measured.ranks == 1
+    header = header_of(measured)
+    announced = nullcontext() if alone else frames.announce_failure(header, group, nested=True)
+    progress = progress and (alone or groups.rank(group) == 0)
     try:
-        with guarded(measured.model) as state:
+        with announced, guarded(measured.model) as state:
             runner = Runner(measured, state, forward or _call, loss)
 
             def again(what: str) -> Iterable[Any]:
                 return with_progress(kept, f"diagnose: {what}", progress)
 
-            measure(runner, kept, with_progress(kept.first(), "diagnose: four modes", progress), again)
+            first = with_progress(kept.first(), "diagnose: four modes", progress)
+            exchanging = any(isinstance(x.module, (SyncBatchNorm, nn.SyncBatchNorm)) for x in measured.layers)
+            measure(
+                runner, first if alone or not exchanging else in_lockstep(first, group, "diagnose"), again
+            )
             attribute(runner, again)
             try_remedies(runner, again)
     finally:

@@ -14,7 +14,7 @@ from xhat.torch.inputs import check_known
 __all__ = ["Layer", "batch_norms", "checked", "unwrapped"]
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class Layer:
     """One batch norm of a model, as it was when the diagnosis began.
 
@@ -23,6 +23,7 @@ class Layer:
     training   its mode
     fixed      its statistics are constants: FrozenBatchNorm2d, xt.freeze, it has none, or it is held
     held       it is in evaluation mode in a model that is in training mode
+    first_rank num_batches_tracked, running mean and variance of the first rank, by which all ranks judge
     """
 
     path: str
@@ -30,6 +31,7 @@ class Layer:
     training: bool
     fixed: bool
     held: bool
+    first_rank: tuple[int | None, Any, Any] | None = None
 
     @property
     def channels(self) -> int:
@@ -56,6 +58,8 @@ class Layer:
     @property
     def tracked(self) -> int | None:
         """num_batches_tracked; None where the layer does not count."""
+        if self.first_rank is not None:
+            return self.first_rank[0]
         counter = getattr(self.module, "num_batches_tracked", None)
         return None if counter is None else int(counter)
 

@@ -3,7 +3,7 @@
     evaluation  A  the model in evaluation
     batch       B  the same, but batch norms normalize by the batch's statistics
     pooled      C  evaluation, with the moments of all these batches in place of the running statistics
-    train       D  the model as training runs it
+    train       D  the model as training runs it; or as it was given, if it has batch norms in training mode
 
 A, B and D run on each batch as it comes; C, its repetition with half of the batches, and the passes with one layer's
 statistics replaced read the batches again. What the numbers mean must never be decided here.
@@ -19,13 +19,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from xhat.errors import ArgumentError
-from xhat.torch.doctor.batches import Batches, copied
+from xhat.errors import ArgumentError, XhatError
+from xhat.torch.doctor.batches import copied
 from xhat.torch.doctor.graph import GraphNorm
 from xhat.torch.doctor.guard import Guarded, random_states_kept
 from xhat.torch.doctor.layers import Layer
 from xhat.torch.doctor.origins import Origins, traced_origins
 from xhat.torch.doctor.padding import Padding
+from xhat.torch.doctor.ranks import share_scores, share_taps
 from xhat.torch.doctor.signals import Gap, gap
 from xhat.torch.doctor.tap import Tap, tapped
 from xhat.torch.doctor.trees import tensors
@@ -55,6 +56,7 @@ class Measured:
     trials     by the name of a remedy: the layers, and the scores with it
     feeds      by path: path and module of the linear layer or dropout that makes this layer's input
     graph      the batch norms of an exported graph
+    group      the process group by name; counts: the batches of each of its ranks
     ranks      how many processes share the diagnosis
     differing  the layers whose statistics differ between them, and by how many deviations
     failures   by mode: why it did not run on some batches
@@ -76,7 +78,9 @@ class Measured:
     trials: dict[str, tuple[list[Layer], Array]] = field(default_factory=dict)
     feeds: dict[str, tuple[str, nn.Module]] = field(default_factory=dict)
     graph: list[GraphNorm] = field(default_factory=list)
+    group: str = ""
     ranks: int = 1
+    counts: list[int] = field(default_factory=list)
     differing: list[tuple[str, float]] = field(default_factory=list)
     failures: dict[str, str] = field(default_factory=dict)
     sketches: list[tuple[float, list[Array]] | None] = field(default_factory=list)  # of mode B
@@ -127,7 +131,8 @@ class Runner:
         model = measured.model
         present = {m: m.training for m in model.modules()}
         self.evaluation = _modes_after(model, "eval")
-        self.train = present if measured.was_training else _modes_after(model, "train")
+        given = measured.was_training or any(x.training and not x.fixed for x in measured.layers)
+        self.train = present if given else _modes_after(model, "train")
         self.batch = self.evaluation | {layer.module: True for layer in measured.layers if not layer.fixed}
 
     def run(self, batch: Any, index: int, mode: str) -> tuple[float, list[Array]]:
@@ -192,9 +197,7 @@ def distance(a: list[Array], reference: list[Array]) -> float:
 # ---------------------------------------------------------------------------------------------------- the passes
 
 
-def measure(
-    runner: Runner, batches: Batches, first: Iterable[Any], again: Callable[[str], Iterable[Any]]
-) -> None:
+def measure(runner: Runner, first: Iterable[Any], again: Callable[[str], Iterable[Any]]) -> None:
     """Fills `runner.measured`. first: the batches as they come; again(what): the same ones once more."""
     measured = runner.measured
     seen: dict[str, list[tuple[float, list[Array]] | None]] = {mode: [] for mode in (*MODES, "half")}
@@ -210,13 +213,16 @@ def measure(
             runner.state.reset()
         measured.count = index + 1
     measured.feeds = origins.feeds
-    if not measured.count:
+    measured.counts = [measured.count]
+    if measured.ranks > 1:
+        share_taps(measured, measured.group)
+    if not any(measured.counts):
         raise ArgumentError("diagnose: there were no batches.")
     measured.layers, measured.taps = _in_order(measured)
     moving = [layer for layer in measured.layers if not layer.fixed and measured.tap(layer).batches]
     if moving:
         seen["pooled"] = _all(runner, again("the pooled moments"), moving, lambda tap: tap.pooled)
-        if runner.loss is None and measured.count > 1:
+        if runner.loss is None and sum(measured.counts) > 1:
             seen["half"] = _all(runner, again("half of the moments"), moving, lambda tap: tap.halves[0])
     _compare(measured, seen, runner.loss is not None)
 
@@ -234,10 +240,7 @@ def _one(runner: Runner, batch: Any, index: int, mode: str) -> tuple[float, list
     except Exception as error:
         single = [tap.layer.path for tap in taps if tap.degenerate]
         if mode == "evaluation":
-            raise ArgumentError(
-                f"diagnose: the model raised {type(error).__name__} in evaluation mode, with batch {index}: "
-                f"{first_line(error)}. Say how it is called: forward=lambda model, batch: ..."
-            ) from error
+            raise _raised(error, "in evaluation mode", index) from error
         if single:
             measured.single_values += [path for path in single if path not in measured.single_values]
             why = f"a batch has one value per channel in {single[-1]!r}"
@@ -269,11 +272,23 @@ def _all(
         tap = runner.measured.tap(layer)
         if layer.tracks:
             write(layer.module, moments(tap), tap.calls)
-    found: list[tuple[float, list[Array]] | None] = [
-        runner.run(batch, index, "pooled") for index, batch in enumerate(batches)
-    ]
+    found: list[tuple[float, list[Array]] | None] = []
+    for index, batch in enumerate(batches):
+        try:
+            found.append(runner.run(batch, index, "pooled"))
+        except XhatError:
+            raise
+        except Exception as error:
+            raise _raised(error, "with the pooled moments", index) from error
     runner.state.reset()
     return found
+
+
+def _raised(error: Exception, where: str, index: int) -> ArgumentError:
+    return ArgumentError(
+        f"diagnose: the model or the loss raised {type(error).__name__} {where}, with batch {index}: "
+        f"{first_line(error)}. Say how the model is called: forward=lambda model, batch: ..."
+    )
 
 
 def _compare(measured: Measured, seen: dict[str, Any], with_loss: bool) -> None:
@@ -295,6 +310,27 @@ def _compare(measured: Measured, seen: dict[str, Any], with_loss: bool) -> None:
         pairs = zip(seen["half"], seen["pooled"], strict=True)
         measured.halves = float(np.mean([distance(a[1], b[1]) for a, b in pairs]))
     measured.sketches = seen["batch"]
+    if measured.ranks > 1:
+        _share(measured)
+    if with_loss and not any(np.isfinite(values).any() for values in measured.losses.values()):
+        raise ArgumentError(
+            "diagnose: the loss is NaN or infinite for every batch in every mode, so that nothing can be compared. "
+            "Check the loss and the batches; batch norm is not at fault alone."
+        )
+
+
+def _share(measured: Measured) -> None:
+    """Makes the losses and distances those of all ranks' batches."""
+    kinds = [kind for kind in (measured.losses, measured.distances, measured.to_batch, measured._ran) if kind]
+    rows = [kind[mode] for kind in kinds for mode in MODES] + [np.full(measured.count, measured.halves)]
+    shared = iter(share_scores(rows, measured, measured.group))
+    for kind in kinds:
+        for mode in MODES:
+            found = next(shared)
+            kind[mode] = found > 0 if kind is measured._ran else found
+    halves = next(shared)
+    measured.halves = float(np.nanmean(halves)) if np.isfinite(halves).any() else float("nan")
+    measured.count = sum(measured.counts)
 
 
 # ------------------------------------------------------------------------------------------------- once more
@@ -304,8 +340,10 @@ def replayed(
     runner: Runner, batches: Iterable[Any], layers: list[Layer], moments: Callable[[Tap], Moments]
 ) -> Array:
     """The scores with these moments as the running statistics of these layers alone."""
-    found = _all(runner, batches, layers, moments)
+    measured, found = runner.measured, _all(runner, batches, layers, moments)
     if runner.loss is not None:
-        return np.array([np.nan if one is None else one[0] for one in found])
-    pairs = zip(found, runner.measured.sketches, strict=True)
-    return np.array([distance(a[1], b[1]) if a and b else np.nan for a, b in pairs])
+        scores = np.array([np.nan if one is None else one[0] for one in found])
+    else:
+        pairs = zip(found, measured.sketches, strict=True)
+        scores = np.array([distance(a[1], b[1]) if a and b else np.nan for a, b in pairs])
+    return scores if measured.ranks == 1 else share_scores([scores], measured, measured.group)[0]

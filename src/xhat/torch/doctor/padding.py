@@ -6,7 +6,8 @@ from torch import Tensor
 __all__ = ["Padding"]
 
 SHORTEST = 8  # time steps: in a shorter sequence, equal values at the end are no evidence
-LEAST = 2  # equal steps at the end that count as padding
+LEAST = 2  # steps that are equal to the one before, at the end, that count as padding
+EDGE = 4  # steps at the end that a convolution with zeros behind them changes
 
 
 class Padding:
@@ -41,8 +42,12 @@ class Padding:
     def _lengths(x: Tensor) -> Tensor | None:
         """Steps of each sample before the equal ones at its end; None unless samples differ in it."""
         columns = x.detach().movedim(2, 1).flatten(2)  # (N, L, C ...)
-        alike = (columns == columns[:, -1:]).all(2)
-        run = alike.flip(1).cumprod(1).sum(1)
-        padded = (run >= LEAST) & (run < x.shape[2])  # a sample that is constant throughout is not padding
+        as_before = (columns[:, 1:] == columns[:, :-1]).all(2)
+        for edge in range(EDGE):  # a convolution pads the end with zeros, so that its last steps differ
+            run = as_before[:, : as_before.shape[1] - edge].flip(1).cumprod(1).sum(1)
+            if (run >= LEAST).any():
+                break
+        padded = (run >= LEAST) & (run < as_before.shape[1] - edge)  # a constant sample is not padding
+        run = torch.where(padded, run + 1 + edge, 0)
         lengths = torch.where(padded, x.shape[2] - run, x.shape[2]).cpu()
         return lengths if padded.any() and len(lengths.unique()) > 1 else None

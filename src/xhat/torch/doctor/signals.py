@@ -9,7 +9,7 @@ from xhat import equations
 from xhat.torch.doctor.layers import Layer
 from xhat.torch.doctor.tap import Tap
 
-__all__ = ["Gap", "Signals", "deviation", "gap", "running", "signals"]
+__all__ = ["Gap", "Signals", "deviation", "gap", "off", "running", "signals"]
 
 Array = NDArray[np.float64]
 
@@ -33,6 +33,8 @@ class Signals(NamedTuple):
 
 def running(layer: Layer) -> tuple[Array, Array]:
     """Running mean and variance (C,) in float64."""
+    if layer.first_rank is not None:
+        return layer.first_rank[1:]
     mean, var = (
         t.detach().cpu().double().numpy() for t in (layer.module.running_mean, layer.module.running_var)
     )
@@ -49,6 +51,14 @@ def deviation(layer: Layer, tap: Tap) -> tuple[float, float]:
         shift = np.abs(tap.pooled[1][live] - mean) / tap.sigma[live]
         ratio = np.abs(np.log((var + layer.eps) / (tap.variance[live] + layer.eps)))
     return float(np.quantile(shift, 0.9)), float(np.quantile(ratio, 0.9))
+
+
+def off(layer: Layer, tap: Tap) -> float:
+    """The larger of shift and log_variance: 0 for a layer that got nothing, infinite where one is not a number."""
+    if not tap.batches:
+        return 0.0
+    found = deviation(layer, tap)
+    return float("inf") if any(value != value for value in found) else max(found)
 
 
 def signals(layer: Layer, tap: Tap) -> Signals:

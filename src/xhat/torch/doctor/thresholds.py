@@ -18,8 +18,8 @@ RELATIVE_GAIN = 0.25
 SPREAD = (
     1.0  # of remedies that were tried; between modes, healthy small losses reach 1.9, and the outputs decide
 )
-# The distance of the outputs of the two modes, relative to the outputs. Healthy: at most .12; damaged: .2 and more.
-OUTPUT_DISTANCE = 0.15
+# The distance of the outputs of the two modes, relative to them. Healthy: at most .18 (N = 8); damaged: .37 and more.
+OUTPUT_DISTANCE = 0.25
 # Without a loss: how much nearer the outputs come to those of mode B. Healthy: at most .05; damaged: .2 and more.
 DISTANCE_GAIN = 0.15
 # Without a loss: the distance of A from C, in distances of C from the moments of half of the batches.
@@ -29,9 +29,13 @@ HALVES = 3.0
 
 # (1 - momentum)^batches, the weight of the initial values. Healthy: 0; 12 steps at .01, or .001: .55 to .89.
 LEFT = 0.05
+# The deviation without the initial values' share, relative to that with it.
+# Momentum .001: .2; other weights: 1 and more.
+EXPLAINED_BY_INITIAL = 0.6
 # What is left of the initial values after the steps that the remedy names.
 LEFT_ENOUGH = 0.01
-# |log variance ratio| and |mean| in deviations, below which running statistics agree with others. Healthy: .53 and .13 (N = 8).
+# |log variance ratio|, and shift of the mean in deviations, below which running statistics agree with others.
+# Healthy: .53 and .24; damaged: .84 and more.
 AGREES = 0.6
 # Above this momentum, the running statistics are those of the last batch or two; 0.9 is the reversed convention's .1.
 REVERSED_MOMENTUM = 0.5
@@ -72,9 +76,24 @@ LARGEST_FLOAT16 = 65504.0
 
 # ------------------------------------------------------------------------------------------------------ attribution
 
+# Layers are tried whose statistics are off by at least this part of the largest deviation: the others fit.
+CANDIDATE = 0.2
 # Passes with one layer replaced alone, and then with layers replaced together.
 SINGLE_SWAPS, JOINT_SWAPS = 8, 6
 # The share of the whole gain at which the layers found so far explain it.
 EXPLAINED = 0.8
 # The paths that a finding lists.
 LISTED = 8
+
+# -------------------------------------------------------------------------------------------------- while it trains
+
+# How far running statistics are from those of the latest ten batches, in deviations and in |log variance ratio|.
+# On digits, healthy: at most .12 and .13 (batches of 8, momentum .01); Adam with a learning rate of .3: .19 and .39.
+LAG_MEAN, LAG_VARIANCE = 0.25, 0.35
+
+# -------------------------------------------------------------------------------------------------------- checkpoints
+
+# The share of a layer's channels with a variance below eps from which its output is said to depend on eps.
+SMALL_SHARE = 0.1
+# Standard errors by which biases of layers differ if all are from one distribution. A new RepVGG, 61 layers: 3.7.
+ALIKE = 5.0

@@ -9,17 +9,12 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from xhat.torch.doctor.findings import Finding
 from xhat.torch.doctor.seen import Seen
+from xhat.torch.doctor.thresholds import LAG_MEAN, LAG_VARIANCE, LEFT
 
 if TYPE_CHECKING:
     from xhat.torch.doctor.watch import Copy, Watch
 
 __all__ = ["not_converged", "trailing"]
-
-# The weight of the initial values below which they do not matter.
-LEFT = 0.05
-# How far running statistics are from those of the latest ten batches, in deviations and in |log variance ratio|.
-# On digits, healthy: at most .12 and .13 (batches of 8, momentum .01); Adam with a learning rate of .3: .19 and .39.
-LAG_MEAN, LAG_VARIANCE = 0.25, 0.35
 
 
 def _left(seen: Seen) -> tuple[float, int] | None:

@@ -12,6 +12,7 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -21,7 +22,7 @@ from xhat.torch.doctor.graph import GraphNorm, constants_changed
 from xhat.torch.doctor.layers import Layer
 from xhat.torch.doctor.measure import Measured, Runner, replayed
 from xhat.torch.doctor.rules.relevance import is_relevant
-from xhat.torch.doctor.signals import deviation, running
+from xhat.torch.doctor.signals import off, running
 
 __all__ = ["original_class", "try_remedies"]
 
@@ -38,6 +39,9 @@ def try_remedies(runner: Runner, again: Again) -> None:
     if padded:
         scores = replayed(runner, again("without padding"), padded, lambda tap: tap.unpadded)
         measured.trials["padding-counted"] = padded, scores
+    without = [x for x in measured.layers if not x.tracks and measured.tap(x).batches]
+    if without:
+        _with_statistics(runner, again, without)
     held = [x for x in measured.layers if x.held and x.tracks and is_off(measured, x)]
     if held:
         scores = replayed(runner, again("layers in evaluation mode"), held, lambda tap: tap.pooled)
@@ -54,6 +58,23 @@ def try_remedies(runner: Runner, again: Again) -> None:
             others = [x for x in small if x.eps != eps]
             if others:
                 _patched(runner, again, f"eps={eps:g}", others, "eps", partial(_constant, eps))
+
+
+def _with_statistics(runner: Runner, again: Again, layers: list[Layer]) -> None:
+    """One pass in which layers without running statistics have the pooled moments."""
+    measured = runner.measured
+    modules = [x.module for x in layers]
+    try:
+        for layer, module in zip(layers, modules, strict=True):
+            tap = measured.tap(layer)
+            for name, value in (("running_mean", tap.pooled[1]), ("running_var", tap.variance)):
+                vars(module)[name] = torch.from_numpy(value).to(next(measured.model.parameters()))
+        scores = replayed(runner, again("running statistics"), [], lambda tap: tap.pooled)
+        measured.trials["train-mode-in-evaluation"] = layers, scores
+    finally:
+        for module in modules:
+            for name in ("running_mean", "running_var"):
+                vars(module).pop(name, None)
 
 
 def _graph(runner: Runner, again: Again) -> None:
@@ -112,7 +133,7 @@ def _our_forward(layer: Layer) -> Any:
 
 def is_off(measured: Measured, layer: Layer) -> bool:
     """Whether the running statistics differ from the moments of what the layer gets."""
-    return max(deviation(layer, measured.tap(layer))) > at.AGREES
+    return off(layer, measured.tap(layer)) > at.AGREES
 
 
 def _near_eps(layer: Layer) -> bool:

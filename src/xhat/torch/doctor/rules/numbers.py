@@ -34,23 +34,29 @@ def _variance(measured: Measured, layer: Layer) -> np.ndarray:
     return np.fmax(var, running(layer)[1]) if layer.tracks else var
 
 
+def _floor(layer: Layer) -> float:
+    """eps, or torch's default where there is none: FrozenBatchNorm2d can have 0."""
+    return float(layer.eps) or min(at.COMMON_EPS)
+
+
 def _dead(measured: Measured) -> Iterator[Finding]:
     found = []
     for layer in measured.layers:
-        if measured.tap(layer).batches and layer.eps > 0:
-            dead = int((_variance(measured, layer) < at.DEAD * layer.eps).sum())
+        if measured.tap(layer).batches:
+            dead = int((_variance(measured, layer) < at.DEAD * _floor(layer)).sum())
             found += [(dead, layer)] if dead else []
     if not found:
         return
     found.sort(key=lambda pair: -pair[0] / pair[1].channels)
     dead, worst = found[0]
     layers = [x for _, x in found]
-    gain = worst.eps**-0.5
+    gain = worst.eps**-0.5 if worst.eps else float(np.min(_variance(measured, worst))) ** -0.5
     yield Finding(
         "dead-channels", "risk", _paths(layers),
-        f"{listed(worst, layers)}: {dead} of {worst.channels} channels are constant (variance below {at.DEAD:g} eps).",
+        f"{listed(worst, layers)}: {dead} of {worst.channels} channels are constant (variance below "
+        f"{at.DEAD * _floor(worst):g}).",
         {"layers": len(layers), "channels": dead, "gain": gain},
-        f"Such a channel gives its bias; what reaches it one day is multiplied by up to 1 / sqrt(eps) = {gain:.3g}.",
+        f"Such a channel gives its bias; what reaches it one day is multiplied by up to {gain:.3g}.",
         "Prune the channels, or look for filters whose activation is never positive.",
         "dead = layer.running_var < 1e-3 * layer.eps",
     )  # fmt: skip

@@ -10,8 +10,8 @@ from xhat.torch.doctor import thresholds as at
 from xhat.torch.doctor.findings import Finding, Proof, Severity, Unjudged
 from xhat.torch.doctor.layers import Layer
 from xhat.torch.doctor.measure import Measured
-from xhat.torch.doctor.rules.relevance import is_relevant, listed
-from xhat.torch.doctor.signals import deviation, running, signals
+from xhat.torch.doctor.rules.relevance import is_relevant, listed, tried
+from xhat.torch.doctor.signals import deviation, off, running, signals
 
 __all__ = ["CAUSES", "judge"]
 
@@ -85,14 +85,16 @@ def judge(measured: Measured) -> Iterator[Finding | Unjudged]:
     fits = measured.quantity == "distance" or not is_relevant(
         measured, measured.gap("pooled", "batch"), "pooled", "batch"
     )
+    # Statistics of layers with another eps fit when eps is right: that remedy explains the harm as well.
+    fits = fits and not any(proof.after <= gap.after for proof in _with_another_eps(measured))
     culprits = [path for path, _ in measured.together]
-    off = (
-        [x for x in layers if _off(measured, x) > at.AGREES or x.path in culprits] if harmful and fits else []
-    )
-    by_signals = _by_signals(measured, layers, off)
+    apart: list[Layer] = []
+    if harmful and fits:
+        apart = [x for x in layers if _off(measured, x) > at.AGREES or x.path in culprits]
+    by_signals = _by_signals(measured, layers, apart)
     groups: dict[str, list[Layer]] = {}
     for layer in layers:
-        cause = _structural(measured, layer) or (by_signals if layer in off else None)
+        cause = _structural(measured, layer) or (by_signals if layer in apart else None)
         if cause:
             groups.setdefault(cause, []).append(layer)
     for cause, found in groups.items():
@@ -110,6 +112,11 @@ def judge(measured: Measured) -> Iterator[Finding | Unjudged]:
         yield _finding(measured, cause, severity, found, proof)
 
 
+def _with_another_eps(measured: Measured) -> list[Proof]:
+    proofs = [tried(measured, name) for name in measured.trials if name.startswith("eps=")]
+    return [proof for proof in proofs if proof]
+
+
 _RISKS = ("statistics-never-updated", "statistics-not-finite", "momentum")
 
 
@@ -125,7 +132,12 @@ def _structural(measured: Measured, layer: Layer) -> str | None:
         return "statistics-never-updated"
     if layer.momentum is not None and layer.momentum > at.REVERSED_MOMENTUM:
         return "momentum"
-    if layer.tracked and layer.left is not None and _left(measured, layer) > at.LEFT:
+    if (
+        layer.tracked
+        and layer.left is not None
+        and _left(measured, layer) > at.LEFT
+        and _initial_explains(measured, layer)
+    ):
         return "statistics-not-converged"
     return None
 
@@ -143,18 +155,34 @@ def _left(measured: Measured, layer: Layer) -> float:
     return layer.left * max(1.0, float(np.nanquantile(offset, 0.9)) * at.LEFT / at.AGREES)
 
 
+def _initial_explains(measured: Measured, layer: Layer) -> bool:
+    """Whether the statistics fit better without the share that the initial 0 and 1 have in them by the momentum."""
+    tap, left = measured.tap(layer), layer.left or 0.0
+    if not tap.batches or left == 1:
+        return True
+    mean, var = running(layer)
+    with np.errstate(all="ignore"):
+        shift = np.abs(mean / (1 - left) - tap.pooled[1]) / tap.sigma
+        later = np.fmax((var - left) / (1 - left), 0)
+        ratio = np.abs(np.log((later + layer.eps) / (tap.variance + layer.eps)))
+    return bool(
+        max(np.nanquantile(shift, 0.9), np.nanquantile(ratio, 0.9))
+        < at.EXPLAINED_BY_INITIAL * _off(measured, layer)
+    )
+
+
 def _near_initial(mean: np.ndarray, var: np.ndarray) -> bool:
     return bool(np.abs(mean).max() < 1e-6 and np.abs(var - 1).max() < 1e-6)
 
 
-def _by_signals(measured: Measured, layers: list[Layer], off: list[Layer]) -> str | None:
+def _by_signals(measured: Measured, layers: list[Layer], apart: list[Layer]) -> str | None:
     """The cause by comparison with what the layers get. One cause: behind the first layer, all others follow."""
-    if not off:
+    if not apart:
         return None
-    if any(_fits_with_dropout(measured, x) for x in off):
+    if any(_fits_with_dropout(measured, x) for x in apart):
         return "dropout-before-batch-norm"
     first = next(x for x in layers if measured.tap(x).batches)
-    largest = max(_off(measured, x) for x in off)
+    largest = max(_off(measured, x) for x in apart)
     if _off(measured, first) > at.FIRST_LAYER * largest and _input_changed(measured, first):
         return "statistics-of-other-data"
     return "statistics-of-other-weights"
@@ -183,11 +211,7 @@ def _input_changed(measured: Measured, first: Layer) -> bool:
 
 def _off(measured: Measured, layer: Layer) -> float:
     """How far the running statistics are from the pooled moments; infinite where they are not finite."""
-    shift, log_variance, *_ = signals(layer, measured.tap(layer))
-    if not measured.tap(layer).batches:
-        return 0.0
-    off = max(shift, log_variance)
-    return math.inf if math.isnan(off) else off
+    return off(layer, measured.tap(layer))
 
 
 def _variance_ratio(measured: Measured, layer: Layer) -> float:
@@ -211,8 +235,9 @@ def _finding(
         "left": worst.left,
     }
     text = _TEXTS[cause]
-    off = f"the mean is off by {s.shift:.2g} deviations and the variance by a factor of {math.exp(s.log_variance):.3g}"
-    symptom = f"{listed(worst, layers)}: {off}"
+    factor = np.exp(s.log_variance)
+    how_far = f"the mean is off by {s.shift:.2g} deviations and the variance by a factor of {factor:.3g}"
+    symptom = f"{listed(worst, layers)}: {how_far}"
     if cause == "statistics-never-updated":
         symptom = (
             f"{listed(worst, layers)}: running_mean is 0 and running_var is 1, after {worst.tracked} batches"
@@ -223,7 +248,7 @@ def _finding(
         evidence["channels"] = channels
         symptom = f"{listed(worst, layers)}: NaN or infinity in {channels} of {worst.channels} channels"
     elif cause == "momentum":
-        symptom = f"{listed(worst, layers)}: momentum={worst.momentum}; {off}"
+        symptom = f"{listed(worst, layers)}: momentum={worst.momentum}; {how_far}"
     elif cause == "statistics-not-converged":
         missing = steps_missing(worst)
         evidence["steps_missing"] = missing

@@ -33,21 +33,24 @@ def _paths(layers: list[Layer]) -> tuple[str, ...]:
 
 
 def _modes(measured: Measured) -> Iterator[Finding | Unjudged]:
+    yield from _left_in_training(measured)
     stuck = [x for x in measured.layers if measured.tap(x, "evaluation").in_training and not x.fixed]
     without = [x for x in measured.layers if not x.tracks and measured.tap(x, "evaluation").calls]
     if stuck or without:
         layers = stuck or without
         gap = measured.gap("evaluation", "pooled")
-        harmful = bool(stuck) and is_relevant(measured, gap, "evaluation", "pooled")
+        proof = tried(measured, "train-mode-in-evaluation")
+        if stuck and is_relevant(measured, gap, "evaluation", "pooled"):
+            proof = Proof(measured.quantity, gap.before, gap.after)
         why = "model.eval() leaves it in training mode" if stuck else "it has no running statistics"
         yield Finding(
-            "train-mode-in-evaluation", "harmful" if harmful else "risk", _paths(layers),
+            "train-mode-in-evaluation", "harmful" if proof else "risk", _paths(layers),
             f"{listed(layers[0], layers)}: in evaluation, it normalizes by the batch's statistics, because {why}.",
             {"layers": len(layers), "track_running_stats": bool(stuck)},
             "A sample's result depends on the other samples of its batch.",
             "Put the layer into evaluation mode, or give it running statistics.",
             "layer.eval()" if stuck else "layer.track_running_stats = True    # where the model is made; then train",
-            Proof(measured.quantity, gap.before, gap.after) if harmful else None,
+            proof,
         )  # fmt: skip
     if not measured.was_training:
         reason = "the model is in evaluation mode; diagnose it in training mode, or use xt.watch"
@@ -69,6 +72,24 @@ def _modes(measured: Measured) -> Iterator[Finding | Unjudged]:
             "model.train()    # or, on purpose: xt.freeze(xt.convert(model)[0])",
             proof,
         )  # fmt: skip
+
+
+def _left_in_training(measured: Measured) -> Iterator[Finding]:
+    """Batch norms in training mode in a model that is in evaluation mode: mode D ran the model as it was given."""
+    layers = [x for x in measured.layers if x.training and not x.fixed and measured.tap(x).batches]
+    if measured.was_training or not layers:
+        return
+    gap = measured.gap("train", "evaluation")
+    harmful = is_relevant(measured, gap, "train", "evaluation")
+    yield Finding(
+        "train-mode-in-evaluation", "harmful" if harmful else "risk", _paths(layers),
+        f"{listed(layers[0], layers)}: in training mode, while the model is in evaluation mode.",
+        {"layers": len(layers)},
+        "A sample's result depends on the other samples of its batch, and each forward pass moves the statistics.",
+        "Put the whole model into evaluation mode.",
+        "model.eval()",
+        Proof(measured.quantity, gap.before, gap.after) if harmful else None,
+    )  # fmt: skip
 
 
 def _learns(module: Any) -> bool:
@@ -139,7 +160,7 @@ def _spread_of_calls(layer: Layer, calls: list[Any]) -> float:
 
 def _biases(measured: Measured) -> Iterator[Finding]:
     fed = [(x, measured.feeds[x.path]) for x in measured.layers if x.path in measured.feeds and not x.fixed]
-    biased = [
+    biased: list[tuple[Layer, str, Any]] = [
         (x, path, m)
         for x, (path, m) in fed
         if not isinstance(m, DROPOUTS) and getattr(m, "bias", None) is not None
