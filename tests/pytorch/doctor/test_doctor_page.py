@@ -65,6 +65,20 @@ def test_the_verdict_comes_first_then_modes_findings_layers_and_what_is_not_judg
     assert {"1.25", "0.14", "8,192", "BatchNorm2d, 16 channels, one call, in evaluation"} <= set(shown.texts)
 
 
+def test_the_badge_is_the_worst_severity_and_a_note_is_no_harm() -> None:
+    def badge(*severities: str, **changed: Any) -> list[str]:
+        found = [finding("momentum", severity, proof=None) for severity in severities]
+        return read(findings=found, **changed).section("xhat doctor", "ResNet")[2:3]
+
+    assert badge("harmful", "risk") == ["harmful"]
+    assert badge("risk", "note", "note") == ["risk"]
+    assert badge("note") == badge() == ["healthy"]
+    assert badge(layers=[]) == ["nothing to judge"]
+    assert {"1 risk", "2 notes"} <= set(
+        read(findings=[finding("momentum", s, proof=None) for s in ("risk", "note", "note")]).texts
+    )
+
+
 def test_bars_are_proportional_from_zero_and_reach_to_both_sides_if_a_value_is_negative() -> None:
     modes = {"evaluation": 3.0, "batch": 1.5, "pooled": -1.0, "train": 0.0}
     bars = read(modes=modes, findings=[], layers=[]).bars
@@ -132,7 +146,24 @@ def test_nothing_found_no_layers_and_no_batches_are_sentences() -> None:
     assert "The same batches in four modes" not in empty.texts
     assert "The model has no batch norm." in empty.texts
     assert "Nothing was found among what could be judged." in empty.texts
-    assert "0 batches" in empty.texts
+    assert not any("batch" in text for text in empty.section("0 batch norms", "Findings")[1:])
+    assert any(text.startswith("No batches were measured") for text in empty.texts)
+
+
+def test_what_is_unknown_is_left_out() -> None:
+    """As for a checkpoint, which has neither calls nor modes nor signals."""
+    nothing = dict.fromkeys(("calls", "training", "shift", "log_variance", "icc", "noise", "m", "repair"))
+    shown = read(layers=[layer("bn", **nothing | {"left": 0.5})], findings=[])
+    table = shown.section("The layers, in the order of their first call", "What could not be judged")
+    assert table[1:7] == [
+        "layer",
+        "left",
+        "bn",
+        "BatchNorm2d, 16 channels",
+        "left",
+        "0.5",
+    ]  # twice: for a phone
+    assert read(layers=[layer("bn", frozen=True, **nothing | {"left": None})]).texts.count("layer") == 1
 
 
 def test_a_distance_is_called_so() -> None:

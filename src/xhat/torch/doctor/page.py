@@ -10,7 +10,7 @@ from math import inf, isfinite, isinf, isnan
 from typing import Any, NamedTuple
 
 from xhat.torch.doctor import thresholds as at
-from xhat.torch.doctor.findings import CAUSES, SEVERITIES
+from xhat.torch.doctor.findings import CAUSES
 
 __all__ = ["render"]
 
@@ -79,21 +79,26 @@ def render(diagnosis: Mapping[str, Any]) -> str:
 
 
 def _verdict(diagnosis: Mapping[str, Any]) -> dict[str, Any]:
-    """The headline: the worst severity, the sentence, and what was looked at."""
-    counts = {s: sum(f["severity"] == s for f in diagnosis["findings"]) for s in SEVERITIES}
-    worst = next((s for s in SEVERITIES if counts[s]), "healthy")
+    """The headline: the worst severity (a note is no harm), the sentence, and what was looked at."""
+    severities = [finding["severity"] for finding in diagnosis["findings"]]
+    badge = next((s for s in ("harmful", "risk") if s in severities), "healthy")
     batches, layers = diagnosis["batches"], len(diagnosis["layers"])
+    if not layers and not severities:
+        badge = "nothing to judge"
+    counted = (("harmful", "harmful"), ("risk", "risks"), ("note", "notes"))
+    counts = [_count(n, one, many) for one, many in counted if (n := severities.count(one))]
     return {
         "model": diagnosis["model"],
         "summary": diagnosis["summary"],
-        "tone": "healthy" if diagnosis["healthy"] else worst,
-        "badge": "healthy" if diagnosis["healthy"] else worst,
+        "tone": badge if badge != "nothing to judge" else "note",
+        "badge": badge,
         "facts": [
             diagnosis["model"],
             _count(layers, "batch norm"),
-            _count(batches, "batch", "batches"),
-            *(f"{n} {s}" for s, n in counts.items() if n),
+            *([_count(batches, "batch", "batches")] if batches else []),
+            *counts,
         ],
+        "measured_on": batches,
         "judged": not diagnosis["not_judged"],
         "not_judged": diagnosis["not_judged"],
     }
@@ -139,15 +144,17 @@ def _finding(found: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _layers(diagnosis: Mapping[str, Any]) -> dict[str, Any]:
+    """The table of layers; a column that is unknown for all of them is left out."""
     layers, findings = diagnosis["layers"], diagnosis["findings"]
-    cells = {key: _cells(column, [layer.get(key) for layer in layers]) for key, column in _COLUMNS.items()}
+    known = {k: c for k, c in _COLUMNS.items() if any(layer.get(k) is not None for layer in layers)}
+    cells = [_cells(column, [layer.get(key) for layer in layers]) for key, column in known.items()]
     rows = []
     for place, layer in enumerate(layers):
         found = [i for i, f in enumerate(findings, 1) if layer["layer"] in f["layers"]]
         row = {"path": layer["layer"] or "the model", "facts": _facts(layer), "found": found}
         row["tone"] = findings[found[0] - 1]["severity"] if found else ""
-        rows.append(row | {"cells": [column[place] for column in cells.values()]})
-    return {"layers": rows, "columns": list(_COLUMNS.values())}
+        rows.append(row | {"cells": [column[place] for column in cells]})
+    return {"layers": rows, "columns": list(known.values())}
 
 
 def _cells(column: _Column, values: list[float | None]) -> list[dict[str, Any]]:
@@ -159,15 +166,12 @@ def _cells(column: _Column, values: list[float | None]) -> list[dict[str, Any]]:
 
 
 def _facts(layer: Mapping[str, Any]) -> str:
-    calls, frozen = layer["calls"], ", frozen" if layer["frozen"] else ""
-    return ", ".join(
-        (
-            f"{layer['class']}",
-            _count(layer["channels"], "channel"),
-            {0: "never called", 1: "one call"}.get(calls, f"{_say(calls)} calls"),
-            f"in {'training' if layer['training'] else 'evaluation'}{frozen}",
-        )
-    )
+    """Class, channels, calls and mode, as far as they are known."""
+    calls, mode = layer["calls"], {True: "in training", False: "in evaluation"}.get(layer["training"])
+    called = {None: None, 0: "never called", 1: "one call"}.get(calls, f"{_say(calls)} calls")
+    frozen = "frozen" if layer["frozen"] else None
+    known = (layer["class"], _count(layer["channels"], "channel"), called, mode, frozen)
+    return ", ".join(fact for fact in known if fact)
 
 
 class _Span(NamedTuple):
