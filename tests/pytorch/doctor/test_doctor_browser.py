@@ -52,7 +52,7 @@ def test_a_healthy_verdict_is_readable_too(show: Open) -> None:
 
 
 # Texts that are cut off, or overlap the edge of the element that holds them.
-SPILLED = """() => [...document.querySelectorAll('h1, h3, td, th, dd, .chips span, .badge, pre')]
+SPILLED = """() => [...document.querySelectorAll('h1, h3, td, th, dd, .chips span, .badge, pre, .card')]
   .filter(e => e.offsetParent && e.scrollWidth > e.clientWidth + 1 && getComputedStyle(e).display !== 'inline')
   .map(e => e.tagName + ': ' + e.textContent.trim().slice(0, 40))"""
 
