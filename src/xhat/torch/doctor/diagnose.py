@@ -14,7 +14,8 @@ from xhat.torch.doctor.findings import by_severity
 from xhat.torch.doctor.graph import norms_of
 from xhat.torch.doctor.guard import guarded
 from xhat.torch.doctor.layers import Layer, batch_norms, checked, unwrapped
-from xhat.torch.doctor.measure import MODES, Measured, Runner, measure
+from xhat.torch.doctor.measure import Runner, measure
+from xhat.torch.doctor.measured import MODES, Measured
 from xhat.torch.doctor.ranks import header_of
 from xhat.torch.doctor.rules import judged
 from xhat.torch.doctor.signals import signals

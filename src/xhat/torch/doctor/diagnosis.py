@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from xhat.torch.doctor.findings import Finding, Unjudged
 
 if TYPE_CHECKING:
-    from xhat.torch.doctor.measure import Measured
+    from xhat.torch.doctor.measured import Measured
     from xhat.torch.doctor.treat import Treatment
 
 __all__ = ["Diagnosis"]

@@ -18,7 +18,7 @@ from xhat.torch.sync.frames import FrameHeader
 from xhat.torch.sync.merge import Moments, merged
 
 if TYPE_CHECKING:
-    from xhat.torch.doctor.measure import Measured
+    from xhat.torch.doctor.measured import Measured
 
 __all__ = ["header_of", "share_scores", "share_taps"]
 

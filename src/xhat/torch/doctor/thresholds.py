@@ -37,6 +37,9 @@ LEFT_ENOUGH = 0.01
 # |log variance ratio|, and shift of the mean in deviations, below which running statistics agree with others.
 # Healthy: .53 and .24; damaged: .84 and more.
 AGREES = 0.6
+# The gain relative to the better loss, from which layers that agree are blamed because their swap explains it.
+# Healthy: .41 (after 150 steps); averaged weights: 1.7; a learning rate too high: 4.8.
+GAIN_BY_SWAPS = 1.0
 # Above this momentum, the running statistics are those of the last batch or two; 0.9 is the reversed convention's .1.
 REVERSED_MOMENTUM = 0.5
 # The part of the largest deviation that the first layer has when the data have changed, not the weights.

@@ -13,7 +13,7 @@ from xhat.errors import ArgumentError
 from xhat.torch.doctor import thresholds as at
 from xhat.torch.doctor.findings import Finding
 from xhat.torch.doctor.layers import Layer
-from xhat.torch.doctor.measure import Measured
+from xhat.torch.doctor.measured import Measured
 from xhat.torch.freeze import freeze
 from xhat.torch.nn import BatchNorm
 from xhat.torch.recalibrate import write

@@ -20,7 +20,8 @@ from xhat.torch.doctor import thresholds as at
 from xhat.torch.doctor.exactness import ours
 from xhat.torch.doctor.graph import GraphNorm, constants_changed
 from xhat.torch.doctor.layers import Layer
-from xhat.torch.doctor.measure import Measured, Runner, replayed
+from xhat.torch.doctor.measure import Runner, replayed
+from xhat.torch.doctor.measured import Measured
 from xhat.torch.doctor.rules.relevance import is_relevant
 from xhat.torch.doctor.signals import off, running
 

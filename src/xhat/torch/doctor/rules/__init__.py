@@ -1,7 +1,7 @@
 """From measurements to findings. One file for each idea; each has a function `judge(measured)`."""
 
 from xhat.torch.doctor.findings import Finding, Unjudged
-from xhat.torch.doctor.measure import Measured
+from xhat.torch.doctor.measured import Measured
 from xhat.torch.doctor.rules import batches, graphs, numbers, statistics, structure
 
 __all__ = ["judged"]

@@ -8,7 +8,7 @@ import numpy as np
 from xhat.torch.doctor import thresholds as at
 from xhat.torch.doctor.findings import Finding, Proof, Severity, Unjudged
 from xhat.torch.doctor.layers import Layer
-from xhat.torch.doctor.measure import Measured
+from xhat.torch.doctor.measured import Measured
 from xhat.torch.doctor.rules.relevance import is_relevant, listed
 from xhat.torch.doctor.signals import Signals, signals
 

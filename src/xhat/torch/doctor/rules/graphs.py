@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from xhat.torch.doctor import thresholds as at
 from xhat.torch.doctor.findings import Finding, Unjudged
 from xhat.torch.doctor.graph import GraphNorm
-from xhat.torch.doctor.measure import Measured
+from xhat.torch.doctor.measured import Measured
 from xhat.torch.doctor.rules.relevance import tried
 
 __all__ = ["judge"]

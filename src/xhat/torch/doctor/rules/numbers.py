@@ -7,7 +7,7 @@ import numpy as np
 from xhat.torch.doctor import thresholds as at
 from xhat.torch.doctor.findings import Finding, Unjudged
 from xhat.torch.doctor.layers import Layer
-from xhat.torch.doctor.measure import Measured
+from xhat.torch.doctor.measured import Measured
 from xhat.torch.doctor.rules.relevance import listed, tried
 from xhat.torch.doctor.signals import running
 from xhat.torch.doctor.trials import loses_digits

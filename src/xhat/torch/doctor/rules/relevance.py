@@ -5,7 +5,7 @@ import numpy as np
 from xhat.torch.doctor import thresholds as at
 from xhat.torch.doctor.findings import Proof
 from xhat.torch.doctor.layers import Layer
-from xhat.torch.doctor.measure import Measured
+from xhat.torch.doctor.measured import Measured
 from xhat.torch.doctor.signals import Gap, deviation
 
 __all__ = ["is_relevant", "listed", "tried"]

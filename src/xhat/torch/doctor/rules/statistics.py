@@ -9,7 +9,7 @@ import numpy as np
 from xhat.torch.doctor import thresholds as at
 from xhat.torch.doctor.findings import Finding, Proof, Severity, Unjudged
 from xhat.torch.doctor.layers import Layer
-from xhat.torch.doctor.measure import Measured
+from xhat.torch.doctor.measured import Measured
 from xhat.torch.doctor.rules.relevance import is_relevant, listed, tried
 from xhat.torch.doctor.signals import deviation, off, running, signals
 
@@ -90,7 +90,9 @@ def judge(measured: Measured) -> Iterator[Finding | Unjudged]:
     culprits = [path for path, _ in measured.together]
     apart: list[Layer] = []
     if harmful and fits:
-        apart = [x for x in layers if _off(measured, x) > at.AGREES or x.path in culprits]
+        apart = [x for x in layers if _off(measured, x) > at.AGREES]
+        if not apart and measured.quantity == "loss" and gap.gain > at.GAIN_BY_SWAPS * abs(gap.after):
+            apart = [x for x in layers if x.path in culprits]
     by_signals = _by_signals(measured, layers, apart)
     groups: dict[str, list[Layer]] = {}
     for layer in layers:
@@ -183,7 +185,7 @@ def _by_signals(measured: Measured, layers: list[Layer], apart: list[Layer]) -> 
         return "dropout-before-batch-norm"
     first = next(x for x in layers if measured.tap(x).batches)
     largest = max(_off(measured, x) for x in apart)
-    if _off(measured, first) > at.FIRST_LAYER * largest and _input_changed(measured, first):
+    if _off(measured, first) > max(at.AGREES, at.FIRST_LAYER * largest) and _input_changed(measured, first):
         return "statistics-of-other-data"
     return "statistics-of-other-weights"
 

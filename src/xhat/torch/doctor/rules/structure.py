@@ -10,7 +10,7 @@ from xhat import equations
 from xhat.torch.doctor import thresholds as at
 from xhat.torch.doctor.findings import Finding, Proof, Severity, Unjudged
 from xhat.torch.doctor.layers import Layer
-from xhat.torch.doctor.measure import Measured
+from xhat.torch.doctor.measured import Measured
 from xhat.torch.doctor.origins import DROPOUTS
 from xhat.torch.doctor.rules.relevance import is_relevant, listed, tried
 from xhat.torch.doctor.trials import is_off, original_class
