@@ -24,8 +24,8 @@ import pytest
 
 TESTS = Path(__file__).parent
 
-# Without PyTorch its tests are left out. Their folder must not be called `torch`: it would be imported in its place.
-collect_ignore = [] if find_spec("torch") else ["pytorch"]
+# Without PyTorch its tests are left out. Their folder must not be called `torch`, which would be imported in its place.
+collect_ignore = [] if find_spec("torch") else ["doctor", "pytorch"]
 
 Array = np.ndarray[Any, np.dtype[Any]]
 

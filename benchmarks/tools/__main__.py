@@ -50,7 +50,7 @@ def networks() -> dict[str, nn.Module]:
 
     found = {}
     for name, (package, architecture) in NETWORKS.items():
-        torchvision: Any = architectures._torchvision()
+        torchvision: Any = architectures.torchvision()
         torch.manual_seed(0)
         timms = package == "timm"
         made = (

@@ -188,6 +188,37 @@ def _derive(args: Args) -> int:
     return status
 
 
+def _doctor_arguments(parser: Parser) -> None:
+    parser.add_argument(
+        "target",
+        help="a checkpoint (.pt, .safetensors, ...), or package.module:function, which returns (model, batches) or "
+        "(model, batches, loss)",
+    )
+    parser.add_argument("--json", action="store_true", help="print the diagnosis as JSON")
+    parser.add_argument("-o", "--output", type=Path, metavar="HTML", help="also write it as a page")
+    parser.add_argument("--no-progress", dest="progress", action="store_false", help="show no progress bar")
+
+
+def _doctor(args: Args) -> int:
+    try:
+        from xhat.torch.doctor.command import doctor
+    except ModuleNotFoundError as missing:
+        if (missing.name or "").partition(".")[0] != "torch":
+            raise
+        return refuse("xhat doctor: torch is missing, install it with pip install 'xhat[torch]'.")
+    try:
+        status: int = doctor(args.target, as_json=args.json, output=args.output, progress=args.progress)
+    except ModuleNotFoundError as missing:
+        if missing.name != "jinja2":
+            raise
+        return refuse(
+            "xhat doctor: jinja2 is missing, install it with pip install 'xhat[doctor]', or omit --output."
+        )
+    except OSError as error:
+        return refuse(f"xhat doctor: can't write {args.output} ({error.strerror}), choose another --output.")
+    return status
+
+
 COMMANDS = {
     "demo": ("train a network on real digits with closed-form gradients", _demo_arguments, _demo),
     "report": (
@@ -196,6 +227,11 @@ COMMANDS = {
         _report,
     ),
     "check": ("name the mistakes in a batch-norm forward or backward", _check_arguments, _check),
+    "doctor": (
+        "say why batch norm hurts a model, from its checkpoint or on batches",
+        _doctor_arguments,
+        _doctor,
+    ),
     "derive": ("prove or refute the derivation, display by display", _derive_arguments, _derive),
     "config": ("show the version, the instruction set and the threads", _config_arguments, _config),
 }

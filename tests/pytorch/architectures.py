@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 
-def _torchvision() -> Any:
+def torchvision() -> Any:
     """torchvision, without its own operators if they do not load."""
     try:
         import torchvision
@@ -26,7 +26,7 @@ def _torchvision() -> Any:
 
 def network(name: str) -> nn.Module:
     """A network of timm's by its name, or "unet": a ResNet-18 encoder and a decoder with skip connections."""
-    _torchvision()
+    torchvision()
     torch.manual_seed(0)
     if name == "unet":
         from segmentation_models_pytorch import Unet

@@ -4,6 +4,12 @@ from xhat.torch.convert import Change as Change
 from xhat.torch.convert import convert as convert
 from xhat.torch.convert import revert as revert
 from xhat.torch.convert.sync import convert_sync as convert_sync
+from xhat.torch.doctor import CAUSES as CAUSES
+from xhat.torch.doctor import Diagnosis as Diagnosis
+from xhat.torch.doctor import Finding as Finding
+from xhat.torch.doctor import diagnose as diagnose
+from xhat.torch.doctor import examine as examine
+from xhat.torch.doctor import watch as watch
 from xhat.torch.freeze import freeze as freeze
 from xhat.torch.freeze import unfreeze as unfreeze
 from xhat.torch.functional import batch_norm as batch_norm
@@ -19,10 +25,13 @@ from xhat.torch.sync.layer import SyncBatchNorm as SyncBatchNorm
 from xhat.torch.sync.merge import merge_running_statistics as merge_running_statistics
 
 __all__ = [
+    "CAUSES",
     "BatchNorm1d",
     "BatchNorm2d",
     "BatchNorm3d",
     "Change",
+    "Diagnosis",
+    "Finding",
     "LazyBatchNorm1d",
     "LazyBatchNorm2d",
     "LazyBatchNorm3d",
@@ -31,9 +40,12 @@ __all__ = [
     "batch_norm",
     "convert",
     "convert_sync",
+    "diagnose",
+    "examine",
     "freeze",
     "merge_running_statistics",
     "recalibrate",
     "revert",
     "unfreeze",
+    "watch",
 ]

@@ -3,9 +3,7 @@
 How the moments of one layer are recorded is in `recorder`; how moments are merged is in `sync.merge`.
 """
 
-import sys
-import time
-from collections.abc import Callable, Iterable, Iterator, Sized
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, nullcontext
 from typing import Any, NamedTuple
 
@@ -17,13 +15,14 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from xhat import equations
 from xhat.errors import ArgumentError
 from xhat.torch.inputs import check_known
+from xhat.torch.progress import with_progress
 from xhat.torch.recorder import Recorder
 from xhat.torch.sync import frames, groups
 from xhat.torch.sync.frames import Array, FrameHeader
 from xhat.torch.sync.layer import SyncBatchNorm
 from xhat.torch.sync.merge import Moments, layer_by_layer, merged
 
-__all__ = ["Recalibrated", "recalibrate"]
+__all__ = ["Recalibrated", "call", "in_lockstep", "recalibrate", "write"]
 
 
 class Recalibrated(NamedTuple):
@@ -96,16 +95,16 @@ def recalibrate(
         stack.enter_context(torch.no_grad())
         for recorder in recorders:
             stack.enter_context(recorder.recording())
-        shown = _with_progress(batches, progress and (not on_ranks or groups.rank(group) == 0))
-        for batch in _in_lockstep(shown, group) if lockstep else shown:
-            (forward or _call)(model, batch)
+        shown = with_progress(batches, "recalibrate", progress and (not on_ranks or groups.rank(group) == 0))
+        for batch in in_lockstep(shown, group) if lockstep else shown:
+            (forward or call)(model, batch)
     found = _merged_over_ranks(recorders, header, group) if on_ranks else [r.moments for r in recorders]
     if not any(bool(m.any()) for m, _, _ in found):
         raise ArgumentError("recalibrate: there were no batches, or none that reached a layer.")
     report = [_report(recorder, moments) for recorder, moments in zip(recorders, found, strict=True)]
     if not dry_run:
         for recorder, moments in zip(recorders, found, strict=True):
-            _write(recorder, moments)
+            write(recorder.layer, moments, recorder.calls)
     return report
 
 
@@ -133,20 +132,21 @@ def _has_moving_statistics(m: nn.Module, model: nn.Module) -> bool:
     return moving and (m.training or not model.training)
 
 
-def _call(model: nn.Module, batch: Any) -> Any:
-    if isinstance(batch, dict):
+def call(model: nn.Module, batch: Any, operation: str = "recalibrate") -> Any:
+    """The model called with a batch, as the default of `forward` does it."""
+    if isinstance(batch, Mapping):
         return model(**batch)
     if isinstance(batch, (list, tuple)):
         batch = batch[0] if batch else None
     if not isinstance(batch, Tensor):
         raise ArgumentError(
-            f"recalibrate: a batch is {type(batch).__name__}, expected a tensor, or a list, tuple or dict that holds "
+            f"{operation}: a batch is {type(batch).__name__}, expected a tensor, or a list, tuple or dict that holds "
             "the input. Say how the model is called: forward=lambda model, batch: ..."
         )
     return model(batch)
 
 
-def _in_lockstep(batches: Iterable[Any], group: str) -> Iterator[Any]:
+def in_lockstep(batches: Iterable[Any], group: str, operation: str = "recalibrate") -> Iterator[Any]:
     """The batches, as long as all ranks have one: a SyncBatchNorm would wait for a rank that has none.
 
     Raises ArgumentError on all ranks if some have more batches than others.
@@ -160,37 +160,11 @@ def _in_lockstep(batches: Iterable[Any], group: str) -> Iterator[Any]:
             return
         if not have_one.all():
             raise ArgumentError(
-                f"recalibrate: the batches of ranks {np.flatnonzero(have_one == 0).tolist()} ended before the "
+                f"{operation}: the batches of ranks {np.flatnonzero(have_one == 0).tolist()} ended before the "
                 "others', and the model has layers whose statistics are those of all ranks. Give each rank as many "
                 "batches; they may be of different sizes."
             )
         yield batch
-
-
-SECONDS_BETWEEN_LINES = 5
-
-
-def _with_progress(batches: Iterable[Any], show: bool) -> Iterable[Any]:
-    """The batches, with a progress bar on stderr; without rich, with a line from time to time."""
-    if not show:
-        return batches
-    try:
-        from rich.console import Console
-        from rich.progress import track
-    except ImportError:
-        return _with_lines(batches)
-    return track(batches, description="recalibrate", console=Console(stderr=True), transient=True)
-
-
-def _with_lines(batches: Iterable[Any]) -> Iterator[Any]:
-    of_all = f" of {len(batches)}" if isinstance(batches, Sized) else ""
-    last, k = time.monotonic(), 0
-    for k, batch in enumerate(batches, start=1):
-        yield batch
-        if time.monotonic() - last > SECONDS_BETWEEN_LINES:
-            print(f"recalibrate: {k}{of_all} batches", file=sys.stderr)
-            last = time.monotonic()
-    print(f"recalibrate: {k}{of_all} batches", file=sys.stderr)
 
 
 # ----------------------------------------------------------------------------------------------------- the moments
@@ -228,13 +202,12 @@ def _report(recorder: Recorder, moments: Moments) -> Recalibrated:
     return Recalibrated(recorder.path, m, recorder.calls, float(shift.max()), float(farthest))
 
 
-def _write(recorder: Recorder, moments: Moments) -> None:
+def write(layer: Any, moments: Moments, calls: int) -> None:
     """Makes the moments the layer's running statistics, in the channels that have had values."""
-    layer = recorder.layer
     seen, mean, var = _mean_and_variance(layer, moments)
     if not seen.any():
         return
     for running, exact in ((layer.running_mean, mean), (layer.running_var, var)):
         running.data[torch.from_numpy(seen).to(running.device)] = torch.from_numpy(exact).to(running)
     if layer.num_batches_tracked is not None:
-        layer.num_batches_tracked.fill_(recorder.calls)
+        layer.num_batches_tracked.fill_(calls)

@@ -24,9 +24,15 @@ from xhat.torch.sync.groups import world_size
 from xhat.torch.sync.layer import SyncBatchNorm
 from xhat.torch.sync.merge import Moments, merge
 
-__all__ = ["Recorder"]
+__all__ = ["Recorder", "moments_of"]
 
 _TORCH_FORWARDS = (_BatchNorm.forward, nn.SyncBatchNorm.forward)
+
+
+def moments_of(x: Tensor, mask: Tensor | None = None) -> tuple[float, int, Tensor]:
+    """m, the number of values that have a weight, and mean and m2 (2, C), in float64 wherever the device has it."""
+    known = plain(x) and x.dtype in CODES and (mask is None or plain(mask))
+    return cpu.moments(x, mask) if known else composed.moments(x, mask)
 
 
 class Recorder:
@@ -93,7 +99,7 @@ class Recorder:
                 f"recalibrate: the input of layer {self.path!r} has {got}, expected (N, {self.channels}, ...). "
                 "Set its track_running_stats to False to leave it out."
             )
-        m, _, moments = (cpu if plain(x) and x.dtype in CODES else composed).moments(x, None)
+        m, _, moments = moments_of(x)
         if m:
             self.add(m, moments[0], moments[1])
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, NamedTuple
 
-__all__ = ["CAUSES", "SEVERITIES", "Finding", "Proof", "Severity", "by_severity"]
+__all__ = ["CAUSES", "SEVERITIES", "Finding", "Proof", "Severity", "Unjudged", "by_severity"]
 
 CAUSES: Mapping[str, str] = {
     "statistics-never-updated": "the running statistics still have their initial values",
@@ -94,6 +94,13 @@ class Finding:
         found = asdict(self) | {"layers": list(self.layers), "evidence": dict(self.evidence)}
         found["proof"] = None if self.proof is None else self.proof._asdict()
         return found
+
+
+class Unjudged(NamedTuple):
+    """A cause that could not be judged here, and why, in one sentence."""
+
+    cause: str
+    reason: str
 
 
 def by_severity(findings: "list[Finding]") -> "list[Finding]":

@@ -1,0 +1,146 @@
+"""A diagnosis: what was found, in the terminal, as a dict, as a page; and the way to treat it.
+
+Nothing is measured or judged here.
+"""
+
+from dataclasses import dataclass, field
+from io import StringIO
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from xhat.torch.doctor.findings import Finding, Unjudged
+
+if TYPE_CHECKING:
+    from xhat.torch.doctor.measured import Measured
+    from xhat.torch.doctor.treat import Treatment
+
+__all__ = ["Diagnosis"]
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """What `diagnose` returns; print it.
+
+    findings    the most harmful first
+    modes       the mean loss in each mode, or without a loss the distance of its outputs from evaluation's:
+                evaluation   the model in evaluation
+                batch        the same, but batch norms normalize by the batch's statistics
+                pooled       evaluation with the moments of these batches as running statistics, on a copy
+                train        the model as training runs it
+                None for a mode that could not run
+    layers      each batch norm with its signals, in the order of the first call
+    not_judged  the causes that could not be judged, and why
+    """
+
+    model: str
+    quantity: str
+    batches: int
+    modes: dict[str, float | None]
+    layers: list[dict[str, Any]]
+    findings: list[Finding]
+    not_judged: list[Unjudged]
+    _measured: "Measured | None" = field(default=None, repr=False, compare=False)
+
+    @property
+    def healthy(self) -> bool:
+        """Whether no finding is harmful."""
+        return not any(finding.severity == "harmful" for finding in self.findings)
+
+    @property
+    def summary(self) -> str:
+        """The verdict in one sentence."""
+        if not self.layers and not self.findings:
+            return f"{self.model} has no batch norm: there is nothing to judge."
+        harmful = [finding for finding in self.findings if finding.severity == "harmful"]
+        if harmful:
+            first = harmful[0]
+            more = f" and {len(harmful) - 1} more" if len(harmful) > 1 else ""
+            proof = f" ({first.proof} with the remedy)" if first.proof else ""
+            return f"Batch norm hurts this model: {first.cause}{more}{proof}."
+        others = len(self.findings)
+        seen = f"; {others} other finding{'s' * (others > 1)}" if others else ""
+        return f"Batch norm does not hurt this model on these batches{seen}."
+
+    def to_dict(self) -> dict[str, Any]:
+        """The diagnosis as values that JSON can hold."""
+        return {
+            "healthy": self.healthy,
+            "summary": self.summary,
+            "quantity": self.quantity,
+            "batches": self.batches,
+            "model": self.model,
+            "modes": dict(self.modes),
+            "layers": [dict(layer) for layer in self.layers],
+            "findings": [finding.to_dict() for finding in self.findings],
+            "not_judged": [unjudged._asdict() for unjudged in self.not_judged],
+        }
+
+    def to_html(self, path: "str | Path | None" = None) -> str:
+        """The diagnosis as one self-contained page, which is also written to path if one is given."""
+        from xhat.torch.doctor.page import render
+
+        html: str = render(self.to_dict())
+        if path is not None:
+            Path(path).write_text(html, encoding="utf-8")
+        return html
+
+    def treat(self) -> "Treatment":
+        """Applies the remedies that are safe to the model; the result says which, and its `undo` takes them back."""
+        from xhat.torch.doctor.treat import treat
+
+        return treat(self)
+
+    def __str__(self) -> str:
+        try:
+            import rich  # noqa: F401
+        except ImportError:
+            return self._plain()
+        return self._rich()
+
+    def _modes(self) -> list[tuple[str, str]]:
+        shown = {
+            name: "did not run" if value is None else f"{value:.4g}" for name, value in self.modes.items()
+        }
+        return list(shown.items())
+
+    def _plain(self) -> str:
+        lines = [self.summary]
+        if self.batches:
+            lines.append(f"{self.quantity}: " + ", ".join(f"{name} {value}" for name, value in self._modes()))
+        return "\n".join([*lines, *self._findings()])
+
+    def _rich(self) -> str:
+        from rich.console import Console
+        from rich.table import Table
+
+        text = StringIO()
+        if self.batches:
+            table = Table(show_edge=False, pad_edge=False)
+            table.add_column(f"{self.quantity}, {self.batches} batches")
+            for name, _ in self._modes():
+                table.add_column(name, justify="right")
+            table.add_row(self.model, *[value for _, value in self._modes()])
+            Console(file=text, width=100, color_system=None).print(table)
+        rows = [line.rstrip() for line in text.getvalue().splitlines()]
+        return "\n".join([self.summary, *rows, *self._findings()])
+
+    def _findings(self) -> list[str]:
+        return [line for finding in self.findings for line in ("", *_lines(finding))]
+
+
+def _lines(finding: Finding) -> list[str]:
+    """A finding in its lines: where, what, why, remedy, and the code of the remedy."""
+    more = finding.evidence.get("layers", 0) - len(finding.layers)
+    where = ", ".join(path or "the model" for path in finding.layers) + (
+        f" and {more} more" if more > 0 else ""
+    )
+    proof = f" ({finding.proof})" if finding.proof else ""
+    first, *code = finding.code.splitlines() or [""]
+    return [
+        f"{finding.severity}: {finding.cause}{proof}",
+        f"  where   {where or 'the model'}",
+        f"  what    {finding.symptom}",
+        f"  why     {finding.why}",
+        f"  remedy  {finding.remedy}  {first}".rstrip(),
+        *[f"          {line}" for line in code],
+    ]

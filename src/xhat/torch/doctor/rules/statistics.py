@@ -1,0 +1,273 @@
+"""Running statistics that do not fit the model or the data: evaluation is bad, and good with the pooled moments."""
+
+import math
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+
+from xhat.torch.doctor import thresholds as at
+from xhat.torch.doctor.findings import Finding, Proof, Severity, Unjudged
+from xhat.torch.doctor.layers import Layer
+from xhat.torch.doctor.measured import Measured
+from xhat.torch.doctor.rules.relevance import is_relevant, listed, tried
+from xhat.torch.doctor.signals import deviation, off, running, signals
+
+__all__ = ["CAUSES", "judge"]
+
+CAUSES = (
+    "statistics-not-finite",
+    "statistics-never-updated",
+    "momentum",
+    "statistics-not-converged",
+    "dropout-before-batch-norm",
+    "statistics-of-other-data",
+    "statistics-of-other-weights",
+)
+
+
+class _Text(NamedTuple):
+    why: str
+    remedy: str
+    code: str
+
+
+_RECALIBRATE = "xt.recalibrate(model.eval(), batches)"
+_TEXTS = {
+    "statistics-not-finite": _Text(
+        "One batch with NaN or infinity reached the layer, and a running average never forgets it.",
+        "Recalibrate the layer, and leave such batches out of its statistics.",
+        f'{_RECALIBRATE}\nlayer.nonfinite = "skip"    # after xt.convert(model)',
+    ),
+    "statistics-never-updated": _Text(
+        "No training step has moved them, or they were not saved, copied or averaged with the parameters.",
+        "Recalibrate, and save and copy the buffers with the parameters.",
+        _RECALIBRATE,
+    ),
+    "momentum": _Text(
+        "momentum is the weight of the new batch: 0 keeps the old statistics, and .9 or .99 keeps the last batch only.",
+        "Set torch's default, and recalibrate.",
+        f"layer.momentum = 0.1\n{_RECALIBRATE}",
+    ),
+    "statistics-not-converged": _Text(
+        "The initial values still have a large weight in the running averages.",
+        "Recalibrate, or train on, or use a larger momentum.",
+        _RECALIBRATE,
+    ),
+    "dropout-before-batch-norm": _Text(
+        "Dropout raises the variance in training, and the running statistics keep it; in evaluation there is none.",
+        "Put dropout behind the batch norm, or recalibrate in evaluation mode.",
+        _RECALIBRATE,
+    ),
+    "statistics-of-other-data": _Text(
+        "The data have changed since the statistics were taken: already the first layer's input differs.",
+        "Recalibrate on the data that the model will see.",
+        _RECALIBRATE,
+    ),
+    "statistics-of-other-weights": _Text(
+        "The weights have changed since: they were averaged (EMA, SWA, federated), or moved faster than the average.",
+        "Recalibrate after every change of the weights.",
+        _RECALIBRATE,
+    ),
+}
+
+
+def judge(measured: Measured) -> Iterator[Finding | Unjudged]:
+    """Findings for layers with running statistics; harmful where the pooled moments make the model better."""
+    layers = [x for x in measured.layers if x.tracks and not x.fixed]
+    if not layers:
+        return
+    gap = measured.gap("evaluation", "pooled")
+    if not gap.defined:
+        reason = measured.failures.get("batch", "the outputs could not be compared")
+        yield from (Unjudged(cause, f"mode C did not run: {reason}") for cause in CAUSES)
+    harmful = is_relevant(measured, gap, "evaluation", "pooled")
+    fits = measured.quantity == "distance" or not is_relevant(
+        measured, measured.gap("pooled", "batch"), "pooled", "batch"
+    )
+    # Statistics of layers with another eps fit when eps is right: that remedy explains the harm as well.
+    fits = fits and not any(proof.after <= gap.after for proof in _with_another_eps(measured))
+    culprits = [path for path, _ in measured.together]
+    apart: list[Layer] = []
+    if harmful and fits:
+        apart = [x for x in layers if _off(measured, x) > at.AGREES]
+        if not apart and measured.quantity == "loss" and gap.gain > at.GAIN_BY_SWAPS * abs(gap.after):
+            apart = [x for x in layers if x.path in culprits]
+    by_signals = _by_signals(measured, layers, apart)
+    groups: dict[str, list[Layer]] = {}
+    for layer in layers:
+        cause = _structural(measured, layer) or (by_signals if layer in apart else None)
+        if cause:
+            groups.setdefault(cause, []).append(layer)
+    for cause, found in groups.items():
+        found.sort(
+            key=lambda x: (
+                culprits.index(x.path) if x.path in culprits else len(culprits),
+                -_off(measured, x),
+            )
+        )
+        blamed = harmful and (not culprits or any(x.path in culprits for x in found))
+        severity: Severity = "harmful" if blamed else "risk" if cause in _RISKS else "note"
+        proof = (
+            Proof(measured.quantity, gap.before, gap.after) if gap.defined and severity != "note" else None
+        )
+        yield _finding(measured, cause, severity, found, proof)
+
+
+def _with_another_eps(measured: Measured) -> list[Proof]:
+    proofs = [tried(measured, name) for name in measured.trials if name.startswith("eps=")]
+    return [proof for proof in proofs if proof]
+
+
+_RISKS = ("statistics-never-updated", "statistics-not-finite", "momentum")
+
+
+def _structural(measured: Measured, layer: Layer) -> str | None:
+    """The cause that the layer's own numbers show."""
+    mean, var = running(layer)
+    if not (np.isfinite(mean).all() and np.isfinite(var).all()):
+        return "statistics-not-finite"
+    initial = bool((mean == 0).all() and (var == 1).all())
+    if layer.momentum == 0:
+        return "momentum" if layer.tracked or not initial else "statistics-never-updated"
+    if initial or (layer.tracked == 0 and layer.left == 1 and _near_initial(mean, var)):
+        return "statistics-never-updated"
+    if layer.momentum is not None and layer.momentum > at.REVERSED_MOMENTUM:
+        return "momentum"
+    if (
+        layer.tracked
+        and layer.left is not None
+        and _left(measured, layer) > at.LEFT
+        and _initial_explains(measured, layer)
+    ):
+        return "statistics-not-converged"
+    return None
+
+
+def _left(measured: Measured, layer: Layer) -> float:
+    """The weight of the initial values; or what the initial mean 0 is off by that weight, in deviations, if more.
+
+    A mean of 2e5 deviations has not converged when the initial values weigh 3e-6. Statistics that agree have.
+    """
+    tap = measured.tap(layer)
+    if layer.left is None or not tap.batches or not _off(measured, layer) > at.AGREES:
+        return 0.0
+    with np.errstate(all="ignore"):
+        offset = np.abs(tap.pooled[1]) / tap.sigma
+    return layer.left * max(1.0, float(np.nanquantile(offset, 0.9)) * at.LEFT / at.AGREES)
+
+
+def _initial_explains(measured: Measured, layer: Layer) -> bool:
+    """Whether the statistics fit better without the share that the initial 0 and 1 have in them by the momentum."""
+    tap, left = measured.tap(layer), layer.left or 0.0
+    if not tap.batches or left == 1:
+        return True
+    mean, var = running(layer)
+    with np.errstate(all="ignore"):
+        shift = np.abs(mean / (1 - left) - tap.pooled[1]) / tap.sigma
+        later = np.fmax((var - left) / (1 - left), 0)
+        ratio = np.abs(np.log((later + layer.eps) / (tap.variance + layer.eps)))
+    return bool(
+        max(np.nanquantile(shift, 0.9), np.nanquantile(ratio, 0.9))
+        < at.EXPLAINED_BY_INITIAL * _off(measured, layer)
+    )
+
+
+def _near_initial(mean: np.ndarray, var: np.ndarray) -> bool:
+    return bool(np.abs(mean).max() < 1e-6 and np.abs(var - 1).max() < 1e-6)
+
+
+def _by_signals(measured: Measured, layers: list[Layer], apart: list[Layer]) -> str | None:
+    """The cause by comparison with what the layers get. One cause: behind the first layer, all others follow."""
+    if not apart:
+        return None
+    if any(_fits_with_dropout(measured, x) for x in apart):
+        return "dropout-before-batch-norm"
+    first = next(x for x in layers if measured.tap(x).batches)
+    largest = max(_off(measured, x) for x in apart)
+    if _off(measured, first) > max(at.AGREES, at.FIRST_LAYER * largest) and _input_changed(measured, first):
+        return "statistics-of-other-data"
+    return "statistics-of-other-weights"
+
+
+def _fits_with_dropout(measured: Measured, layer: Layer) -> bool:
+    """Whether the running statistics agree with what the layer gets while dropout is on, and only then."""
+    if not measured.tap(layer, "train").batches or _variance_ratio(measured, layer) <= at.DROPOUT_RATIO:
+        return False
+    return max(deviation(layer, measured.tap(layer, "train"))) < _off(measured, layer) / 2
+
+
+def _input_changed(measured: Measured, first: Layer) -> bool:
+    """Whether the first layer shows another input, and not other weights before it.
+
+    Other weights of a layer that reads centered data change the variances, each channel's in its own way, and hardly
+    the means. Other data change the means, or, by their contrast, all variances alike.
+    """
+    tap = measured.tap(first)
+    if deviation(first, tap)[0] > at.AGREES:
+        return True
+    with np.errstate(all="ignore"):
+        ratio = np.log((running(first)[1] + first.eps) / (tap.variance + first.eps))
+    return bool(np.nanstd(ratio) < at.ALIKE * abs(np.nanmean(ratio)))
+
+
+def _off(measured: Measured, layer: Layer) -> float:
+    """How far the running statistics are from the pooled moments; infinite where they are not finite."""
+    return off(layer, measured.tap(layer))
+
+
+def _variance_ratio(measured: Measured, layer: Layer) -> float:
+    """The median over channels of the variance as trained over that without dropout."""
+    with np.errstate(all="ignore"):
+        ratio = measured.tap(layer, "train").variance / measured.tap(layer).variance
+    return float(np.nanmedian(ratio)) if np.isfinite(ratio).any() else 1.0
+
+
+def _finding(
+    measured: Measured, cause: str, severity: Severity, layers: list[Layer], proof: Proof | None
+) -> Finding:
+    worst = layers[0]
+    s = signals(worst, measured.tap(worst))
+    evidence = {
+        "layers": len(layers),
+        "shift": s.shift,
+        "log_variance": s.log_variance,
+        "num_batches_tracked": worst.tracked,
+        "momentum": worst.momentum,
+        "left": worst.left,
+    }
+    text = _TEXTS[cause]
+    factor = np.exp(s.log_variance)
+    how_far = f"the mean is off by {s.shift:.2g} deviations and the variance by a factor of {factor:.3g}"
+    symptom = f"{listed(worst, layers)}: {how_far}"
+    if cause == "statistics-never-updated":
+        symptom = (
+            f"{listed(worst, layers)}: running_mean is 0 and running_var is 1, after {worst.tracked} batches"
+        )
+    elif cause == "statistics-not-finite":
+        mean, var = running(worst)
+        channels = int((~np.isfinite(mean + var)).sum())
+        evidence["channels"] = channels
+        symptom = f"{listed(worst, layers)}: NaN or infinity in {channels} of {worst.channels} channels"
+    elif cause == "momentum":
+        symptom = f"{listed(worst, layers)}: momentum={worst.momentum}; {how_far}"
+    elif cause == "statistics-not-converged":
+        missing = steps_missing(worst)
+        evidence["steps_missing"] = missing
+        symptom = (
+            f"{listed(worst, layers)}: after {worst.tracked} batches at momentum {worst.momentum:g}, the initial "
+            f"values still weigh {100 * (worst.left or 0):.0f} %; {missing} steps are missing"
+        )
+    elif cause == "dropout-before-batch-norm":
+        evidence["variance_ratio"] = ratio = _variance_ratio(measured, worst)
+        symptom += f"; the variance in training is {ratio:.3g} times that in evaluation"
+    paths = tuple(x.path for x in layers[: at.LISTED])
+    return Finding(cause, severity, paths, symptom + ".", evidence, text.why, text.remedy, text.code, proof)
+
+
+def steps_missing(layer: Layer) -> int:
+    """The steps after which the initial values weigh `LEFT_ENOUGH`, less those that were taken."""
+    if not layer.momentum or layer.momentum >= 1:
+        return 0
+    needed = math.ceil(math.log(at.LEFT_ENOUGH) / math.log1p(-layer.momentum))
+    return max(0, needed - (layer.tracked or 0))
