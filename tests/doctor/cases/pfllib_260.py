@@ -20,7 +20,7 @@ def case(seed: int = 0) -> Case:
     clients = [copy.deepcopy(start) for _ in range(3)]
     for k, client in enumerate(clients):
         own = y != k  # each client has three of the four classes
-        fit(client, islice(endless(x[own], y[own], 16, seed + 100 * k), 60), lr=1e-2)
+        fit(client, islice(endless(x[own], y[own], 16, seed + 100 * k), 100), lr=1e-2)
     server = copy.deepcopy(clients[0])
     for p, *theirs in zip(server.parameters(), *(client.parameters() for client in clients), strict=True):
         p.data = torch.stack([q.data for q in theirs]).mean(0)

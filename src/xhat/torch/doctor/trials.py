@@ -18,7 +18,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from xhat.torch.doctor import thresholds as at
 from xhat.torch.doctor.exactness import ours
-from xhat.torch.doctor.graph import GraphNorm, constants_changed
+from xhat.torch.doctor.graph import GraphNorm, constants_changed, is_initial
 from xhat.torch.doctor.layers import Layer
 from xhat.torch.doctor.measure import Runner, replayed
 from xhat.torch.doctor.measured import Measured
@@ -85,6 +85,8 @@ def _graph(runner: Runner, again: Again) -> None:
     training = [x for x in norms if x.training and x.places[0] is not None]
     changes: list[tuple[str, list[GraphNorm], int, Any]] = []
     changes += [("exported-in-train-mode", training, 0, False)] if training else []
+    initial = [x for x in norms if not x.training and x.places[0] is not None and is_initial(model, x)]
+    changes += [("statistics-never-updated", initial, 0, True)] if initial else []
     changes += [(f"graph eps={eps:g}", [x for x in norms if x.eps != eps], 2, eps) for eps in at.COMMON_EPS]
     for name, changed, which, value in changes:
         if changed:
