@@ -1,9 +1,9 @@
 """`python -m benchmarks.exactness`: errors of float32 batch norm when the data lie far from zero.
 
-Data of unit variance around an offset, or gradients around it (dx*); exact results from the same float32 values in float64. y: largest
-absolute error; var: largest relative error; dx, dgamma, dbeta: relative error in the L2 norm. torch runs
-native_batch_norm and its backward; flax is its formula under jax.jit, with the gradient by jax.vjp. Fills
-README.md.
+Data of unit variance around an offset, or gradients around it (dx*); exact results from the same float32 values
+in float64. y: largest absolute error; var: largest relative error; dx, dx*, dgamma, dbeta: relative error in the L2
+norm. torch runs native_batch_norm and its backward; flax is its formula under jax.jit, with the gradient by jax.vjp.
+Fills README.md.
 """
 
 import argparse
@@ -122,9 +122,9 @@ def table(measured: list[tuple[str, float, str, dict[str, float]]]) -> str:
         lines.append([layout, f"{offset:g}", *figures])
     text = (
         "float32, data of unit variance around the offset: largest absolute error of y, largest relative "
-        "error of the variance, relative error (L2) of dx, against float64 on the same values. dx*: of dx where dy, not x, "
-        "lies around the offset. "
-        "(32, 64, 56, 56) and (4096, 256)."
+        "error of the variance, relative error (L2) of dx, against float64 on the same values. dx*: the same "
+        "where dy, not x, lies around the offset. "
+        "(32, 64, 56, 56) and (4096, 256); one thread."
     )
     return f"{markdown(head, lines, 1)}\n\n{text}\n"
 

@@ -276,6 +276,8 @@ def test_a_variance_that_overflows_is_nan_and_so_is_all_that_depends_on_it(where
     y, context = xhat.batch_norm(x, gamma, beta, **axis)
     grads = xhat.batch_norm_backward(dy, context)
     assert all(np.isnan(a).all() for a in (y, context.var, grads.dx, grads.dgamma))
+    few = np.random.default_rng(0).normal(size=(350, 1)) * 1e153  # whose squares overflow, and nothing else
+    assert np.isnan(xhat.batch_norm(few)[0]).all()
     moments = xhat.moments(x, **axis)
     assert np.isnan(moments.m2).all()
     near, far = xhat.moments(x / 1e153, **axis), xhat.moments(x / 1e153 + 1e160, **axis)

@@ -5,6 +5,7 @@ No kernel is run here. The only arithmetic is that of `equations`, in NumPy and 
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -294,10 +295,7 @@ def _paths(dy: Array, c: Context) -> Paths:
         xhat = np.where((w == 0) & (g == 0), 0.0, xhat)  # padding: x may be NaN there
     if math.isinf(c.count):
         xhat = np.zeros_like(xhat)  # no path leads through given statistics, whatever x is
-
-    def total(v: Array) -> Array:
-        return v.sum(axis=others, keepdims=True)  # type: ignore[no-any-return]
-
+    total = partial(np.sum, axis=others, keepdims=True)
     if not math.isinf(c.count):
         xhat = xhat - total(w * xhat) / c.count  # what rounding has left of the mean
     sums = equations.gradient_sums(g, xhat, total)

@@ -17,7 +17,6 @@ from torch.nn import functional as F
 from xhat import equations
 from xhat.plan import Options
 from xhat.torch.inputs import Batch, Inputs
-from xhat.torch.internals import differentiating_forward, tracing, transforming
 
 __all__ = [
     "AcrossRanks",
@@ -124,10 +123,13 @@ def _centred(t: Inputs, o: Options, dtype: torch.dtype, ranks: AcrossRanks | Non
     return _by_batch(b, _column(ranks.mean, t.x, dtype), lambda v: ranks.total(_summed(v)), o)
 
 
-def batch_norm(t: Inputs, o: Options, dtype: torch.dtype | None = None) -> tuple[Tensor, Batch]:
+def batch_norm(
+    t: Inputs, o: Options, dtype: torch.dtype | None = None, hooks: bool = False
+) -> tuple[Tensor, Batch]:
     """y = act(weight xhat + bias [+ residual]) with given statistics, or, where mean is None, with the batch's own.
 
-    dtype: what to compute in, at least; None for the default.
+    dtype: what to compute in, at least; None for the default. hooks: whether tensors may have them, as in eager mode;
+    then the gradient loses a rough mean before autograd scales it.
     """
     x, weight, bias, residual = t[:4]
     dtype = _precision(x, weight, t.mean) if dtype is None else torch.promote_types(x.dtype, dtype)
@@ -135,7 +137,8 @@ def batch_norm(t: Inputs, o: Options, dtype: torch.dtype | None = None) -> tuple
     rstd = equations.reciprocal_std(c.var, o.eps, torch.sqrt)
     gamma, beta = _column(weight, x, dtype), _column(bias, x, dtype)
     pre = equations.standardize(c.x, c.mu, rstd if gamma is None else gamma * rstd)
-    _center_gradient_of(pre, c)
+    if hooks:
+        _center_gradient_of(pre, c)
     pre = pre if beta is None else pre + beta
     if residual is not None:
         pre = pre + residual
@@ -149,18 +152,13 @@ def _less_rough_mean(g: Tensor, m: Any, w: Any) -> Tensor:
     """g less a rough mean. dx and dgamma do not depend on it, since w xhat sums to 0 over the batch."""
     with torch.no_grad():  # legacy vmap has no rule for detach
         rough = _summed(g) / m
-    less: Tensor = g - w * rough
-    return less
+    centered: Tensor = g - w * rough
+    return centered
 
 
 def _center_gradient_of(scaled: Tensor, c: Centred) -> None:
-    """Subtracts a rough mean from the gradient of gamma xhat before autograd scales it.
-
-    Not from that of a mask, which depends on it; and a transform or a recorded graph may have no hooks.
-    """
-    if not c.batch or not scaled.requires_grad or (isinstance(c.w, Tensor) and c.w.requires_grad):
-        return
-    if not (tracing() or transforming() or differentiating_forward()):
+    """Subtracts a rough mean from the gradient of gamma xhat. A mask's own gradient would depend on it."""
+    if c.batch and scaled.requires_grad and not (isinstance(c.w, Tensor) and c.w.requires_grad):
         scaled.register_hook(partial(_less_rough_mean, m=c.m, w=c.w))
 
 

@@ -113,12 +113,12 @@ def normalized(t: Inputs, eps: Any, correction: Any, activation: Any) -> tuple[T
     o = check_options("batch_norm", eps, correction, activation)
     if unrecorded(_checked, t) and t.mean is None:
         return normalized(_of_nothing(t), eps, correction, activation)[0], None
-    recorded = tracing()
-    if recorded and not transforming() and not differentiating_forward():
+    recorded, transformed = tracing(), transforming() or differentiating_forward()
+    if recorded and not transformed:
         return operators.batch_norm(t, o)
     if t.mask is not None and not (recorded or transforming() or t.mask.is_meta):
         check_weights(t.x, t.mask.detach(), o)
-    y, batch = composed.batch_norm(t, o)
+    y, batch = composed.batch_norm(t, o, hooks=not (recorded or transformed))
     return y, batch if t.mean is None else None
 
 
