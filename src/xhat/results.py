@@ -17,15 +17,7 @@ from xhat.errors import ArgumentError, ContextError, OutputError, ShapeError, Xh
 from xhat.operands import as_mask, check_output
 from xhat.plan import ITEM_SIZES, Plan
 
-__all__ = [
-    "Context",
-    "Gradients",
-    "Moments",
-    "changed",
-    "check_backward",
-    "gradient_paths",
-    "results_for",
-]
+__all__ = ["Context", "Gradients", "Moments", "changed", "check_backward", "gradient_paths", "results_for"]
 
 # What a context raises whose fields were exchanged: of the kernels IndexError, where they would leave an array.
 _CHANGED = (AttributeError, IndexError, KeyError, OverflowError, RuntimeError, TypeError, ValueError)
