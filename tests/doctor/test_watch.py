@@ -117,6 +117,22 @@ def test_a_probe_without_gradients_in_training_mode_is_found(kind, with_optimize
     assert loop.found()["train-mode-in-evaluation"].evidence == {"passes": 1}
 
 
+def test_a_pass_without_gradients_in_each_step_is_a_note():
+    """As the generator's in a step of the discriminator: it is meant so."""
+    loop = Loop(network())
+    with loop.watch:
+        for _ in range(40):
+            with torch.no_grad():
+                loop.model(batch())
+            loop.step()
+    (found,) = loop.watch.findings
+    assert (found.cause, found.severity, found.evidence) == (
+        "train-mode-in-evaluation",
+        "note",
+        {"passes": 40},
+    )
+
+
 def test_statistics_made_anew_on_purpose_are_no_finding():
     loop = Loop(network(xt.BatchNorm2d))
     with loop.watch:
