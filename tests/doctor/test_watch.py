@@ -73,8 +73,8 @@ def test_evaluation_that_is_undone_an_epoch_later_is_found(kind, with_optimizer)
 
 def test_layers_that_stop_in_a_model_that_trains_are_a_risk_and_those_that_never_moved_a_note(with_optimizer):
     loop = Loop(network(), with_optimizer)
+    loop.model[1].eval()
     with loop.watch:
-        loop.model[1].eval()
         loop.steps(30)
         loop.model[4].eval()
         loop.steps(10)
