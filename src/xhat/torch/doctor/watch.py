@@ -194,9 +194,15 @@ class Watch(AbstractContextManager["Watch"]):
         return f"{self.steps} steps of {self.diagnosis}" if self.layers else "watch: not begun"
 
 
+def _can_move(layer: Layer) -> bool:
+    """Whether the statistics move in training mode, whatever the mode is now."""
+    constant = layer.fixed and not layer.held
+    return layer.tracks and not constant and not getattr(layer.module, "frozen_statistics", False)
+
+
 def _moving(model: nn.Module) -> list[Layer]:
     """The batch norms whose running statistics can move. Raises ArgumentError if there are none, or without data."""
-    layers = [layer for layer in batch_norms(unwrapped(model)) if not layer.fixed]
+    layers = [layer for layer in batch_norms(unwrapped(model)) if _can_move(layer)]
     if not layers:
         raise ArgumentError(
             "watch: the model has no batch norm whose running statistics can move, expected at least one."
