@@ -9,9 +9,9 @@ SOURCE = "chemprop/chemprop#607"
 
 
 def case(seed: int = 0) -> Case:
-    """Regression of diabetes; eight steps leave the initial statistics two fifths of their weight."""
+    """Regression of diabetes; ten steps leave the initial statistics a third of their weight."""
     torch.manual_seed(seed)
-    model = mlp(10, 1, width=300, depth=4)
+    model = mlp(10, 1, width=300, depth=5)
     data = batches(*table("diabetes"), 55, seed)
-    fit(model, data, squares, lr=3e-3, steps=8)
+    fit(model, data + data, squares, lr=1e-2, steps=10)
     return Case("statistics-not-converged", model.eval(), data, squares)

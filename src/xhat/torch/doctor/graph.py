@@ -2,11 +2,12 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import reduce
 from typing import Any, NamedTuple
 
-from torch import fx, nn
+from torch import Tensor, fx, nn
 
-__all__ = ["GraphNorm", "constants_changed", "norms_of"]
+__all__ = ["GraphNorm", "constants_changed", "is_initial", "norms_of"]
 
 # Operator -> places of training, momentum and eps among its arguments; None: the operator is for one mode.
 _OPERATORS: dict[str, tuple[int | None, int, int]] = {
@@ -49,6 +50,14 @@ def _path(node: fx.Node) -> str:
     stack: dict[str, Any] = node.meta.get("nn_module_stack") or {}
     paths = [value[0] for value in stack.values()]
     return str(paths[-1]) if paths and paths[-1] else node.name
+
+
+def is_initial(model: nn.Module, norm: GraphNorm) -> bool:
+    """Whether the running statistics that the node reads are still 0 and 1."""
+    read = [node for node in norm.node.args[3:5] if isinstance(node, fx.Node) and node.op == "get_attr"]
+    found: list[Any] = [reduce(getattr, str(node.target).split("."), model) for node in read]
+    values = [value for value in found if isinstance(value, Tensor)]
+    return len(values) == 2 and bool((values[0] == 0).all() and (values[1] == 1).all())
 
 
 @contextmanager

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from xhat.torch.doctor import thresholds as at
 from xhat.torch.doctor.findings import Finding, Unjudged
-from xhat.torch.doctor.graph import GraphNorm
+from xhat.torch.doctor.graph import GraphNorm, is_initial
 from xhat.torch.doctor.measured import Measured
 from xhat.torch.doctor.rules.relevance import tried
 
@@ -24,6 +24,7 @@ def judge(measured: Measured) -> Iterator[Finding | Unjudged]:
             Unjudged(cause, reason) for cause in ("exported-in-train-mode", "exported-constants-differ")
         )
         return
+    yield from _initial(measured, [x for x in measured.graph if is_initial(measured.model, x)])
     yield from _train_mode(measured, [x for x in measured.graph if x.training])
     yield from _constants(measured, measured.graph)
 
@@ -40,6 +41,21 @@ def _train_mode(measured: Measured, norms: list[GraphNorm]) -> Iterator[Finding]
             "Export the model in evaluation mode, or switch the graph.",
             "program = torch.export.export(model.eval(), args)\n"
             "torchao.quantization.pt2e.move_exported_model_to_eval(graph)    # a graph of quantization",
+            proof,
+        )  # fmt: skip
+
+
+def _initial(measured: Measured, norms: list[GraphNorm]) -> Iterator[Finding]:
+    if norms:
+        proof = tried(measured, "statistics-never-updated")
+        yield Finding(
+            "statistics-never-updated", "harmful" if proof else "risk", tuple(x.path for x in norms[: at.LISTED]),
+            f"{norms[0].path}{f' and {len(norms) - 1} more' if len(norms) > 1 else ''}: running_mean is 0 and "
+            "running_var is 1 in the graph.",
+            {"layers": len(norms)},
+            "Training did not reach the buffers of the graph, or it was exported before; the proof is by the batch.",
+            "Export again with the statistics of the trained model.",
+            "program = torch.export.export(model.eval(), args)",
             proof,
         )  # fmt: skip
 
