@@ -2,7 +2,8 @@
 
     python -m benchmarks.doctor             three seeds of each case, the whole grid of healthy models (an hour)
     python -m benchmarks.doctor --quick     one seed, and the healthy models of the tests; writes nothing
-    python -m benchmarks.doctor --only dassl,ganhacks    these cases; writes nothing
+    python -m benchmarks.doctor --only dassl,ganhacks             these cases; writes nothing
+    python -m benchmarks.doctor --seeds 1 --healthy small         less of everything; writes the page
 
 The healthy models that were measured are kept in build/doctor-healthy.json, so that a run that was broken off goes on.
 """
@@ -13,7 +14,6 @@ import json
 import sys
 import warnings
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 
 import torch
 from rich.console import Console
@@ -56,40 +56,62 @@ def kept(wanted: Iterable[Series]) -> Iterator[measure.HealthyRow]:
             yield measure.HealthyRow(setting, tuple(harmful), tuple(beside), *losses)
 
 
+def series(kind: str, seeds: int) -> list[Series]:
+    """The networks of "small" or "all"; batches of 128 of the large ones take minutes, so they have one seed."""
+    large = [*grid(LARGE, (8, 32), seeds), *grid(LARGE, (128,), 1)] if kind == "all" else []
+    return [*grid(SMALL, seeds=seeds), *large]
+
+
+def models(kind: str, seeds: int, console: Console) -> list[measure.HealthyRow]:
+    """The healthy models, each diagnosed."""
+    if kind == "quick":
+        found, total = measure.healthy_models((setting, healthy(setting)) for setting in QUICK), len(QUICK)
+    else:
+        wanted = series(kind, seeds)
+        found, total = kept(wanted), 2 * len(wanted)
+    rows = []
+    for row in track(found, "healthy models", total, console=console):
+        if row.harmful:
+            console.print(f"FALSE ALARM {row.setting}: {', '.join(row.harmful)}")
+        rows.append(row)
+    return rows
+
+
+def answers(only: str, seeds: int, console: Console) -> list[measure.CaseRow]:
+    """The answers to the cases whose names have one of these parts."""
+    names = [n for n in judging.CASES if not only or any(part in n for part in only.split(","))]
+    rows = []
+    for row in track(measure.cases(names, range(seeds)), "cases", len(names) * seeds, console=console):
+        verdict = f"MISS ({row.fault})" if row.fault else "ok"
+        console.print(f"{verdict} {row.name}, seed {row.seed}: {row.first} {row.proof}", highlight=False)
+        rows.append(row)
+    return rows
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Runs, prints, and writes the page."""
     parser = argparse.ArgumentParser(prog="benchmarks.doctor", description=__doc__)
-    parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--only", default="")
+    parser.add_argument("--quick", action="store_true", help="one seed, few healthy models; writes nothing")
+    parser.add_argument("--only", default="", help="cases whose name has one of these parts; writes nothing")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--healthy", choices=["quick", "small", "all"], default="all")
     options = parser.parse_args(arguments)
+    if options.quick:
+        options.seeds, options.healthy = 1, "quick"
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
     console = Console(width=None if sys.stdout.isatty() else 160)
-    names = [
-        n for n in judging.CASES if not options.only or any(part in n for part in options.only.split(","))
-    ]
-    rows = []
-    for row in measure.cases(track(names, "cases", console=console), range(1 if options.quick else 3)):
-        console.print(
-            f"{'ok  ' if not row.fault else 'MISS'} {row.name}, seed {row.seed}: {row.first} {row.proof} {row.fault}"
-        )
-        rows.append(row)
+    rows = answers(options.only, options.seeds, console)
     if options.only:
         return
-    wanted = [*grid(SMALL), *grid(LARGE, (8, 32)), *grid(LARGE, (128,), seeds=1)]
-    quick = measure.healthy_models((setting, healthy(setting)) for setting in QUICK)
-    total = len(QUICK) if options.quick else 2 * len(wanted)
-    models = list(track(quick if options.quick else kept(wanted), "healthy models", total, console=console))
-    for one in models:
-        if one.harmful:
-            console.print(f"FALSE ALARM {one.setting}: {', '.join(one.harmful)}")
+    found = models(options.healthy, options.seeds, console)
     passes = {name: measure.passes(name) for name in COSTED}
-    cost = measure.cost_of_watch(10 if options.quick else 60)
-    for name, (a, b) in page.scores(rows, models).items():
+    cost = measure.cost_of_watch(10 if options.quick else 40)
+    for name, (a, b) in page.scores(rows, found).items():
         console.print(f"{name}: {a} of {b}", style="bold")
     console.print(f"xt.watch: {cost.ratio:.3f} of a plain step; passes a batch: {passes}")
     if not options.quick:
-        Path(PAGE).write_text(page.page(machine(1), rows, models, passes, cost), encoding="utf-8")
+        PAGE.write_text(page.page(machine(1), rows, found, passes, cost), encoding="utf-8")
         console.print(f"wrote {PAGE.relative_to(ROOT)}")
 
 

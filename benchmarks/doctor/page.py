@@ -35,12 +35,12 @@ def page(
     """The whole page."""
     parts = [
         "# What the doctor finds",
-        "`python -m benchmarks.doctor` writes this page. Each case is a small program in `tests/doctor/cases`, named by "
-        "the public issue in which people had the fault; it makes the fault in a network and on data of its own. A case "
-        "counts as named if its cause is the first of the harmful findings and no false cause is called harmful; a cause "
-        "that harms elsewhere, such as in half precision, has to be found as a risk or a note, and then nothing else may "
-        "be called harmful. Thresholds were chosen on another network, and changed where these cases and healthy models "
-        "showed that they were wrong: the numbers are not those of data that nobody has seen.",
+        "`python -m benchmarks.doctor` writes this page. Each case is a small program in `tests/doctor/cases`, named "
+        "by the public issue in which people had the fault; it makes the fault in a network and on data of its own. "
+        "The cause of a case is named if it is the first of the harmful findings and no false cause is called "
+        "harmful. A cause that harms elsewhere, such as in half precision, has to be found as a risk or a note, and "
+        "nothing else may be called harmful. The first thresholds were chosen on another network, and were changed "
+        "where these cases and models showed that they were wrong: so these are not numbers for unseen models.",
         _table(
             ["", "", ""],
             ([name, f"{a} of {b}", _percent(a, b)] for name, (a, b) in scores(cases, healthy).items()),
@@ -50,10 +50,10 @@ def page(
             ["case", "source", "cause", "named first", "with the remedy", "also found"],
             (_case(list(rows)) for _, rows in groupby(cases, key=lambda row: row.name)),
         ),
-        "Numbers are those of the first seed. In brackets: with how many of the seeds the answer is right, if not with all.",
+        "Numbers are those of the first seed. In brackets: for how many of the seeds the answer is right, if not all.",
         "## Healthy models",
-        "Trained on data that packages bring along (photographs, digits, tables), diagnosed in evaluation and in training "
-        "mode on batches of the size they were trained with.",
+        "They are trained on data that packages bring along (photographs, digits, tables), and diagnosed in evaluation "
+        "and in training mode, on batches of the size that they were trained with.",
         _table(
             ["model", "batch sizes", "momenta", "seeds", "models", "harmful findings", "notes and risks"],
             (_healthy(list(rows)) for _, rows in groupby(healthy, key=lambda row: row.setting.name)),
@@ -63,8 +63,9 @@ def page(
             ["diagnosis of", "forward passes a batch", "layers swapped alone"],
             ([name, f"{count:.1f}", str(swapped)] for name, (count, swapped) in passes.items()),
         ),
-        f"A step of a ResNet-20 (batches of 128, 32 x 32) takes {cost.plain * 1e3:.1f} ms, and {cost.watched * 1e3:.1f} ms "
-        f"within `xt.watch` (the least of steps that alternate); the median ratio of neighbours is {cost.ratio:.3f}.",
+        f"A step of a ResNet-20 (batches of 128, 32 x 32) takes {cost.plain * 1e3:.1f} ms, and within `xt.watch` "
+        f"{cost.watched * 1e3:.1f} ms (the least of steps that alternate). The median ratio of neighbours is "
+        f"{cost.ratio:.3f}.",
         "## Machine",
         _table(["", ""], ([key, value] for key, value in machine.items())),
     ]

@@ -117,7 +117,7 @@ def on_ranks(name: str, seed: int = 0, ranks: int = 2) -> Answer:
         for rank in range(ranks)
     ]
     try:
-        printed = [process.communicate(timeout=150)[0] for process in started]
+        printed = [process.communicate(timeout=300)[0] for process in started]
     finally:
         for process in started:
             process.kill()

@@ -28,5 +28,5 @@ def case(seed: int = 0) -> Case:
     torch.manual_seed(seed)
     model = Siamese()
     x, y = clips()
-    fit(model, endless(x, y, 16, seed), steps=80, lr=1e-2)
+    fit(model, endless(x, y, 16, seed), steps=150, lr=1e-2)
     return Case("layer-used-more-than-once", model.eval(), batches(x, y, 16, seed)[:12], cross_entropy)

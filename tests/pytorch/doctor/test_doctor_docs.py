@@ -8,12 +8,14 @@ import pytest
 
 from xhat.torch.doctor.findings import CAUSES
 
-PAGE = (Path(__file__).parents[3] / "docs" / "doctor.md").read_text("utf-8")
+ROOT = Path(__file__).parents[3]
+PAGE = (ROOT / "docs" / "doctor.md").read_text("utf-8")
 SECTIONS = dict(re.findall(r"^#### (\S+)\n(.*?)(?=^#{2,4} |\Z)", PAGE, flags=re.DOTALL | re.MULTILINE))
 
 
 def test_the_sections_are_the_causes() -> None:
     assert sorted(SECTIONS) == sorted(CAUSES)
+    assert f"[{len(CAUSES)} causes](docs/doctor.md#the-causes)" in (ROOT / "README.md").read_text("utf-8")
 
 
 @pytest.mark.parametrize("cause", CAUSES)

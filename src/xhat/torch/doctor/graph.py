@@ -55,7 +55,7 @@ def _path(node: fx.Node) -> str:
 def is_initial(model: nn.Module, norm: GraphNorm) -> bool:
     """Whether the running statistics that the node reads are still 0 and 1."""
     read = [node for node in norm.node.args[3:5] if isinstance(node, fx.Node) and node.op == "get_attr"]
-    found = [reduce(getattr, str(node.target).split("."), model) for node in read]
+    found: list[Any] = [reduce(getattr, str(node.target).split("."), model) for node in read]
     values = [value for value in found if isinstance(value, Tensor)]
     return len(values) == 2 and bool((values[0] == 0).all() and (values[1] == 1).all())
 

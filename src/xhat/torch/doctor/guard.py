@@ -11,8 +11,9 @@ What runs in between must never be decided here.
 import random
 import sys
 from collections import OrderedDict
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -162,34 +163,35 @@ def random_states_kept(seed: int | None = None) -> Iterator[None]:
 
 @contextmanager
 def _flags_kept() -> Iterator[None]:
-    """Settings of torch that a model or a loader might change."""
-    accelerator = torch.accelerator.current_accelerator(check_available=True)
-    autocast = [
-        (kind, torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind))
-        for kind in ("cpu", *([accelerator.type] if accelerator is not None else []))
-    ]
-    cached = torch.is_autocast_cache_enabled()
-    deterministic = torch.are_deterministic_algorithms_enabled()
-    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
-    cudnn = torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark
-    dtype, precision, grad = (
-        torch.get_default_dtype(),
-        torch.get_float32_matmul_precision(),
-        torch.is_grad_enabled(),
-    )
-    threads = torch.get_num_threads()
+    """Settings of torch that a model or a loader might change. Only what differs is set: setting may take seconds."""
+    settings = list(_settings())
+    before = [read() for read, _ in settings]
     try:
         yield
     finally:
-        for kind, enabled, kind_dtype in autocast:
-            torch.set_autocast_enabled(kind, enabled)
-            torch.set_autocast_dtype(kind, kind_dtype)
-        torch.set_autocast_cache_enabled(cached)
-        torch.use_deterministic_algorithms(deterministic, warn_only=warn_only)
-        torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = cudnn
-        torch.set_default_dtype(dtype)
-        torch.set_float32_matmul_precision(precision)
-        torch.set_grad_enabled(grad)
-        with suppress(RuntimeError):
-            if torch.get_num_threads() != threads:
-                torch.set_num_threads(threads)
+        for (read, write), value in zip(settings, before, strict=True):
+            if read() != value:
+                write(value)
+
+
+def _settings() -> Iterator[tuple[Callable[[], Any], Callable[[Any], Any]]]:
+    """How each setting is read and written."""
+    accelerator = torch.accelerator.current_accelerator(check_available=True)
+    for kind in ("cpu", *([accelerator.type] if accelerator is not None else [])):
+        yield partial(torch.is_autocast_enabled, kind), partial(torch.set_autocast_enabled, kind)
+        yield partial(torch.get_autocast_dtype, kind), partial(torch.set_autocast_dtype, kind)
+    yield torch.is_autocast_cache_enabled, torch.set_autocast_cache_enabled
+    yield (
+        lambda: (
+            torch.are_deterministic_algorithms_enabled(),
+            torch.is_deterministic_algorithms_warn_only_enabled(),
+        ),
+        lambda value: torch.use_deterministic_algorithms(value[0], warn_only=value[1]),
+    )
+    cudnn = torch.backends.cudnn
+    yield lambda: cudnn.deterministic, partial(setattr, cudnn, "deterministic")
+    yield lambda: cudnn.benchmark, partial(setattr, cudnn, "benchmark")
+    yield torch.get_default_dtype, torch.set_default_dtype
+    yield torch.get_float32_matmul_precision, torch.set_float32_matmul_precision
+    yield torch.is_grad_enabled, torch.set_grad_enabled
+    yield torch.get_num_threads, torch.set_num_threads

@@ -1,5 +1,6 @@
 """Which modules of a model are batch norms, and what each may do. Nothing runs here."""
 
+import sys
 from dataclasses import dataclass
 from typing import Any
 
@@ -74,7 +75,10 @@ class Layer:
 
 def unwrapped(model: Any) -> Any:
     """The model without wrappers: DataParallel, DistributedDataParallel, torch.compile, an exported program."""
-    if isinstance(model, torch.export.ExportedProgram):
+    exported = sys.modules.get(
+        "torch.export.exported_program"
+    )  # not loaded: there is none, and loading takes seconds
+    if exported is not None and isinstance(model, exported.ExportedProgram):
         model = model.module()
     if not isinstance(model, nn.Module):
         raise ArgumentError(f"diagnose: model is {type(model).__name__}, expected a torch.nn.Module.")

@@ -50,8 +50,8 @@ def _initial(measured: Measured, norms: list[GraphNorm]) -> Iterator[Finding]:
         proof = tried(measured, "statistics-never-updated")
         yield Finding(
             "statistics-never-updated", "harmful" if proof else "risk", tuple(x.path for x in norms[: at.LISTED]),
-            f"{norms[0].path}{f' and {len(norms) - 1} more' if len(norms) > 1 else ''}: running_mean is 0 and running_var "
-            "is 1 in the graph.",
+            f"{norms[0].path}{f' and {len(norms) - 1} more' if len(norms) > 1 else ''}: running_mean is 0 and "
+            "running_var is 1 in the graph.",
             {"layers": len(norms)},
             "Training did not reach the buffers of the graph, or it was exported before; the proof is by the batch.",
             "Export again with the statistics of the trained model.",

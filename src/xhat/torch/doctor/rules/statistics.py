@@ -86,19 +86,31 @@ def judge(measured: Measured) -> Iterator[Finding | Unjudged]:
         measured, measured.gap("pooled", "batch"), "pooled", "batch"
     )
     # Statistics of layers with another eps fit when eps is right: that remedy explains the harm as well.
-    fits = fits and not any(proof.after <= gap.after for proof in _with_another_eps(measured))
+    gained = [proof.before - proof.after for proof in _with_another_eps(measured)]
+    fits = fits and not any(gain >= at.EXPLAINED * gap.gain for gain in gained)
     culprits = [path for path, _ in measured.together]
     apart: list[Layer] = []
+    # Running averages of very small batches scatter too: they have to be farther off.
+    noisy = any(signals(x, measured.tap(x)).noise > at.NOISE for x in layers)
     if harmful and fits:
-        apart = [x for x in layers if _off(measured, x) > at.AGREES]
-        if not apart and measured.quantity == "loss" and gap.gain > at.GAIN_BY_SWAPS * abs(gap.after):
+        apart = [x for x in layers if _off(measured, x) > (at.FAR if noisy else at.AGREES)]
+        if (
+            not apart
+            and not noisy
+            and measured.quantity == "loss"
+            and gap.gain > at.GAIN_BY_SWAPS * abs(gap.after)
+        ):
             apart = [x for x in layers if x.path in culprits]
     by_signals = _by_signals(measured, layers, apart)
+    # Where the initial values explain one layer's statistics, they have their weight in those of the others too.
+    explained = any(_initial_explains(measured, x) for x in layers)
     groups: dict[str, list[Layer]] = {}
     for layer in layers:
-        cause = _structural(measured, layer) or (by_signals if layer in apart else None)
+        cause = _structural(measured, layer, harmful, explained) or (by_signals if layer in apart else None)
         if cause:
             groups.setdefault(cause, []).append(layer)
+    known = {x.path for found in groups.values() for x in found}
+    culprits = [path for path in culprits if path in known]
     for cause, found in groups.items():
         found.sort(
             key=lambda x: (
@@ -122,7 +134,7 @@ def _with_another_eps(measured: Measured) -> list[Proof]:
 _RISKS = ("statistics-never-updated", "statistics-not-finite", "momentum")
 
 
-def _structural(measured: Measured, layer: Layer) -> str | None:
+def _structural(measured: Measured, layer: Layer, harmful: bool, explained: bool) -> str | None:
     """The cause that the layer's own numbers show."""
     mean, var = running(layer)
     if not (np.isfinite(mean).all() and np.isfinite(var).all()):
@@ -134,23 +146,19 @@ def _structural(measured: Measured, layer: Layer) -> str | None:
         return "statistics-never-updated"
     if layer.momentum is not None and layer.momentum > at.REVERSED_MOMENTUM:
         return "momentum"
-    if (
-        layer.tracked
-        and layer.left is not None
-        and _left(measured, layer) > at.LEFT
-        and _initial_explains(measured, layer)
-    ):
+    if layer.tracked and explained and _left(measured, layer, harmful) > at.LEFT:
         return "statistics-not-converged"
     return None
 
 
-def _left(measured: Measured, layer: Layer) -> float:
+def _left(measured: Measured, layer: Layer, harmful: bool) -> float:
     """The weight of the initial values; or what the initial mean 0 is off by that weight, in deviations, if more.
 
-    A mean of 2e5 deviations has not converged when the initial values weigh 3e-6. Statistics that agree have.
+    A mean of 2e5 deviations has not converged when the initial values weigh 3e-6. Statistics that agree have,
+    unless the model is harmed: then small deviations of many layers add up.
     """
     tap = measured.tap(layer)
-    if layer.left is None or not tap.batches or not _off(measured, layer) > at.AGREES:
+    if layer.left is None or not tap.batches or not (harmful or _off(measured, layer) > at.AGREES):
         return 0.0
     with np.errstate(all="ignore"):
         offset = np.abs(tap.pooled[1]) / tap.sigma
