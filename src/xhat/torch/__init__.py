@@ -1,9 +1,11 @@
 """Batch normalization for PyTorch: torch.nn's layers, replaced. The public names; no code."""
 
+from xhat.torch.average import average as average
 from xhat.torch.convert import Change as Change
 from xhat.torch.convert import convert as convert
 from xhat.torch.convert import revert as revert
 from xhat.torch.convert.sync import convert_sync as convert_sync
+from xhat.torch.exponential_average import ExponentialAverage as ExponentialAverage
 from xhat.torch.freeze import freeze as freeze
 from xhat.torch.freeze import unfreeze as unfreeze
 from xhat.torch.functional import batch_norm as batch_norm
@@ -23,11 +25,13 @@ __all__ = [
     "BatchNorm2d",
     "BatchNorm3d",
     "Change",
+    "ExponentialAverage",
     "LazyBatchNorm1d",
     "LazyBatchNorm2d",
     "LazyBatchNorm3d",
     "Recalibrated",
     "SyncBatchNorm",
+    "average",
     "batch_norm",
     "convert",
     "convert_sync",
