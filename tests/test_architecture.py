@@ -56,6 +56,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "torch.nn": CORE
     | TORCH_INPUTS
     | {"torch.functional", "torch.running_stats", "torch.exported", "torch.tools"},
+    "torch.renorm": CORE
+    | TORCH_INPUTS
+    | {"torch.cpu", "torch.functional", "torch.nn", "torch.running_stats"},
     "torch.freeze": CORE | {"torch.nn"},
     "torch.sync": CORE | TORCH_INPUTS | TORCH_WAYS | {"torch.functional", "torch.nn"},
     "torch.convert": CORE | TORCH_INPUTS | {"torch.nn", "torch.sync"},

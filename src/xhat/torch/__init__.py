@@ -17,6 +17,9 @@ from xhat.torch.nn import LazyBatchNorm2d as LazyBatchNorm2d
 from xhat.torch.nn import LazyBatchNorm3d as LazyBatchNorm3d
 from xhat.torch.recalibrate import Recalibrated as Recalibrated
 from xhat.torch.recalibrate import recalibrate as recalibrate
+from xhat.torch.renorm import BatchRenorm1d as BatchRenorm1d
+from xhat.torch.renorm import BatchRenorm2d as BatchRenorm2d
+from xhat.torch.renorm import BatchRenorm3d as BatchRenorm3d
 from xhat.torch.sync.layer import SyncBatchNorm as SyncBatchNorm
 from xhat.torch.sync.merge import merge_running_statistics as merge_running_statistics
 
@@ -24,6 +27,9 @@ __all__ = [
     "BatchNorm1d",
     "BatchNorm2d",
     "BatchNorm3d",
+    "BatchRenorm1d",
+    "BatchRenorm2d",
+    "BatchRenorm3d",
     "Change",
     "ExponentialAverage",
     "LazyBatchNorm1d",
