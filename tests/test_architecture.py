@@ -26,8 +26,8 @@ ENGINE = {"ops", "equations", "layout", "errors"}
 CORE = ENGINE | {"plan", "checks"}
 TORCH_INPUTS = {"torch.errors", "torch.internals", "torch.inputs"}
 TORCH_WAYS = {f"torch.{way}" for way in ("cpu", "composed", "autograd", "operators", "running_stats")}
-TORCH_PUBLIC = ("average", "convert", "doctor", "exponential_average", "freeze", "functional", "nn", "recalibrate",
-                "renorm", "sync")  # fmt: skip
+TORCH_PUBLIC = ("adapt", "average", "convert", "doctor", "domains", "exponential_average", "freeze", "functional",
+                "ghost", "nn", "recalibrate", "renorm", "sync")  # fmt: skip
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
     "layout": {"errors"},
@@ -59,6 +59,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "torch.renorm": CORE
     | TORCH_INPUTS
     | {"torch.cpu", "torch.functional", "torch.nn", "torch.running_stats"},
+    "torch.domains": {"errors", "torch.errors"},
+    "torch.adapt": CORE | TORCH_INPUTS | {"torch.freeze", "torch.nn", "torch.running_stats"},
+    "torch.ghost": CORE | TORCH_INPUTS | {"torch.nn"},
     "torch.freeze": CORE | {"torch.nn"},
     "torch.sync": CORE | TORCH_INPUTS | TORCH_WAYS | {"torch.functional", "torch.nn"},
     "torch.convert": CORE | TORCH_INPUTS | {"torch.nn", "torch.sync"},

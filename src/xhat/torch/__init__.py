@@ -9,6 +9,9 @@ from xhat.torch.exponential_average import ExponentialAverage as ExponentialAver
 from xhat.torch.freeze import freeze as freeze
 from xhat.torch.freeze import unfreeze as unfreeze
 from xhat.torch.functional import batch_norm as batch_norm
+from xhat.torch.ghost import GhostBatchNorm1d as GhostBatchNorm1d
+from xhat.torch.ghost import GhostBatchNorm2d as GhostBatchNorm2d
+from xhat.torch.ghost import GhostBatchNorm3d as GhostBatchNorm3d
 from xhat.torch.nn import BatchNorm1d as BatchNorm1d
 from xhat.torch.nn import BatchNorm2d as BatchNorm2d
 from xhat.torch.nn import BatchNorm3d as BatchNorm3d
@@ -32,6 +35,9 @@ __all__ = [
     "BatchRenorm3d",
     "Change",
     "ExponentialAverage",
+    "GhostBatchNorm1d",
+    "GhostBatchNorm2d",
+    "GhostBatchNorm3d",
     "LazyBatchNorm1d",
     "LazyBatchNorm2d",
     "LazyBatchNorm3d",
