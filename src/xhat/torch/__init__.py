@@ -5,6 +5,7 @@ from xhat.torch.convert import Change as Change
 from xhat.torch.convert import convert as convert
 from xhat.torch.convert import revert as revert
 from xhat.torch.convert.sync import convert_sync as convert_sync
+from xhat.torch.domains import DomainBatchNorm as DomainBatchNorm
 from xhat.torch.exponential_average import ExponentialAverage as ExponentialAverage
 from xhat.torch.freeze import freeze as freeze
 from xhat.torch.freeze import unfreeze as unfreeze
@@ -34,6 +35,7 @@ __all__ = [
     "BatchRenorm2d",
     "BatchRenorm3d",
     "Change",
+    "DomainBatchNorm",
     "ExponentialAverage",
     "GhostBatchNorm1d",
     "GhostBatchNorm2d",
