@@ -88,7 +88,7 @@ def test_a_view_is_not_copied() -> None:
     from xhat.torch.ghost import _side_by_side
 
     x = torch.randn(8, 5, 3)
-    part = _side_by_side(Inputs(x, None, None, None, None, None, None), slice(0, 8), 4)
+    part = _side_by_side(Inputs(x, None, None, None, None, None, None), 4)
     assert part.x.shape == (2, 20, 3)
     assert part.x.data_ptr() == x.data_ptr()
 

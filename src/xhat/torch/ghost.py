@@ -50,8 +50,8 @@ class GhostBatchNorm(BatchNorm):
         if t.mean is not None or groups == 1 or not t.x.numel():
             return super()._normalized(t, eps, correction, activation)
         ys, batches = [], []
-        for rows, k in _parts(n, groups):
-            calls = [_side_by_side(t, rows, k)] if t.mask is None else _one_by_one(t, rows, k)
+        for part, k in _parts(t, groups):
+            calls = [_side_by_side(part, k)] if t.mask is None else _one_by_one(part, k)
             found = [
                 super(GhostBatchNorm, self)._normalized(call, eps, correction, activation) for call in calls
             ]
@@ -65,28 +65,34 @@ class GhostBatchNorm(BatchNorm):
         return f"{super().extra_repr()}, groups={self.groups}"
 
 
-def _parts(n: int, groups: int) -> list[tuple[slice, int]]:
-    """The rows of groups of the same size, and how many groups they are."""
-    size, more = divmod(n, groups)
+def _parts(t: Inputs, groups: int) -> list[tuple[Inputs, int]]:
+    """The samples of groups of the same size, and how many groups they are."""
+    size, more = divmod(len(t.x), groups)
+    if not more:
+        return [(t, groups)]
     first = more * (size + 1)
-    return [(rows, k) for rows, k in ((slice(0, first), more), (slice(first, n), groups - more)) if k]
-
-
-def _side_by_side(t: Inputs, rows: slice, k: int) -> Inputs:
-    """The groups' channels beside one another: (n, k C, ...), a view of contiguous tensors."""
-    x, residual = (
-        None if a is None else a[rows].unflatten(0, (-1, k)).flatten(1, 2) for a in (t.x, t.residual)
+    mask = None if t.mask is None else t.mask.expand(len(t.x), 1, *t.x.shape[2:])
+    # The backward of split is one cat; that of a slice fills the whole batch.
+    halves = (
+        (None, None) if a is None else a.split((first, len(t.x) - first)) for a in (t.x, t.residual, mask)
     )
+    parts = [t._replace(x=x, residual=residual, mask=own) for x, residual, own in zip(*halves, strict=True)]
+    return list(zip(parts, (more, groups - more), strict=True))
+
+
+def _side_by_side(t: Inputs, k: int) -> Inputs:
+    """The groups' channels beside one another: (n, k C, ...), a view of contiguous tensors."""
+    x, residual = (None if a is None else a.unflatten(0, (-1, k)).flatten(1, 2) for a in (t.x, t.residual))
     weight, bias = (None if a is None else a.repeat(k) for a in (t.weight, t.bias))
     assert x is not None
     return t._replace(x=x, residual=residual, weight=weight, bias=bias)
 
 
-def _one_by_one(t: Inputs, rows: slice, k: int) -> list[Inputs]:
+def _one_by_one(t: Inputs, k: int) -> list[Inputs]:
     """Each group alone: a mask has no channels, and so none for each group."""
     assert t.mask is not None
-    mask = t.mask.expand(t.x.shape[0], 1, *t.x.shape[2:])
-    groups = [[None if a is None else a[rows][g::k] for a in (t.x, t.residual, mask)] for g in range(k)]
+    mask = t.mask.expand(len(t.x), 1, *t.x.shape[2:])
+    groups = [[None if a is None else a[g::k] for a in (t.x, t.residual, mask)] for g in range(k)]
     return [t._replace(x=x, residual=residual, mask=own) for x, residual, own in groups]  # type: ignore[arg-type]
 
 
