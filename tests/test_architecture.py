@@ -26,6 +26,7 @@ ENGINE = {"ops", "equations", "layout", "errors"}
 CORE = ENGINE | {"plan", "checks"}
 TORCH_INPUTS = {"torch.errors", "torch.internals", "torch.inputs"}
 TORCH_WAYS = {f"torch.{way}" for way in ("cpu", "composed", "autograd", "operators", "running_stats")}
+DOCTOR = ("composed", "cpu", "freeze", "functional", "nn", "recalibrate", "recorder", "sync")
 TORCH_PUBLIC = ("adapt", "average", "convert", "doctor", "domains", "exponential_average", "freeze", "functional",
                 "ghost", "nn", "recalibrate", "renorm", "sync")  # fmt: skip
 MAY_IMPORT: dict[str, set[str]] = {
@@ -60,7 +61,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     | TORCH_INPUTS
     | {"torch.cpu", "torch.functional", "torch.nn", "torch.running_stats"},
     "torch.domains": {"errors", "torch.errors"},
-    "torch.adapt": CORE | TORCH_INPUTS | {"torch.freeze", "torch.nn", "torch.running_stats"},
+    "torch.adapt": CORE | TORCH_INPUTS | TORCH_WAYS | {"torch.freeze", "torch.nn"},
     "torch.ghost": CORE | TORCH_INPUTS | {"torch.nn"},
     "torch.freeze": CORE | {"torch.nn"},
     "torch.sync": CORE | TORCH_INPUTS | TORCH_WAYS | {"torch.functional", "torch.nn"},
@@ -70,12 +71,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "torch.checkpoints": {"errors", "torch.errors"},
     "torch.average": CORE | {"torch.checkpoints", "torch.sync"},
     "torch.exponential_average": CORE | {"torch.checkpoints", "torch.recalibrate"},
-    "torch.doctor": CORE
-    | TORCH_INPUTS
-    | {
-        f"torch.{part}"
-        for part in ("composed", "cpu", "freeze", "functional", "nn", "recalibrate", "recorder", "sync")
-    },
+    "torch.doctor": CORE | TORCH_INPUTS | {f"torch.{part}" for part in DOCTOR},
     "torch": {f"torch.{part}" for part in TORCH_PUBLIC},
     "lens": set(),
     "lens.paths": ENGINE,

@@ -1,5 +1,7 @@
 """Batch normalization for PyTorch: torch.nn's layers, replaced. The public names; no code."""
 
+from xhat.torch.adapt import Adaptation as Adaptation
+from xhat.torch.adapt import adapt as adapt
 from xhat.torch.average import average as average
 from xhat.torch.convert import Change as Change
 from xhat.torch.convert import convert as convert
@@ -28,6 +30,7 @@ from xhat.torch.sync.layer import SyncBatchNorm as SyncBatchNorm
 from xhat.torch.sync.merge import merge_running_statistics as merge_running_statistics
 
 __all__ = [
+    "Adaptation",
     "BatchNorm1d",
     "BatchNorm2d",
     "BatchNorm3d",
@@ -45,6 +48,7 @@ __all__ = [
     "LazyBatchNorm3d",
     "Recalibrated",
     "SyncBatchNorm",
+    "adapt",
     "average",
     "batch_norm",
     "convert",
