@@ -1,11 +1,11 @@
-"""Batch renormalization of a batch that is split over ranks."""
+"""Batch renormalization, and groups, of a batch that is split over ranks."""
 
 import pickle
 
 import torch
 import torch.distributed as dist
 from claims import Claims, close, summed
-from definition import generator
+from definition import Problem, definition, generator
 
 import xhat.torch as xt
 
@@ -38,6 +38,17 @@ def a_split_batch_is_renormalized_as_a_whole() -> None:
         for name, value in alone.state_dict().items():
             close(shared.state_dict()[name], value, 1e-12, name)
         assert (expected - torch.nn.functional.batch_norm(x, None, None, training=True)).abs().max() > 0.05
+
+
+@claim
+def a_group_is_that_of_all_ranks() -> None:
+    x = torch.randn(dist.get_world_size(), 7, 4, generator=generator("groups"), dtype=torch.float64)
+    shared = xt.convert_sync(xt.GhostBatchNorm1d(4, 3, momentum=1.0).double())
+    y = shared(x[dist.get_rank()])
+    for rows in ([0, 1, 2], [3, 5], [4, 6]):
+        expected = definition(Problem(x[:, rows].flatten(0, 1))).y.unflatten(0, (-1, len(rows)))
+        close(y[rows], expected[dist.get_rank()], 1e-12, rows)
+    close(shared.running_mean, x.flatten(0, 1).mean(0), 1e-12, "running mean")
 
 
 if __name__ == "__main__":
