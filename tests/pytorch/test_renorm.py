@@ -241,6 +241,16 @@ def test_a_failed_call_changes_nothing() -> None:
     assert made(torch.ones(0, 4, dtype=torch.float64)).shape == (0, 4)
 
 
+def test_a_report_shows_no_backward_that_is_not_the_layer_s() -> None:
+    from xhat.lens.reporter.model import _gather
+
+    model = nn.Sequential(xt.BatchRenorm1d(4), xt.GhostBatchNorm1d(4, 2), xt.BatchNorm1d(4))
+    dys = [dy for _, dy in _gather(model, torch.randn(6, 4), lambda y: (y**2).sum())]
+    assert [dy is None for dy in dys] == [True, True, False]
+    dys = [dy for _, dy in _gather(model.eval(), torch.randn(6, 4), lambda y: (y**2).sum())]
+    assert all(dy is not None for dy in dys)
+
+
 @pytest.mark.parametrize("claim", renorm.claim.names)
 def test_on_two_ranks(claim: str) -> None:
     assert not failures(world("renorm.py", 2), claim)

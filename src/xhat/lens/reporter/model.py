@@ -129,10 +129,10 @@ def _recorded(layers: dict[str, Any]) -> Iterator[list[_Call]]:
 
 
 def _is_plain(module: Any, more: list[Any]) -> bool:
-    """Whether the output is gamma xhat + beta: no activation and no batch renormalization, residual or mask."""
+    """Whether the output is gamma xhat + beta of a batch: no activation, renormalization, groups, residual, mask."""
     from torch.nn import Identity
 
-    if module.training and hasattr(module, "rmax"):
+    if module.training and (hasattr(module, "rmax") or hasattr(module, "groups")):
         return False
 
     inner = [getattr(module, name, None) for name in ("act", "drop", "activation")]
