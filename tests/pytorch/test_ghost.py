@@ -93,6 +93,17 @@ def test_a_view_is_not_copied() -> None:
     assert part.x.data_ptr() == x.data_ptr()
 
 
+@pytest.mark.parametrize("n", [6, 7])
+def test_mapped_it_is_the_same(n: int) -> None:
+    models = [xt.GhostBatchNorm1d(5, 2).double() for _ in range(2)]
+    parameters, buffers = torch.func.stack_module_state(models)
+    x = torch.randn(2, n, 5, dtype=torch.float64)
+    call = torch.func.vmap(lambda p, b, t: torch.func.functional_call(models[0], (p, b), (t,)))
+    for k, y in enumerate(call(parameters, buffers, x)):
+        torch.testing.assert_close(y, models[k](x[k]), rtol=1e-12, atol=1e-12)
+        torch.testing.assert_close(buffers["running_var"][k], models[k].running_var, rtol=1e-12, atol=0)
+
+
 def test_what_surrounds_it() -> None:
     made = xt.GhostBatchNorm2d(5, 2).double()
     x = torch.randn(6, 5, 2, 3, dtype=torch.float64, requires_grad=True)

@@ -106,8 +106,8 @@ def _merged(batches: list[Batch], channels: int, correction: Any) -> Batch:
     mu, between = equations.moments(mean, lambda v: v.sum(0), count, m)
     m2 = (var * (m - correction)).sum(0) + between
     merged = torch.stack((mu, equations.variance(m2, count, correction)))
-    plain = all(isinstance(b.count, float | int) for b in batches)
-    return Batch(merged, float(count) if plain else count)
+    by_kernels = all(type(b.count) is float for b in batches)
+    return Batch(merged, float(count) if by_kernels else count)
 
 
 def _column(batch: Batch, channels: int) -> Tensor:
