@@ -27,6 +27,8 @@ CORE = ENGINE | {"plan", "checks"}
 TORCH_INPUTS = {"torch.errors", "torch.internals", "torch.inputs", "torch.memory"}
 TORCH_WAYS = {f"torch.{way}" for way in ("cpu", "composed", "autograd", "operators", "running_stats")}
 SEEN = ("composed", "cpu", "freeze", "functional", "nn", "progress", "recalibrate", "recorder", "sync")
+TORCH_PUBLIC = ("adapt", "average", "convert", "doctor", "domains", "exponential_average", "freeze", "functional",
+                "ghost", "nn", "recalibrate", "renorm", "sync")  # fmt: skip
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
     "layout": {"errors"},
@@ -55,16 +57,23 @@ MAY_IMPORT: dict[str, set[str]] = {
     "torch.nn": CORE
     | TORCH_INPUTS
     | {"torch.functional", "torch.running_stats", "torch.exported", "torch.tools"},
+    "torch.renorm": CORE
+    | TORCH_INPUTS
+    | {"torch.cpu", "torch.functional", "torch.nn", "torch.running_stats"},
+    "torch.domains": {"errors", "torch.errors"},
+    "torch.adapt": CORE | TORCH_INPUTS | TORCH_WAYS | {"torch.freeze", "torch.nn"},
+    "torch.ghost": CORE | TORCH_INPUTS | {"torch.nn"},
     "torch.freeze": CORE | {"torch.nn"},
     "torch.sync": CORE | TORCH_INPUTS | TORCH_WAYS | {"torch.functional", "torch.nn"},
     "torch.convert": CORE | TORCH_INPUTS | {"torch.nn", "torch.sync"},
     "torch.recorder": CORE | TORCH_INPUTS | TORCH_WAYS | {"torch.functional", "torch.nn", "torch.sync"},
     "torch.progress": set(),
     "torch.recalibrate": CORE | TORCH_INPUTS | {"torch.progress", "torch.recorder", "torch.nn", "torch.sync"},
+    "torch.checkpoints": {"errors", "torch.errors"},
+    "torch.average": CORE | {"torch.checkpoints", "torch.sync"},
+    "torch.exponential_average": CORE | {"torch.checkpoints", "torch.recalibrate"},
     "torch.doctor": CORE | TORCH_INPUTS | {f"torch.{part}" for part in SEEN},
-    "torch": {
-        f"torch.{part}" for part in ("convert", "doctor", "freeze", "functional", "nn", "recalibrate", "sync")
-    },
+    "torch": {f"torch.{part}" for part in TORCH_PUBLIC},
     "lens": set(),
     "lens.paths": ENGINE,
     "lens.prover": {"equations", "errors"},

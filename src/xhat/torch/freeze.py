@@ -13,7 +13,7 @@ from torch.nn.utils.parametrize import is_parametrized
 from xhat.errors import ArgumentError
 from xhat.torch.nn import BatchNorm
 
-__all__ = ["freeze", "unfreeze"]
+__all__ = ["freeze", "layers_of", "unfreeze"]
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -30,7 +30,7 @@ def freeze(model: M, statistics: bool = True, affine: bool = True) -> M:
     and changes nothing, if the model has no batch norm of xhat's or has others as well, and if statistics are to be
     frozen and a layer has none.
     """
-    layers = _layers(model, "freeze")
+    layers = layers_of(model, "freeze")
     others = [path for path, m in _batch_norms(model) if not isinstance(m, BatchNorm)]
     if others:
         raise ArgumentError(
@@ -56,7 +56,7 @@ def unfreeze(model: M, statistics: bool = True, affine: bool = True) -> M:
 
     A part that is False is left as it is. Returns the model. Raises ArgumentError if it has no batch norm of xhat's.
     """
-    for _, layer in _layers(model, "unfreeze"):
+    for _, layer in layers_of(model, "unfreeze"):
         if statistics:
             layer.frozen_statistics = False
         if affine and layer.frozen_affine:
@@ -68,7 +68,7 @@ def _batch_norms(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     return ((path, m) for path, m in model.named_modules() if isinstance(m, _BatchNorm))
 
 
-def _layers(model: nn.Module, operation: str) -> list[tuple[str, BatchNorm]]:
+def layers_of(model: nn.Module, operation: str) -> list[tuple[str, BatchNorm]]:
     """The layers of xhat's in this model. Raises ArgumentError if there is none."""
     if not isinstance(model, nn.Module):
         raise ArgumentError(f"{operation}: model is {type(model).__name__}, expected a torch.nn.Module.")

@@ -187,8 +187,7 @@ class BatchNorm(nn.modules.batchnorm._BatchNorm):
 
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
         """Casts parameters as torch does; statistics stay at least float32 and counters int64: 16 bits lose updates."""
-        names = "running_mean", "running_var", "num_batches_tracked", "skipped"
-        before = {name: self._buffers.get(name) for name in names}
+        before = dict(self._buffers)
         result = super()._apply(fn, recurse)
         for name, old in before.items():
             new = self._buffers.get(name)

@@ -22,7 +22,7 @@ from xhat.torch.sync.frames import Array, FrameHeader
 from xhat.torch.sync.layer import SyncBatchNorm
 from xhat.torch.sync.merge import Moments, layer_by_layer, merged
 
-__all__ = ["Recalibrated", "call", "in_lockstep", "recalibrate", "write"]
+__all__ = ["Recalibrated", "call", "in_lockstep", "recalibrate", "unwrapped", "write"]
 
 
 class Recalibrated(NamedTuple):
@@ -76,7 +76,7 @@ def recalibrate(
     nonfinite="raise" gets NaN or infinity (with "skip" such a batch is left out of the channel); ShapeError if the
     input of a layer with a forward of its own is not (N, C, ...); ExchangeError on all ranks if one of them fails.
     """
-    model = _unwrapped(model)
+    model = unwrapped(model, "recalibrate")
     layers = {path: m for path, m in model.named_modules() if _has_moving_statistics(m, model)}
     if not layers:
         raise ArgumentError("recalibrate: the model has no batch norm whose running statistics may move.")
@@ -111,10 +111,10 @@ def recalibrate(
 # ------------------------------------------------------------------------------------------- the model and its batches
 
 
-def _unwrapped(model: nn.Module) -> nn.Module:
+def unwrapped(model: nn.Module, operation: str) -> nn.Module:
     """The model without wrappers: DistributedDataParallel sends buffers, and a compiled graph can't be recorded."""
     if not isinstance(model, nn.Module):
-        raise ArgumentError(f"recalibrate: model is {type(model).__name__}, expected a torch.nn.Module.")
+        raise ArgumentError(f"{operation}: model is {type(model).__name__}, expected a torch.nn.Module.")
     while True:
         inner = vars(model).get("_modules", {}).get("_orig_mod")
         if isinstance(model, nn.parallel.DistributedDataParallel):

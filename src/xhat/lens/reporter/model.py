@@ -140,8 +140,11 @@ def _recorded(layers: dict[str, Any]) -> Iterator[list[_Call]]:
 
 
 def _is_plain(module: Any, more: list[Any]) -> bool:
-    """Whether the output is gamma xhat + beta: the layer has no activation, and no residual or mask was passed."""
+    """Whether the output is gamma xhat + beta of a batch: no activation, renormalization, groups, residual, mask."""
     from torch.nn import Identity
+
+    if module.training and (hasattr(module, "rmax") or hasattr(module, "groups")):
+        return False
 
     inner = [getattr(module, name, None) for name in ("act", "drop", "activation")]
     return all(given is None for given in more) and all(

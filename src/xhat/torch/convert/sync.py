@@ -87,7 +87,10 @@ def _sync_class(kind: type[nn.Module]) -> type[SyncBatchNorm]:
     members = {"__module__": kind.__module__, "__reduce_ex__": _reduce}
     if issubclass(kind, LazyModuleMixin):
         members["cls_to_become"] = SyncBatchNorm
-    return type(f"Sync{kind.__name__}", (SyncBatchNorm, kind), members)
+    # What a layer does with a batch of its own (renorm), it does with that of all ranks: its super() is SyncBatchNorm.
+    own = issubclass(kind, BatchNorm) and kind._normalized is not BatchNorm._normalized
+    bases: Any = (kind, SyncBatchNorm) if own else (SyncBatchNorm, kind)
+    return type(f"Sync{kind.__name__}", bases, members)
 
 
 def _reduce(layer: Any, protocol: Any) -> Any:
@@ -97,7 +100,8 @@ def _reduce(layer: Any, protocol: Any) -> Any:
         torch_class: Any = layer.torch_class
         return reduce_generated(reduced, _sync_act_class, torch_class)
     reduced = super(SyncBatchNorm, layer).__reduce_ex__(max(2, protocol))
-    return reduce_generated(reduced, _sync_class, type(layer).__bases__[1])
+    kind = next(base for base in type(layer).__bases__ if base is not SyncBatchNorm)
+    return reduce_generated(reduced, _sync_class, kind)
 
 
 def _sync_act_class(torch_class: Any) -> type[SyncBatchNorm]:

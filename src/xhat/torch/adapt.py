@@ -1,0 +1,144 @@
+"""Evaluation by statistics that are adapted to the test batches, which differ from the training data.
+
+The layers' running statistics stay as they are; what they evaluate by is made here, and nothing is normalized here.
+"""
+
+import math
+from collections.abc import Iterator
+from typing import Any, NamedTuple, Self
+
+import torch
+from torch import Tensor, nn
+
+from xhat import equations
+from xhat.checks import number
+from xhat.errors import ArgumentError
+from xhat.torch import composed, cpu
+from xhat.torch.freeze import layers_of
+from xhat.torch.inputs import CODES, Batch, Inputs
+from xhat.torch.internals import eager, plain
+from xhat.torch.nn import BatchNorm
+
+__all__ = ["Adaptation", "adapt"]
+
+MODES = ("blend", "pooled", "exponential")
+
+
+def adapt(model: nn.Module, mode: str = "blend", *, prior: float = 16, momentum: float = 0.1) -> "Adaptation":
+    """Makes every batch norm of xhat's in the model evaluate by statistics that are merged with the test batches'.
+
+        n = na + nb     mu = (na mu_a + nb mu_b) / n     var = (na var_a + nb var_b) / n + na nb (mu_a - mu_b)^2 / n^2
+
+    b is the test batch, of nb samples, and a is what the mode says:
+
+    "blend"        the running statistics, which count as many samples as `prior`
+    "pooled"       the running statistics, in the same way, merged with all test batches so far
+    "exponential"  what the last batch was evaluated by, at first the running statistics; na = 1 - momentum = 1 - nb
+
+    Layers in evaluation adapt; in training mode, they are as before. Layers with frozen statistics, and the running
+    statistics of all layers, stay as they are. Gradients flow through the statistics of the batch, as in training, and
+    to weight and bias: `Adaptation.parameters()` are those that Tent trains. A mask weighs the batch's statistics.
+
+    Returns an `Adaptation`: reset() forgets all batches, remove() makes the layers evaluate as before, and so does the
+    end of a with statement. Raises ArgumentError for another mode, prior or momentum, for a model that has no batch
+    norm of xhat's whose statistics may move, and for one that is adapted already.
+    Sources: Schneider et al. 2020 (with a prior), Wang et al. 2021 (Tent). They average variances; here the variance
+    between the means is added, as in the moments of both together.
+
+    Example::
+
+        with xt.adapt(model.eval(), prior=16):
+            predictions = model(batch)
+    """
+    if mode not in MODES:
+        raise ArgumentError(f"adapt: mode is {mode!r}, expected one of {', '.join(map(repr, MODES))}.")
+    if not 0 <= number(prior) < math.inf:
+        raise ArgumentError(f"adapt: prior is {prior!r}, expected a number of samples, at least 0.")
+    if not 0 <= number(momentum) <= 1:
+        raise ArgumentError(f"adapt: momentum is {momentum!r}, expected a number from 0 to 1.")
+    layers = [
+        (path, m)
+        for path, m in layers_of(model, "adapt")
+        if not m.frozen_statistics and m.running_mean is not None
+    ]
+    if not layers:
+        raise ArgumentError("adapt: the model has no batch norm whose running statistics may move.")
+    twice = next((path for path, m in layers if "_normalized" in vars(m)), None)
+    if twice is not None:
+        raise ArgumentError(
+            f"adapt: layer {twice!r} is adapted already. Call remove() of that adaptation first."
+        )
+    return Adaptation([_Adapted(m, mode, float(prior), float(momentum)) for _, m in layers])
+
+
+class Adaptation:
+    """What `adapt` returns: the adapted layers."""
+
+    def __init__(self, adapted: list["_Adapted"]) -> None:
+        self._adapted = adapted
+        for each in adapted:
+            vars(each.layer)["_normalized"] = each.normalized
+
+    def reset(self) -> None:
+        """Forgets all test batches."""
+        for each in self._adapted:
+            each.state = None
+
+    def remove(self) -> None:
+        """Makes the layers evaluate by their running statistics again."""
+        for each in self._adapted:
+            vars(each.layer).pop("_normalized", None)
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """weight and bias of the adapted layers, but not frozen ones: what Tent trains."""
+        for each in self._adapted:
+            if not each.layer.frozen_affine:
+                yield from each.layer.parameters(recurse=False)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.remove()
+
+
+class _State(NamedTuple):
+    """Statistics, and how many samples they count."""
+
+    n: float
+    mean: Tensor
+    var: Tensor
+
+
+class _Adapted:
+    """One layer, and what it evaluates by."""
+
+    def __init__(self, layer: BatchNorm, mode: str, prior: float, momentum: float) -> None:
+        self.layer, self.mode, self.prior, self.momentum = layer, mode, prior, momentum
+        self.state: _State | None = None
+        self.before = layer._normalized
+
+    def normalized(
+        self, t: Inputs, eps: Any, correction: Any, activation: Any
+    ) -> tuple[Tensor, Batch | None]:
+        """Takes the place of the layer's `_normalized`."""
+        if t.mean is None or t.var is None or not t.x.numel():  # in training, or nothing to adapt to
+            return self.before(t, eps, correction, activation)
+        mean, var = _moments(t)
+        old = self.state or _State(self.prior, t.mean.to(mean.dtype), t.var.to(mean.dtype))
+        na, nb = old.n, float(len(t.x))
+        if self.mode == "exponential":
+            na, nb = 1 - self.momentum, self.momentum
+        n, mean, m2 = equations.merge(na, old.mean, na * old.var, nb, mean, nb * var)
+        var = equations.variance(m2, n)
+        if self.mode != "blend":
+            self.state = _State(n, mean.detach(), var.detach())
+        return self.before(t._replace(mean=mean, var=var, mask=None), eps, correction, activation)
+
+
+def _moments(t: Inputs) -> tuple[Tensor, Tensor]:
+    """Mean and variance of the batch; differentiable where x is."""
+    constant = not (torch.is_grad_enabled() and t.x.requires_grad)
+    by_kernels = constant and eager() and plain(t.x, t.mask) and t.x.dtype in CODES
+    m, _, (mean, m2) = (cpu if by_kernels else composed).moments(t.x, t.mask)
+    return mean, equations.variance(m2, m)
