@@ -111,16 +111,17 @@ def recalibrate(
 # ------------------------------------------------------------------------------------------- the model and its batches
 
 
-def unwrapped(model: nn.Module, operation: str) -> nn.Module:
-    """The model without wrappers: DistributedDataParallel sends buffers, and a compiled graph can't be recorded."""
+def unwrapped(model: Any, operation: str) -> nn.Module:
+    """The model without wrappers: data parallelism sends buffers, and a compiled graph can't be recorded."""
     if not isinstance(model, nn.Module):
         raise ArgumentError(f"{operation}: model is {type(model).__name__}, expected a torch.nn.Module.")
     while True:
         inner = vars(model).get("_modules", {}).get("_orig_mod")
-        if isinstance(model, nn.parallel.DistributedDataParallel):
+        if isinstance(model, nn.parallel.DistributedDataParallel | nn.DataParallel):
             inner = model.module
         if inner is None:
-            return model
+            found: nn.Module = model
+            return found
         model = inner
 
 

@@ -11,6 +11,7 @@ from torch.nn.modules.instancenorm import _InstanceNorm
 
 from xhat.errors import ArgumentError
 from xhat.torch.inputs import check_known
+from xhat.torch.recalibrate import unwrapped as without_wrappers
 
 __all__ = ["Layer", "batch_norms", "checked", "unwrapped"]
 
@@ -74,21 +75,12 @@ class Layer:
 
 
 def unwrapped(model: Any) -> Any:
-    """The model without wrappers: DataParallel, DistributedDataParallel, torch.compile, an exported program."""
-    exported = sys.modules.get(
-        "torch.export.exported_program"
-    )  # not loaded: there is none, and loading takes seconds
+    """The model without wrappers; of an exported program, its module."""
+    # Where torch.export was not loaded, which takes seconds, there is no exported program.
+    exported = sys.modules.get("torch.export.exported_program")
     if exported is not None and isinstance(model, exported.ExportedProgram):
         model = model.module()
-    if not isinstance(model, nn.Module):
-        raise ArgumentError(f"diagnose: model is {type(model).__name__}, expected a torch.nn.Module.")
-    while True:
-        inner = vars(model).get("_modules", {}).get("_orig_mod")
-        if isinstance(model, (nn.parallel.DistributedDataParallel, nn.DataParallel)):
-            inner = model.module
-        if inner is None:
-            return model
-        model = inner
+    return without_wrappers(model, "diagnose")
 
 
 def batch_norms(model: nn.Module) -> list[Layer]:
