@@ -82,35 +82,9 @@ def judge(measured: Measured) -> Iterator[Finding | Unjudged]:
         reason = measured.failures.get("batch", "the outputs could not be compared")
         yield from (Unjudged(cause, f"mode C did not run: {reason}") for cause in CAUSES)
     harmful = is_relevant(measured, gap, "evaluation", "pooled")
-    fits = measured.quantity == "distance" or not is_relevant(
-        measured, measured.gap("pooled", "batch"), "pooled", "batch"
-    )
-    # Statistics of layers with another eps fit when eps is right: that remedy explains the harm as well.
-    gained = [proof.before - proof.after for proof in _with_another_eps(measured)]
-    fits = fits and not any(gain >= at.EXPLAINED * gap.gain for gain in gained)
-    culprits = [path for path, _ in measured.together]
-    apart: list[Layer] = []
-    # Running averages of very small batches scatter too: they have to be farther off.
-    noisy = any(signals(x, measured.tap(x)).noise > at.NOISE for x in layers)
-    if harmful and fits:
-        apart = [x for x in layers if _off(measured, x) > (at.FAR if noisy else at.AGREES)]
-        if (
-            not apart
-            and not noisy
-            and measured.quantity == "loss"
-            and gap.gain > at.GAIN_BY_SWAPS * abs(gap.after)
-        ):
-            apart = [x for x in layers if x.path in culprits]
-    by_signals = _by_signals(measured, layers, apart)
-    # Where the initial values explain one layer's statistics, they have their weight in those of the others too.
-    explained = any(_initial_explains(measured, x) for x in layers)
-    groups: dict[str, list[Layer]] = {}
-    for layer in layers:
-        cause = _structural(measured, layer, harmful, explained) or (by_signals if layer in apart else None)
-        if cause:
-            groups.setdefault(cause, []).append(layer)
+    groups = _by_cause(measured, layers, harmful)
     known = {x.path for found in groups.values() for x in found}
-    culprits = [path for path in culprits if path in known]
+    culprits = [path for path, _ in measured.together if path in known]
     for cause, found in groups.items():
         found.sort(
             key=lambda x: (
@@ -124,6 +98,40 @@ def judge(measured: Measured) -> Iterator[Finding | Unjudged]:
             Proof(measured.quantity, gap.before, gap.after) if gap.defined and severity != "note" else None
         )
         yield _finding(measured, cause, severity, found, proof)
+
+
+def _by_cause(measured: Measured, layers: list[Layer], harmful: bool) -> dict[str, list[Layer]]:
+    """The layers by their causes: what their own numbers show, or else what the comparison shows."""
+    apart = _apart(measured, layers) if harmful else []
+    by_signals = _by_signals(measured, layers, apart)
+    # Where the initial values explain one layer's statistics, they have their weight in those of the others too.
+    explained = any(_initial_explains(measured, x) for x in layers)
+    groups: dict[str, list[Layer]] = {}
+    for layer in layers:
+        cause = _structural(measured, layer, harmful, explained) or (by_signals if layer in apart else None)
+        if cause:
+            groups.setdefault(cause, []).append(layer)
+    return groups
+
+
+def _apart(measured: Measured, layers: list[Layer]) -> list[Layer]:
+    """The layers whose statistics do not fit, in a model that is better with others; none if these do not fit either."""
+    gap = measured.gap("evaluation", "pooled")
+    if measured.quantity == "loss":
+        if is_relevant(measured, measured.gap("pooled", "batch"), "pooled", "batch"):
+            return []
+        # Statistics of layers with another eps fit when eps is right: that remedy explains the harm as well.
+        gained = [proof.before - proof.after for proof in _with_another_eps(measured)]
+        if any(gain >= at.EXPLAINED * gap.gain for gain in gained):
+            return []
+    # Running averages of very small batches scatter too: they have to be farther off.
+    noisy = any(signals(x, measured.tap(x)).noise > at.NOISE for x in layers)
+    apart = [x for x in layers if _off(measured, x) > (at.FAR if noisy else at.AGREES)]
+    large = measured.quantity == "loss" and gap.gain > at.GAIN_BY_SWAPS * abs(gap.after)
+    if not apart and not noisy and large:
+        culprits = [path for path, _ in measured.together]
+        return [x for x in layers if x.path in culprits]
+    return apart
 
 
 def _with_another_eps(measured: Measured) -> list[Proof]:
