@@ -115,7 +115,7 @@ def _by_cause(measured: Measured, layers: list[Layer], harmful: bool) -> dict[st
 
 
 def _apart(measured: Measured, layers: list[Layer]) -> list[Layer]:
-    """The layers whose statistics do not fit, in a model that is better with others; none if these do not fit either."""
+    """The layers whose statistics do not fit, in a model that is better with others; none if these fit no better."""
     gap = measured.gap("evaluation", "pooled")
     if measured.quantity == "loss":
         if is_relevant(measured, measured.gap("pooled", "batch"), "pooled", "batch"):
@@ -273,10 +273,7 @@ def _finding(
         evidence["variance_ratio"] = ratio = _variance_ratio(measured, worst)
         symptom += f"; the variance in training is {ratio:.3g} times that in evaluation"
     if severity == "harmful" and measured.together:
-        repaired, score = [path for path, _ in measured.together], measured.together[-1][1]
-        evidence |= {"repaired": repaired, "repair": score, "not_tried": measured.untried}
-        count = f"{len(repaired)} layer{'s' * (len(repaired) > 1)}"
-        symptom += f"; with {count} of the model repaired, the {measured.quantity} is {score:.4g}"
+        symptom += _repaired(measured, evidence)
     paths = tuple(x.path for x in layers[: at.LISTED])
     return Finding(cause, severity, paths, symptom + ".", evidence, text.why, text.remedy, text.code, proof)
 
@@ -287,3 +284,11 @@ def steps_missing(layer: Layer) -> int:
         return 0
     needed = math.ceil(math.log(at.LEFT_ENOUGH) / math.log1p(-layer.momentum))
     return max(0, needed - (layer.tracked or 0))
+
+
+def _repaired(measured: Measured, evidence: dict[str, Any]) -> str:
+    """What the repair of the layers at fault gives; also as evidence."""
+    paths, score = [path for path, _ in measured.together], measured.together[-1][1]
+    evidence |= {"repaired": paths, "repair": score, "not_tried": measured.untried}
+    count = f"{len(paths)} layer{'s' * (len(paths) > 1)}"
+    return f"; with {count} of the model repaired, the {measured.quantity} is {score:.4g}"
