@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -11,6 +11,7 @@ from xhat.torch.doctor.findings import Finding, Proof, Severity, Unjudged
 from xhat.torch.doctor.layers import Layer
 from xhat.torch.doctor.measured import Measured
 from xhat.torch.doctor.rules.relevance import is_relevant, listed, tried
+from xhat.torch.doctor.rules.texts import TEXTS
 from xhat.torch.doctor.signals import deviation, off, running, signals
 
 __all__ = ["CAUSES", "judge"]
@@ -26,52 +27,6 @@ CAUSES = (
 )
 
 
-class _Text(NamedTuple):
-    why: str
-    remedy: str
-    code: str
-
-
-_RECALIBRATE = "xt.recalibrate(model.eval(), batches)"
-_TEXTS = {
-    "statistics-not-finite": _Text(
-        "One batch with NaN or infinity reached the layer, and a running average never forgets it.",
-        "Recalibrate the layer, and leave such batches out of its statistics.",
-        f'{_RECALIBRATE}\nlayer.nonfinite = "skip"    # after xt.convert(model)',
-    ),
-    "statistics-never-updated": _Text(
-        "No training step has moved them, or they were not saved, copied or averaged with the parameters.",
-        "Recalibrate, and save and copy the buffers with the parameters.",
-        _RECALIBRATE,
-    ),
-    "momentum": _Text(
-        "momentum is the weight of the new batch: 0 keeps the old statistics, and .9 or .99 keeps the last batch only.",
-        "Set torch's default, and recalibrate.",
-        f"layer.momentum = 0.1\n{_RECALIBRATE}",
-    ),
-    "statistics-not-converged": _Text(
-        "The initial values still have a large weight in the running averages.",
-        "Recalibrate, or train on, or use a larger momentum.",
-        _RECALIBRATE,
-    ),
-    "dropout-before-batch-norm": _Text(
-        "Dropout raises the variance in training, and the running statistics keep it; in evaluation there is none.",
-        "Put dropout behind the batch norm, or recalibrate in evaluation mode.",
-        _RECALIBRATE,
-    ),
-    "statistics-of-other-data": _Text(
-        "The data have changed since the statistics were taken: already the first layer's input differs.",
-        "Recalibrate on the data that the model will see.",
-        _RECALIBRATE,
-    ),
-    "statistics-of-other-weights": _Text(
-        "The weights have changed since: they were averaged (EMA, SWA, federated), or moved faster than the average.",
-        "Recalibrate after every change of the weights.",
-        _RECALIBRATE,
-    ),
-}
-
-
 def judge(measured: Measured) -> Iterator[Finding | Unjudged]:
     """Findings for layers with running statistics; harmful where the pooled moments make the model better."""
     layers = [x for x in measured.layers if x.tracks and not x.fixed]
@@ -82,35 +37,9 @@ def judge(measured: Measured) -> Iterator[Finding | Unjudged]:
         reason = measured.failures.get("batch", "the outputs could not be compared")
         yield from (Unjudged(cause, f"mode C did not run: {reason}") for cause in CAUSES)
     harmful = is_relevant(measured, gap, "evaluation", "pooled")
-    fits = measured.quantity == "distance" or not is_relevant(
-        measured, measured.gap("pooled", "batch"), "pooled", "batch"
-    )
-    # Statistics of layers with another eps fit when eps is right: that remedy explains the harm as well.
-    gained = [proof.before - proof.after for proof in _with_another_eps(measured)]
-    fits = fits and not any(gain >= at.EXPLAINED * gap.gain for gain in gained)
-    culprits = [path for path, _ in measured.together]
-    apart: list[Layer] = []
-    # Running averages of very small batches scatter too: they have to be farther off.
-    noisy = any(signals(x, measured.tap(x)).noise > at.NOISE for x in layers)
-    if harmful and fits:
-        apart = [x for x in layers if _off(measured, x) > (at.FAR if noisy else at.AGREES)]
-        if (
-            not apart
-            and not noisy
-            and measured.quantity == "loss"
-            and gap.gain > at.GAIN_BY_SWAPS * abs(gap.after)
-        ):
-            apart = [x for x in layers if x.path in culprits]
-    by_signals = _by_signals(measured, layers, apart)
-    # Where the initial values explain one layer's statistics, they have their weight in those of the others too.
-    explained = any(_initial_explains(measured, x) for x in layers)
-    groups: dict[str, list[Layer]] = {}
-    for layer in layers:
-        cause = _structural(measured, layer, harmful, explained) or (by_signals if layer in apart else None)
-        if cause:
-            groups.setdefault(cause, []).append(layer)
+    groups = _by_cause(measured, layers, harmful)
     known = {x.path for found in groups.values() for x in found}
-    culprits = [path for path in culprits if path in known]
+    culprits = [path for path, _ in measured.together if path in known]
     for cause, found in groups.items():
         found.sort(
             key=lambda x: (
@@ -124,6 +53,40 @@ def judge(measured: Measured) -> Iterator[Finding | Unjudged]:
             Proof(measured.quantity, gap.before, gap.after) if gap.defined and severity != "note" else None
         )
         yield _finding(measured, cause, severity, found, proof)
+
+
+def _by_cause(measured: Measured, layers: list[Layer], harmful: bool) -> dict[str, list[Layer]]:
+    """The layers by their causes: what their own numbers show, or else what the comparison shows."""
+    apart = _apart(measured, layers) if harmful else []
+    by_signals = _by_signals(measured, layers, apart)
+    # Where the initial values explain one layer's statistics, they have their weight in those of the others too.
+    explained = any(_initial_explains(measured, x) for x in layers)
+    groups: dict[str, list[Layer]] = {}
+    for layer in layers:
+        cause = _structural(measured, layer, harmful, explained) or (by_signals if layer in apart else None)
+        if cause:
+            groups.setdefault(cause, []).append(layer)
+    return groups
+
+
+def _apart(measured: Measured, layers: list[Layer]) -> list[Layer]:
+    """The layers whose statistics do not fit, in a model that is better with others; none if these fit no better."""
+    gap = measured.gap("evaluation", "pooled")
+    if measured.quantity == "loss":
+        if is_relevant(measured, measured.gap("pooled", "batch"), "pooled", "batch"):
+            return []
+        # Statistics of layers with another eps fit when eps is right: that remedy explains the harm as well.
+        gained = [proof.before - proof.after for proof in _with_another_eps(measured)]
+        if any(gain >= at.EXPLAINED * gap.gain for gain in gained):
+            return []
+    # Running averages of very small batches scatter too: they have to be farther off.
+    noisy = any(signals(x, measured.tap(x)).noise > at.NOISE for x in layers)
+    apart = [x for x in layers if _off(measured, x) > (at.FAR if noisy else at.AGREES)]
+    large = measured.quantity == "loss" and gap.gain > at.GAIN_BY_SWAPS * abs(gap.after)
+    if not apart and not noisy and large:
+        culprits = [path for path, _ in measured.together]
+        return [x for x in layers if x.path in culprits]
+    return apart
 
 
 def _with_another_eps(measured: Measured) -> list[Proof]:
@@ -231,7 +194,7 @@ def _finding(
 ) -> Finding:
     worst = layers[0]
     s = signals(worst, measured.tap(worst))
-    evidence = {
+    evidence: dict[str, Any] = {
         "layers": len(layers),
         "shift": s.shift,
         "log_variance": s.log_variance,
@@ -239,7 +202,18 @@ def _finding(
         "momentum": worst.momentum,
         "left": worst.left,
     }
-    text = _TEXTS[cause]
+    text = TEXTS[cause]
+    symptom = _symptom(measured, cause, layers, evidence)
+    if severity == "harmful" and measured.together:
+        symptom += _repaired(measured, evidence)
+    paths = tuple(x.path for x in layers[: at.LISTED])
+    return Finding(cause, severity, paths, symptom + ".", evidence, text.why, text.remedy, text.code, proof)
+
+
+def _symptom(measured: Measured, cause: str, layers: list[Layer], evidence: dict[str, Any]) -> str:
+    """What was seen, by the worst layer; what it needs beyond the signals becomes evidence."""
+    worst = layers[0]
+    s = signals(worst, measured.tap(worst))
     factor = np.exp(s.log_variance)
     how_far = f"the mean is off by {s.shift:.2g} deviations and the variance by a factor of {factor:.3g}"
     symptom = f"{listed(worst, layers)}: {how_far}"
@@ -264,8 +238,7 @@ def _finding(
     elif cause == "dropout-before-batch-norm":
         evidence["variance_ratio"] = ratio = _variance_ratio(measured, worst)
         symptom += f"; the variance in training is {ratio:.3g} times that in evaluation"
-    paths = tuple(x.path for x in layers[: at.LISTED])
-    return Finding(cause, severity, paths, symptom + ".", evidence, text.why, text.remedy, text.code, proof)
+    return symptom
 
 
 def steps_missing(layer: Layer) -> int:
@@ -274,3 +247,11 @@ def steps_missing(layer: Layer) -> int:
         return 0
     needed = math.ceil(math.log(at.LEFT_ENOUGH) / math.log1p(-layer.momentum))
     return max(0, needed - (layer.tracked or 0))
+
+
+def _repaired(measured: Measured, evidence: dict[str, Any]) -> str:
+    """What the repair of the layers at fault gives; also as evidence."""
+    paths, score = [path for path, _ in measured.together], measured.together[-1][1]
+    evidence |= {"repaired": paths, "repair": score, "not_tried": measured.untried}
+    count = f"{len(paths)} layer{'s' * (len(paths) > 1)}"
+    return f"; with {count} of the model repaired, the {measured.quantity} is {score:.4g}"
