@@ -15,7 +15,7 @@ from torch import Tensor
 
 from xhat.checks import shown
 from xhat.torch.errors import TensorArgumentError
-from xhat.torch.internals import plain
+from xhat.torch.internals import batched, plain
 
 __all__ = ["LARGE", "ask_for_huge_pages", "check_memory", "within_memory"]
 
@@ -25,7 +25,7 @@ LARGE = 4 << 20  # bytes from which a result is worth a huge page; NumPy has the
 def check_memory(*tensors: Tensor | None) -> None:
     """Raises TensorArgumentError for a tensor whose storage was resized and ends before the tensor."""
     for t in tensors:
-        if t is not None and plain(t) and not _in_memory(t):
+        if t is not None and plain(t) and not batched(t) and not _in_memory(t):
             raise TensorArgumentError(
                 f"batch_norm: a tensor {shown(t.shape)} reaches beyond its storage of {len(t.untyped_storage())} "
                 "bytes, expected one that has all of its elements. Resize the storage back first."
