@@ -65,8 +65,10 @@ MAY_IMPORT: dict[str, set[str]] = {
         f"torch.{part}"
         for part in ("composed", "cpu", "freeze", "functional", "nn", "recalibrate", "recorder", "sync")
     },
+    "torch.fold": CORE | TORCH_INPUTS | {"torch.composed", "torch.convert", "torch.nn"},
     "torch": {
-        f"torch.{part}" for part in ("convert", "doctor", "freeze", "functional", "nn", "recalibrate", "sync")
+        f"torch.{part}"
+        for part in ("convert", "doctor", "fold", "freeze", "functional", "nn", "recalibrate", "sync")
     },
     "lens": set(),
     "lens.paths": ENGINE,

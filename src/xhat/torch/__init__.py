@@ -4,6 +4,10 @@ from xhat.torch.convert import Change as Change
 from xhat.torch.convert import convert as convert
 from xhat.torch.convert import revert as revert
 from xhat.torch.convert.sync import convert_sync as convert_sync
+from xhat.torch.fold import Folded as Folded
+from xhat.torch.fold import fold as fold
+from xhat.torch.fold import fold_frozen as fold_frozen
+from xhat.torch.fold import unfold as unfold
 from xhat.torch.freeze import freeze as freeze
 from xhat.torch.freeze import unfreeze as unfreeze
 from xhat.torch.functional import batch_norm as batch_norm
@@ -23,6 +27,7 @@ __all__ = [
     "BatchNorm2d",
     "BatchNorm3d",
     "Change",
+    "Folded",
     "LazyBatchNorm1d",
     "LazyBatchNorm2d",
     "LazyBatchNorm3d",
@@ -31,9 +36,12 @@ __all__ = [
     "batch_norm",
     "convert",
     "convert_sync",
+    "fold",
+    "fold_frozen",
     "freeze",
     "merge_running_statistics",
     "recalibrate",
     "revert",
+    "unfold",
     "unfreeze",
 ]
