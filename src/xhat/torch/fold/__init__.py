@@ -18,8 +18,10 @@ from xhat.torch.fold.frozen import make_frozen, reason_to_leave, unfold_frozen
 from xhat.torch.fold.graph import Inputs
 from xhat.torch.fold.norms import is_norm
 from xhat.torch.fold.parts import Parts
+from xhat.torch.fold.sites import shared_memory
 from xhat.torch.fold.trial import Trial, sites_of
 from xhat.torch.fold.weights import gain, parameters
+from xhat.torch.inputs import check_known
 
 __all__ = ["Folded", "fold", "fold_frozen", "unfold"]
 
@@ -101,7 +103,7 @@ def fold(model: M, example_inputs: Any, *, batches: Iterable[Any] | None = None)
         *(_inputs("fold", b, example_inputs) for b in batches or ()),
     ]
     original = unfold_frozen(_copied("fold", model))
-    sites, reasons, options = sites_of(original, inputs[0])
+    sites, reasons, options = sites_of(original, inputs[0], shared_memory(model))
     trial = Trial(original, sites, options, inputs)
     trial.run()
     found = {path: _numbers(trial, k) for k, site in enumerate(trial.sites) for path in site.norms}
@@ -130,7 +132,7 @@ def fold_frozen(model: M, *, example_inputs: Any = None) -> tuple[M, list[Folded
         model, changes = xt.fold_frozen(xt.freeze(xt.convert(model)[0], affine=False))
     """
     inputs = None if example_inputs is None else _inputs("fold_frozen", example_inputs, None)
-    sites, reasons, _ = sites_of(_copied("fold_frozen", unfold_frozen(model)), inputs)
+    sites, reasons, _ = sites_of(_copied("fold_frozen", unfold_frozen(model)), inputs, shared_memory(model))
     taken = {}
     for site in sites:
         why = reason_to_leave(model, site)
@@ -148,8 +150,13 @@ def fold_frozen(model: M, *, example_inputs: Any = None) -> tuple[M, list[Folded
 def _copied(operation: str, model: M) -> M:
     if not isinstance(model, nn.Module):
         raise ArgumentError(f"{operation}: model is {type(model).__name__}, expected a torch.nn.Module.")
+    check_known(operation, {path: m for path, m in model.named_modules() if is_norm(m)})
+    computed = (
+        v for m in model.modules() for v in vars(m).values() if isinstance(v, Tensor) and not v.is_leaf
+    )
     try:
-        return copy.deepcopy(model)
+        # A weight that a hook has computed (pruning, weight_norm) refuses to be copied; the next forward computes it.
+        return copy.deepcopy(model, {id(value): value.detach().clone() for value in computed})
     except Exception as error:
         raise ArgumentError(f"{operation}: the model can't be copied ({first_line(error)}).") from error
 

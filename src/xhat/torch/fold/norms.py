@@ -66,8 +66,6 @@ def reason_against(norm: Any) -> str | None:
     """Why this layer is no fixed affine map of finite numbers; None if it is."""
     if isinstance(norm, torch.jit.ScriptModule):
         return "it is compiled by torch.jit"
-    if isinstance(norm, nn.modules.lazy.LazyModuleMixin):
-        return "it has had no input yet"
     if hooked(norm):
         return "it has hooks, or a forward of its own"
     why = _reason_of_class(norm)

@@ -17,7 +17,7 @@ from xhat.torch.fold.norms import Affine, affine, is_norm, reason_against, remai
 from xhat.torch.fold.weights import Weights, map_after, map_before, parameters
 from xhat.torch.internals import hooked
 
-__all__ = ["Planner", "Site", "folded_weights"]
+__all__ = ["Planner", "Site", "folded_weights", "shared_memory"]
 
 
 @dataclass(eq=False)
@@ -51,6 +51,21 @@ def folded_weights(model: nn.Module, site: Site) -> list[Weights]:
     return found
 
 
+def shared_memory(model: nn.Module) -> dict[str, str]:
+    """Each parameter and buffer that shares its memory with another, and the path of that one."""
+    owners: dict[int, list[str]] = defaultdict(list)
+    for path, module in model.named_modules():
+        for name, value in tensors_of(module):
+            if value.numel() and not value.is_meta:
+                owners[value.untyped_storage().data_ptr()].append(f"{path}.{name}".lstrip("."))
+    return {
+        path: next(p for p in paths if p != path)
+        for paths in owners.values()
+        if len(paths) > 1
+        for path in paths
+    }
+
+
 class ReasonToStay(Exception):
     """Why a batch norm stays where it is."""
 
@@ -59,19 +74,18 @@ class Planner:
     """Decides for each batch norm of the model, in the order of the graph.
 
     ndim: the number of dimensions of each batch norm's input where it is known. options: the batch norms that are
-    called with more than their input. Results: `sites`, and `reasons` by path.
+    called with more than their input. shared: tensors with the one in whose memory they are (`shared_memory`).
+    Results: `sites`, and `reasons` by path.
     """
 
-    def __init__(self, model: nn.Module, graph: Graph, ndim: dict[str, int], options: set[str]) -> None:
-        self.model, self.graph, self.ndim, self.options = model, graph, ndim, options
+    def __init__(
+        self, model: nn.Module, graph: Graph, ndim: dict[str, int], options: set[str], shared: dict[str, str]
+    ) -> None:
+        self.model, self.graph, self.ndim, self.options, self.shared = model, graph, ndim, options, shared
         self.sites: list[Site] = []
         self.reasons: dict[str, str] = {}
         self.passed: set[fx.Node] = set()  # calls of folded batch norms whose output is their input
         self.calls = Counter(path for path, _ in graph.norm_calls())
-        self.owners: dict[int, list[str]] = defaultdict(list)  # address of memory -> the tensors in it
-        for path, module in model.named_modules():
-            for name, value in tensors_of(module):
-                self.owners[value.untyped_storage().data_ptr()].append(f"{path}.{name}".lstrip("."))
 
     def plan(self) -> None:
         """Fills `sites` and `reasons`."""
@@ -164,14 +178,10 @@ class Planner:
             if not (self._is_plain(path) and isinstance(self.model.get_submodule(path), _BatchNorm)):
                 raise ReasonToStay(f"its input is {self.graph.described(node)}")
         self._check_hooks(path)
-        for name, value in tensors_of(self.model.get_submodule(path)):
-            shared = [
-                p
-                for p in self.owners[value.untyped_storage().data_ptr()]
-                if p != f"{path}.{name}".lstrip(".")
-            ]
-            if shared:
-                raise ReasonToStay(f"{path}.{name} shares its memory with {shared[0]}")
+        for name, _ in tensors_of(self.model.get_submodule(path)):
+            tensor = f"{path}.{name}".lstrip(".")
+            if tensor in self.shared:
+                raise ReasonToStay(f"{tensor} shares its memory with {self.shared[tensor]}")
         return path
 
     def _product_path(self, node: fx.Node) -> str:

@@ -26,8 +26,12 @@ __all__ = ["Trial", "sites_of"]
 SITE_TOLERANCE, OUTPUT_TOLERANCE = 1e-9, 1e-7
 
 
-def sites_of(model: nn.Module, inputs: Inputs | None) -> tuple[list[Site], dict[str, str], set[str]]:
+def sites_of(
+    model: nn.Module, inputs: Inputs | None, shared: dict[str, str]
+) -> tuple[list[Site], dict[str, str], set[str]]:
     """The sites of the model, why other batch norms stay, and which are called with more than their input.
+
+    shared: what `shared_memory` found in the caller's model; a copy of it shares less.
 
     Raises ArgumentError if the model does not run with these inputs.
     """
@@ -36,7 +40,7 @@ def sites_of(model: nn.Module, inputs: Inputs | None) -> tuple[list[Site], dict[
         graph = graph_of(copy.deepcopy(model), inputs and Inputs(*cast(tuple(inputs), None)))
     except UntraceableError as error:
         return [], {path: str(error) for path, m in model.named_modules() if is_norm(m)}, options
-    planner = Planner(model, graph, ndim, options)
+    planner = Planner(model, graph, ndim, options, shared)
     planner.plan()
     return planner.sites, planner.reasons, options
 
