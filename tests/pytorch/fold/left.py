@@ -111,6 +111,14 @@ class Doubling(nn.BatchNorm2d):
         return 2 * super().forward(input)
 
 
+def _constant() -> nn.Module:
+    """A batch norm with gamma = 0 before a convolution that pads."""
+    model = nn.Sequential(nn.BatchNorm2d(3), nn.Conv2d(3, 5, 3, padding=1))
+    del model[0].weight
+    model[0].register_buffer("weight", torch.zeros(3))
+    return model
+
+
 def _changed(change: Any) -> nn.Module:
     model = OneUse()
     change(model)
@@ -175,8 +183,8 @@ LEFT: dict[str, tuple[nn.Module, str]] = {
         nn.Sequential(nn.Conv2d(3, 5, 3), nn.ReLU(), nn.BatchNorm2d(5), nn.ReLU()),
         "its input is the output of '1', and its output goes to '3'",
     ),
-    "zeros between them": (
-        nn.Sequential(nn.BatchNorm2d(3), nn.Conv2d(3, 5, 3, padding=1)),
+    "zeros between them, and no value that becomes 0": (
+        _constant(),
         "its input is the model's input, and '1' pads its output with zeros, which its shift would not reach",
     ),
     "a transposed convolution behind it": (

@@ -1,14 +1,18 @@
-"""What a fold takes out of a model, and how it is given back. Which layers these are must never be decided here."""
+"""What a fold takes out of a model, what stands in its place, and how it is given back.
+
+Which layers these are must never be decided here.
+"""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from xhat.errors import ArgumentError
-from xhat.torch.fold.norms import remainder
+from xhat.torch.fold.norms import affine, remainder
 from xhat.torch.fold.sites import Site, folded_weights
 from xhat.torch.fold.weights import rounded, set_parameters
 
@@ -17,14 +21,15 @@ __all__ = ["Parts", "apply"]
 
 @dataclass(eq=False)
 class Parts:
-    """The batch norms of a site by their paths, and for each of its layers the parameters that it had, and got.
+    """The batch norms of a site by their paths, and for each of its layers the parameters and padding that it had.
 
-    made: copies, so that a later change to the layers shows.
+    made: copies of the parameters that the layers got, so that a later change to them shows.
     """
 
     site: Site
     norms: dict[str, nn.Module]
     before: dict[str, tuple[Any, Any]]
+    padding: tuple[Any, ...] | None
     made: dict[str, tuple[Tensor, Tensor]]
 
     def check(self, model: nn.Module) -> None:
@@ -57,6 +62,8 @@ class Parts:
             layer.weight, layer.bias = weight, bias
             if hasattr(layer, "affine"):
                 layer.affine = weight is not None
+            if self.padding is not None:
+                layer.padding, layer._reversed_padding_repeated_twice = self.padding
         for path, norm in self.norms.items():
             _replace(model, model.get_submodule(path), norm.to(device))
 
@@ -71,17 +78,52 @@ def apply(model: nn.Module, original: nn.Module, sites: Sequence[Site], options:
 
 
 def _apply(model: nn.Module, original: nn.Module, site: Site, options: set[str]) -> Parts:
-    before, made, norms = {}, {}, {}
+    before, made, norms, padding = {}, {}, {}, None
     for path, weights in zip(site.into, folded_weights(original, site), strict=True):
         layer: Any = model.get_submodule(path)
         before[path] = layer.weight, layer.bias
         like = layer.running_mean if layer.weight is None else layer.weight
         set_parameters(layer, rounded(weights, like.dtype), like)
+        if site.border:
+            padding = layer.padding, layer._reversed_padding_repeated_twice
+            layer.padding, layer._reversed_padding_repeated_twice = (
+                (0,) * len(layer.kernel_size),
+                [0] * len(padding[1]),
+            )
         made[path] = layer.weight.detach().clone(), layer.bias.detach().clone()
     for path in site.norms:
         norms[path] = norm = model.get_submodule(path)
-        _replace(model, norm, remainder(norm, path in options))
-    return Parts(site, norms, before, made)
+        rest = remainder(norm, path in options)
+        if padding is not None and path in site.before:
+            rest = Border(norm, padding[1], like.dtype)
+        _replace(model, norm, rest)
+    return Parts(site, norms, before, padding, made)
+
+
+class Border(nn.Module):
+    """Pads x so that scale x + shift is 0 in the padding: with -shift / scale of each channel.
+
+    Stands in the place of a batch norm that was folded into a convolution behind it which padded with zeros, and now
+    pads nothing. `value`, a buffer, has one number for each channel.
+    """
+
+    value: Tensor
+
+    def __init__(self, norm: nn.Module, padding: Sequence[int], dtype: torch.dtype) -> None:
+        super().__init__()
+        f = affine(norm)
+        self.padding = tuple(padding)
+        value = (-f.shift / f.scale).detach().to(dtype)
+        self.register_buffer("value", value.reshape(-1, *[1] * (len(padding) // 2)))
+
+    def forward(self, input: Tensor) -> Tensor:
+        """x inside, where it is not changed, and `value` around it."""
+        inside = F.pad(torch.ones_like(input[:1, :1]), self.padding)
+        return F.pad(input, self.padding) + self.value * (1 - inside)
+
+    def extra_repr(self) -> str:
+        """The padding."""
+        return f"padding={self.padding}"
 
 
 def _replace(model: nn.Module, old: nn.Module, replacement: nn.Module) -> None:

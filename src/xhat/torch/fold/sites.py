@@ -24,12 +24,14 @@ __all__ = ["Planner", "Site", "folded_weights", "shared_memory"]
 class Site:
     """Layers that take up batch norms: before -> into -> after[0] -> after[1] ..., as paths.
 
-    More than one layer in `into`: their outputs are concatenated, and the batch norms behind take all of them.
+    More than one layer in `into`: their outputs are concatenated, and the batch norms behind take all of them. border:
+    the layer pads the output of `before` with zeros.
     """
 
     into: tuple[str, ...]
     before: list[str] = field(default_factory=list)
     after: list[str] = field(default_factory=list)
+    border: bool = False
 
     @property
     def norms(self) -> list[str]:
@@ -241,13 +243,14 @@ class Planner:
                 raise ReasonToStay(f"and its output goes to {self.graph.called(user)}")
             value, flat = user, flat or self.graph.is_flatten(user)
         into = self._layer_at(user, None)
-        self._check_ahead(path, into, user, flat)
+        border = self._has_border(path, into, user, flat)
         site = self._site_of((into,))
+        site.border = border
         site.before.insert(0, path)
         return site
 
-    def _check_ahead(self, path: str, into: str, user: fx.Node, flat: bool) -> None:
-        """Raises ReasonToStay if the shift of this batch norm is no constant behind the layer."""
+    def _has_border(self, path: str, into: str, user: fx.Node, flat: bool) -> bool:
+        """Whether the layer's padding has to take part. Raises ReasonToStay if the map can't go through the layer."""
         layer: Any = self.model.get_submodule(into)
         f, ndim = affine(self.model.get_submodule(path)), self.ndim.get(path)
         if isinstance(layer, nn.Linear):
@@ -256,11 +259,15 @@ class Planner:
         elif flat or layer.in_channels != len(f.scale) or ndim not in (None, 2 + len(layer.kernel_size)):
             raise ReasonToStay(f"and its channels are not those of {into!r}")
         if not bool(f.shift.any()):
-            return
+            return False
         if isinstance(layer, _ConvTransposeNd):
             raise ReasonToStay(f"and its shift is no constant behind the transposed convolution {into!r}")
-        if self.graph.pads_with_zeros(user):
+        if not self.graph.pads_with_zeros(user):
+            return False
+        border = (f.shift / f.scale).to(layer.weight.dtype)
+        if type(layer) not in (nn.Conv1d, nn.Conv2d, nn.Conv3d) or not bool(border.isfinite().all()):
             raise ReasonToStay(f"and {into!r} pads its output with zeros, which its shift would not reach")
+        return True
 
 
 def _listed(paths: tuple[str, ...]) -> str:

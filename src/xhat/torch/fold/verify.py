@@ -133,8 +133,7 @@ class _Call(NamedTuple):
 
     def reach(self) -> float:
         """The largest |input| of the layers."""
-        first = self.site.before[:1] or self.site.into
-        return max(_largest(self.given[path].args[0].double()) for path in first)
+        return max(_largest(self.given[path].args[0].double()) for path in self.site.into)
 
     def through(self, model: nn.Module, dtype: torch.dtype | None) -> Tensor:
         """y, by the layers of another model."""
