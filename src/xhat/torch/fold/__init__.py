@@ -132,7 +132,8 @@ def fold_frozen(model: M, *, example_inputs: Any = None) -> tuple[M, list[Folded
         model, changes = xt.fold_frozen(xt.freeze(xt.convert(model)[0], affine=False))
     """
     inputs = None if example_inputs is None else _inputs("fold_frozen", example_inputs, None)
-    sites, reasons, _ = sites_of(_copied("fold_frozen", unfold_frozen(model)), inputs, shared_memory(model))
+    plain = unfold_frozen(_copied("fold_frozen", model))
+    sites, reasons, _ = sites_of(plain, inputs, shared_memory(unfold_frozen(model)))
     taken = {}
     for site in sites:
         why = reason_to_leave(model, site)
