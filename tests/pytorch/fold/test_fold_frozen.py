@@ -149,6 +149,69 @@ def test_the_batch_norms_input_is_not_kept() -> None:
     assert outputs * 0.9 <= saved <= outputs
 
 
+def test_the_folded_weight_is_not_kept_either() -> None:
+    plain = frozen(nn.Conv2d(40, 50, 3), nn.BatchNorm2d(50))
+    folded, _ = xt.fold_frozen(copy.deepcopy(plain))
+    x = numbers("weight", 1, 40, 9, 9)
+    assert saved_bytes(folded, x) <= saved_bytes(plain, x)
+
+
+@pytest.mark.parametrize("affine", [True, False], ids=["affine", "affine frozen"])
+def test_a_weight_that_changes_before_the_backward_pass_is_an_error(affine: bool) -> None:
+    folded, _ = xt.fold_frozen(frozen(nn.Conv2d(4, 6, 3), nn.BatchNorm2d(6)))
+    folded[1].requires_grad_(affine)
+    y = folded(numbers("changed", 2, 4, 7, 9).requires_grad_())
+    with torch.no_grad():
+        folded[0].weight.mul_(2)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        y.sum().backward()
+
+
+@pytest.mark.parametrize("layer", [lambda: nn.Conv2d(4, 6, 3), lambda: nn.ConvTranspose2d(4, 6, 3, groups=2)])
+def test_second_derivatives_are_exact(layer: Any) -> None:
+    plain = frozen(layer(), nn.BatchNorm2d(6)).double()
+    folded, _ = xt.fold_frozen(copy.deepcopy(plain))
+    found = []
+    for model in (plain, folded):
+        x = numbers("second", 2, 4, 5, 6, dtype=torch.float64).requires_grad_()
+        (g,) = torch.autograd.grad(torch.tanh(model(x)).sum(), x, create_graph=True)
+        found.append(torch.autograd.grad(g.square().sum(), (x, *model.parameters())))
+    for a, b in zip(*found, strict=True):
+        torch.testing.assert_close(b, a, rtol=1e-11, atol=1e-11)
+
+
+def test_transforms_of_torch_func_and_compile() -> None:
+    plain = frozen(nn.Conv2d(4, 6, 3), nn.BatchNorm2d(6)).double()
+    folded, _ = xt.fold_frozen(copy.deepcopy(plain))
+    x = numbers("func", 3, 4, 5, 6, dtype=torch.float64)
+
+    def loss(model: nn.Module, parameters: Any, x: Tensor) -> Tensor:
+        return torch.tanh(torch.func.functional_call(model, parameters, (x[None],))).sum()
+
+    single = [
+        torch.func.vmap(torch.func.grad(lambda p, x, m=m: loss(m, p, x)), (None, 0))(
+            dict(m.named_parameters()), x
+        )
+        for m in (plain, folded)
+    ]
+    for name, expected in single[0].items():
+        torch.testing.assert_close(single[1][name], expected, rtol=1e-11, atol=1e-11)
+    compiled = torch.compile(folded, backend="aot_eager", fullgraph=True)
+    for a, b in zip(gradients(compiled, x)[1].values(), gradients(plain, x)[1].values(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-11, atol=1e-11)
+
+
+def test_autocast() -> None:
+    plain = frozen(nn.Conv2d(4, 6, 3), nn.BatchNorm2d(6))
+    folded, _ = xt.fold_frozen(copy.deepcopy(plain))
+    x = numbers("autocast", 2, 4, 7, 9)
+    expected = gradients(plain, x)[1]
+    with torch.autocast("cpu", torch.bfloat16):
+        found = gradients(folded, x)[1]
+    for name, value in expected.items():
+        assert float((found[name] - value).norm()) <= 0.02 * float(value.norm()), name
+
+
 def test_copies_and_pickles_are_folded_too_and_unfold_undoes_it() -> None:
     plain = frozen(nn.Conv2d(4, 6, 3), nn.BatchNorm2d(6))
     before, x = state_bits(plain), numbers("copies", 2, 4, 7, 9)

@@ -6,14 +6,17 @@ Which layers these are is in `sites`, and the formula in `weights`: neither must
 from functools import cache
 from typing import Any, TypeVar
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvTransposeNd
 
 from xhat.torch.convert.generated import reduce_generated
+from xhat.torch.fold.convolution import output_padding, scaled_convolution, takes
 from xhat.torch.fold.norms import affine, has_fixed_statistics, remainder
 from xhat.torch.fold.sites import Site
-from xhat.torch.fold.weights import Weights, map_after
+from xhat.torch.fold.weights import Weights, map_after, rounded
+from xhat.torch.internals import eager
 
 __all__ = ["FoldedNorm", "FoldingLayer", "make_frozen", "reason_to_leave", "unfold_frozen"]
 
@@ -59,26 +62,19 @@ class FoldingLayer(_Generated):
             return plain
         f = affine(self.norm[0])
         bias = f.scale.new_zeros(len(f.scale)) if layer.bias is None else layer.bias
-        made = map_after(layer, Weights(layer.weight, bias), f)
-        weight, bias = made.weight.to(layer.weight.dtype), made.bias.to(layer.weight.dtype)
+        cast = torch.is_autocast_enabled(input.device.type)
+        if eager() and not cast and takes(layer) and torch.is_grad_enabled():
+            return scaled_convolution(layer, input, args, f, bias)
+        weights = rounded(map_after(layer, Weights(layer.weight, bias), f), layer.weight.dtype)
         if isinstance(layer, nn.Linear):
-            return F.linear(input, weight, bias)
+            return F.linear(input, *weights)
         if not isinstance(layer, _ConvTransposeNd):
-            found: Tensor = layer._conv_forward(input, weight, bias)
+            found: Tensor = layer._conv_forward(input, *weights)
             return found
-        return _transposed(layer, input, args, weight, bias)
-
-
-def _transposed(layer: Any, x: Tensor, args: tuple[Any, ...], weight: Tensor, bias: Tensor) -> Tensor:
-    """The transposed convolution with other weights; args: output_size, if it is given."""
-    k, size = len(layer.kernel_size), args[0] if args else None
-    padding = layer._output_padding(
-        x, size, layer.stride, layer.padding, layer.kernel_size, k, layer.dilation
-    )
-    y: Tensor = _TRANSPOSED[k](
-        x, weight, bias, layer.stride, layer.padding, padding, layer.groups, layer.dilation
-    )
-    return y
+        padding = output_padding(layer, input, args)
+        k, more = len(layer.kernel_size), (layer.stride, layer.padding, padding, layer.groups, layer.dilation)
+        transposed: Tensor = _TRANSPOSED[k](input, *weights, *more)
+        return transposed
 
 
 class FoldedNorm(_Generated):

@@ -23,7 +23,10 @@ __all__ = [
     "parameters",
     "products",
     "rounded",
+    "scale_in_place",
+    "scaled",
     "set_parameters",
+    "sums_of_outputs",
 ]
 
 
@@ -46,9 +49,25 @@ def parameters(layer: Any) -> Weights:
 
 def map_after(layer: nn.Module, weights: Weights, f: Affine) -> Weights:
     """Of y = f(layer(x)): weight' = scale_o weight, and bias' = scale bias + shift."""
-    w = _viewed(layer, weights.weight)
-    scaled = w * f.scale.reshape(w.shape[0], w.shape[1], 1, 1).to(w.dtype)
-    return Weights(_shaped(layer, scaled, weights.weight), weights.bias * f.scale + f.shift)
+    return Weights(scaled(layer, weights.weight, f.scale), weights.bias * f.scale + f.shift)
+
+
+def scaled(layer: nn.Module, weight: Tensor, scale: Tensor) -> Tensor:
+    """scale_o weight, for each output o."""
+    w = _viewed(layer, weight)
+    return _shaped(layer, w * scale.reshape(*w.shape[:2], 1, 1).to(w.dtype), weight)
+
+
+def scale_in_place(layer: nn.Module, weight: Tensor, scale: Tensor) -> Tensor:
+    """`scaled`, in the memory of a contiguous weight."""
+    w = _viewed(layer, weight)
+    w.mul_(scale.reshape(*w.shape[:2], 1, 1).to(w.dtype))
+    return weight
+
+
+def sums_of_outputs(layer: nn.Module, a: Tensor, b: Tensor) -> Tensor:
+    """The sum of a b over inputs and taps, for each output: (C,)."""
+    return torch.einsum("goit,goit->go", _viewed(layer, a), _viewed(layer, b)).reshape(-1)
 
 
 def map_before(layer: nn.Module, weights: Weights, f: Affine) -> Weights:
@@ -80,7 +99,7 @@ def set_parameters(layer: Any, weights: Weights, like: Tensor) -> None:
 
 def gain(layer: Any, weights: Weights) -> Tensor:
     """The largest |y - bias| of each output channel for |x| <= 1 (a batch norm: for |x - mu| <= 1)."""
-    total = _viewed(layer, weights.weight).abs().sum((2, 3)).reshape(-1)
+    total = sums_of_outputs(layer, weights.weight, weights.weight.sign())
     if isinstance(layer, _BatchNorm) and layer.running_var is not None:
         total = total * equations.reciprocal_std(layer.running_var.double(), float(layer.eps), torch.sqrt)
     return total
