@@ -67,8 +67,12 @@ class _ScaledConvolution(torch.autograd.Function):
         dx, dproduct, dbias = torch.ops.aten.convolution_backward(
             dy, x, product, [len(scale)], *ctx.options, needed
         )
-        dweight = scaled(ctx.layer, dproduct, scale).to(weight.dtype) if ctx.needs_input_grad[1] else None
         dscale = (
             sums_of_outputs(ctx.layer, dproduct, weight).to(scale.dtype) if ctx.needs_input_grad[2] else None
         )
+        kept = (
+            torch.is_grad_enabled() or not needed[1] or not dproduct.is_contiguous()
+        )  # for a second derivative
+        apply = scaled if kept else scale_in_place
+        dweight = apply(ctx.layer, dproduct, scale) if ctx.needs_input_grad[1] else None
         return dx, dweight, dscale, dbias, None, None, None
