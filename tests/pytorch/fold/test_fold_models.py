@@ -55,6 +55,24 @@ def test_what_changes_nothing_is_passed(between: Any) -> None:
     assert off(folded, model, x) <= change.bound
 
 
+@pytest.mark.usefixtures("recorder")
+def test_a_linear_layer_over_rows_that_become_samples() -> None:
+    """As in LeViT: (N, L, C) -> (N L, C) between the linear layer and the batch norm."""
+
+    class Rows(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear, self.bn = nn.Linear(7, 5), nn.BatchNorm1d(5)
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = self.linear(x)
+            return self.bn(y.flatten(0, 1)).reshape_as(y)
+
+    folded, (change,) = xt.fold(evaluated(model := Rows()), x := numbers("rows", 2, 3, 7))
+    assert change.into == ("linear",)
+    assert off(folded, model, x) <= change.bound
+
+
 class Concatenated(nn.Module):
     """A batch norm over two convolutions side by side, as in CSP networks."""
 

@@ -5,7 +5,7 @@ The graph is only read: what runs are the model's own methods. Which layers are 
 
 import inspect
 import warnings
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -60,6 +60,8 @@ _FLATTEN = {torch.flatten, "flatten"} | _overloads("flatten")
 _SAME = {"contiguous", "detach", "clone", torch.clone, *_overloads("clone", "contiguous", "detach", "alias")}
 _DROPOUT = {F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, F.alpha_dropout, F.feature_alpha_dropout}
 _DROPOUT |= _overloads("dropout", "feature_dropout", "alpha_dropout", "feature_alpha_dropout")
+_SHAPES = {"size", "dim", "numel", *_overloads("sym_size", "sym_numel")}
+_LIKE = {"reshape_as", "view_as", "expand_as", *_overloads("reshape_as", "view_as", "expand_as")}
 _PAD = {F.pad} | _overloads("pad")
 _DROPOUTS = (nn.modules.dropout._DropoutNd, nn.Identity)
 
@@ -69,12 +71,15 @@ class Graph:
 
     def __init__(self, model: nn.Module, graph: fx.Graph, paths: dict[fx.Node, str], how: str) -> None:
         self.model, self.graph, self.paths, self.how = model, graph, paths, how
-        self.references: Counter[fx.Node] = Counter()  # how often each node's value is an argument
+        self.readers: dict[fx.Node, list[fx.Node]] = defaultdict(
+            list
+        )  # the nodes that read each node's value
         for node in graph.nodes:
-            fx.map_arg((node.args, node.kwargs), lambda n: self.references.update([n]))
-        self.uses = Counter[str]()  # how often each parameter or buffer is an argument, by its first path
+            for n in _read_by(node):
+                self.readers[n].append(node)
+        self.uses = Counter[str]()  # how often each parameter or buffer is read, by its first path
         for node, path in paths.items():
-            self.uses[path] += self.references[node]
+            self.uses[path] += len(self.readers[node])
 
     def norm_calls(self) -> Iterator[tuple[str, fx.Node]]:
         """Path and node of every call of a batch norm, in their order."""
@@ -134,14 +139,14 @@ class Graph:
             "replicate",
         )
 
-    def is_flatten(self, node: fx.Node) -> bool:
-        """Whether the node makes (N, C, ...) to (N, C ...)."""
+    def is_flatten(self, node: fx.Node, dims: tuple[int, int] = (1, -1)) -> bool:
+        """Whether the node makes one dimension of these: of (N, C, ...), or of (N, L, C) with (0, 1)."""
         if node.op == "call_module":
             module = self.model.get_submodule(str(node.target))
             ends = (getattr(module, "start_dim", None), getattr(module, "end_dim", None))
-            return type(module) is nn.Flatten and ends == (1, -1) and not hooked(module)
-        last = argument(node, 2, "end_dim", -1)
-        return node.target in _FLATTEN and argument(node, 1, "start_dim", 0) == 1 and last == -1
+            return type(module) is nn.Flatten and ends == dims and not hooked(module)
+        ends = (argument(node, 1, "start_dim", 0), argument(node, 2, "end_dim", -1))
+        return node.target in _FLATTEN and ends == dims
 
     def pads_with_zeros(self, node: fx.Node) -> bool:
         """Whether the convolution at this node pads its input."""
@@ -171,6 +176,20 @@ class Graph:
             else getattr(node.target, "__name__", str(node.target))
         )
         return str(name).split(".")[0]
+
+
+def _read_by(node: fx.Node) -> list[fx.Node]:
+    """The nodes whose values this node reads, each as often as it does; it may read no more than a shape."""
+    found: list[fx.Node] = []
+    read: Any = (node.args, node.kwargs)
+    if node.target in _SHAPES or (
+        node.target is getattr and node.args[1] in ("shape", "ndim", "dtype", "device")
+    ):
+        read = ()
+    elif node.target in _LIKE:
+        read = node.args[0]
+    fx.map_arg(read, found.append)
+    return found
 
 
 def argument(node: fx.Node, place: int, name: str, default: Any = None) -> Any:

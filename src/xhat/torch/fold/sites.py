@@ -152,7 +152,11 @@ class Planner:
         """The convolutions, linear layers and batch norms whose outputs, side by side, this value is."""
         if not isinstance(value, fx.Node):
             raise ReasonToStay("its input is no value of the graph")
-        if value in self.passed or self.graph.is_same(value):
+        if (
+            value in self.passed
+            or self.graph.is_same(value)
+            or (ndim == 2 and self.graph.is_flatten(value, (0, 1)))
+        ):
             self._check_single(value)
             return self._producers(self.graph.input_of(value), ndim)
         parts = self.graph.parts_of_cat(value, ndim) if ndim else None
@@ -163,7 +167,7 @@ class Planner:
         return found
 
     def _check_single(self, value: fx.Node) -> None:
-        count = self.graph.references[value]
+        count = len(self.graph.readers[value])
         if count != 1:
             raise ReasonToStay(f"{self.graph.described(value)} is used {count} times")
 
@@ -234,9 +238,10 @@ class Planner:
             raise ReasonToStay("and more than its affine map is in it")
         value, flat = node, False
         while True:
-            if self.graph.references[value] != 1:
-                raise ReasonToStay(f"and its output is used {self.graph.references[value]} times")
-            user = next(iter(value.users))
+            readers = self.graph.readers[value]
+            if len(readers) != 1:
+                raise ReasonToStay(f"and its output is used {len(readers)} times")
+            user = readers[0]
             if self.graph.product_at(user) is not None and self.graph.input_of(user) is value:
                 break
             if not (self.graph.is_same(user) or self.graph.is_flatten(user)):

@@ -153,6 +153,10 @@ class _Call(NamedTuple):
                     model.get_submodule(path)(*given[path].args, **given[path].kwargs) for path in site.into
                 ]
             y: Tensor = parts[0] if len(parts) == 1 else torch.cat(parts, 1)
+            if site.after:
+                y = y.reshape(
+                    given[site.after[-1]].args[0].shape
+                )  # a linear layer's (N, L, C) may become (N L, C)
             for path in site.after:
                 more = given[path] if path == site.after[-1] else Inputs((None,), {})
                 y = model.get_submodule(path)(y, *more.args[1:], **more.kwargs)
