@@ -59,3 +59,14 @@ class OneUse(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.bn(self.conv(x))
+
+
+class Between(nn.Module):
+    """What `between` does with the convolution's output, before the batch norm."""
+
+    def __init__(self, between: Any) -> None:
+        super().__init__()
+        self.conv, self.bn, self.between = nn.Conv2d(3, 5, 3), nn.BatchNorm2d(5), between
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.relu(self.bn(self.between(self.conv(x))))
