@@ -27,7 +27,7 @@ CORE = ENGINE | {"plan", "checks"}
 TORCH_INPUTS = {"torch.errors", "torch.internals", "torch.inputs", "torch.memory"}
 TORCH_WAYS = {f"torch.{way}" for way in ("cpu", "composed", "autograd", "operators", "running_stats")}
 SEEN = ("composed", "cpu", "freeze", "functional", "nn", "progress", "recalibrate", "recorder", "sync")
-TORCH_PUBLIC = ("adapt", "average", "convert", "doctor", "domains", "exponential_average", "freeze", "functional",
+TORCH_PUBLIC = ("adapt", "average", "convert", "doctor", "domains", "exponential_average", "fold", "freeze", "functional",
                 "ghost", "nn", "recalibrate", "renorm", "sync")  # fmt: skip
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
@@ -73,6 +73,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "torch.average": CORE | {"torch.checkpoints", "torch.sync"},
     "torch.exponential_average": CORE | {"torch.checkpoints", "torch.recalibrate"},
     "torch.doctor": CORE | TORCH_INPUTS | {f"torch.{part}" for part in SEEN},
+    "torch.fold": CORE | TORCH_INPUTS | {"torch.composed", "torch.convert", "torch.nn"},
     "torch": {f"torch.{part}" for part in TORCH_PUBLIC},
     "lens": set(),
     "lens.paths": ENGINE,

@@ -15,6 +15,10 @@ from xhat.torch.doctor import examine as examine
 from xhat.torch.doctor import watch as watch
 from xhat.torch.domains import DomainBatchNorm as DomainBatchNorm
 from xhat.torch.exponential_average import ExponentialAverage as ExponentialAverage
+from xhat.torch.fold import Folded as Folded
+from xhat.torch.fold import fold as fold
+from xhat.torch.fold import fold_frozen as fold_frozen
+from xhat.torch.fold import unfold as unfold
 from xhat.torch.freeze import freeze as freeze
 from xhat.torch.freeze import unfreeze as unfreeze
 from xhat.torch.functional import batch_norm as batch_norm
@@ -49,6 +53,7 @@ __all__ = [
     "DomainBatchNorm",
     "ExponentialAverage",
     "Finding",
+    "Folded",
     "GhostBatchNorm1d",
     "GhostBatchNorm2d",
     "GhostBatchNorm3d",
@@ -64,10 +69,13 @@ __all__ = [
     "convert_sync",
     "diagnose",
     "examine",
+    "fold",
+    "fold_frozen",
     "freeze",
     "merge_running_statistics",
     "recalibrate",
     "revert",
+    "unfold",
     "unfreeze",
     "watch",
 ]

@@ -15,6 +15,7 @@ from xhat.errors import ArgumentError
 from xhat.torch.convert.fuse import fuse, unfuse
 from xhat.torch.convert.layers import (
     BatchNormAct2d,
+    class_name,
     convert_layer,
     inexpressible_options,
     reason_to_leave,
@@ -80,7 +81,7 @@ def convert(model: M) -> tuple[M, list[Change]]:
     if not isinstance(model, nn.Module):
         raise ArgumentError(f"convert: model is {type(model).__name__}, expected a torch.nn.Module.")
     found = list(_batch_norms(model))
-    before = {path: _class_name(layer) for path, layer, _ in found}
+    before = {path: class_name(layer) for path, layer, _ in found}
     for _, layer, reason in found:
         if reason is None:
             convert_layer(layer)
@@ -96,7 +97,7 @@ def convert(model: M) -> tuple[M, list[Change]]:
         if what is None and layer in missed:
             reason = f"{reason}; not fused: {missed[layer]}" if reason else f"not fused: {missed[layer]}"
         changes.append(
-            Change(path, before[path], _class_name(layer), what, reason, tuple(paths[id(layer)][1:]))
+            Change(path, before[path], class_name(layer), what, reason, tuple(paths[id(layer)][1:]))
         )
     return model, changes
 
@@ -161,18 +162,3 @@ def _layers_called_by(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
             yield name, child
         elif type(child) in (nn.ModuleList, nn.ModuleDict):
             yield from ((f"{name}.{path}", layer) for path, layer in _layers_called_by(child))
-
-
-def _class_name(layer: nn.Module) -> str:
-    """The name by which users import the layer's class."""
-    kind = type(layer)
-    if isinstance(layer, torch.jit.ScriptModule):
-        return f"torch.jit.ScriptModule of {layer.original_name}"
-    module = kind.__module__
-    if module == _BatchNorm.__module__:
-        module = "torch.nn"
-    elif issubclass(kind, BatchNormAct2d):
-        module = "xhat.torch.convert"
-    elif module.startswith("xhat.torch."):
-        module = "xhat.torch"
-    return f"{module}.{kind.__qualname__}"

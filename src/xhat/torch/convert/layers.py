@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from functools import cache
 from typing import Any
 
+import torch
 from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.lazy import LazyModuleMixin
@@ -23,6 +24,7 @@ __all__ = [
     "XHAT_CLASS",
     "BatchNormAct2d",
     "act_class",
+    "class_name",
     "convert_layer",
     "inexpressible_options",
     "reason_to_leave",
@@ -170,3 +172,18 @@ def revert_layer(layer: Any) -> None:
     layer.__class__ = torchs
     if torchs is nn.SyncBatchNorm:
         layer.process_group = process_group
+
+
+def class_name(layer: nn.Module) -> str:
+    """The name by which users import the layer's class."""
+    kind = type(layer)
+    if isinstance(layer, torch.jit.ScriptModule):
+        return f"torch.jit.ScriptModule of {layer.original_name}"
+    module = kind.__module__
+    if module == _BatchNorm.__module__:
+        module = "torch.nn"
+    elif issubclass(kind, BatchNormAct2d):
+        module = "xhat.torch.convert"
+    elif module.startswith("xhat.torch."):
+        module = "xhat.torch"
+    return f"{module}.{kind.__qualname__}"

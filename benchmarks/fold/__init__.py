@@ -1,0 +1,1 @@
+"""Every published architecture, folded: `python -m benchmarks.fold`."""
