@@ -27,8 +27,20 @@ CORE = ENGINE | {"plan", "checks"}
 TORCH_INPUTS = {"torch.errors", "torch.internals", "torch.inputs", "torch.memory"}
 TORCH_WAYS = {f"torch.{way}" for way in ("cpu", "composed", "autograd", "operators", "running_stats")}
 SEEN = ("composed", "cpu", "freeze", "functional", "nn", "progress", "recalibrate", "recorder", "sync")
-TORCH_PUBLIC = ("adapt", "average", "convert", "doctor", "domains", "exponential_average", "fold", "freeze", "functional",
-                "ghost", "nn", "recalibrate", "renorm", "sync")  # fmt: skip
+TORCH_PUBLIC = (
+    *(
+        "adapt",
+        "average",
+        "convert",
+        "doctor",
+        "domains",
+        "exponential_average",
+        "fold",
+        "freeze",
+        "functional",
+    ),
+    *("ghost", "nn", "recalibrate", "renorm", "sync"),
+)
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
     "layout": {"errors"},
