@@ -115,7 +115,7 @@ def _by_cause(measured: Measured, layers: list[Layer], harmful: bool) -> dict[st
 
 
 def _apart(measured: Measured, layers: list[Layer]) -> list[Layer]:
-    """The layers whose statistics do not fit, in a model that is better with others; none if these do not fit either."""
+    """The layers whose statistics do not fit, in a model that is better with others; none if no others fit."""
     gap = measured.gap("evaluation", "pooled")
     if measured.quantity == "loss":
         if is_relevant(measured, measured.gap("pooled", "batch"), "pooled", "batch"):
