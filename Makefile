@@ -23,11 +23,11 @@ EXTRAS := demo,lens,test
 # A file's tests share what they compute, so they stay in one process; files start in the order of their names.
 PYTEST := -m pytest --numprocesses $(PROCESSES) --dist loadfile --no-loadscope-reorder
 
-# What the compiled engine is made from, and, with the Python files and the lens's page, what a wheel is made from.
+# What the compiled engine is made from, and, with the Python files and the pages, what a wheel is made from.
 ENGINE := $(shell find kernels -type f) CMakeLists.txt pyproject.toml constraints-build.txt
 # An editable installation maps each Python file by name, so it is made again when one is added, moved or removed.
 MODULES := $(shell find src -name '*.py' | sort | cksum | tr ' ' '-')
-PACKAGE = $(ENGINE) $(shell find src -name '*.py') $(wildcard src/xhat/lens/reporter/web/* src/xhat/lens/prover/*.md)
+PACKAGE = $(ENGINE) $(shell find src -name '*.py') $(wildcard src/xhat/web/* src/xhat/*/*/web/* src/xhat/lens/prover/*.md)
 
 .DELETE_ON_ERROR:
 .PHONY: demo test set-up lint types pytest sanitize bench wheel clean

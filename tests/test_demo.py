@@ -156,7 +156,7 @@ def test_without_torch_one_line_names_the_omitted_part(tmp_path, monkeypatch):
     shown, status = demo(tmp_path, steps=1)
     assert status == 0
     (line,) = (line for line in shown.splitlines() if "PyTorch" in line)
-    assert line == "A second part, a residual network in PyTorch, needs torch, which is missing."
+    assert line == "Two more parts, with a residual network, need PyTorch, which is missing."
     assert not (tmp_path / "out" / "residual.png").exists()
 
 

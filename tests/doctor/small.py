@@ -74,8 +74,10 @@ def snapshot(model: nn.Module) -> Any:
     """Identity and bits of everything a model holds: parameters, gradients, buffers, modes, hooks, attributes."""
     held = []
     for path, m in model.named_modules():
+        held_hooks = [hooks for name, hooks in vars(m).items() if name.endswith("_hooks")]
         hooks = [
-            [(k, id(v)) for k, v in getattr(m, name).items()] for name in vars(m) if name.endswith("_hooks")
+            [(k, id(v)) for k, v in h.items()] if isinstance(h, dict) else list(map(id, h))
+            for h in held_hooks
         ]
         own = {k: id(v) for k, v in vars(m).items()}
         buffers = [(k, id(b), bits(b)) for k, b in m._buffers.items()]

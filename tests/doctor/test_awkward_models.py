@@ -171,6 +171,8 @@ def test_parametrized_layers() -> None:
     assert len(d.layers) == 2
 
 
+@pytest.mark.filterwarnings("ignore:torch.ao.quantization is deprecated:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:Please use quant_min:UserWarning")
 def test_quantisation_that_is_prepared() -> None:
     model = net().train()
     mapping = torch.ao.quantization.get_default_qat_qconfig_mapping("x86")

@@ -3,6 +3,7 @@
 import argparse
 import io
 import pickle
+import sys
 import zipfile
 from pathlib import Path
 
@@ -80,6 +81,14 @@ def test_safetensors_are_read(trained, tmp_path):
     half = {name: t.bfloat16() if t.is_floating_point() else t for name, t in reset(trained).items()}
     save_file(half, tmp_path / "model.safetensors")
     assert [f.layers for f in xt.examine(str(tmp_path / "model.safetensors")).findings] == [NAMES]
+
+
+def test_without_safetensors_it_is_one_sentence(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "safetensors", None)
+    (tmp_path / "model.safetensors").write_bytes(b"1")
+    with pytest.raises(ArgumentError) as raised:
+        xt.examine(tmp_path / "model.safetensors")
+    assert str(raised.value) == "examine: safetensors is missing, install it with pip install 'xhat[doctor]'."
 
 
 def test_the_state_of_numpys_layer_is_read(tmp_path):

@@ -73,8 +73,8 @@ def test_evaluation_that_is_undone_an_epoch_later_is_found(kind, with_optimizer)
 
 def test_layers_that_stop_in_a_model_that_trains_are_a_risk_and_those_that_never_moved_a_note(with_optimizer):
     loop = Loop(network(), with_optimizer)
+    loop.model[1].eval()
     with loop.watch:
-        loop.model[1].eval()
         loop.steps(30)
         loop.model[4].eval()
         loop.steps(10)
@@ -115,6 +115,22 @@ def test_a_probe_without_gradients_in_training_mode_is_found(kind, with_optimize
         loop.steps(40)
     assert list(loop.found()) == ["train-mode-in-evaluation"]
     assert loop.found()["train-mode-in-evaluation"].evidence == {"passes": 1}
+
+
+def test_a_pass_without_gradients_in_each_step_is_a_note():
+    """As the generator's in a step of the discriminator: it is meant so."""
+    loop = Loop(network())
+    with loop.watch:
+        for _ in range(40):
+            with torch.no_grad():
+                loop.model(batch())
+            loop.step()
+    (found,) = loop.watch.findings
+    assert (found.cause, found.severity, found.evidence) == (
+        "train-mode-in-evaluation",
+        "note",
+        {"passes": 40},
+    )
 
 
 def test_statistics_made_anew_on_purpose_are_no_finding():

@@ -44,7 +44,9 @@ def test_the_code_of_the_readme() -> None:
     """The layer ignores the padding, and what the code says of the model holds."""
     readme = (ROOT / "README.md").read_text("utf-8")
     code, many = (
-        c for c in re.findall(r"^```python\n(.*?)^```", readme, re.DOTALL | re.MULTILINE) if "xhat.torch" in c
+        c
+        for c in re.findall(r"^```python\n(.*?)^```", readme, re.DOTALL | re.MULTILINE)
+        if "\nimport xhat.torch" in c
     )
     names: dict[str, Any] = {}
     exec(compile(many, "README.md", "exec"), names)

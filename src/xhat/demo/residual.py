@@ -15,7 +15,20 @@ from torch import Tensor, nn
 import xhat.torch as xt
 from xhat.demo.training import Digits, batches
 
-__all__ = ["BATCH", "PIXELS", "Network", "Twin", "disagreement", "images", "train_twins"]
+__all__ = [
+    "BATCH",
+    "MOMENTUM",
+    "PIXELS",
+    "RATE",
+    "Network",
+    "Twin",
+    "accuracy_of",
+    "disagreement",
+    "images",
+    "made",
+    "step",
+    "train_twins",
+]
 
 PIXELS = 16  # the 8 x 8 pixels of a digit, enlarged
 BATCH = 128
@@ -84,35 +97,39 @@ def train_twins(
     digits: Digits, *, steps: int, seed: int, advance: Callable[[], None]
 ) -> tuple[Twin, Twin, list[xt.Change]]:
     """Both trainings (SGD with momentum), and the changes of `convert`; `advance` is called after each step of both."""
-    with torch.random.fork_rng(devices=[]):  # keep the random state of the caller
-        networks = []
-        for _ in range(2):
-            torch.manual_seed(seed)
-            networks.append(Network())
-    converted, changes = xt.convert(networks[1])
-    twins = Twin("torch's layers", networks[0]), Twin("after xt.convert", converted)
+    converted, changes = xt.convert(made(seed))
+    twins = Twin("torch's layers", made(seed)), Twin("after xt.convert", converted)
     optimizers = [torch.optim.SGD(t.network.parameters(), lr=RATE, momentum=MOMENTUM) for t in twins]
     x, labels = images(digits.x), torch.from_numpy(digits.labels).long()
     for twin in twins:
         twin.kept = _kept(twin.network, x[:BATCH])
-    for step, rows in zip(range(steps), batches(len(x), seed, BATCH), strict=False):
+    for turn, rows in zip(range(steps), batches(len(x), seed, BATCH), strict=False):
         turns = list(zip(twins, optimizers, strict=True))
-        for twin, optimizer in turns if step % 2 else turns[::-1]:  # alternate which one is first
-            _step(twin, optimizer, x[rows], labels[rows])
+        for twin, optimizer in turns if turn % 2 else turns[::-1]:  # alternate which one is first
+            start = perf_counter()
+            loss = step(twin.network, optimizer, x[rows], labels[rows])
+            twin.seconds.append(perf_counter() - start)
+            twin.losses.append(loss.item())
         advance()
     for twin in twins:
-        twin.accuracy = _accuracy(twin.network, digits)
+        twin.accuracy = accuracy_of(twin.network, digits)
     return *twins, changes
 
 
-def _step(twin: Twin, optimizer: torch.optim.Optimizer, x: Tensor, labels: Tensor) -> None:
-    start = perf_counter()
+def made(seed: int) -> Network:
+    """A network whose weights follow from the seed. The random state of the caller stays."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return Network()
+
+
+def step(network: nn.Module, optimizer: torch.optim.Optimizer, x: Tensor, labels: Tensor) -> Tensor:
+    """One step of the optimizer; returns the loss before it."""
     optimizer.zero_grad()
-    loss = nn.functional.cross_entropy(twin.network(x), labels)
+    loss = nn.functional.cross_entropy(network(x), labels)
     loss.backward()  # type: ignore[no-untyped-call]
     optimizer.step()
-    twin.seconds.append(perf_counter() - start)
-    twin.losses.append(loss.item())
+    return loss.detach()
 
 
 def _kept(network: nn.Module, x: Tensor) -> float:
@@ -132,7 +149,8 @@ def _kept(network: nn.Module, x: Tensor) -> float:
     return sum(size for place, size in sizes.items() if place not in known) / 1e6
 
 
-def _accuracy(network: nn.Module, digits: Digits) -> float:
+def accuracy_of(network: nn.Module, digits: Digits) -> float:
+    """The share of the held-out digits that the network reads, in evaluation."""
     network.eval()
     with torch.no_grad():
         read = network(images(digits.held_x)).argmax(dim=1).numpy()

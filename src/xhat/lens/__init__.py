@@ -17,7 +17,7 @@ _HOME = {
     "Adapter": "checker.adapter",
     "check": "checker.check",
     "check_file": "checker.load",
-    "derivation": "prover.prove",
+    "derivation": "prover.records",
     "theorems": "prover.theorems",
     "derive": "prover.command",
     "evaluate": "paths.graph",

@@ -212,9 +212,13 @@ WITHOUT_VARIANCE = (
 @pytest.mark.parametrize(
     ("equation", "status", "begins"),
     [
-        (r"\sum_{i=1}^N \hat{x}_i = 0", 0, "holds: ... = 0\n    proved for every n"),
-        (r"\sigma^2 = \frac{1}{N} \sum_{i=1}^N (x_i - \mu)^2", 0, "holds for correction=0: ... = 1 / N"),
-        (WITHOUT_VARIANCE, 1, "wrong: ... = gamma / sqrt(var + eps) * (dL/dy_i - 1 / N * sum_j(dL/dy_j))"),
+        (r"\sum_{i=1}^N \hat{x}_i = 0", 0, "holds: sum_i(xhat_i) = 0\n    proved for every n"),
+        (r"\sigma^2 = \frac{1}{N} \sum_{i=1}^N (x_i - \mu)^2", 0, "holds for correction=0: var = 1 / N"),
+        (
+            WITHOUT_VARIANCE,
+            1,
+            "wrong: dL/dx_i = gamma / sqrt(var + eps) * (dL/dy_i - 1 / N * sum_j(dL/dy_j))",
+        ),
     ],
 )
 def test_any_equation_is_judged(equation, status, begins, capsys):

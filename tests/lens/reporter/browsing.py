@@ -13,6 +13,21 @@ from xhat.lens.reporter.page import page as page_of
 
 Open = Callable[..., Any]
 
+# Contrast by WCAG 2: the luminances of a text and of its background.
+CONTRAST = """selectors => selectors.map(selector => {
+  const element = document.querySelector(selector);
+  const light = ([r, g, b]) => [r, g, b].map(v => v / 255)
+    .map(v => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4)
+    .reduce((sum, v, i) => sum + v * [0.2126, 0.7152, 0.0722][i], 0);
+  const parse = text => text.match(/[\\d.]+/g).map(Number);
+  const style = getComputedStyle(element);
+  const front = parse(element instanceof SVGElement ? style.fill : style.color);
+  let behind = element;
+  while (behind && (parse(getComputedStyle(behind).backgroundColor)[3] === 0)) behind = behind.parentElement;
+  const [a, b] = [light(front), light(parse(getComputedStyle(behind).backgroundColor))].sort((p, q) => q - p);
+  return [selector, (a + 0.05) / (b + 0.05)];
+})"""
+
 
 @pytest.fixture(scope="module")
 def running() -> Iterator[Any]:
@@ -21,10 +36,33 @@ def running() -> Iterator[Any]:
 
 
 @pytest.fixture
-def show(running: Any, tmp_path: Path) -> Iterator[Open]:
-    """Open a page about these arrays or layers; any console message or network request fails the test."""
+def visit(running: Any) -> Iterator[Open]:
+    """Open an HTML file; any console message or network request fails the test."""
     troubles: list[str] = []
     contexts = []
+
+    def visited(file: Path, width: int = 1240, dark: bool = False, **options: Any) -> Any:
+        scheme = "dark" if dark else "light"
+        context = running.new_context(
+            viewport={"width": width, "height": 900}, color_scheme=scheme, **options
+        )
+        contexts.append(context)
+        page = context.new_page()
+        page.on("pageerror", lambda error: troubles.append(str(error)))
+        page.on("console", lambda message: troubles.append(message.text))
+        page.on("request", lambda request: request.url == file.as_uri() or troubles.append(request.url))
+        page.goto(file.as_uri())
+        return page
+
+    yield visited
+    for context in contexts:
+        context.close()
+    assert troubles == []
+
+
+@pytest.fixture
+def show(visit: Open, tmp_path: Path) -> Open:
+    """Open a page about these arrays or layers."""
 
     def opened(
         layers: Any = None, width: int = 1240, dark: bool = False, title: str = "t", **arrays: Any
@@ -34,20 +72,9 @@ def show(running: Any, tmp_path: Path) -> Iterator[Open]:
             report(**arrays, title=title, path=file)
         else:
             file.write_text(page_of(layers, title), encoding="utf-8")
-        scheme = "dark" if dark else "light"
-        context = running.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
-        contexts.append(context)
-        page = context.new_page()
-        page.on("pageerror", lambda error: troubles.append(str(error)))
-        page.on("console", lambda message: troubles.append(message.text))
-        page.on("request", lambda request: request.url == file.as_uri() or troubles.append(request.url))
-        page.goto(file.as_uri())
-        return page
+        return visit(file, width, dark)
 
-    yield opened
-    for context in contexts:
-        context.close()
-    assert troubles == []
+    return opened
 
 
 def shown(page: Any, node: str, kind: str) -> float:

@@ -1,6 +1,7 @@
 """The report in headless Chromium: graph, table, findings and layers, compared with NumPy."""
 
 import itertools
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,9 +11,10 @@ from lens.reporter.page_data import HOSTILE, batch, strange
 
 from xhat.lens import graph
 from xhat.lens.reporter.data import layer_numbers
+from xhat.lens.reporter.page import page as page_of
 
 pytestmark = pytest.mark.browser
-running, show = browsing.running, browsing.show  # the fixtures
+running, visit, show = browsing.running, browsing.visit, browsing.show  # the fixtures
 
 PATHS = ("direct", "mean", "variance")
 
@@ -156,3 +158,15 @@ def test_names_in_the_data_cannot_inject_markup(show: Open) -> None:
     assert page.locator("#layer-list .name").first.text_content() == HOSTILE + "0"
     assert page.locator("img, [onerror]").count() == 0
     assert page.title() != "taken"
+
+
+def test_a_page_about_a_model_leads_to_the_doctor(show: Open, visit: Open, tmp_path: Path) -> None:
+    assert show(**batch()).locator("#doctor").is_hidden()
+    file, layers = tmp_path / "model.html", [layer_numbers(**batch())]
+    file.write_text(page_of(layers, "net", model=True), encoding="utf-8")
+    line = visit(file).locator("#doctor")
+    assert "xhat.torch.diagnose(model, batches)" in line.inner_text()
+    file.write_text(page_of(layers, "net", model=True, doctor="./d.html"), encoding="utf-8")
+    page = visit(file)
+    assert page.locator("#doctor a").get_attribute("href") == "./d.html"
+    assert page.evaluate("document.querySelector('#doctor a').href") == (tmp_path / "d.html").as_uri()

@@ -2,11 +2,11 @@
 
 import pytest
 from lens.reporter import browsing
-from lens.reporter.browsing import Open
+from lens.reporter.browsing import CONTRAST, Open
 from lens.reporter.page_data import batch, strange
 
 pytestmark = pytest.mark.browser
-running, show = browsing.running, browsing.show  # the fixtures
+running, visit, show = browsing.running, browsing.visit, browsing.show  # the fixtures
 
 
 def test_everything_is_reached_by_keyboard(show: Open) -> None:
@@ -36,20 +36,6 @@ def test_everything_is_reached_by_keyboard(show: Open) -> None:
         assert page.locator('tr[aria-selected="true"]').get_attribute("data-row") == row
 
 
-# Contrast by WCAG 2: the luminances of a text and of its background.
-CONTRAST = """selectors => selectors.map(selector => {
-  const element = document.querySelector(selector);
-  const light = ([r, g, b]) => [r, g, b].map(v => v / 255)
-    .map(v => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4)
-    .reduce((sum, v, i) => sum + v * [0.2126, 0.7152, 0.0722][i], 0);
-  const parse = text => text.match(/[\\d.]+/g).map(Number);
-  const style = getComputedStyle(element);
-  const front = parse(element instanceof SVGElement ? style.fill : style.color);
-  let behind = element;
-  while (behind && (parse(getComputedStyle(behind).backgroundColor)[3] === 0)) behind = behind.parentElement;
-  const [a, b] = [light(front), light(parse(getComputedStyle(behind).backgroundColor))].sort((p, q) => q - p);
-  return [selector, (a + 0.05) / (b + 0.05)];
-})"""
 TEXTS = [
     "h1", "#facts span", ".finding .reason", "#source", ".node .symbol", ".node .note", ".node .value.forward",
     ".node .value.gradient", ".local", ".legend", ".say", ".math .forward", ".term.direct", ".term.mean",

@@ -9,7 +9,7 @@ from lens.reporter.browsing import Open, check_play, playing
 from lens.reporter.page_data import batch
 
 pytestmark = pytest.mark.browser
-running, show = browsing.running, browsing.show  # the fixtures
+running, visit, show = browsing.running, browsing.visit, browsing.show  # the fixtures
 
 
 @pytest.mark.parametrize(

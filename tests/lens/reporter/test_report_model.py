@@ -146,3 +146,15 @@ def test_wrong_input_gets_a_sentence(tmp_path: Path) -> None:
     refused(nn.BatchNorm1d(4), lambda y: y, f"report_model: the loss returned a tensor of shape (9, 4){tail}")
     refused(nn.BatchNorm1d(4), lambda y: y.sum().item(), f"report_model: the loss returned float{tail}")
     assert not list(tmp_path.iterdir())
+
+
+def test_the_page_links_to_the_doctors_relative_to_itself(tmp_path: Path) -> None:
+    def address(path: Path, doctor: Any) -> Any:
+        page = report_model(model(), batch(), nn.functional.cross_entropy, path=path, doctor=doctor)
+        return data_of(page.read_text(encoding="utf-8"))["doctor"]
+
+    (tmp_path / "pages").mkdir()
+    assert address(tmp_path / "r.html", None) is None
+    assert address(tmp_path / "r.html", tmp_path / "d.html") == "./d.html"
+    assert address(tmp_path / "pages" / "r.html", str(tmp_path / "d 100%.html")) == "./../d%20100%25.html"
+    assert address(tmp_path / "r.html", tmp_path / "javascript:alert(1)") == "./javascript%3Aalert%281%29"

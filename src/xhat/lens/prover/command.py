@@ -7,7 +7,9 @@ from pathlib import Path
 
 from xhat.errors import ArgumentError
 from xhat.lens.prover.document import document, explain, tally
-from xhat.lens.prover.prove import Undecided, derivation, judge, record
+from xhat.lens.prover.prove import Undecided
+from xhat.lens.prover.reading import Judged, judge_printed
+from xhat.lens.prover.records import derivation, record
 from xhat.lens.prover.source import displays
 from xhat.lens.prover.theorems import Theorem, theorems
 
@@ -52,23 +54,39 @@ def derive(
     return 0
 
 
-def _judge(equation: str) -> int:
-    """Judge an equation in the LaTeX dialect of the derivation."""
+def _judge(latex: str) -> int:
+    """Judge the equations of a display in LaTeX, as they are printed."""
     try:
-        steps = judge(equation)
+        found = judge_printed(latex)
     except Undecided as reason:
         raise Undecided(f"derive: {reason}.") from None
     except ValueError as reason:
         raise ArgumentError(f"derive: the equation can't be read: {reason}.") from None
-    if not steps:
+    if not any(judged.steps for judged in found):
         raise ArgumentError("derive: the equation has no equals sign, expected left = right.")
-    for step in steps:
-        print(f"{step.verdict}: ... = {step.claim}")
+    for note in dict.fromkeys(note for judged in found for note in judged.notes if " is read as " in note):
+        print(note)
+    for judged in found:
+        _print_judged(judged)
+    return int(any(step.verdict == "wrong" for judged in found for step in judged.steps))
+
+
+def _print_judged(judged: Judged) -> None:
+    left = judged.left
+    for step, near in zip(judged.steps, judged.nearest, strict=True):
+        print(f"{step.verdict}: {left} = {step.claim}")
         for note in (*step.slips, step.method):
             print(f"    {note}")
         if step.witness:
             print("    " + ", ".join(f"{name} {_listed(value)}" for name, value in step.witness.items()))
-    return int(any(step.verdict == "wrong" for step in steps))
+        if near:
+            for change in near.changes:
+                print(f"    {change}")
+            print(f"    the nearest true equation: {near.claim}")
+        left = "..."
+    for note in judged.notes:
+        if " is read as " not in note:
+            print(f"    {note}")
 
 
 def _listed(value: object) -> str:

@@ -8,7 +8,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from xhat.lens.prover.corrections import REMARKS
-from xhat.lens.prover.prove import PROVED, Record, Step
+from xhat.lens.prover.prove import PROVED, Step
+from xhat.lens.prover.records import Record
 from xhat.lens.prover.theorems import Theorem
 
 __all__ = ["document", "explain", "tally"]

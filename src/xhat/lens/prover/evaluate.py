@@ -47,6 +47,10 @@ class Evaluator:
     def xhat_of(self, x: Value, mu: Value, var: Value) -> Value:
         return equations.standardize(x, mu, equations.reciprocal_std(var, self.domain.eps, self.domain.sqrt))
 
+    def xhat_from(self, x: Value) -> Value:
+        """xhat as a function of x alone: mu and var are those of x."""
+        return self.xhat_of(x, self.mean_of(x), self.variance_of(x))
+
     def output_of(self, xhat: Value, gamma: Value, beta: Value) -> Value:
         return equations.normalize(xhat, 0, 1, gamma, beta)
 
@@ -84,7 +88,7 @@ class Evaluator:
         if isinstance(node, Sum):
             return self._sum(node, at)
         if isinstance(node, Derivative):
-            return self.derivative(node.top, node.bottom, at)
+            return self.derivative(node, at)
         if isinstance(node, Operation):
             return self._operation(node.operator, [self.value(operand, at) for operand in node.operands])
         values = {"x": domain.x, "y": self.y, "w": domain.w, r"\hat{x}": self.xhat}
@@ -114,15 +118,16 @@ class Evaluator:
             return values[0] ** values[1]
         return self.domain.sqrt(values[0]) if operator == "sqrt" else -values[0]
 
-    def derivative(self, top: Name, bottom: Name, at: Mapping[str, Value]) -> Value:
+    def derivative(self, node: Derivative, at: Mapping[str, Value]) -> Value:
         """d top / d bottom. Raises ValueError if the graph has no such edge."""
+        top, bottom = node.top, node.bottom
         above, below = (at.get(str(name.index)) for name in (top, bottom))
-        key = (top.symbol, bottom.symbol, above, below)
+        key = (top.symbol, bottom.symbol, node.total, above, below)
         if key not in self._derivatives:
-            self._derivatives[key] = self._differentiate(top.symbol, bottom.symbol, above, below)
+            self._derivatives[key] = self._differentiate(top.symbol, bottom.symbol, node.total, above, below)
         return self._derivatives[key]
 
-    def _differentiate(self, top: str, bottom: str, above: Value, below: Value) -> Value:
+    def _differentiate(self, top: str, bottom: str, total: bool, above: Value, below: Value) -> Value:
         domain = self.domain
         x, mu, var, gamma, beta = domain.x, domain.mu, domain.var, domain.gamma, domain.beta
 
@@ -138,6 +143,8 @@ class Evaluator:
             ("L", r"\gamma"): (lambda g: self.loss_of(self.output_of(self.xhat, g, beta)), gamma),
             ("L", r"\beta"): (lambda b: self.loss_of(self.output_of(self.xhat, gamma, b)), beta),
             ("y", r"\hat{x}"): (lambda z: pick(self.output_of(z, gamma, beta)), self.xhat),
+            ("y", r"\gamma"): (lambda g: pick(self.output_of(self.xhat, g, beta)), gamma),
+            ("y", r"\beta"): (lambda b: pick(self.output_of(self.xhat, gamma, b)), beta),
             (r"\hat{x}", "x"): (lambda t: pick(self.xhat_of(t, mu, var)), x),
             (r"\hat{x}", r"\mu"): (lambda u: pick(self.xhat_of(x, u, var)), mu),
             (r"\hat{x}", r"\sigma^2"): (lambda v: pick(self.xhat_of(x, mu, v)), var),
@@ -145,6 +152,12 @@ class Evaluator:
             (r"\sigma^2", r"\mu"): (lambda u: self.variance_about(x, u), mu),
             (r"\mu", "x"): (self.mean_of, x),
         }
+        if total or (top, bottom) == ("y", "x"):  # no edge leads from x to y
+            functions |= {
+                (r"\hat{x}", "x"): (lambda t: pick(self.xhat_from(t)), x),
+                ("y", "x"): (lambda t: pick(self.output_of(self.xhat_from(t), gamma, beta)), x),
+                (r"\sigma^2", "x"): (self.variance_of, x),
+            }
         if (top, bottom) not in functions:
             raise ValueError(f"the graph has no edge from {bottom} to {top}")
         function, point = functions[top, bottom]

@@ -50,10 +50,15 @@ class Delta:
 
 @dataclass(frozen=True)
 class Derivative:
-    """A partial derivative, d top / d bottom."""
+    """A partial derivative, d top / d bottom.
+
+    It belongs to one edge of the graph, unless it is total: then mu and var are functions of x. A derivative of the
+    loss is always total.
+    """
 
     top: Name
     bottom: Name
+    total: bool = False
 
 
 @dataclass(frozen=True)

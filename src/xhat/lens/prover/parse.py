@@ -6,6 +6,7 @@ the symbols of batch normalization. Expressions are evaluated elsewhere.
 
 import re
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from xhat.lens.prover.expressions import (
     INDEXED,
@@ -21,7 +22,7 @@ from xhat.lens.prover.expressions import (
     walk,
 )
 
-__all__ = ["parse"]
+__all__ = ["Parser", "join_sum_bounds", "parse"]
 
 SCALARS = ("m", "c", r"\mu", r"\sigma^2", r"\epsilon", r"\gamma", r"\beta", "M_2")
 
@@ -34,7 +35,7 @@ def parse(latex: str, size: str = "N") -> Statement:
     """
     bare = re.sub(r"\\(begin|end)\{aligned\}", "", latex).replace(r"\\", " ").replace("&", " ")
     sides = [side.strip() for side in bare.split("=")]
-    sides = _join_sum_bounds(sides)
+    sides = join_sum_bounds(sides)
     left, left_slips = _parse_side(sides[0], size)
     steps: list[Node] = []
     slips: list[tuple[str, ...]] = []
@@ -49,7 +50,7 @@ def parse(latex: str, size: str = "N") -> Statement:
     return Statement(left, tuple(steps), tuple(slips))
 
 
-def _join_sum_bounds(sides: list[str]) -> list[str]:
+def join_sum_bounds(sides: list[str]) -> list[str]:
     """Undo splits at the equals sign of a lower bound, as in \\sum_{i=1}^N."""
     joined = [sides[0]]
     for side in sides[1:]:
@@ -61,7 +62,7 @@ def _join_sum_bounds(sides: list[str]) -> list[str]:
 
 
 def _parse_side(latex: str, size: str) -> tuple[Node, list[str]]:
-    parser = _Parser(latex, size)
+    parser = Parser(latex, size)
     node = parser.sum_of_terms()
     if parser.peek():
         raise ValueError(f"can't read '{parser.peek()}' in '{latex}'")
@@ -69,16 +70,17 @@ def _parse_side(latex: str, size: str) -> tuple[Node, list[str]]:
 
 
 _TOKEN = re.compile(r"\\hat\s*\{x\}|\\sigma\^2|\\left|\\right|\\[a-zA-Z]+|\d+|M_2|[a-zA-Z]|[-+^_{}()=]|\S")
-_ENDS = ("", "+", "-", ")", "}", r"\right", "=")
 
 
 @dataclass
-class _Parser:
+class Parser:
     """Recursive descent: sum_of_terms > product > factor > atom."""
 
     latex: str
     size: str
     slips: list[str] = field(default_factory=list)
+
+    ENDS: ClassVar = ("", "+", "-", ")", "}", r"\right", "=", "/")  # what a product can't go on with
 
     def __post_init__(self) -> None:
         self.tokens = _TOKEN.findall(self.latex)
@@ -107,7 +109,7 @@ class _Parser:
 
     def product(self) -> Node:
         factors = [self.factor()]
-        while self.peek() not in _ENDS:
+        while self.peek() not in self.ENDS:
             if self.peek() == r"\cdot":
                 self.take()
             factors.append(self.factor())
@@ -209,7 +211,10 @@ class _Parser:
         self.take("^")
         if self.group() != Name("N"):
             raise ValueError(f"a sum that doesn't end at {self.size} in '{self.latex}'")
-        return Sum(index, self.product(), start)
+        return Sum(index, self.summand(), start)
+
+    def summand(self) -> Node:
+        return self.product()
 
     def subscript(self) -> list[str]:
         self.take("_")

@@ -1,4 +1,4 @@
-"""Proves or refutes equations: `derivation()` judges every display of the source, `judge` any equation in LaTeX.
+"""Proves or refutes equations in the LaTeX of the derivation.
 
 An equation is wrong if numbers refute it. Otherwise it must be proved twice, for every n by normal form and for
 n = 2 ... 6 by expansion. If either proof fails, `Undecided` is raised instead of a verdict.
@@ -13,7 +13,6 @@ import mpmath
 
 from xhat.errors import XhatError
 from xhat.lens.prover import source
-from xhat.lens.prover.corrections import CLAIMS
 from xhat.lens.prover.domains import DIGITS, FixedSize, HighPrecision, SymbolicSize, random_data
 from xhat.lens.prover.evaluate import Evaluator
 from xhat.lens.prover.expressions import (
@@ -23,7 +22,6 @@ from xhat.lens.prover.expressions import (
     Statement,
     free_indices,
     spell,
-    spell_statement,
     walk,
 )
 from xhat.lens.prover.parse import parse
@@ -31,15 +29,18 @@ from xhat.lens.prover.parse import parse
 __all__ = [
     "PROVED",
     "Outcome",
-    "Record",
     "Side",
     "Step",
     "Undecided",
     "decide",
-    "derivation",
+    "is_linked",
     "judge",
+    "judge_statement",
     "left_side",
-    "record",
+    "refuted",
+    "side",
+    "verdict_of",
+    "worst",
 ]
 
 Value = Any
@@ -54,7 +55,6 @@ READABLE_WEIGHTS = {"w": ["1", "0.5", "2"]}
 
 PROVED = "proved for every n by normal form, for n = 2 ... 6 by expansion; 50 digits agree on random data"
 REFUTED = "refuted by numbers in 50 digits"
-GIVEN = "a name: nothing is claimed"
 
 
 class Undecided(XhatError):
@@ -81,38 +81,28 @@ class Step:
     witness: Witness | None
 
 
-@dataclass(frozen=True)
-class Record:
-    """A display of the source with its verdict, which is the worst verdict of its steps."""
-
-    id: str
-    title: str
-    source: str
-    claim: str  # the display in plain text, as parsed
-    verdict: str
-    corrected: str | None
-    words: str  # the corrected display in words
-    short: str  # the slips in a few words
-    reason: str
-    method: str
-    witness: Witness | None
-    slips: tuple[str, ...]
-    steps: tuple[Step, ...]
-
-
-@cache
-def derivation() -> tuple[Record, ...]:
-    """Every displayed equation of the source, in order, proved or refuted."""
-    return tuple(map(record, source.displays()))
-
-
 def judge(latex: str, *, weighted: bool = False, corrections: Sequence[Value] = (0, 1)) -> tuple[Step, ...]:
     """The verdict on each step of a display, given in the LaTeX of the derivation.
 
     Raises ValueError for LaTeX outside of the dialect, and Undecided if neither a proof nor a refutation is found.
     """
-    statement = parse(latex, source.declared_size())
+    return judge_statement(parse(latex, source.declared_size()), weighted=weighted, corrections=corrections)
+
+
+def judge_statement(
+    statement: Statement, *, weighted: bool = False, corrections: Sequence[Value] = (0, 1)
+) -> tuple[Step, ...]:
+    """The verdict on each step of a statement. Raises Undecided like `judge`."""
     return tuple(_judge_step(statement, k, weighted, corrections) for k in range(len(statement.steps)))
+
+
+def refuted(left: Side, right: Side, indices: Sequence[str], *, correction: Value, linked: bool) -> bool:
+    """Whether numbers refute an equation. It is quick, and proves nothing."""
+    with mpmath.workdps(DIGITS):
+        return any(
+            _refute(left, right, indices, evaluator) is not None
+            for evaluator in _evaluators(correction, False, linked)[1]
+        )
 
 
 def decide(
@@ -220,7 +210,8 @@ def _digits(value: Value) -> Any:
     return mpmath.nstr(mpmath.mpmathify(value), 12, strip_zeros=True).removesuffix(".0")
 
 
-def _side(node: Node) -> Side:
+def side(node: Node) -> Side:
+    """The value of an expression."""
     return lambda evaluator, at: evaluator.value(node, at)
 
 
@@ -228,28 +219,28 @@ def left_side(node: Node) -> Side:
     """The left side of an equation. For a definition, it is the value that the code computes for the node."""
     if isinstance(node, Name):
         return lambda evaluator, at: evaluator.definition(node, at)
-    return _side(node)
+    return side(node)
 
 
-def _is_linked(left: Node, right: Node) -> bool:
+def is_linked(left: Node, right: Node) -> bool:
     """Whether the sides are compared where mu and var are the moments of x.
 
     Not for the derivative of one edge that mentions mu or var: it is a function of them, and has to be right for
     all their values. -2 sum(x - mu) and 2 sum(x - mu) are different derivatives, although both vanish at the mean.
     """
-    edge = isinstance(left, Derivative) and left.top.symbol != "L"
+    edge = isinstance(left, Derivative) and left.top.symbol != "L" and not left.total
     names = {part.symbol for part in walk(right) if isinstance(part, Name)}
     return not (edge and names & {r"\mu", r"\sigma^2", r"\hat{x}"})
 
 
 def _judge_step(statement: Statement, k: int, weighted: bool, corrections: Sequence[Value]) -> Step:
     left, right = statement.left, statement.steps[k]
-    linked = _is_linked(left, right)
+    linked = is_linked(left, right)
 
     def outcomes(first: Side, node: Node) -> dict[Value, Outcome]:
         indices = free_indices(node, right)
         return {
-            c: decide(first, _side(right), indices, correction=c, weighted=weighted, linked=linked)
+            c: decide(first, side(right), indices, correction=c, weighted=weighted, linked=linked)
             for c in corrections
         }
 
@@ -258,37 +249,7 @@ def _judge_step(statement: Statement, k: int, weighted: bool, corrections: Seque
     follows = all(holds.values())
     if k and not follows:
         before = statement.steps[k - 1]
-        follows = all(outcome.holds for outcome in outcomes(_side(before), before).values())
+        follows = all(outcome.holds for outcome in outcomes(side(before), before).values())
     witness = next((outcome.witness for outcome in found.values() if not outcome.holds), None)
     slips = statement.slips[k]
     return Step(spell(right), verdict_of(holds, slips), slips, follows, method_of(holds), witness)
-
-
-@cache
-def record(display: source.Display) -> Record:
-    """One display, proved or refuted; its correction is proved in the same way."""
-    claim = CLAIMS[display.id]
-    if claim.corrected and any(step.verdict != "holds" for step in judge(claim.corrected)):
-        raise Undecided(f"the correction of display {display.id!r} needs a correction")
-    steps = judge(display.latex)
-    slips = tuple(dict.fromkeys(slip for step in steps for slip in step.slips))
-    if not steps and source.declared_loss() != "L":
-        slips = (f"the loss is called L, declared as {source.declared_loss()}",)
-    verdict = worst([step.verdict for step in steps] or [verdict_of({}, slips)])
-    worst_step = next((step for step in steps if step.verdict == verdict), None)
-    method, witness = (worst_step.method, worst_step.witness) if worst_step else (GIVEN, None)
-    return Record(
-        id=display.id,
-        title=claim.title,
-        source=display.latex,
-        claim=spell_statement(parse(display.latex)),
-        verdict=verdict,
-        corrected=claim.corrected,
-        words=claim.text,
-        short=claim.short,
-        reason=claim.reason,
-        method=method,
-        witness=witness,
-        slips=slips,
-        steps=steps,
-    )

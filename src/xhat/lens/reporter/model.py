@@ -4,10 +4,12 @@ PyTorch is imported on the first call only. The model is not changed: running mo
 parameter gets a gradient, and all hooks are removed.
 """
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
+from urllib.parse import quote
 
 from xhat.errors import ArgumentError
 from xhat.lens.reporter.data import Layer, layer_numbers
@@ -32,18 +34,27 @@ def report_model(
     *,
     title: str | None = None,
     path: str | Path = "report.html",
+    doctor: str | Path | None = None,
 ) -> Path:
     """Write one page about all batch-norm layers of a PyTorch model, and return its path.
 
     batch: the input of the model, or (input, target, ...) as from a data loader.
     loss: a function of the model's output, and of the targets if there are any, that returns a scalar tensor.
+    doctor: the file of `xhat.torch.diagnose(...).to_html`, to which the page links; the link is relative to path.
     Layers in training use the moments of this batch; layers in evaluation use their running moments, through which no
     gradient flows. A layer fused with an activation is shown without its backward, since the gradient at its output is
     not the gradient at y. Raises ArgumentError if the model has no batch-norm layer, or if the loss is not a scalar.
     """
     calls = _gather(model, batch, loss)
     layers = [_numbers(call, dy) for call, dy in calls]
-    return write(page(layers, title or type(model).__name__), path)
+    link = None if doctor is None else _relative(doctor, path)
+    return write(page(layers, title or type(model).__name__, model=True, doctor=link), path)
+
+
+def _relative(file: str | Path, page: str | Path) -> str:
+    """The address of a file as the page's link names it. It begins with a dot, so no name is taken for a protocol."""
+    way = os.path.relpath(Path(file).resolve(), Path(page).resolve().parent)
+    return "./" + quote(Path(way).as_posix())
 
 
 def _gather(model: Any, batch: Any, loss: Callable[..., Any]) -> list[tuple[_Call, Any]]:

@@ -76,20 +76,22 @@ def write(text: str, path: str | Path) -> Path:
     return where
 
 
-def page(layers: Sequence[Layer], title: str) -> str:
-    """The page as text."""
+def page(layers: Sequence[Layer], title: str, *, model: bool = False, doctor: str | None = None) -> str:
+    """The page as text. If it is about a model, doctor is the address of the doctor's page about it, or None."""
     limit = max(8, CHANNELS // max(1, len(layers)))
     shown = sum(min(limit, len(layer.columns["mu"])) for layer in layers)
     few = 8 if shown > 512 else SAMPLE  # values per channel for play mode
-    data = {"title": title, "layers": [_record(layer, limit, few) for layer in layers]}
-    folder = files("xhat.lens.reporter") / "web"
+    records = [_record(layer, limit, few) for layer in layers]
+    data = {"title": title, "model": model, "doctor": doctor, "layers": records}
+    shared, own = files("xhat") / "web", files("xhat.lens.reporter") / "web"
 
     def part(name: str) -> str:
-        return (folder / name).read_text(encoding="utf-8")
+        return (own / name).read_text(encoding="utf-8")
 
     pieces = {
-        "style": part("report.css"),
+        "style": (shared / "page.css").read_text(encoding="utf-8") + part("report.css"),
         "data": _inert(data),
+        "theme": (shared / "theme.js").read_text(encoding="utf-8"),
         "script": "\n".join(part(f"{name}.js") for name in _SCRIPTS),
     }
     # Substitute in the template only: a mark inside the data stays unchanged.

@@ -166,7 +166,7 @@ def _safetensors(path: Path) -> dict[str, Tensor]:
         from safetensors import safe_open
     except ModuleNotFoundError:
         raise ArgumentError(
-            "examine: safetensors is missing, install it with pip install safetensors."
+            "examine: safetensors is missing, install it with pip install 'xhat[doctor]'."
         ) from None
     with safe_open(path, framework="pt", device="cpu") as file:
         return {key: file.get_tensor(key) for key in file.keys() if key.rpartition(".")[2] in NAMES}  # noqa: SIM118

@@ -1,7 +1,6 @@
 """The first step after which a tensor is not finite, found without waiting for a device in every step."""
 
-from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import torch
@@ -14,10 +13,11 @@ STEPS_BETWEEN_READS = 16
 
 
 class _Unread(NamedTuple):
-    """What is finite after a step, of all tensors on one device: their lengths, and one bool an element."""
+    """What is finite after a step, of all tensors on one device: one bool for each of their elements."""
 
     step: int
-    lengths: dict[str, int]
+    names: list[str]
+    tensors: list[Tensor]
     finite: Tensor
 
 
@@ -33,28 +33,28 @@ class FirstNotFinite:
         self.names: list[str] = []
         self._unread: list[_Unread] = []
 
-    def look(self, step: int, tensors: Mapping[str, Tensor]) -> None:
+    def look(self, step: int, named: Iterable[tuple[str, Tensor]]) -> None:
         """Begins the reduction for one step; what many steps gave is read at once."""
         if self.step is not None:
             return
-        devices: dict[torch.device, dict[str, Tensor]] = defaultdict(dict)
-        for name, tensor in tensors.items():
-            devices[tensor.device][name] = tensor
+        devices: dict[torch.device, tuple[list[str], list[Tensor]]] = {}
+        for name, tensor in named:
+            names, tensors = devices.setdefault(tensor.device, ([], []))
+            names.append(name)
+            tensors.append(tensor if tensor.dim() == 1 else tensor.reshape(-1))
         with torch.no_grad():
-            for there in devices.values():
-                values = torch.cat([t if t.dim() == 1 else t.reshape(-1) for t in there.values()])
-                lengths = {name: t.numel() for name, t in there.items()}
-                self._unread.append(_Unread(step, lengths, values.isfinite()))
+            for names, tensors in devices.values():
+                self._unread.append(_Unread(step, names, tensors, torch.cat(tensors).isfinite()))
         if step % STEPS_BETWEEN_READS == 0:
             self.read()
 
     def read(self) -> None:
         """Waits for the results that were not read yet."""
-        for step, lengths, finite in self._unread:
+        for step, names, tensors, finite in self._unread:
             if self.step not in (None, step):
                 break
             if not finite.all():
                 self.step = step
-                parts = zip(lengths, finite.split(list(lengths.values())), strict=True)
-                self.names += [name for name, part in parts if not part.all()]
+                parts = finite.split([tensor.numel() for tensor in tensors])
+                self.names += [name for name, part in zip(names, parts, strict=True) if not part.all()]
         self._unread.clear()

@@ -1,10 +1,11 @@
 """What a watch counts of one layer, and the hooks by which it does. Nothing is judged here."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
-from torch import nn
+from torch import Tensor, nn
 from torch.compiler import is_compiling
+from torch.nn.parameter import is_lazy
 
 from xhat.torch.doctor.layers import Layer
 from xhat.torch.internals import recomputing
@@ -45,6 +46,7 @@ class Seen:
         self.calls = self.learning = self.most = self.repeated = 0
         self.moved = self.frozen = self.stood = self.stood_from = self.blind = 0
         self._forward = self._in_forward = 0  # the pass of the last call, and the calls in it
+        self._names = f"{layer.path}.running_var", f"{layer.path}.weight"
         self._before = self._mark()
 
     def __call__(self, module: nn.Module, _: Any) -> None:
@@ -72,9 +74,22 @@ class Seen:
         self.repeated += self._in_forward == 2
 
     def moves(self) -> int:
-        """A number that changes whenever the statistics move: the version of the layer's counter, if it counts."""
+        """A number that changes whenever the statistics move: the version of the layer's counter, if it has one."""
         counter = self.module._buffers.get("num_batches_tracked")
-        return self.learning if counter is None else counter._version
+        return self.learning if counter is None or counter.is_inference() else counter._version
+
+    def statistics(self) -> tuple[Tensor, Tensor] | None:
+        """Running mean and variance; None where they are not made yet, or were taken away."""
+        mean, var = self.module.running_mean, self.module.running_var
+        return None if mean is None or var is None or is_lazy(mean) or is_lazy(var) else (mean, var)
+
+    def tensors(self) -> Iterator[tuple[str, Tensor]]:
+        """Its running variance, which is NaN as soon as the input has NaN or infinity, and its gamma, by name."""
+        if found := self.statistics():
+            yield self._names[0], found[1]
+        gamma = self.module._parameters.get("weight")
+        if gamma is not None and not is_lazy(gamma):
+            yield self._names[1], gamma
 
     def _mark(self) -> tuple[int, int, int]:
         return self.moves(), self.calls, self._watch.forwards

@@ -66,11 +66,15 @@ def _lag(seen: Seen, before: "Copy", after: "Copy") -> Lag | None:
     What is left of the initial 0 and 1 is another finding, and taken out of running1 first.
     """
     momentum = seen.module.momentum
-    if seen.path not in before.statistics or not momentum or not 0 < momentum < 1:
+    if (
+        not (seen.path in before.statistics and seen.path in after.statistics)
+        or not momentum
+        or not 0 < momentum < 1
+    ):
         return None
     (mean0, var0, n0), (mean1, var1, n1) = before.statistics[seen.path], after.statistics[seen.path]
     n = int(n1) - int(n0)
-    if n <= 0:  # it stood still, or was reset
+    if n <= 0 or mean0.shape != mean1.shape:  # it stood still, or was reset, or remade
         return None
     q, eps = (1 - momentum) ** n, float(vars(seen.module)["eps"])
     recent = [

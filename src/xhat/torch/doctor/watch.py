@@ -90,6 +90,7 @@ class Watch(AbstractContextManager["Watch"]):
                 "watch: this watch has been used, expected a new one: with xt.watch(model) as w: ..."
             )
         self.layers = [Seen(layer, self) for layer in _moving(self.model)]
+        self._parameters = list(self.model.parameters())
         self._versions = self._parameter_versions()
         self._look(0)
         with ExitStack() as hooks:
@@ -157,19 +158,17 @@ class Watch(AbstractContextManager["Watch"]):
         self._look(self.steps)
 
     def _parameter_versions(self) -> int:
-        known = [p for p in self.model.parameters() if not isinstance(p, nn.parameter.UninitializedParameter)]
+        known = [p for p in self._parameters if not isinstance(p, nn.parameter.UninitializedParameter)]
         return sum(p._version for p in known if not p.is_inference())
 
     # ------------------------------------------------------------------------------------------------------ the tensors
 
     def _look(self, step: int) -> None:
         """Looks at what is finite, and copies the statistics from time to time."""
-        known = [seen for seen in self.layers if not nn.parameter.is_lazy(seen.module.running_var)]
-        tensors = {f"{seen.path}.running_var": seen.module.running_var for seen in known}
-        gammas = {f"{seen.path}.weight": seen.module._parameters.get("weight") for seen in known}
-        self.first.look(step, tensors | {name: gamma for name, gamma in gammas.items() if gamma is not None})
+        self.first.look(step, (named for seen in self.layers for named in seen.tensors()))
         if step % STEPS_BETWEEN_COPIES == 0:
-            self.copies.append(Copy(step, {seen.path: _copied(seen) for seen in known}))
+            copied = {seen.path: found for seen in self.layers if (found := _copied(seen))}
+            self.copies.append(Copy(step, copied))
 
     # ---------------------------------------------------------------------------------------------------- the findings
 
@@ -184,10 +183,10 @@ class Watch(AbstractContextManager["Watch"]):
         self.first.read()
         rows = [
             row(
-                seen.path, type(seen.module).__name__, len(seen.module.running_mean),
-                calls=seen.most or None, training=seen.module.training,
+                seen.path, type(seen.module).__name__, len(found[0]), calls=seen.most or None,
+                training=seen.module.training,
             )
-            for seen in self.layers if not nn.parameter.is_lazy(seen.module.running_mean)
+            for seen in self.layers if (found := seen.statistics())
         ]  # fmt: skip
         return Observed.of(type(unwrapped(self.model)).__name__, rows, judge(self), unseen(self))
 
@@ -195,9 +194,15 @@ class Watch(AbstractContextManager["Watch"]):
         return f"{self.steps} steps of {self.diagnosis}" if self.layers else "watch: not begun"
 
 
+def _can_move(layer: Layer) -> bool:
+    """Whether the statistics move in training mode, whatever the mode is now."""
+    constant = layer.fixed and not layer.held
+    return layer.tracks and not constant and not getattr(layer.module, "frozen_statistics", False)
+
+
 def _moving(model: nn.Module) -> list[Layer]:
     """The batch norms whose running statistics can move. Raises ArgumentError if there are none, or without data."""
-    layers = [layer for layer in batch_norms(unwrapped(model)) if not layer.fixed]
+    layers = [layer for layer in batch_norms(unwrapped(model)) if _can_move(layer)]
     if not layers:
         raise ArgumentError(
             "watch: the model has no batch norm whose running statistics can move, expected at least one."
@@ -211,10 +216,12 @@ def _moving(model: nn.Module) -> list[Layer]:
     return layers
 
 
-def _copied(seen: Seen) -> tuple[Tensor, Tensor, Tensor]:
-    counter = seen.module._buffers.get("num_batches_tracked")
+def _copied(seen: Seen) -> tuple[Tensor, Tensor, Tensor] | None:
+    found, counter = seen.statistics(), seen.module._buffers.get("num_batches_tracked")
+    if found is None:
+        return None
     batches = torch.tensor(seen.learning) if counter is None else counter.clone()
-    return seen.module.running_mean.clone(), seen.module.running_var.clone(), batches
+    return found[0].detach().clone(), found[1].detach().clone(), batches
 
 
 def _optimizers(given: Any) -> list[Any]:

@@ -113,7 +113,7 @@ def _evaluating(watch: "Watch") -> Iterator[Finding]:
 
 def _standing(watch: "Watch") -> Iterator[Finding]:
     """Layers in evaluation mode, in a model in training mode."""
-    standing = [seen for seen in watch.layers if seen.stood and seen.learns()]
+    standing = [seen for seen in watch.layers if seen.stood > 1 and seen.learns()]
     stopped = [seen for seen in standing if seen.moved]
     never = [seen for seen in standing if not seen.moved]
     for layers, severity, words in (
@@ -159,7 +159,9 @@ def _blind(watch: "Watch") -> Iterator[Finding]:
         passes = max(seen.blind for seen in layers)
         yield Finding(
             cause="train-mode-in-evaluation",
-            severity="risk",
+            severity="note"
+            if 0 < watch.steps <= passes
+            else "risk",  # one in each step is meant, as in a GAN
             layers=_listed(layers),
             symptom=f"The running statistics of {_layers(len(layers))} moved in {passes} forward pass"
             f"{'es' * (passes > 1)} without gradients.",

@@ -10,6 +10,15 @@ function drawLayers() {
   document.getElementById("layer-list").replaceChildren(...DATA.layers.map(layerItem));
 }
 
+// A link to the doctor's page about the model, or the call that writes one.
+function drawDoctor() {
+  const line = document.getElementById("doctor");
+  line.hidden = !DATA.model;
+  if (DATA.doctor === null) return;
+  const link = html("a", { href: DATA.doctor }, "The doctor's page about this model");
+  line.replaceChildren(link, " names what batch norm does to its evaluation.");
+}
+
 function layerItem(layer, index) {
   const found = layer.findingsInAll;
   const notes = [layer.fixed ? "fixed moments" : "", found ? count(found, "finding") : ""].filter(Boolean).join(" · ");

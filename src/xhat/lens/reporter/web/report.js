@@ -74,12 +74,6 @@ function press(button) {
   drawNumbers();
 }
 
-function theme(dark) {
-  document.documentElement.dataset.theme = dark ? "dark" : "light";
-  set(document.getElementById("theme"), { "aria-pressed": String(dark) });
-  document.getElementById("theme").textContent = dark ? "Light" : "Dark";
-}
-
 function watch() {
   const on = (id, event, react) => document.getElementById(id).addEventListener(event, react);
   const step = (by) => choose((state.row + by + layerNow().channels.length) % layerNow().channels.length);
@@ -101,7 +95,6 @@ function watch() {
     restartPlay();
     drawNumbers();
   });
-  on("theme", "click", () => theme(document.documentElement.dataset.theme !== "dark"));
   on("table", "scroll", drawTable);
   on("table", "keydown", tableKeys);
   for (const button of document.querySelectorAll("[data-switch]")) button.addEventListener("click", () => press(button));
@@ -109,7 +102,7 @@ function watch() {
   watchRows();
 }
 
-theme(window.matchMedia("(prefers-color-scheme: dark)").matches);
+drawDoctor();
 drawLayers();
 drawLayer();
 watch();

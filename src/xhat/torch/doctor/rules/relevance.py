@@ -50,7 +50,7 @@ def _outputs_agree(measured: Measured, before: str, after: str) -> bool:
 def listed(worst: Layer, layers: list[Layer]) -> str:
     """The worst layer by its path, and how many others there are."""
     more = f" and {len(layers) - 1} more" if len(layers) > 1 else ""
-    return f"{worst.path or 'the model'}{more}"
+    return f"{repr(worst.path) if worst.path else 'the model'}{more}"
 
 
 def tried(measured: Measured, name: str) -> Proof | None:

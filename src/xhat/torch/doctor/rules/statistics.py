@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -239,7 +239,7 @@ def _finding(
 ) -> Finding:
     worst = layers[0]
     s = signals(worst, measured.tap(worst))
-    evidence = {
+    evidence: dict[str, Any] = {
         "layers": len(layers),
         "shift": s.shift,
         "log_variance": s.log_variance,
@@ -272,6 +272,11 @@ def _finding(
     elif cause == "dropout-before-batch-norm":
         evidence["variance_ratio"] = ratio = _variance_ratio(measured, worst)
         symptom += f"; the variance in training is {ratio:.3g} times that in evaluation"
+    if severity == "harmful" and measured.together:
+        repaired, score = [path for path, _ in measured.together], measured.together[-1][1]
+        evidence |= {"repaired": repaired, "repair": score, "not_tried": measured.untried}
+        count = f"{len(repaired)} layer{'s' * (len(repaired) > 1)}"
+        symptom += f"; with {count} of the model repaired, the {measured.quantity} is {score:.4g}"
     paths = tuple(x.path for x in layers[: at.LISTED])
     return Finding(cause, severity, paths, symptom + ".", evidence, text.why, text.remedy, text.code, proof)
 

@@ -172,7 +172,7 @@ def _biases(measured: Measured) -> Iterator[Finding]:
     values = sum(len(m.bias) for _, _, m in biased)
     yield Finding(
         "bias-before-batch-norm", "note", _paths(layers),
-        f"{listed(layers[0], layers)}: {path or 'the layer before'} adds a bias; {values} parameters do nothing.",
+        f"{listed(layers[0], layers)}: {path!r} adds a bias; {values} parameters do nothing.",
         {"layers": len(layers), "parameters": values, "before": path},
         "The batch norm subtracts the mean, and the bias with it.",
         f"Make {type(module).__name__} without a bias.",
