@@ -7,6 +7,15 @@ from benchmarks.doctor.measure import CaseRow, Cost, HealthyRow
 
 __all__ = ["page", "scores"]
 
+INTRODUCTION = (
+    "`python -m benchmarks.doctor` writes this page. Each case is a small program in `tests/doctor/cases`, named "
+    "by the public issue in which people had the fault; it makes the fault in a network and on data of its own. "
+    "The cause of a case is named if it is the first of the harmful findings and no false cause is called "
+    "harmful. A cause that harms elsewhere, such as in half precision, has to be found as a risk or a note, and "
+    "nothing else may be called harmful. The first thresholds were chosen on another network, and were changed "
+    "where these cases and models showed that they were wrong: so these are not numbers for unseen models."
+)
+
 
 def scores(cases: Sequence[CaseRow], healthy: Sequence[HealthyRow]) -> dict[str, tuple[int, int]]:
     """Recall: the cases whose cause is named. Precision: the harmful findings that are true."""
@@ -35,12 +44,7 @@ def page(
     """The whole page."""
     parts = [
         "# What the doctor finds",
-        "`python -m benchmarks.doctor` writes this page. Each case is a small program in `tests/doctor/cases`, named "
-        "by the public issue in which people had the fault; it makes the fault in a network and on data of its own. "
-        "The cause of a case is named if it is the first of the harmful findings and no false cause is called "
-        "harmful. A cause that harms elsewhere, such as in half precision, has to be found as a risk or a note, and "
-        "nothing else may be called harmful. The first thresholds were chosen on another network, and were changed "
-        "where these cases and models showed that they were wrong: so these are not numbers for unseen models.",
+        INTRODUCTION,
         _table(
             ["", "", ""],
             ([name, f"{a} of {b}", _percent(a, b)] for name, (a, b) in scores(cases, healthy).items()),

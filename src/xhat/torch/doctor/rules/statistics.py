@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -11,7 +11,6 @@ from xhat.torch.doctor.findings import Finding, Proof, Severity, Unjudged
 from xhat.torch.doctor.layers import Layer
 from xhat.torch.doctor.measured import Measured
 from xhat.torch.doctor.rules.relevance import is_relevant, listed, tried
-from xhat.torch.doctor.rules.texts import TEXTS
 from xhat.torch.doctor.signals import deviation, off, running, signals
 
 __all__ = ["CAUSES", "judge"]
@@ -25,6 +24,52 @@ CAUSES = (
     "statistics-of-other-data",
     "statistics-of-other-weights",
 )
+
+
+class _Text(NamedTuple):
+    why: str
+    remedy: str
+    code: str
+
+
+_RECALIBRATE = "xt.recalibrate(model.eval(), batches)"
+_TEXTS = {
+    "statistics-not-finite": _Text(
+        "One batch with NaN or infinity reached the layer, and a running average never forgets it.",
+        "Recalibrate the layer, and leave such batches out of its statistics.",
+        f'{_RECALIBRATE}\nlayer.nonfinite = "skip"    # after xt.convert(model)',
+    ),
+    "statistics-never-updated": _Text(
+        "No training step has moved them, or they were not saved, copied or averaged with the parameters.",
+        "Recalibrate, and save and copy the buffers with the parameters.",
+        _RECALIBRATE,
+    ),
+    "momentum": _Text(
+        "momentum is the weight of the new batch: 0 keeps the old statistics, and .9 or .99 keeps the last batch only.",
+        "Set torch's default, and recalibrate.",
+        f"layer.momentum = 0.1\n{_RECALIBRATE}",
+    ),
+    "statistics-not-converged": _Text(
+        "The initial values still have a large weight in the running averages.",
+        "Recalibrate, or train on, or use a larger momentum.",
+        _RECALIBRATE,
+    ),
+    "dropout-before-batch-norm": _Text(
+        "Dropout raises the variance in training, and the running statistics keep it; in evaluation there is none.",
+        "Put dropout behind the batch norm, or recalibrate in evaluation mode.",
+        _RECALIBRATE,
+    ),
+    "statistics-of-other-data": _Text(
+        "The data have changed since the statistics were taken: already the first layer's input differs.",
+        "Recalibrate on the data that the model will see.",
+        _RECALIBRATE,
+    ),
+    "statistics-of-other-weights": _Text(
+        "The weights have changed since: they were averaged (EMA, SWA, federated), or moved faster than the average.",
+        "Recalibrate after every change of the weights.",
+        _RECALIBRATE,
+    ),
+}
 
 
 def judge(measured: Measured) -> Iterator[Finding | Unjudged]:
@@ -70,7 +115,7 @@ def _by_cause(measured: Measured, layers: list[Layer], harmful: bool) -> dict[st
 
 
 def _apart(measured: Measured, layers: list[Layer]) -> list[Layer]:
-    """The layers whose statistics do not fit, in a model that is better with others; none if these fit no better."""
+    """The layers whose statistics do not fit, in a model that is better with others; none if no others fit."""
     gap = measured.gap("evaluation", "pooled")
     if measured.quantity == "loss":
         if is_relevant(measured, measured.gap("pooled", "batch"), "pooled", "batch"):
@@ -202,18 +247,7 @@ def _finding(
         "momentum": worst.momentum,
         "left": worst.left,
     }
-    text = TEXTS[cause]
-    symptom = _symptom(measured, cause, layers, evidence)
-    if severity == "harmful" and measured.together:
-        symptom += _repaired(measured, evidence)
-    paths = tuple(x.path for x in layers[: at.LISTED])
-    return Finding(cause, severity, paths, symptom + ".", evidence, text.why, text.remedy, text.code, proof)
-
-
-def _symptom(measured: Measured, cause: str, layers: list[Layer], evidence: dict[str, Any]) -> str:
-    """What was seen, by the worst layer; what it needs beyond the signals becomes evidence."""
-    worst = layers[0]
-    s = signals(worst, measured.tap(worst))
+    text = _TEXTS[cause]
     factor = np.exp(s.log_variance)
     how_far = f"the mean is off by {s.shift:.2g} deviations and the variance by a factor of {factor:.3g}"
     symptom = f"{listed(worst, layers)}: {how_far}"
@@ -238,7 +272,13 @@ def _symptom(measured: Measured, cause: str, layers: list[Layer], evidence: dict
     elif cause == "dropout-before-batch-norm":
         evidence["variance_ratio"] = ratio = _variance_ratio(measured, worst)
         symptom += f"; the variance in training is {ratio:.3g} times that in evaluation"
-    return symptom
+    if severity == "harmful" and measured.together:
+        repaired, score = [path for path, _ in measured.together], measured.together[-1][1]
+        evidence |= {"repaired": repaired, "repair": score, "not_tried": measured.untried}
+        count = f"{len(repaired)} layer{'s' * (len(repaired) > 1)}"
+        symptom += f"; with {count} of the model repaired, the {measured.quantity} is {score:.4g}"
+    paths = tuple(x.path for x in layers[: at.LISTED])
+    return Finding(cause, severity, paths, symptom + ".", evidence, text.why, text.remedy, text.code, proof)
 
 
 def steps_missing(layer: Layer) -> int:
@@ -247,11 +287,3 @@ def steps_missing(layer: Layer) -> int:
         return 0
     needed = math.ceil(math.log(at.LEFT_ENOUGH) / math.log1p(-layer.momentum))
     return max(0, needed - (layer.tracked or 0))
-
-
-def _repaired(measured: Measured, evidence: dict[str, Any]) -> str:
-    """What the repair of the layers at fault gives; also as evidence."""
-    paths, score = [path for path, _ in measured.together], measured.together[-1][1]
-    evidence |= {"repaired": paths, "repair": score, "not_tried": measured.untried}
-    count = f"{len(paths)} layer{'s' * (len(paths) > 1)}"
-    return f"; with {count} of the model repaired, the {measured.quantity} is {score:.4g}"
