@@ -13,7 +13,8 @@ INTRODUCTION = (
     "The cause of a case is named if it is the first of the harmful findings and no false cause is called "
     "harmful. A cause that harms elsewhere, such as in half precision, has to be found as a risk or a note, and "
     "nothing else may be called harmful. The first thresholds were chosen on another network, and were changed "
-    "where these cases and models showed that they were wrong, and some cases were made stronger until their fault was plain: so these are not numbers for unseen models."
+    "where these cases and models showed that they were wrong, and some cases were made stronger "
+    "until their fault was plain: so these are not numbers for unseen models."
 )
 
 
