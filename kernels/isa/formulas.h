@@ -103,7 +103,9 @@ template <class A, int step> struct CoefficientsAt {
           low_terms(static_cast<const A*>(c.low_terms) + at) {}
     static size_t index(size_t element) { return step * element; }
     ALWAYS_INLINE A difference(A x, size_t k) const { return centered(x, hi[k], lo[k]); }
-    ALWAYS_INLINE bool pre_not_positive(A x, size_t k) const { return not_positive(difference(x, k), scale[k], beta[k]); }
+    ALWAYS_INLINE bool pre_not_positive(A x, size_t k) const {
+        return not_positive(difference(x, k), scale[k], beta[k]);
+    }
     ALWAYS_INLINE A pre(A x, size_t k) const { return before_activation(difference(x, k), scale[k], beta[k]); }
 };
 

@@ -5,8 +5,9 @@
 //   gradient_sums   sum += g                product += g (x - mu)                         two reads
 //   input_gradient  dx = scale (g - w mean_g) - w through_var (x - mu)                    two reads, one write
 //
-// with g = dy act'(pre) and mean_g = sum_dy / m. Each kernel is a functor that evaluates one element, handed to a loop of sums.h,
-// uncentered_sums.h or maps.h. The loops are plain C++, which the compiler vectorizes for each instruction set.
+// with g = dy act'(pre) and mean_g = sum_dy / m. Each kernel is a functor that evaluates one element, handed to a loop
+// of sums.h, uncentered_sums.h or maps.h. The loops are plain C++, which the compiler vectorizes for each instruction
+// set.
 //
 // Sums are accumulated in double; those of 16-bit formats after eight terms in float (moments.h bounds the error).
 // Maps are evaluated in the arithmetic type of the dtype. The order of additions depends on the tile alone, nothing
