@@ -41,7 +41,8 @@ def test_an_unknown_command_is_one_sentence_that_lists_the_commands(capsys):
     shown = capsys.readouterr()
     assert shown.out == ""
     assert (
-        shown.err == "xhat: there is no command 'foo', expected one of demo, report, check, derive, config.\n"
+        shown.err
+        == "xhat: there is no command 'foo', expected one of demo, report, check, doctor, derive, config.\n"
     )
 
 

@@ -126,7 +126,9 @@ def trained(series: Series) -> Iterator[tuple[Setting, Case]]:
     """The models of a series, each to be diagnosed before the next one is trained.
 
     A momentum of .01 needs 300 steps to forget the initial statistics. Small networks take 500 from the start; the
-    large ones go on with this momentum for some steps, as a fine-tuning does.
+    large ones go on with this momentum for some steps, as a fine-tuning does. Their learning rate falls at the end, as
+    in any schedule: in the middle of a training, running statistics trail the weights, and the doctor is right to say
+    so.
     """
     small = series.name in SMALL
     settings = [Setting(*series, momentum) for momentum in (0.1, 0.01)]
@@ -137,8 +139,10 @@ def trained(series: Series) -> Iterator[tuple[Setting, Case]]:
     torch.manual_seed(series.seed)
     model = subject.build()
     data = endless(*subject.data(), series.size, series.seed)
-    for setting, steps, lr in zip(settings, (40, 15), (subject.lr, subject.lr / 5), strict=True):
-        _train(model.train(), data, subject._replace(lr=lr), setting.momentum, steps)
+    low = subject.lr / 20
+    for setting, stages in zip(settings, (((40, subject.lr), (25, low)), ((15, low),)), strict=True):
+        for steps, lr in stages:
+            _train(model.train(), data, subject._replace(lr=lr), setting.momentum, steps)
         yield setting, _case(setting, model)
 
 

@@ -140,12 +140,6 @@ def _vector(vector: Tensor) -> Vector:
     return vector, CODES[vector.dtype]
 
 
-def _rows(statistics: Tensor) -> tuple[Memory, Memory]:
-    """Mean and var of (2, C), contiguous."""
-    address, size = statistics.data_ptr(), statistics.nbytes // 2
-    return (address, size), (address + size, size)
-
-
 # ------------------------------------------------------------------------------------------------------- forward
 
 
@@ -159,8 +153,9 @@ def moments(x: Tensor, mask: Tensor | None) -> tuple[float, int, Tensor]:
         weights = weights_in_order(mask, plan)
         count, values = float(weights.sum()), int(torch.count_nonzero(weights))
     if count:
+        mean, var = ((row.data_ptr(), row.nbytes) for row in found)
         run_forward(True, False, plan.dtype, plan.view.shape, _read(x, plan), weights, None, None, None, None,
-                    *_rows(found), 1.0, 1.0, 0, 0.0)  # fmt: skip
+                    mean, var, 1.0, 1.0, 0, 0.0)  # fmt: skip
     return count, values, found
 
 
@@ -176,7 +171,8 @@ def normalize(
     y, result = _result_like(x, plan)
     eps, correction, _, slope = plan.options
     batch = m != math.inf
-    mean, var = _rows(statistics) if given is None else map(_vector, given)
+    address, size = statistics.data_ptr(), statistics.nbytes // 2  # of a row: mean, var
+    mean, var = ((address, size), (address + size, size)) if given is None else map(_vector, given)
     try:
         run_forward(batch, True, plan.dtype, plan.view.shape, _read(x, plan), weights,
                     weight if weight is None else _vector(weight), bias if bias is None else _vector(bias),
@@ -224,10 +220,12 @@ def backward(
         sum_dy_xhat.zero_()
         return
     eps, correction, _, slope = plan.options
+    address, size = statistics.data_ptr(), statistics.nbytes // 2  # of a row: mean, var
     try:
         run_backward(reduce, dx is not None, plan.dtype, plan.view.shape, _read(x, plan), weights if weighted else None,
                      gamma if gamma is None else _vector(gamma), beta if beta is None else _vector(beta),
-                     _read(dy, plan), saved if saved is None else _read(saved, plan), dx, dresidual, *_rows(statistics),
+                     _read(dy, plan), saved if saved is None else _read(saved, plan), dx, dresidual,
+                     (address, size), (address + size, size),
                      (sum_dy, CODES[sum_dy.dtype]), (sum_dy_xhat, CODES[sum_dy_xhat.dtype]), m, m - correction, eps,
                      plan.activation_grad, slope)  # fmt: skip
     except (IndexError, TypeError, ValueError) as error:  # the last two: a plan that was exchanged

@@ -9,7 +9,7 @@ from xhat import equations
 from xhat.torch.doctor.layers import Layer
 from xhat.torch.doctor.tap import Tap
 
-__all__ = ["Gap", "Signals", "deviation", "gap", "off", "running", "signals"]
+__all__ = ["Gap", "Signals", "deviation", "gap", "most", "off", "running", "signals"]
 
 Array = NDArray[np.float64]
 
@@ -29,6 +29,12 @@ class Signals(NamedTuple):
     icc: float
     noise: float
     m: float
+
+
+def most(values: Array) -> float:
+    """What 90 % of the channels are below; NaN where no channel has a value."""
+    known = values[~np.isnan(values)]
+    return float(np.quantile(known, 0.9)) if len(known) else float("nan")
 
 
 def running(layer: Layer) -> tuple[Array, Array]:

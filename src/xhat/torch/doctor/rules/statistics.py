@@ -11,7 +11,7 @@ from xhat.torch.doctor.findings import Finding, Proof, Severity, Unjudged
 from xhat.torch.doctor.layers import Layer
 from xhat.torch.doctor.measured import Measured
 from xhat.torch.doctor.rules.relevance import is_relevant, listed, tried
-from xhat.torch.doctor.signals import deviation, off, running, signals
+from xhat.torch.doctor.signals import Gap, deviation, most, off, running, signals
 
 __all__ = ["CAUSES", "judge"]
 
@@ -93,11 +93,19 @@ def judge(measured: Measured) -> Iterator[Finding | Unjudged]:
             )
         )
         blamed = harmful and (not culprits or any(x.path in culprits for x in found))
-        severity: Severity = "harmful" if blamed else "risk" if cause in _RISKS else "note"
+        lag = cause == "statistics-of-other-weights" and not _beyond_lag(measured, gap)
+        severity: Severity = (
+            "harmful" if blamed and not lag else "risk" if blamed or cause in _RISKS else "note"
+        )
         proof = (
             Proof(measured.quantity, gap.before, gap.after) if gap.defined and severity != "note" else None
         )
         yield _finding(measured, cause, severity, found, proof)
+
+
+def _beyond_lag(measured: Measured, gap: Gap) -> bool:
+    """Whether the gain is more than that of a model in the middle of its training, whose weights move fast."""
+    return gap.gain > (at.LAG_GAIN * abs(gap.after) if measured.quantity == "loss" else at.LAG_DISTANCE)
 
 
 def _by_cause(measured: Measured, layers: list[Layer], harmful: bool) -> dict[str, list[Layer]]:
@@ -170,7 +178,7 @@ def _left(measured: Measured, layer: Layer, harmful: bool) -> float:
         return 0.0
     with np.errstate(all="ignore"):
         offset = np.abs(tap.pooled[1]) / tap.sigma
-    return layer.left * max(1.0, float(np.nanquantile(offset, 0.9)) * at.LEFT / at.AGREES)
+    return layer.left * max(1.0, most(offset) * at.LEFT / at.AGREES)
 
 
 def _initial_explains(measured: Measured, layer: Layer) -> bool:
@@ -183,10 +191,7 @@ def _initial_explains(measured: Measured, layer: Layer) -> bool:
         shift = np.abs(mean / (1 - left) - tap.pooled[1]) / tap.sigma
         later = np.fmax((var - left) / (1 - left), 0)
         ratio = np.abs(np.log((later + layer.eps) / (tap.variance + layer.eps)))
-    return bool(
-        max(np.nanquantile(shift, 0.9), np.nanquantile(ratio, 0.9))
-        < at.EXPLAINED_BY_INITIAL * _off(measured, layer)
-    )
+    return bool(max(most(shift), most(ratio)) < at.EXPLAINED_BY_INITIAL * _off(measured, layer))
 
 
 def _near_initial(mean: np.ndarray, var: np.ndarray) -> bool:
@@ -247,38 +252,41 @@ def _finding(
         "momentum": worst.momentum,
         "left": worst.left,
     }
-    text = _TEXTS[cause]
-    factor = np.exp(s.log_variance)
-    how_far = f"the mean is off by {s.shift:.2g} deviations and the variance by a factor of {factor:.3g}"
-    symptom = f"{listed(worst, layers)}: {how_far}"
-    if cause == "statistics-never-updated":
-        symptom = (
-            f"{listed(worst, layers)}: running_mean is 0 and running_var is 1, after {worst.tracked} batches"
-        )
-    elif cause == "statistics-not-finite":
-        mean, var = running(worst)
-        channels = int((~np.isfinite(mean + var)).sum())
-        evidence["channels"] = channels
-        symptom = f"{listed(worst, layers)}: NaN or infinity in {channels} of {worst.channels} channels"
-    elif cause == "momentum":
-        symptom = f"{listed(worst, layers)}: momentum={worst.momentum}; {how_far}"
-    elif cause == "statistics-not-converged":
-        missing = steps_missing(worst)
-        evidence["steps_missing"] = missing
-        symptom = (
-            f"{listed(worst, layers)}: after {worst.tracked} batches at momentum {worst.momentum:g}, the initial "
-            f"values still weigh {100 * (worst.left or 0):.0f} %; {missing} steps are missing"
-        )
-    elif cause == "dropout-before-batch-norm":
-        evidence["variance_ratio"] = ratio = _variance_ratio(measured, worst)
-        symptom += f"; the variance in training is {ratio:.3g} times that in evaluation"
+    symptom = _symptom(measured, cause, layers, evidence)
     if severity == "harmful" and measured.together:
         repaired, score = [path for path, _ in measured.together], measured.together[-1][1]
         evidence |= {"repaired": repaired, "repair": score, "not_tried": measured.untried}
         count = f"{len(repaired)} layer{'s' * (len(repaired) > 1)}"
         symptom += f"; with {count} of the model repaired, the {measured.quantity} is {score:.4g}"
-    paths = tuple(x.path for x in layers[: at.LISTED])
+    paths, text = tuple(x.path for x in layers[: at.LISTED]), _TEXTS[cause]
     return Finding(cause, severity, paths, symptom + ".", evidence, text.why, text.remedy, text.code, proof)
+
+
+def _symptom(measured: Measured, cause: str, layers: list[Layer], evidence: dict[str, Any]) -> str:
+    """What was seen, in words; the numbers in it that evidence lacks are added there."""
+    worst, who = layers[0], listed(layers[0], layers)
+    factor = np.exp(evidence["log_variance"])
+    how_far = (
+        f"the mean is off by {evidence['shift']:.2g} deviations and the variance by a factor of {factor:.3g}"
+    )
+    if cause == "statistics-never-updated":
+        return f"{who}: running_mean is 0 and running_var is 1, after {worst.tracked} batches"
+    if cause == "statistics-not-finite":
+        mean, var = running(worst)
+        evidence["channels"] = channels = int((~np.isfinite(mean + var)).sum())
+        return f"{who}: NaN or infinity in {channels} of {worst.channels} channels"
+    if cause == "momentum":
+        return f"{who}: momentum={worst.momentum}; {how_far}"
+    if cause == "statistics-not-converged":
+        evidence["steps_missing"] = missing = steps_missing(worst)
+        return (
+            f"{who}: after {worst.tracked} batch{'es' * (worst.tracked != 1)} at momentum {worst.momentum:g}, the "
+            f"initial values still weigh {100 * (worst.left or 0):.0f} %; {missing} steps are missing"
+        )
+    if cause == "dropout-before-batch-norm":
+        evidence["variance_ratio"] = ratio = _variance_ratio(measured, worst)
+        return f"{who}: {how_far}; the variance in training is {ratio:.3g} times that in evaluation"
+    return f"{who}: {how_far}"
 
 
 def steps_missing(layer: Layer) -> int:
