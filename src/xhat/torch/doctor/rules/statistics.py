@@ -97,9 +97,8 @@ def judge(measured: Measured) -> Iterator[Finding | Unjudged]:
         severity: Severity = (
             "harmful" if blamed and not lag else "risk" if blamed or cause in _RISKS else "note"
         )
-        proof = (
-            Proof(measured.quantity, gap.before, gap.after) if gap.defined and severity != "note" else None
-        )
+        gained = gap.defined and severity != "note" and gap.gain > 0
+        proof = Proof(measured.quantity, gap.before, gap.after) if gained else None
         yield _finding(measured, cause, severity, found, proof)
 
 
