@@ -190,9 +190,9 @@ def check_eps(eps: Any, operation: str) -> float:
 
 
 def check_correction(correction: Any, operation: str, name: str = "correction") -> int:
-    """The correction as an int. Raises ArgumentError unless it is 0 or 1."""
+    """The correction as an int. Raises ArgumentError unless it is 0 or 1, which bools are not."""
     try:
-        value = operator.index(correction)
+        value = -1 if isinstance(correction, bool) else operator.index(correction)
     except TypeError:
         value = -1
     if value not in (0, 1):

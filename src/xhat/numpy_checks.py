@@ -81,6 +81,10 @@ def check_state(layer: Any) -> None:
         )
     if layer.momentum is not None:
         real("momentum", layer.momentum, "None or 0 to 1", lambda v: 0 <= v <= 1)
+    choice("running_correction", layer.running_correction)
+    counted = isinstance(layer.updates, (int, np.integer)) and not isinstance(layer.updates, bool)
+    if not counted or layer.updates < 0:
+        raise ArgumentError(f"BatchNorm: updates is {layer.updates!r}, expected an int of at least 0.")
 
 
 def features(given: int | tuple[int, ...], axis: int | tuple[int, ...]) -> tuple[int, ...]:
@@ -114,7 +118,7 @@ def real(name: str, given: Any, expected: str, fits: Any) -> float:
 def choice(name: str, given: Any) -> int:
     """An option that is 0 or 1."""
     try:
-        if np.ndim(given) == 0 and given in (0, 1):
+        if np.ndim(given) == 0 and given in (0, 1) and not isinstance(given, (bool, np.bool_)):
             return int(given)
     except (TypeError, ValueError):  # a complex number, or rows of unequal length
         pass

@@ -13,7 +13,7 @@ import numpy as np
 from xhat.checks import Array, check_kinds, check_variance, plain_array
 from xhat.errors import ArgumentError, EngineError, OptionError
 from xhat.operands import check_output, overlapping, read, weights_for, write
-from xhat.plan import Plan, kernels, make_plan, plan_of, saved_for_backward
+from xhat.plan import Plan, find_plan, kernels, make_plan, saved_for_backward
 from xhat.results import Context, Gradients, Moments, changed, check_backward, gradient_paths, results_for
 
 __all__ = [
@@ -171,10 +171,7 @@ def _plan(operation: str, x: Array, kinds: tuple[Any, ...], masked: bool, axis: 
     key = (check_kinds, operation, x.shape, x.dtype, x.strides, x.itemsize if x.flags.aligned else 0, kinds, masked,
            axis, *options)  # fmt: skip
     if type(axis) is int or (type(axis) is tuple and _INT.issuperset(map(type, axis))):
-        try:
-            return plan_of(*key)
-        except Exception:  # an option that is no key; or an error of ours, which the next line raises again
-            pass
+        return find_plan(*key)
     return make_plan(*key)
 
 
