@@ -26,6 +26,15 @@ ZERO, ONE = np.zeros(3), np.ones(3)
         (xhat.batch_norm, "epsilon", " It is called eps here."),
         (xhat.batch_norm, "colour", ""),
         (lambda x, **o: xhat.normalize(x, ZERO, ONE, **o), "weight", " It is called gamma here."),
+        (
+            xhat.moments,
+            "training",
+            " batch_norm normalizes by the batch's own statistics, normalize by given ones.",
+        ),
+        (lambda x, **o: xhat.batch_norm_backward(x, xhat.batch_norm(x)[1], **o), "foo", ""),
+        (lambda x, **o: BatchNorm(3, **o), "epsilon", " It is called eps here."),
+        (lambda x, **o: BatchNorm(3, **o), "track_running_stats", " It is called track_running here."),
+        (lambda x, **o: BatchNorm(3, **o), "scale", " affine=False leaves out gamma and beta."),
     ],
 )
 def test_an_option_of_other_libraries(function: Any, option: str, remedy: str) -> None:

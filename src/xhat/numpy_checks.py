@@ -10,12 +10,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from xhat.checks import number, plain_array
+from xhat.checks import number, plain_array, refuse_options
 from xhat.errors import ArgumentError, DtypeError, ShapeError
 
 __all__ = [
     "check_names",
     "check_state",
+    "check_unknown",
     "choice",
     "features",
     "layer_dtype",
@@ -25,6 +26,17 @@ __all__ = [
 ]
 
 Array = npt.NDArray[Any]
+
+# What other libraries call the options of a layer: what is said of them.
+_AFFINE = "affine=False leaves out gamma and beta."
+THEIR_OPTIONS = {
+    "epsilon": "It is called eps here.",
+    "track_running_stats": "It is called track_running here.",
+    "training": "It is an argument of the call here.",
+    "scale": _AFFINE,
+    "center": _AFFINE,
+    "bias": _AFFINE,
+}
 
 # What other libraries call the arrays of a state, in the order of ours.
 OURS = ("gamma", "beta", "running_mean", "running_var", "updates")
@@ -85,6 +97,12 @@ def check_state(layer: Any) -> None:
     counted = isinstance(layer.updates, (int, np.integer)) and not isinstance(layer.updates, bool)
     if not counted or layer.updates < 0:
         raise ArgumentError(f"BatchNorm: updates is {layer.updates!r}, expected an int of at least 0.")
+
+
+def check_unknown(options: Mapping[str, Any]) -> None:
+    """Raises OptionError for options that the layer does not have."""
+    if options:
+        refuse_options("BatchNorm", options, THEIR_OPTIONS)
 
 
 def features(given: int | tuple[int, ...], axis: int | tuple[int, ...]) -> tuple[int, ...]:

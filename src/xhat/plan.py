@@ -15,7 +15,7 @@ from xhat.checks import CONSTANTS, Kind, activation_of, check_correction, check_
 from xhat.layout import Strides, View
 
 try:
-    from xhat import _kernels as kernels
+    import xhat._kernels as kernels  # `from xhat import` takes a file that is missing for a circular import
 except ImportError as error:
     raise ImportError(
         f"xhat: the compiled kernels can't be loaded ({error.msg.split(' (')[0]}). They are built for one version of "
