@@ -127,6 +127,53 @@ def test_a_program_of_other_options_keeps_them(options: dict[str, Any]) -> None:
     torch.testing.assert_close(dict(module.named_buffers())["running_var"], layer.running_var)
 
 
+def switched(program: Any) -> torch.fx.GraphModule:
+    """The program in evaluation, as torchao's move_exported_model_to_eval makes it: of each operation of torch's."""
+    module: torch.fx.GraphModule = program.module()
+    for node in module.graph.nodes:
+        if str(node.target) == "aten.batch_norm.default":
+            node.args = (*node.args[:5], False, *node.args[6:])
+    module.recompile()
+    return module
+
+
+class Masked(nn.Module):
+    """A layer that is given a mask."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = xt.BatchNorm2d(C)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.layer(x, mask=x[:, :1] > 0)  # type: ignore[no-any-return]
+
+
+# What switching.md names as the layers that no tool switches.
+KEPT = {
+    "correction": lambda: xt.BatchNorm2d(C, correction=1),
+    "running_correction": lambda: xt.BatchNorm2d(C, running_correction=0),
+    "nonfinite": lambda: xt.BatchNorm2d(C, nonfinite="skip"),
+    "momentum=None": lambda: xt.BatchNorm2d(C, momentum=None),
+    "a mask": Masked,
+}
+
+
+@pytest.mark.parametrize("option", [None, *KEPT])
+def test_a_program_of_training_is_switched_to_evaluation_where_switching_says_so(option: str | None) -> None:
+    """A layer that is not switched normalizes by the batch; exported in evaluation, it is right."""
+    layer = xt.BatchNorm2d(C, activation="relu") if option is None else KEPT[option]()
+    layer(X * 2 + 1)
+    graph = switched(torch.export.export(copy.deepcopy(layer).train(), (X,)))
+    stays = not torch.allclose(graph(X), copy.deepcopy(layer).eval()(X), atol=0.1)
+    assert stays is (option is not None)
+    in_evaluation = torch.export.export(layer.eval(), (X,))
+    assert "aten.batch_norm.default" in [str(n.target) for n in in_evaluation.graph.nodes]
+    close(in_evaluation.module(), layer)
+    page = (Path(__file__).parents[2] / "docs" / "switching.md").read_text("utf-8")
+    (row,) = [line for line in page.splitlines() if line.startswith("| a program exported in training")]
+    assert option is None or option in row
+
+
 # ------------------------------------------------------------------------------------------------------------- pickles
 
 
