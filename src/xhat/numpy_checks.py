@@ -4,6 +4,7 @@ No state lives here.
 """
 
 import operator
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -44,7 +45,26 @@ THEIRS = {
     "PyTorch": ("weight", "bias", "running_mean", "running_var", "num_batches_tracked"),
     "Keras": ("gamma", "beta", "moving_mean", "moving_variance"),
     "Flax": ("scale", "bias", "mean", "var"),
+    "Haiku": ("scale", "offset", "mean_ema", "var_ema", "counter", "hidden"),
 }
+
+
+def _renaming(state: Mapping[Any, Any]) -> str:
+    """What to pass in place of a state with another library's names, which may have the layer's path before them."""
+    # bn/gamma:0, stem.1.weight, bn/~/mean_ema/average
+    tails = {key: re.split(r"[/.]", re.sub(r"(/average|:\d+)$", "", str(key)))[-1] for key in state}
+    for library, names in THEIRS.items():
+        if not set(tails.values()) <= set(names):
+            continue
+        foreign: dict[str, Any] = {}
+        for theirs, ours in zip(names, OURS, strict=False):
+            key = next((key for key, tail in tails.items() if tail == theirs), ours)
+            if key != ours:
+                foreign[ours] = key
+        if foreign:
+            renamed = ", ".join(f'"{ours}": state["{key}"]' for ours, key in foreign.items())
+            return f" These are {library}'s names: pass {{{renamed}, ...}}."
+    return ""
 
 
 def check_names(state: Any, own: Mapping[str, Array]) -> None:
@@ -53,17 +73,7 @@ def check_names(state: Any, own: Mapping[str, Array]) -> None:
         raise ArgumentError(
             f"load_state_dict: state is {type(state).__name__}, expected a mapping of names to arrays."
         )
-    remedy = ""
-    for library, names in THEIRS.items():
-        foreign = {
-            theirs: ours
-            for theirs, ours in zip(names, OURS, strict=False)
-            if theirs in state and ours != theirs
-        }
-        if foreign and set(state) <= set(names):
-            renamed = ", ".join(f'"{ours}": state["{theirs}"]' for theirs, ours in foreign.items())
-            remedy = f" These are {library}'s names: pass {{{renamed}, ...}}."
-            break
+    remedy = _renaming(state)
     if missing := sorted(set(own) - set(state)):
         raise ArgumentError(
             f"load_state_dict: {', '.join(missing)} missing, expected {', '.join(own)}.{remedy}"

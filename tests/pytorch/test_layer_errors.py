@@ -50,7 +50,7 @@ CASES = {
         "batch_norm: weight has shape (5,), expected (3,) to match dimension 1 of input (4, 3, 2, 4)."),
     "channels of statistics": Case(layer(4, affine=False), ShapeError,
         "batch_norm: running_mean and running_var have shapes (4,) and (4,), expected (3,) to match dimension 1 of "
-        "input."),
+        "input. Channels are dimension 1: pass input.movedim(-1, 1) where they are last."),
     "integers": Case(layer(x=X.int()), DtypeError,
         "batch_norm: input has dtype torch.int32, expected float64, float32, float16 or bfloat16. Convert it first, "
         "for example input.float()."),

@@ -62,7 +62,8 @@ def _check(running: Running, batch: Batch, visible: bool) -> None:
     if running.mean.shape != channels or running.var.shape != channels:
         raise TensorShapeError(
             f"batch_norm: running_mean and running_var have shapes {shown(running.mean.shape)} and "
-            f"{shown(running.var.shape)}, expected {shown(channels)} to match dimension 1 of input."
+            f"{shown(running.var.shape)}, expected {shown(channels)} to match dimension 1 of input. Channels are "
+            "dimension 1: pass input.movedim(-1, 1) where they are last."
         )
     if running.mean.dtype not in CODES or running.var.dtype not in CODES:
         raise TensorDtypeError(
