@@ -63,7 +63,7 @@ CASES = {
     "eps": Case(layer(eps=0.0), ArgumentError,
         "batch_norm: eps is 0.0, expected a finite number above 0, such as 1e-5."),
     "momentum": Case(layer(momentum="fast"), ArgumentError,
-        "batch_norm: momentum is 'fast', expected a number, or None for the average of all batches."),
+        "batch_norm: momentum is 'fast', expected a finite number, or None for the average of all batches."),
     "residual's shape": Case(layer(residual=X[:1]), ShapeError,
         "batch_norm: residual has shape (1, 3, 2, 4), expected (4, 3, 2, 4), the shape of input.", torchs=False),
     "residual's dtype": Case(layer(residual=X.double()), DtypeError,

@@ -2,6 +2,7 @@
 
 import copy
 import io
+import math
 import re
 from pathlib import Path
 from typing import Any
@@ -146,6 +147,23 @@ class Masked(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.layer(x, mask=x[:, :1] > 0)  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("strict", [False, True])
+def test_a_program_takes_any_momentum_that_is_a_number(strict: bool) -> None:
+    for momentum in (1, 0, 0.5):
+        layer = xt.BatchNorm2d(C, momentum=momentum)
+        program = torch.export.export(copy.deepcopy(layer), (X,), strict=strict)
+        assert "aten.batch_norm.default" in [str(n.target) for n in program.graph.nodes]
+        module = program.module()
+        torch.testing.assert_close(module(X), layer(X))
+        torch.testing.assert_close(dict(module.named_buffers())["running_var"], layer.running_var)
+
+
+def test_a_program_of_what_is_no_momentum_is_not_made() -> None:
+    for momentum in (math.nan, math.inf, "fast"):
+        with pytest.raises(TypeError, match=r"momentum is .*, expected a finite number, or None"):
+            torch.export.export(xt.BatchNorm2d(C, momentum=momentum), (X,))  # type: ignore[arg-type]
 
 
 # What switching.md names as the layers that no tool switches.

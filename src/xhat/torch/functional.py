@@ -210,7 +210,7 @@ def follow(
         and m - running_correction > 1e-6 * m
         and nonfinite == "propagate"
         and (
-            (type(momentum) is float and momentum == momentum)
+            (type(momentum) is float and -math.inf < momentum < math.inf)
             or (momentum is skipped is None and batches is not None)
         )
         and _in_place(mean, var, batches, statistics)

@@ -102,9 +102,9 @@ def momentum_of(momentum: Any) -> float | None:
     """momentum as a float, or None. Raises TensorTypeError."""
     if momentum is None:
         return None
-    if math.isnan(value := number(momentum)):
+    if not math.isfinite(value := number(momentum)):
         raise TensorTypeError(
-            f"batch_norm: momentum is {momentum!r}, expected a number, or None for the average of all batches."
+            f"batch_norm: momentum is {momentum!r}, expected a finite number, or None for the average of all batches."
         )
     return value
 
