@@ -4,6 +4,7 @@ import importlib.metadata
 import importlib.util
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -127,3 +128,36 @@ except ImportError as error:
     said = in_a_process(code)
     assert said.startswith("xhat: the compiled kernels can't be loaded (")
     assert "circular" not in said and "pip install ." in said
+
+
+def test_kernels_that_were_not_compiled_are_named_in_one_sentence(tmp_path: Path) -> None:
+    """The sources alone, as in a clone without a build."""
+    left_out = shutil.ignore_patterns("_kernels.*.so", "_kernels*.pyd", "__pycache__")
+    shutil.copytree(PACKAGE, tmp_path / "xhat", ignore=left_out)
+    code = f"""
+import sys
+sys.path.insert(0, {str(tmp_path)!r})
+sys.meta_path = [finder for finder in sys.meta_path if finder.__module__.startswith("_frozen")]
+try:
+    import xhat
+except ImportError as error:
+    print(error)
+"""
+    assert in_a_process(code).strip() == (
+        "xhat: the compiled kernels can't be loaded (No module named 'xhat._kernels'). They are built for one version "
+        "of Python and one kind of processor. Install xhat again with this Python: pip install ., in a clone."
+    )
+
+
+def test_the_version_of_sources_without_an_installation_is_unknown() -> None:
+    code = """
+import importlib.metadata
+def version(name):
+    raise importlib.metadata.PackageNotFoundError(name)
+importlib.metadata.version = version
+import xhat
+print(xhat.config()["version"])
+from xhat import cli
+cli.main(["--version"])
+"""
+    assert in_a_process(code).split() == ["unknown", "xhat", "unknown"]

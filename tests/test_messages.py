@@ -69,7 +69,7 @@ FORWARD: list[tuple[Any, dict[str, Any], type[errors.XhatError], str]] = [
       for eps in (0, -1e-5, np.nan, np.inf, None, "small")],
     *[(X, {"correction": correction}, errors.ArgumentError,
        f"correction is {correction!r}, expected 0 (divide by m) or 1 (divide by m - 1).")
-      for correction in (2, -1, 0.5, None, "torch")],
+      for correction in (2, -1, 0.5, None, "torch", True)],
     *[(X, {"activation": activation}, errors.ArgumentError,
        f'activation is {activation!r}, expected None, "relu", ("leaky_relu", slope) or "silu".')
       for activation in ("cubic", "leaky_relu", 1, ("leaky_relu",), ("relu", 0.1), ["leaky_relu", 0.1])],

@@ -189,6 +189,7 @@ def test_an_attribute_that_is_set_to_what_it_cannot_be(name, value, error, said)
         ({"momentum": float("nan")}, ArgumentError, "momentum is nan, expected None or 0 to 1."),
         ({"correction": 2}, ArgumentError, "correction is 2, expected 0 or 1."),
         ({"correction": ("a", [1])}, ArgumentError, "correction is ('a', [1]), expected 0 or 1."),
+        ({"correction": True}, ArgumentError, "correction is True, expected 0 or 1."),
         ({"correction": 1 + 0j}, ArgumentError, "correction is (1+0j), expected 0 or 1."),
         ({"running_correction": -1}, ArgumentError, "running_correction is -1, expected 0 or 1."),
         ({"dtype": np.float16}, DtypeError, "dtype is float16, expected float32 or float64."),
@@ -212,3 +213,24 @@ def test_a_layer_shows_its_options():
         "BatchNorm(5, eps=1e-05, momentum=0.1, axis=1, correction=0, running_correction=1, activation='relu', "
         "affine=True, track_running=True, dtype=float32)"
     )
+
+
+@pytest.mark.parametrize("momentum", [0.1, None])
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        *[("updates", value, "an int of at least 0") for value in ("a", None, -1, 1.5, True)],
+        *[("running_correction", value, "0 or 1") for value in ("a", None, 5, True)],
+    ],
+)
+def test_an_attribute_that_is_set_to_what_it_cannot_be_moves_nothing(name, value, expected, momentum):
+    layer = layer_with_parameters(5, momentum=momentum)
+    setattr(layer, name, value)
+    mean, var = layer.running_mean.copy(), layer.running_var.copy()
+    with pytest.raises(ArgumentError) as caught:
+        layer.forward(RNG.normal(4, 2, (8, 5)).astype(np.float32))
+    assert str(caught.value) == f"BatchNorm: {name} is {value!r}, expected {expected}."
+    np.testing.assert_array_equal(layer.running_mean, mean)
+    np.testing.assert_array_equal(layer.running_var, var)
+    assert getattr(layer, name) is value
+    assert layer.context is None

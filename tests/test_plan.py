@@ -132,3 +132,14 @@ def test_an_axis_that_equals_an_int_is_none() -> None:
 def test_an_option_whose_hash_raises() -> None:
     with pytest.raises(ArgumentError, match="eps is <memory"):
         xhat.batch_norm(Case(LAYOUT).x, eps=memoryview(bytearray(4)))  # type: ignore[arg-type]
+
+
+def test_a_slope_that_is_true_is_refused_after_one_that_is_equal_to_it() -> None:
+    """True equals 1.0, as a key of a dictionary too."""
+    x = np.random.default_rng(0).normal(size=(8, 3)).astype(np.float32)
+    with no_plans():
+        for slope in (1.0, 1):
+            xhat.batch_norm(x, activation=("leaky_relu", slope))
+            for equal in (True, np.bool_(True)):
+                with pytest.raises(ArgumentError, match="leaky_relu has slope"):
+                    xhat.batch_norm(x, activation=("leaky_relu", equal))

@@ -5,13 +5,13 @@ No arithmetic of batch normalization and no layout lives here.
 
 import math
 import operator
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from xhat.errors import ArgumentError, DegenerateBatchError, DtypeError, ShapeError
+from xhat.errors import ArgumentError, DegenerateBatchError, DtypeError, OptionError, ShapeError
 from xhat.layout import channel_axes
 
 __all__ = [
@@ -29,6 +29,7 @@ __all__ = [
     "mask_remedy",
     "number",
     "plain_array",
+    "refuse_options",
     "shown",
 ]
 
@@ -190,9 +191,9 @@ def check_eps(eps: Any, operation: str) -> float:
 
 
 def check_correction(correction: Any, operation: str, name: str = "correction") -> int:
-    """The correction as an int. Raises ArgumentError unless it is 0 or 1."""
+    """The correction as an int. Raises ArgumentError unless it is 0 or 1, which bools are not."""
     try:
-        value = operator.index(correction)
+        value = -1 if isinstance(correction, bool) else operator.index(correction)
     except TypeError:
         value = -1
     if value not in (0, 1):
@@ -253,3 +254,26 @@ def activation_of(activation: Any, operation: str) -> tuple[str | None, float]:
     raise ArgumentError(
         f'{operation}: activation is {activation!r}, expected None, "relu", ("leaky_relu", slope) or "silu".'
     )
+
+
+_RUNNING = "xhat.numpy.BatchNorm is the layer with running statistics."
+_REMEDIES = {
+    "training": "batch_norm normalizes by the batch's own statistics, normalize by given ones.",
+    "momentum": _RUNNING,
+    "running_mean": _RUNNING,
+    "running_var": _RUNNING,
+    "epsilon": "It is called eps here.",
+    "weight": "It is called gamma here.",
+    "bias": "It is called beta here.",
+    "scale": "It is called gamma here.",
+    "offset": "It is called beta here.",
+}
+
+
+def refuse_options(
+    operation: str, unknown: Mapping[str, Any], remedies: Mapping[str, str] = _REMEDIES
+) -> None:
+    """Raises OptionError for options that other libraries have. remedies: what they are called here."""
+    name = next(iter(unknown))
+    remedy = f" {remedies[name]}" if name in remedies else ""
+    raise OptionError(f"{operation}: got an option {name!r}, which it does not have.{remedy}")

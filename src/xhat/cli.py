@@ -6,10 +6,10 @@ A command is a function that adds its arguments and a function that runs it; COM
 import argparse
 import sys
 from collections.abc import Callable, Sequence
-from importlib.metadata import version
 from pathlib import Path
 
 from xhat.errors import XhatError
+from xhat.ops import config
 
 __all__ = ["COMMANDS", "main"]
 
@@ -20,7 +20,7 @@ Args = argparse.Namespace
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command. Returns 0 on success, 1 if the command found something wrong, 2 if it could not run."""
     parser = Parser("xhat", description="Batch normalization with exact and proved gradients.")
-    parser.add_argument("--version", action="version", version=f"xhat {version('xhat')}")
+    parser.add_argument("--version", action="version", version=f"xhat {config()['version']}")
     commands = parser.add_subparsers(title="commands", metavar="")
     for name, (about, arguments, run) in COMMANDS.items():
         command = commands.add_parser(name, help=about, description=about)

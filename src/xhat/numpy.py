@@ -5,7 +5,7 @@ the running moments.
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Never
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +15,7 @@ from xhat.errors import ContextError, DegenerateBatchError, ShapeError
 from xhat.numpy_checks import (
     check_names,
     check_state,
+    check_unknown,
     choice,
     features,
     layer_dtype,
@@ -73,7 +74,9 @@ class BatchNorm:
         running_correction: int = 1,
         activation: Any = None,
         dtype: npt.DTypeLike = np.float32,
+        **unknown: Never,
     ) -> None:
+        check_unknown(unknown)
         self.num_features = features(num_features, axis)
         self.eps = real("eps", eps, "a finite number above 0", lambda v: 0 < v < np.inf)
         self.momentum = (

@@ -4,18 +4,20 @@ No state lives here.
 """
 
 import operator
+import re
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from xhat.checks import number, plain_array
+from xhat.checks import number, plain_array, refuse_options
 from xhat.errors import ArgumentError, DtypeError, ShapeError
 
 __all__ = [
     "check_names",
     "check_state",
+    "check_unknown",
     "choice",
     "features",
     "layer_dtype",
@@ -26,13 +28,43 @@ __all__ = [
 
 Array = npt.NDArray[Any]
 
+# What other libraries call the options of a layer: what is said of them.
+_AFFINE = "affine=False leaves out gamma and beta."
+THEIR_OPTIONS = {
+    "epsilon": "It is called eps here.",
+    "track_running_stats": "It is called track_running here.",
+    "training": "It is an argument of the call here.",
+    "scale": _AFFINE,
+    "center": _AFFINE,
+    "bias": _AFFINE,
+}
+
 # What other libraries call the arrays of a state, in the order of ours.
 OURS = ("gamma", "beta", "running_mean", "running_var", "updates")
 THEIRS = {
     "PyTorch": ("weight", "bias", "running_mean", "running_var", "num_batches_tracked"),
     "Keras": ("gamma", "beta", "moving_mean", "moving_variance"),
     "Flax": ("scale", "bias", "mean", "var"),
+    "Haiku": ("scale", "offset", "mean_ema", "var_ema", "counter", "hidden"),
 }
+
+
+def _renaming(state: Mapping[Any, Any]) -> str:
+    """What to pass in place of a state with another library's names, which may have the layer's path before them."""
+    # bn/gamma:0, stem.1.weight, bn/~/mean_ema/average
+    tails = {key: re.split(r"[/.]", re.sub(r"(/average|:\d+)$", "", str(key)))[-1] for key in state}
+    for library, names in THEIRS.items():
+        if not set(tails.values()) <= set(names):
+            continue
+        foreign: dict[str, Any] = {}
+        for theirs, ours in zip(names, OURS, strict=False):
+            key = next((key for key, tail in tails.items() if tail == theirs), ours)
+            if key != ours:
+                foreign[ours] = key
+        if foreign:
+            renamed = ", ".join(f'"{ours}": state["{key}"]' for ours, key in foreign.items())
+            return f" These are {library}'s names: pass {{{renamed}, ...}}."
+    return ""
 
 
 def check_names(state: Any, own: Mapping[str, Array]) -> None:
@@ -41,17 +73,7 @@ def check_names(state: Any, own: Mapping[str, Array]) -> None:
         raise ArgumentError(
             f"load_state_dict: state is {type(state).__name__}, expected a mapping of names to arrays."
         )
-    remedy = ""
-    for library, names in THEIRS.items():
-        foreign = {
-            theirs: ours
-            for theirs, ours in zip(names, OURS, strict=False)
-            if theirs in state and ours != theirs
-        }
-        if foreign and set(state) <= set(names):
-            renamed = ", ".join(f'"{ours}": state["{theirs}"]' for theirs, ours in foreign.items())
-            remedy = f" These are {library}'s names: pass {{{renamed}, ...}}."
-            break
+    remedy = _renaming(state)
     if missing := sorted(set(own) - set(state)):
         raise ArgumentError(
             f"load_state_dict: {', '.join(missing)} missing, expected {', '.join(own)}.{remedy}"
@@ -81,6 +103,16 @@ def check_state(layer: Any) -> None:
         )
     if layer.momentum is not None:
         real("momentum", layer.momentum, "None or 0 to 1", lambda v: 0 <= v <= 1)
+    choice("running_correction", layer.running_correction)
+    counted = isinstance(layer.updates, (int, np.integer)) and not isinstance(layer.updates, bool)
+    if not counted or layer.updates < 0:
+        raise ArgumentError(f"BatchNorm: updates is {layer.updates!r}, expected an int of at least 0.")
+
+
+def check_unknown(options: Mapping[str, Any]) -> None:
+    """Raises OptionError for options that the layer does not have."""
+    if options:
+        refuse_options("BatchNorm", options, THEIR_OPTIONS)
 
 
 def features(given: int | tuple[int, ...], axis: int | tuple[int, ...]) -> tuple[int, ...]:
@@ -114,7 +146,7 @@ def real(name: str, given: Any, expected: str, fits: Any) -> float:
 def choice(name: str, given: Any) -> int:
     """An option that is 0 or 1."""
     try:
-        if np.ndim(given) == 0 and given in (0, 1):
+        if np.ndim(given) == 0 and given in (0, 1) and not isinstance(given, (bool, np.bool_)):
             return int(given)
     except (TypeError, ValueError):  # a complex number, or rows of unequal length
         pass

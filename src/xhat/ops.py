@@ -10,10 +10,10 @@ from typing import Any, Never
 
 import numpy as np
 
-from xhat.checks import Array, check_kinds, check_variance, plain_array
-from xhat.errors import ArgumentError, EngineError, OptionError
+from xhat.checks import Array, check_kinds, check_variance, plain_array, refuse_options
+from xhat.errors import ArgumentError, EngineError
 from xhat.operands import check_output, overlapping, read, weights_for, write
-from xhat.plan import Plan, kernels, make_plan, plan_of, saved_for_backward
+from xhat.plan import Plan, find_plan, kernels, make_plan, saved_for_backward
 from xhat.results import Context, Gradients, Moments, changed, check_backward, gradient_paths, results_for
 
 __all__ = [
@@ -41,13 +41,15 @@ Axis = int | tuple[int, ...]
 # ------------------------------------------------------------------------------------------------------- forward
 
 
-def moments(x: Any, *, axis: Axis = 1, mask: Any = None) -> Moments:
+def moments(x: Any, *, axis: Axis = 1, mask: Any = None, **unknown: Never) -> Moments:
     """Count m = sum w, mean mu = sum w x / m and m2 = sum w (x - mu)^2 of each channel, in one read.
 
     x: any shape, float64, float32, float16 or bfloat16; axis: the channel axis or axes; mask: bool or weights
     that broadcast to x, of size 1 along the channels. Returns float64 moments of the channels' shape, that
     merge with those of other batches. An empty batch has count 0. Raises ShapeError, DtypeError, ArgumentError.
     """
+    if unknown:
+        refuse_options("moments", unknown)
     x = plain_array(x, "moments", "x")
     plan = _plan("moments", x, (None,) * 5, True, axis, 1.0, 0, None)
     weights, count = (None, plan.m) if mask is None else weights_for(mask, "moments", x, plan)
@@ -84,7 +86,7 @@ def batch_norm(
     1e154 / sqrt(m), or it overflows. Source: Ioffe and Szegedy 2015, algorithm 1.
     """
     if unknown:
-        _refuse("batch_norm", unknown)
+        refuse_options("batch_norm", unknown)
     return _forward(
         "batch_norm", x, None, None, gamma, beta, axis, eps, correction, mask, residual, activation, out
     )
@@ -110,7 +112,7 @@ def normalize(
     what is raised are those of `batch_norm`.
     """
     if unknown:
-        _refuse("normalize", unknown)
+        refuse_options("normalize", unknown)
     y, _ = normalize_with_context(
         x, mean, var, gamma, beta, axis=axis, eps=eps, residual=residual, activation=activation, out=out
     )
@@ -171,35 +173,11 @@ def _plan(operation: str, x: Array, kinds: tuple[Any, ...], masked: bool, axis: 
     key = (check_kinds, operation, x.shape, x.dtype, x.strides, x.itemsize if x.flags.aligned else 0, kinds, masked,
            axis, *options)  # fmt: skip
     if type(axis) is int or (type(axis) is tuple and _INT.issuperset(map(type, axis))):
-        try:
-            return plan_of(*key)
-        except Exception:  # an option that is no key; or an error of ours, which the next line raises again
-            pass
+        return find_plan(*key)
     return make_plan(*key)
 
 
 _INT = frozenset((int,))
-_RUNNING = "xhat.numpy.BatchNorm is the layer with running statistics."
-_REMEDIES = {
-    "training": "batch_norm normalizes by the batch's own statistics, normalize by given ones.",
-    "momentum": _RUNNING,
-    "running_mean": _RUNNING,
-    "running_var": _RUNNING,
-    "epsilon": "It is called eps here.",
-    "weight": "It is called gamma here.",
-    "bias": "It is called beta here.",
-    "scale": "It is called gamma here.",
-    "offset": "It is called beta here.",
-}
-
-
-def _refuse(operation: str, unknown: dict[str, Any]) -> None:
-    """Raises OptionError for options that other libraries have."""
-    name = next(iter(unknown))
-    remedy = " " + _REMEDIES[name] if name in _REMEDIES else ""
-    raise OptionError(f"{operation}: got an option {name!r}, which it does not have.{remedy}")
-
-
 _ARRAY_OR_NONE = frozenset((np.ndarray, type(None)))
 _NAMES = ("x", "mean", "var", "gamma", "beta", "residual")
 
@@ -217,7 +195,7 @@ def _arrays(operation: str, given: tuple[Any, ...]) -> tuple[Any, ...]:
 # ------------------------------------------------------------------------------------------------------ backward
 
 
-def batch_norm_backward(dy: Any, context: Context, *, out: Any = None) -> Gradients:
+def batch_norm_backward(dy: Any, context: Context, *, out: Any = None, **unknown: Never) -> Gradients:
     """The exact derivative of the forward pass that made the context.
 
         g  = dy act'(pre)      dbeta = sum g      dgamma = sum g xhat      dresidual = g
@@ -230,6 +208,8 @@ def batch_norm_backward(dy: Any, context: Context, *, out: Any = None) -> Gradie
     Raises ContextError for a context that is none, or whose x was overwritten; ShapeError, DtypeError, OutputError.
     Source: Ioffe and Szegedy 2015, section 3, with the variance's own correction and weights.
     """
+    if unknown:
+        refuse_options("batch_norm_backward", unknown)
     dy = check_backward(dy, context, "batch_norm_backward")
     try:
         return _gradients(dy, context, out)
@@ -276,14 +256,22 @@ def _run_backward(
 
 def config() -> dict[str, Any]:
     """The version, the instruction set in use, those this machine can run (best first), and the threads of a call."""
-    from importlib.metadata import version
-
     return {
-        "version": version("xhat"),
+        "version": _version(),
         "isa": kernels.isa(),
         "isa_available": kernels.isa_available(),
         "threads": kernels.threads(),
     }
+
+
+def _version() -> str:
+    """The installed version; "unknown" where xhat runs from its sources, without an installation."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("xhat")
+    except PackageNotFoundError:
+        return "unknown"
 
 
 def _use(isa: str | None) -> None:

@@ -15,7 +15,7 @@ from xhat.checks import CONSTANTS, Kind, activation_of, check_correction, check_
 from xhat.layout import Strides, View
 
 try:
-    from xhat import _kernels as kernels
+    import xhat._kernels as kernels  # `from xhat import` takes a file that is missing for a circular import
 except ImportError as error:
     raise ImportError(
         f"xhat: the compiled kernels can't be loaded ({error.msg.split(' (')[0]}). They are built for one version of "
@@ -30,6 +30,7 @@ __all__ = [
     "Plan",
     "check_options",
     "constant",
+    "find_plan",
     "kernels",
     "make_plan",
     "plan_of",
@@ -167,12 +168,26 @@ def constant(*options: Any) -> bool:
     return True
 
 
+def find_plan(*key: Any) -> Plan:
+    """`make_plan`, cached where the options are a key: constants, and no True in a tuple, which is equal to 1 there."""
+    activation = key[-1]
+    if type(activation) is not tuple or _KEYS_IN_TUPLES.issuperset(map(type, activation)):
+        try:
+            return plan_of(*key)
+        except Exception:  # an option that is no key; or an error of ours, which the next line raises again
+            pass
+    return make_plan(*key)
+
+
+_KEYS_IN_TUPLES = frozenset(CONSTANTS) - {bool, type(None)}
+
+
 @lru_cache(maxsize=4096, typed=True)  # typed: 1 is a correction, 1.0 is none
 def plan_of(*key: Any) -> Plan:
     """`make_plan`, cached. Raises TypeError where an option may change its value, such as a tensor: it is no key.
 
-    The gates then call `make_plan`, as they do where an option has no hash. `typed` does not reach into a tuple, so a
-    tuple of axes has to hold ints.
+    `find_plan` then calls `make_plan`, as it does where an option has no hash. `typed` does not reach into a tuple, so
+    a tuple of axes has to hold ints.
     """
     if not constant(*key[-3:]):
         raise TypeError("not a constant")

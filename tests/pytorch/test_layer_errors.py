@@ -50,7 +50,7 @@ CASES = {
         "batch_norm: weight has shape (5,), expected (3,) to match dimension 1 of input (4, 3, 2, 4)."),
     "channels of statistics": Case(layer(4, affine=False), ShapeError,
         "batch_norm: running_mean and running_var have shapes (4,) and (4,), expected (3,) to match dimension 1 of "
-        "input."),
+        "input. Channels are dimension 1: pass input.movedim(-1, 1) where they are last."),
     "integers": Case(layer(x=X.int()), DtypeError,
         "batch_norm: input has dtype torch.int32, expected float64, float32, float16 or bfloat16. Convert it first, "
         "for example input.float()."),
@@ -63,7 +63,7 @@ CASES = {
     "eps": Case(layer(eps=0.0), ArgumentError,
         "batch_norm: eps is 0.0, expected a finite number above 0, such as 1e-5."),
     "momentum": Case(layer(momentum="fast"), ArgumentError,
-        "batch_norm: momentum is 'fast', expected a number, or None for the average of all batches."),
+        "batch_norm: momentum is 'fast', expected a finite number, or None for the average of all batches."),
     "residual's shape": Case(layer(residual=X[:1]), ShapeError,
         "batch_norm: residual has shape (1, 3, 2, 4), expected (4, 3, 2, 4), the shape of input.", torchs=False),
     "residual's dtype": Case(layer(residual=X.double()), DtypeError,

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.utils import fusion, parametrize, prune
 
 import xhat.torch as xt
+from xhat.errors import OptionError
 
 PAIRS: list[tuple[Any, Any, tuple[int, ...]]] = [
     (xt.BatchNorm1d, nn.BatchNorm1d, (4, 3)),
@@ -76,6 +77,15 @@ def test_arguments_are_torchs_and_more() -> None:
     parameters = inspect.signature(xt.batch_norm).parameters
     assert list(parameters)[:8] == list(inspect.signature(nn.functional.batch_norm).parameters)
     assert {name: parameters[name].default for name in more} == more
+
+
+def test_an_option_that_the_function_does_not_have_is_named() -> None:
+    with pytest.raises(OptionError) as raised:
+        xt.batch_norm(torch.ones(4, 3), None, None, training=True, epsilon=1e-3)  # type: ignore[arg-type]
+    assert isinstance(raised.value, TypeError)
+    assert str(raised.value) == (
+        "batch_norm: got an option 'epsilon', which it does not have. It is called eps here."
+    )
 
 
 # ------------------------------------------------------------ state that travels

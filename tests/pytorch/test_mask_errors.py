@@ -94,9 +94,9 @@ def test_a_sparse_weight_and_no_input() -> None:
         xt.batch_norm(x, None, None, training="no")  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("momentum", ["0.1", math.nan, True, [0.1]])
+@pytest.mark.parametrize("momentum", ["0.1", math.nan, math.inf, -math.inf, True, [0.1]])
 def test_what_is_no_momentum(momentum: Any) -> None:
     layer = xt.BatchNorm1d(5, momentum=momentum)
-    with pytest.raises(TypeError, match=r"momentum is .*, expected a number, or None"):
+    with pytest.raises(TypeError, match=r"momentum is .*, expected a finite number, or None"):
         layer(torch.randn(6, 5, generator=generator("refused")))
     assert torch.equal(layer.running_mean, torch.zeros(5)) and int(layer.num_batches_tracked) == 0

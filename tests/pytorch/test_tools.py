@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from blocks import C, Residual
@@ -56,6 +57,19 @@ def by_numpy(layer: Any) -> None:
     layer.running_var.numpy() + layer.eps
 
 
+def by_a_ufunc(layer: Any) -> None:
+    np.add(layer.running_var.numpy(), layer.eps)
+    np.add(layer.eps, layer.running_var.numpy())
+
+
+def by_a_tensor(layer: Any) -> None:
+    layer.running_var + torch.tensor(layer.eps)
+
+
+def by_another_way_to_a_tensor(layer: Any) -> None:
+    layer.running_var + torch.as_tensor(layer.eps)
+
+
 def by_the_function(layer: Any) -> None:
     nn.functional.batch_norm(X, layer.running_mean, layer.running_var, eps=layer.eps)
 
@@ -68,10 +82,17 @@ def by_torchs_conversion(layer: Any) -> None:
     nn.SyncBatchNorm.convert_sync_batchnorm(layer)(X)
 
 
+def by_mkldnn(layer: Any) -> None:
+    if torch.backends.mkldnn.is_available():
+        mkldnn.to_mkldnn(nn.Sequential(nn.Conv2d(C, C, 1), layer).eval())
+    elif layer.activation is not None:
+        pytest.skip("this build of torch has no MKL-DNN")
+
+
 @pytest.mark.parametrize(
     "tool",
-    [fold_linear, fold_convolution, by_hand, by_rsqrt_of_a_sum, by_numpy, by_the_function, by_another_layer,
-     by_torchs_conversion],
+    [fold_linear, fold_convolution, by_hand, by_rsqrt_of_a_sum, by_numpy, by_a_ufunc, by_a_tensor,
+     by_another_way_to_a_tensor, by_the_function, by_another_layer, by_torchs_conversion, by_mkldnn],
 )  # fmt: skip
 @pytest.mark.parametrize("activation", ["relu", "silu", ("leaky_relu", 0.2)], ids=str)
 def test_an_activation_in_a_layer_is_noticed_by_whoever_computes_the_layer(
@@ -99,6 +120,8 @@ def test_torch_drops_an_activation_without_the_error() -> None:
 def test_eps_of_a_layer_with_an_activation_is_still_a_number_to_read() -> None:
     layer = xt.BatchNorm2d(C, eps=1e-3, activation="relu")
     assert layer.eps == 1e-3 and 1e-4 < layer.eps <= 1e-2 and f"{layer.eps:g} {layer.eps}" == "0.001 0.001"
+    assert np.float64(1e-3) == layer.eps and np.float64(1e-2) > layer.eps
+    assert np.less([1e-4, 1e-2], layer.eps).tolist() == [True, False] and np.float64(1e-2) != layer.eps
     assert "eps=0.001" in repr(layer) and {layer.eps: 1}[1e-3] == 1
     other = xt.BatchNorm2d(C, eps=layer.eps)
     assert type(other.eps) is float and other.eps == 1e-3
@@ -131,10 +154,20 @@ def test_a_converted_model_becomes_one_of_mkldnn() -> None:
         DtypeError, match=r"input is an MKL-DNN tensor, expected a strided one. Pass input.to_dense\(\)"
     ):
         xt.BatchNorm2d(C)(x)
-    with pytest.raises(
-        Exception, match="EpsOfALayerWithAnActivation"
-    ):  # torch.jit says what it can't convert
-        mkldnn.to_mkldnn(xt.BatchNorm2d(C, activation="relu").eval())
+
+
+@pytest.mark.parametrize("behind", [nn.Identity, nn.ReLU])
+def test_a_layer_is_not_scripted_and_its_reverted_copy_is(behind: Any) -> None:
+    theirs = nn.Sequential(nn.Conv2d(C, C, 1), nn.BatchNorm2d(C), behind())
+    model = xt.convert(theirs.float())[0].eval()
+    with pytest.raises(ArgumentError) as raised:
+        torch.jit.script(model)
+    assert str(raised.value) == (
+        "BatchNorm2d: torch.jit.script compiles the source of a module, and cannot read this layer's. "
+        "Use torch.jit.trace, or call xhat.torch.revert(model) first."
+    )
+    plain = xt.revert(copy.deepcopy(model))
+    torch.testing.assert_close(torch.jit.script(plain)(X), model(X))
 
 
 # ------------------------------------------------------------------------------------------------------------ torch.fx

@@ -2,6 +2,7 @@
 
 import copy
 import io
+import math
 import re
 from pathlib import Path
 from typing import Any
@@ -125,6 +126,70 @@ def test_a_program_of_other_options_keeps_them(options: dict[str, Any]) -> None:
     module = program.module()
     torch.testing.assert_close(module(X), layer(X))
     torch.testing.assert_close(dict(module.named_buffers())["running_var"], layer.running_var)
+
+
+def switched(program: Any) -> torch.fx.GraphModule:
+    """The program in evaluation, as torchao's move_exported_model_to_eval makes it: of each operation of torch's."""
+    module: torch.fx.GraphModule = program.module()
+    for node in module.graph.nodes:
+        if str(node.target) == "aten.batch_norm.default":
+            node.args = (*node.args[:5], False, *node.args[6:])
+    module.recompile()
+    return module
+
+
+class Masked(nn.Module):
+    """A layer that is given a mask."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = xt.BatchNorm2d(C)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.layer(x, mask=x[:, :1] > 0)  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("strict", [False, True])
+def test_a_program_takes_any_momentum_that_is_a_number(strict: bool) -> None:
+    for momentum in (1, 0, 0.5):
+        layer = xt.BatchNorm2d(C, momentum=momentum)
+        program = torch.export.export(copy.deepcopy(layer), (X,), strict=strict)
+        assert "aten.batch_norm.default" in [str(n.target) for n in program.graph.nodes]
+        module = program.module()
+        torch.testing.assert_close(module(X), layer(X))
+        torch.testing.assert_close(dict(module.named_buffers())["running_var"], layer.running_var)
+
+
+def test_a_program_of_what_is_no_momentum_is_not_made() -> None:
+    for momentum in (math.nan, math.inf, "fast"):
+        with pytest.raises(TypeError, match=r"momentum is .*, expected a finite number, or None"):
+            torch.export.export(xt.BatchNorm2d(C, momentum=momentum), (X,))  # type: ignore[arg-type]
+
+
+# What switching.md names as the layers that no tool switches.
+KEPT = {
+    "correction": lambda: xt.BatchNorm2d(C, correction=1),
+    "running_correction": lambda: xt.BatchNorm2d(C, running_correction=0),
+    "nonfinite": lambda: xt.BatchNorm2d(C, nonfinite="skip"),
+    "momentum=None": lambda: xt.BatchNorm2d(C, momentum=None),
+    "a mask": Masked,
+}
+
+
+@pytest.mark.parametrize("option", [None, *KEPT])
+def test_a_program_of_training_is_switched_to_evaluation_where_switching_says_so(option: str | None) -> None:
+    """A layer that is not switched normalizes by the batch; exported in evaluation, it is right."""
+    layer = xt.BatchNorm2d(C, activation="relu") if option is None else KEPT[option]()
+    layer(X * 2 + 1)
+    graph = switched(torch.export.export(copy.deepcopy(layer).train(), (X,)))
+    stays = not torch.allclose(graph(X), copy.deepcopy(layer).eval()(X), atol=0.1)
+    assert stays is (option is not None)
+    in_evaluation = torch.export.export(layer.eval(), (X,))
+    assert "aten.batch_norm.default" in [str(n.target) for n in in_evaluation.graph.nodes]
+    close(in_evaluation.module(), layer)
+    page = (Path(__file__).parents[2] / "docs" / "switching.md").read_text("utf-8")
+    (row,) = [line for line in page.splitlines() if line.startswith("| a program exported in training")]
+    assert option is None or option in row
 
 
 # ------------------------------------------------------------------------------------------------------------- pickles

@@ -13,7 +13,7 @@ from torch import Tensor
 from xhat.checks import check_count, check_sum
 from xhat.layout import Strides, strides_on
 from xhat.ops import run_backward, run_forward, run_track
-from xhat.plan import Plan, make_plan, plan_of
+from xhat.plan import Plan, find_plan
 from xhat.torch.inputs import CODES, Inputs, as_mask, check_kinds, check_mask, weights_in_order
 from xhat.torch.memory import LARGE, ask_for_huge_pages, check_memory, within_memory
 
@@ -78,11 +78,7 @@ def plan_for(t: Inputs, *options: Any, operation: str = "batch_norm") -> Plan:
              bias if bias is None else (bias.shape, bias.dtype),
              residual if residual is None else (residual.shape, residual.dtype))  # fmt: skip
     key = (check_kinds, operation, x.shape, x.dtype, x.stride(), 1, kinds, mask is not None, 1, *options)
-    try:
-        return plan_of(*key)
-    except Exception:  # an option that is no key; or an error of ours, which the next line raises again
-        pass
-    return make_plan(*key)
+    return find_plan(*key)
 
 
 def run_of(plan: Plan, x: Tensor, mask: Tensor | None) -> Run:

@@ -14,7 +14,7 @@ from xhat.plan import Options, check_options
 from xhat.torch import composed
 from xhat.torch.inputs import Inputs, check_inputs
 from xhat.torch.internals import unrecorded
-from xhat.torch.running_stats import Running
+from xhat.torch.running_stats import Running, momentum_of
 
 __all__ = ["evaluation", "training"]
 
@@ -26,7 +26,10 @@ def training(t: Inputs, running: Running, momentum: Any, eps: Any, activation: A
     """
     o = check_options("batch_norm", eps, 0, activation)
     unrecorded(check_inputs, t)
-    if not (isinstance(momentum, float) and _torch_takes(t.x, t.weight, t.bias, running.mean, running.var)):
+    if isinstance(momentum, Tensor) or not _torch_takes(t.x, t.weight, t.bias, running.mean, running.var):
+        return None
+    momentum = momentum_of(momentum)
+    if momentum is None:
         return None
     if running.batches is not None:
         running.batches.add_(1)

@@ -7,11 +7,12 @@ composed        everything else: the equations over torch's operations
 
 import math
 from operator import is_
-from typing import Any
+from typing import Any, Never
 
 import torch
 from torch import Tensor
 
+from xhat.checks import refuse_options
 from xhat.errors import ArgumentError
 from xhat.plan import Plan, check_options, constant
 from xhat.torch import composed, cpu, operators
@@ -49,6 +50,7 @@ def batch_norm(
     input: Tensor, running_mean: Maybe, running_var: Maybe, weight: Maybe = None, bias: Maybe = None,
     training: bool = False, momentum: float = 0.1, eps: float = 1e-5, *, residual: Maybe = None, mask: Maybe = None,
     correction: int = 0, running_correction: int = 1, activation: Any = None, nonfinite: str = "propagate",
+    **unknown: Never,
 ) -> Tensor:  # fmt: skip
     """y = act(weight (x - mu) / sqrt(var + eps) + bias [+ residual]): torch.nn.functional.batch_norm, and more.
 
@@ -67,6 +69,8 @@ def batch_norm(
     Raises classes of xhat.errors; where torch raises for the same mistake, they are of torch's class as well.
     Source: Ioffe and Szegedy 2015, algorithms 1 and 2; the running statistics are torch's convention.
     """
+    if unknown:
+        refuse_options("batch_norm", unknown, {"epsilon": "It is called eps here."})
     for name, value in dict(input=input, running_mean=running_mean, running_var=running_var, weight=weight, bias=bias,
                             residual=residual, mask=mask).items():  # fmt: skip
         check_tensor(name, value)
@@ -206,7 +210,7 @@ def follow(
         and m - running_correction > 1e-6 * m
         and nonfinite == "propagate"
         and (
-            (type(momentum) is float and momentum == momentum)
+            (type(momentum) is float and -math.inf < momentum < math.inf)
             or (momentum is skipped is None and batches is not None)
         )
         and _in_place(mean, var, batches, statistics)

@@ -23,6 +23,7 @@ __all__ = [
     "for_other_tools",
     "hooked",
     "plain",
+    "read_by_mkldnn",
     "recomputing",
     "registered",
     "symbolically_traced",
@@ -138,6 +139,11 @@ def tool_by_exact_class() -> str | None:
             return found
         frame = frame.f_back
     return None
+
+
+def read_by_mkldnn() -> bool:
+    """Whether torch.utils.mkldnn reads the property whose getter calls the caller: it compiles what it reads."""
+    return sys._getframe(3).f_globals.get("__name__") == "torch.utils.mkldnn"
 
 
 # What torch.ao.quantization.fuse_modules fuses: classes of modules -> a function. Importing torch imports it.

@@ -10,13 +10,12 @@ from torch import Tensor, fx, nn
 from xhat.checks import check_correction, shown
 from xhat.errors import ShapeError, XhatError
 from xhat.plan import check_options
-from xhat.torch import exported
+from xhat.torch import exported, tools
 from xhat.torch.errors import TensorArgumentError, TensorTypeError, named
 from xhat.torch.functional import follow, normalized
 from xhat.torch.inputs import Batch, Inputs, check_nonfinite
 from xhat.torch.internals import copied_by_jit, exporting
 from xhat.torch.running_stats import Running
-from xhat.torch.tools import EpsOfALayerWithAnActivation, check_frozen, check_per_sample, check_tracer
 
 __all__ = [
     "DEFAULTS",
@@ -64,6 +63,7 @@ class BatchNorm(nn.modules.batchnorm._BatchNorm):
     skipped: Tensor | None
     frozen_statistics = False
     frozen_affine = False
+    __prepare_scriptable__ = tools.refuse_script
     _normalized = staticmethod(normalized)  # a layer on many processes has its own
 
     def __init__(self, *args: Any, correction: int = 0, running_correction: int = 1, activation: Any = None,
@@ -83,15 +83,15 @@ class BatchNorm(nn.modules.batchnorm._BatchNorm):
         value, activation = vars(self)["eps"], vars(self).get("activation")
         if activation is None or copied_by_jit():
             return value
-        return EpsOfALayerWithAnActivation(value, type(self).__name__, activation)
+        return tools.EpsOfALayerWithAnActivation.read(value, type(self).__name__, activation)
 
     @eps.setter
     def eps(self, value: Any) -> None:
-        vars(self)["eps"] = float(value) if isinstance(value, EpsOfALayerWithAnActivation) else value
+        vars(self)["eps"] = float(value) if isinstance(value, tools.EpsOfALayerWithAnActivation) else value
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name in ("running_mean", "running_var") and self.frozen_statistics:
-            check_frozen(self, name, value)
+            tools.check_frozen(self, name, value)
         if name == "nonfinite":
             check_nonfinite(value)
         super().__setattr__(name, value)
@@ -162,7 +162,7 @@ class BatchNorm(nn.modules.batchnorm._BatchNorm):
                 "batch_norm: one of running_mean and running_var is None, expected both or neither."
             )
         if self._forward_hooks and self.training and not self.frozen_statistics:
-            check_per_sample(weight, bias)
+            tools.check_per_sample(weight, bias)
         if self.frozen_affine:
             weight, bias = (None if p is None else p.detach() for p in (weight, bias))
         return mean, var, weight, bias
@@ -171,7 +171,7 @@ class BatchNorm(nn.modules.batchnorm._BatchNorm):
         """A call of this layer in a graph of torch.fx, with the options that are given."""
         given = {name: value for name, value in options.items() if value is not None}
         path = x.tracer.path_of_module(self)  # type: ignore[attr-defined]
-        check_tracer(self, path)
+        tools.check_tracer(self, path)
         return x.tracer.create_proxy("call_module", path, (x,), given)
 
     def _follow(self, running: Running, batch: Batch) -> None:

@@ -62,7 +62,8 @@ def _check(running: Running, batch: Batch, visible: bool) -> None:
     if running.mean.shape != channels or running.var.shape != channels:
         raise TensorShapeError(
             f"batch_norm: running_mean and running_var have shapes {shown(running.mean.shape)} and "
-            f"{shown(running.var.shape)}, expected {shown(channels)} to match dimension 1 of input."
+            f"{shown(running.var.shape)}, expected {shown(channels)} to match dimension 1 of input. Channels are "
+            "dimension 1: pass input.movedim(-1, 1) where they are last."
         )
     if running.mean.dtype not in CODES or running.var.dtype not in CODES:
         raise TensorDtypeError(
@@ -101,9 +102,9 @@ def momentum_of(momentum: Any) -> float | None:
     """momentum as a float, or None. Raises TensorTypeError."""
     if momentum is None:
         return None
-    if math.isnan(value := number(momentum)):
+    if not math.isfinite(value := number(momentum)):
         raise TensorTypeError(
-            f"batch_norm: momentum is {momentum!r}, expected a number, or None for the average of all batches."
+            f"batch_norm: momentum is {momentum!r}, expected a finite number, or None for the average of all batches."
         )
     return value
 

@@ -6,13 +6,17 @@ The layers themselves must never live here.
 import functools
 from typing import Any, NoReturn
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from xhat.errors import ArgumentError
-from xhat.torch.internals import tool_by_exact_class
+from xhat.torch.internals import read_by_mkldnn, tool_by_exact_class
 
-__all__ = ["EpsOfALayerWithAnActivation", "check_frozen", "check_per_sample", "check_tracer"]
+__all__ = ["EpsOfALayerWithAnActivation", "check_frozen", "check_per_sample", "check_tracer", "refuse_script"]
+
+
+_COMPARISONS = (np.equal, np.not_equal, np.less, np.less_equal, np.greater, np.greater_equal)
 
 
 @functools.total_ordering
@@ -26,6 +30,12 @@ class EpsOfALayerWithAnActivation:
 
     def __init__(self, value: float, layer: str, activation: Any) -> None:
         self._value, self._layer, self._activation = value, layer, activation
+
+    @classmethod
+    def read(cls, value: float, layer: str, activation: Any) -> "EpsOfALayerWithAnActivation":
+        """What the property of a layer gives to its reader. Raises ArgumentError for MKL-DNN's copies of layers."""
+        eps = cls(value, layer, activation)
+        return eps.refuse() if read_by_mkldnn() else eps
 
     def __float__(self) -> float:
         return self._value
@@ -53,7 +63,14 @@ class EpsOfALayerWithAnActivation:
             "layer.activation = None and put an activation module behind the layer first."
         )
 
-    __array_ufunc__ = None  # NumPy leaves the sum to __radd__
+    def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **options: Any) -> Any:
+        """Comparisons of NumPy's are of the number, and all else is arithmetic."""
+        if ufunc not in _COMPARISONS:
+            self.refuse()
+        numbers = (float(v) if isinstance(v, EpsOfALayerWithAnActivation) else v for v in inputs)
+        return getattr(ufunc, method)(*numbers, **options)
+
+    __dlpack__ = __dlpack_device__ = refuse  # of torch.tensor, which finds no number in this class
     __torch_function__ = classmethod(lambda cls, function, types, args=(), kwargs=None: _refuse(args, kwargs))
     __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = refuse
     __truediv__ = __rtruediv__ = __pow__ = __rpow__ = refuse
@@ -63,6 +80,14 @@ def _refuse(args: Any, kwargs: Any) -> NoReturn:
     """Raises ArgumentError for the eps among the arguments of a function of torch's."""
     found = (v for v in (*args, *(kwargs or {}).values()) if isinstance(v, EpsOfALayerWithAnActivation))
     next(found).refuse()
+
+
+def refuse_script(layer: nn.Module) -> NoReturn:
+    """What torch.jit.script calls first. Raises ArgumentError."""
+    raise ArgumentError(
+        f"{type(layer).__name__}: torch.jit.script compiles the source of a module, and cannot read this layer's. "
+        "Use torch.jit.trace, or call xhat.torch.revert(model) first."
+    )
 
 
 def check_frozen(layer: nn.Module, name: str, value: Any) -> None:
