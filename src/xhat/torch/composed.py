@@ -7,7 +7,6 @@ equations, and so a large offset of either costs no digits in float32.
 
 import math
 from collections.abc import Callable
-from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -16,6 +15,7 @@ from torch.nn import functional as F
 
 from xhat import equations
 from xhat.plan import Options
+from xhat.torch.centering import centering, less_rough_mean, summed
 from xhat.torch.inputs import Batch, Inputs
 
 __all__ = [
@@ -91,11 +91,6 @@ def _weighed(x: Tensor, mask: Tensor | None, dtype: torch.dtype) -> _Weighed:
     return _Weighed(torch.where(padding, 0.0, wide), w.sum(), w, padding)  # 0 times NaN is NaN
 
 
-def _summed(v: Tensor) -> Tensor:
-    """The sum over a channel of the elements on this rank."""
-    return v.sum([0, *range(2, v.dim())], keepdim=True)
-
-
 def _by_statistics(wide: Tensor, mean: Tensor, var: Tensor | None) -> Centred:
     """The operands for a given mean and variance, which do not depend on x."""
     shift = _column(mean, wide, wide.dtype)
@@ -116,20 +111,17 @@ def _centred(t: Inputs, o: Options, dtype: torch.dtype, ranks: AcrossRanks | Non
         return _by_statistics(t.x.to(dtype), t.mean, t.var)
     b = _weighed(t.x, t.mask, dtype)
     if ranks is None:
-        return _by_batch(b, _summed(b.w * b.x.detach()) / b.m, _summed, o)
+        return _by_batch(b, summed(b.w * b.x.detach()) / b.m, summed, o)
     b = b._replace(m=ranks.m.to(dtype))
     if t.mean is not None:
         return _by_statistics(b.x, t.mean, t.var)._replace(m=b.m, w=b.w, padding=b.padding)
-    return _by_batch(b, _column(ranks.mean, t.x, dtype), lambda v: ranks.total(_summed(v)), o)
+    return _by_batch(b, _column(ranks.mean, t.x, dtype), lambda v: ranks.total(summed(v)), o)
 
 
-def batch_norm(
-    t: Inputs, o: Options, dtype: torch.dtype | None = None, hooks: bool = False
-) -> tuple[Tensor, Batch]:
+def batch_norm(t: Inputs, o: Options, dtype: torch.dtype | None = None) -> tuple[Tensor, Batch]:
     """y = act(weight xhat + bias [+ residual]) with given statistics, or, where mean is None, with the batch's own.
 
-    dtype: what to compute in, at least; None for the default. hooks: whether tensors may have them, as in eager mode;
-    then the gradient loses a rough mean before autograd scales it.
+    dtype: what to compute in, at least; None for the default.
     """
     x, weight, bias, residual = t[:4]
     dtype = _precision(x, weight, t.mean) if dtype is None else torch.promote_types(x.dtype, dtype)
@@ -137,8 +129,8 @@ def batch_norm(
     rstd = equations.reciprocal_std(c.var, o.eps, torch.sqrt)
     gamma, beta = _column(weight, x, dtype), _column(bias, x, dtype)
     pre = equations.standardize(c.x, c.mu, rstd if gamma is None else gamma * rstd)
-    if hooks:
-        _center_gradient_of(pre, c)
+    if c.batch:
+        pre = centering(pre, c.w, c.m)
     pre = pre if beta is None else pre + beta
     if residual is not None:
         pre = pre + residual
@@ -146,20 +138,6 @@ def batch_norm(
         pre = torch.where(c.padding, math.nan, pre)
     y = activate(pre, o).to(x.dtype)
     return y, Batch(torch.stack(((c.shift + c.mu).flatten(), c.var.flatten())).detach(), _constant(c.m))
-
-
-def _less_rough_mean(g: Tensor, m: Any, w: Any) -> Tensor:
-    """g less a rough mean. dx and dgamma do not depend on it, since w xhat sums to 0 over the batch."""
-    with torch.no_grad():  # legacy vmap has no rule for detach
-        rough = _summed(g) / m
-    centered: Tensor = g - w * rough
-    return centered
-
-
-def _center_gradient_of(scaled: Tensor, c: Centred) -> None:
-    """Subtracts a rough mean from the gradient of gamma xhat. A mask's own gradient would depend on it."""
-    if c.batch and scaled.requires_grad and not (isinstance(c.w, Tensor) and c.w.requires_grad):
-        scaled.register_hook(partial(_less_rough_mean, m=c.m, w=c.w))
 
 
 def _constant(m: Any) -> Any:
@@ -224,9 +202,9 @@ def gradients(
         xhat = torch.where(c.padding & (g != 0), math.nan, xhat)  # dy is not 0 there: the loss depends on it
     # A rough mean of g: dx does not depend on it, and w xhat sums to 0 over the batch. (Ranks would have to agree.)
     with torch.no_grad():  # legacy vmap has no rule for detach
-        rough: Any = _summed(g) / c.m if c.batch and ranks is None else 0.0
-    direct = g - c.w * rough
-    sum_dy, sum_dy_xhat = equations.gradient_sums(direct, xhat, _summed)
+        rough: Any = summed(g) / c.m if c.batch and ranks is None else 0.0
+    direct = less_rough_mean(g, rough, c.w) if c.batch and ranks is None else g
+    sum_dy, sum_dy_xhat = equations.gradient_sums(direct, xhat, summed)
     sums: Any = (sum_dy, sum_dy_xhat)
     if ranks is not None:
         sums = ranks.total(torch.stack(sums)).unbind(0)  # one exchange for both
