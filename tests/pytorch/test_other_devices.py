@@ -3,15 +3,18 @@
 A device proper is not at hand in every test run; the arithmetic is the same wherever float32 is.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import oracle
 import pytest
 import torch
+from beside import WARNS
 from definition import (
     ACTIVATIONS,
     LAYOUTS,
+    MASKS,
     Problem,
     batch,
     definition,
@@ -22,10 +25,10 @@ from definition import (
     relative,
 )
 from torch import Tensor
-from torch.func import vmap
+from torch.func import grad, jvp, vmap
 
 import xhat.torch as xt
-from xhat.torch import composed
+from xhat.torch import composed, operators
 
 F32 = float(np.finfo(np.float32).eps)
 
@@ -96,6 +99,89 @@ def test_an_offset_costs_no_digits(layout: str, offset: float) -> None:
     assert oracle.worst(numbers(got["y"]), numbers(wanted["y"])) < 20 * F32
     assert relative(got["dx"], wanted["dx"]) < 20 * F32
     assert relative(got["var"], wanted["var"]) < 20 * F32
+
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+
+
+def _by_backward(f: Loss, x: Tensor, dy: Tensor) -> Tensor:
+    leaf = x.clone().requires_grad_()
+    return torch.autograd.grad(f(leaf, dy), leaf)[0]
+
+
+def _compiled(f: Any) -> Any:
+    torch.compiler.reset()
+    return torch.compile(f, fullgraph=True, backend="aot_eager")
+
+
+def _with_a_tangent(f: Loss, x: Tensor, dy: Tensor) -> Tensor:
+    return jvp(lambda a: grad(f)(a, dy), (x,), (torch.zeros_like(x),))[0]
+
+
+WAYS: dict[str, Callable[[Loss, Tensor, Tensor], Tensor]] = {
+    "backward": _by_backward,
+    "grad": lambda f, x, dy: grad(f)(x, dy),
+    "vmap of grad": lambda f, x, dy: vmap(grad(f), (None, 0))(x, dy.expand(2, *dy.shape))[1],
+    "grad of vmap": lambda f, x, dy: grad(lambda a: vmap(f, (None, 0))(a, dy[None]).sum())(x),
+    "compile": lambda f, x, dy: _by_backward(_compiled(f), x, dy),
+    "jvp of grad": _with_a_tangent,
+    "compile of grad": lambda f, x, dy: _compiled(grad(f))(x, dy),
+    "compile of vmap of grad": lambda f, x, dy: _compiled(vmap(grad(f)))(x[None], dy[None])[0],
+}
+
+
+@WARNS
+@pytest.mark.filterwarnings(
+    "ignore:.*should not be instantiated:DeprecationWarning"
+)  # by torch.compile itself
+@pytest.mark.parametrize("mask", MASKS)
+@pytest.mark.parametrize("offset", [0.0, 1e2, 1e6])
+@pytest.mark.parametrize("way", WAYS)
+def test_an_offset_of_dy_costs_no_digits(
+    way: str, offset: float, mask: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """dy is normal + w offset, of which dx takes the first alone."""
+    monkeypatch.setattr(operators, "batch_norm", composed.batch_norm)  # what a graph records elsewhere
+    if mask == "weights" and way in list(WAYS)[5:]:
+        pytest.skip("a mask of fractions costs digits there")
+    g = generator("an offset of dy")
+    x, normal, w = (torch.randn(6, 3, 5, 7, generator=g), torch.randn(6, 3, 5, 7, generator=g),
+                    torch.rand(6, 1, 5, 7, generator=g))  # fmt: skip
+    w = torch.ones(1, 1, 1, 1) if mask == "none" else (w > 0.3).float() if mask == "bool" else w
+    given = None if mask == "none" else w
+    dy = normal * (w > 0) + offset * w
+    wide = x.double().requires_grad_()
+    y = definition(Problem(wide, mask=None if given is None else w.double())).y
+    (wanted,) = torch.autograd.grad(y, wide, dy.double() - offset * w.double())
+    found = WAYS[way](
+        lambda a, b: (xt.batch_norm(a, None, None, training=True, eps=1e-5, mask=given) * b).sum(), x, dy
+    )
+    assert relative(found, wanted) < 10 * F32
+
+
+@pytest.mark.parametrize("way", ["backward", "grad", "grad of vmap"])
+def test_the_gradient_of_a_mask(way: str) -> None:
+    """The mean that x's gradient loses is part of the mask's."""
+    g = generator("a mask's gradient")
+    x, dy = torch.randn(6, 3, 5, generator=g), torch.randn(6, 3, 5, generator=g) + 3
+    w = torch.rand(6, 1, 5, generator=g) + 0.1
+    wide = w.double().requires_grad_()
+    (wanted,) = torch.autograd.grad(definition(Problem(x.double(), mask=wide)).y, wide, dy.double())
+    found = WAYS[way](
+        lambda a, b: (xt.batch_norm(x, None, None, training=True, eps=1e-5, mask=a) * b).sum(), w, dy
+    )
+    assert relative(found, wanted) < 20 * F32
+
+
+def test_three_values_with_weights() -> None:
+    x = torch.tensor([[-1.0], [0.0], [2.0]], requires_grad=True)
+    w = torch.tensor([0.3, 0.7, 1.1])
+    dy = (1e6 * w + torch.tensor([1, -2, 0.5]))[:, None]
+    wide = x.detach().double().requires_grad_()
+    exact = definition(Problem(wide, mask=w.double()[:, None])).y
+    (wanted,) = torch.autograd.grad(exact, wide, dy.double())
+    y = xt.batch_norm(x, None, None, training=True, mask=w[:, None])
+    assert relative(torch.autograd.grad(y, x, dy)[0], wanted) < 10 * F32
 
 
 def test_sixteen_bits_are_computed_in_float32() -> None:

@@ -8,6 +8,7 @@ from launching import RANKS, failures, world
 sys.path.insert(0, str(RANKS))
 import exchanges  # the claims that the ranks check
 import faults
+import offsets
 import out_of_step
 import training
 
@@ -16,6 +17,11 @@ import training
 @pytest.mark.parametrize("claim", exchanges.claim.names)
 def test_a_batch_on_many_ranks(claim: str, ranks: int) -> None:
     assert not failures(world("exchanges.py", ranks), claim)
+
+
+@pytest.mark.parametrize("claim", offsets.claim.names)
+def test_offsets_on_two_ranks(claim: str) -> None:
+    assert not failures(world("offsets.py", 2), claim)
 
 
 @pytest.mark.parametrize("claim", training.claim.names)

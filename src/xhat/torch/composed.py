@@ -7,7 +7,6 @@ equations, and so a large offset of either costs no digits in float32.
 
 import math
 from collections.abc import Callable
-from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -16,6 +15,7 @@ from torch.nn import functional as F
 
 from xhat import equations
 from xhat.plan import Options
+from xhat.torch.centering import centering, less_rough_mean, summed
 from xhat.torch.inputs import Batch, Inputs
 
 __all__ = [
@@ -91,15 +91,13 @@ def _weighed(x: Tensor, mask: Tensor | None, dtype: torch.dtype) -> _Weighed:
     return _Weighed(torch.where(padding, 0.0, wide), w.sum(), w, padding)  # 0 times NaN is NaN
 
 
-def _summed(v: Tensor) -> Tensor:
-    """The sum over a channel of the elements on this rank."""
-    return v.sum([0, *range(2, v.dim())], keepdim=True)
-
-
 def _by_statistics(wide: Tensor, mean: Tensor, var: Tensor | None) -> Centred:
     """The operands for a given mean and variance, which do not depend on x."""
     shift = _column(mean, wide, wide.dtype)
-    return Centred(wide - shift, shift, torch.zeros_like(shift), _column(var, wide, wide.dtype))
+    rest = torch.zeros_like(shift)
+    if torch.promote_types(mean.dtype, wide.dtype) != wide.dtype:
+        rest = (_column(mean, wide, mean.dtype) - shift).to(wide.dtype)  # what rounding the mean leaves over
+    return Centred(wide - shift, shift, rest, _column(var, wide, wide.dtype))
 
 
 def _by_batch(b: _Weighed, shift: Tensor, total: Callable[[Tensor], Tensor], o: Options) -> Centred:
@@ -116,20 +114,17 @@ def _centred(t: Inputs, o: Options, dtype: torch.dtype, ranks: AcrossRanks | Non
         return _by_statistics(t.x.to(dtype), t.mean, t.var)
     b = _weighed(t.x, t.mask, dtype)
     if ranks is None:
-        return _by_batch(b, _summed(b.w * b.x.detach()) / b.m, _summed, o)
+        return _by_batch(b, summed(b.w * b.x.detach()) / b.m, summed, o)
     b = b._replace(m=ranks.m.to(dtype))
     if t.mean is not None:
         return _by_statistics(b.x, t.mean, t.var)._replace(m=b.m, w=b.w, padding=b.padding)
-    return _by_batch(b, _column(ranks.mean, t.x, dtype), lambda v: ranks.total(_summed(v)), o)
+    return _by_batch(b, _column(ranks.mean, t.x, dtype), lambda v: ranks.total(summed(v)), o)
 
 
-def batch_norm(
-    t: Inputs, o: Options, dtype: torch.dtype | None = None, hooks: bool = False
-) -> tuple[Tensor, Batch]:
+def batch_norm(t: Inputs, o: Options, dtype: torch.dtype | None = None) -> tuple[Tensor, Batch]:
     """y = act(weight xhat + bias [+ residual]) with given statistics, or, where mean is None, with the batch's own.
 
-    dtype: what to compute in, at least; None for the default. hooks: whether tensors may have them, as in eager mode;
-    then the gradient loses a rough mean before autograd scales it.
+    dtype: what to compute in, at least; None for the default.
     """
     x, weight, bias, residual = t[:4]
     dtype = _precision(x, weight, t.mean) if dtype is None else torch.promote_types(x.dtype, dtype)
@@ -137,8 +132,8 @@ def batch_norm(
     rstd = equations.reciprocal_std(c.var, o.eps, torch.sqrt)
     gamma, beta = _column(weight, x, dtype), _column(bias, x, dtype)
     pre = equations.standardize(c.x, c.mu, rstd if gamma is None else gamma * rstd)
-    if hooks:
-        _center_gradient_of(pre, c)
+    if c.batch:
+        pre = centering(pre, c.w, c.m)
     pre = pre if beta is None else pre + beta
     if residual is not None:
         pre = pre + residual
@@ -146,20 +141,6 @@ def batch_norm(
         pre = torch.where(c.padding, math.nan, pre)
     y = activate(pre, o).to(x.dtype)
     return y, Batch(torch.stack(((c.shift + c.mu).flatten(), c.var.flatten())).detach(), _constant(c.m))
-
-
-def _less_rough_mean(g: Tensor, m: Any, w: Any) -> Tensor:
-    """g less a rough mean. dx and dgamma do not depend on it, since w xhat sums to 0 over the batch."""
-    with torch.no_grad():  # legacy vmap has no rule for detach
-        rough = _summed(g) / m
-    centered: Tensor = g - w * rough
-    return centered
-
-
-def _center_gradient_of(scaled: Tensor, c: Centred) -> None:
-    """Subtracts a rough mean from the gradient of gamma xhat. A mask's own gradient would depend on it."""
-    if c.batch and scaled.requires_grad and not (isinstance(c.w, Tensor) and c.w.requires_grad):
-        scaled.register_hook(partial(_less_rough_mean, m=c.m, w=c.w))
 
 
 def _constant(m: Any) -> Any:
@@ -170,7 +151,8 @@ def moments(x: Tensor, mask: Tensor | None) -> tuple[float, int, Tensor]:
     """m, the number of values that have a weight, and mean and m2 (2, C) in float64; zeros where there are none."""
     c = _centred(Inputs(x, None, None, None, mask, None, None), Options(1.0, 0, None, 0.0), _precision(x))
     values = x.numel() // x.shape[1] if mask is None else int(torch.count_nonzero(c.w))
-    found = torch.stack(((c.shift + c.mu).flatten(), (c.var * c.m).flatten())).double()
+    mean = c.shift.double() + c.mu.double()  # in float32 the sum would be rounded
+    found = torch.stack((mean.flatten(), (c.var * c.m).flatten().double()))
     return float(c.m), values, found if values else torch.zeros_like(found)
 
 
@@ -198,6 +180,44 @@ def activation_gradient(dy: Tensor, pre: Tensor, o: Options) -> Tensor:
     raise KeyError(o.activation)
 
 
+def _rough_mean(g: Tensor, c: Centred, t: Inputs, ranks: AcrossRanks | None) -> tuple[Any, Any]:
+    """A rough mean of g over the elements on this rank, on which dx does not depend, and the sum of their weights.
+
+    0 where it would not cancel, and for a batch on many ranks whose sums are differentiated once more or are float64.
+    """
+    if not c.batch or (ranks is not None and (t.mean is None or g.dtype == torch.float64)):
+        return 0.0, 0.0
+    with torch.no_grad():  # legacy vmap has no rule for detach
+        m = c.m
+        if ranks is not None:
+            m = summed(c.w).sum() if isinstance(c.w, Tensor) else g.numel() // g.shape[1]
+        rough = summed(g) / m
+        return (rough if ranks is None else torch.where(torch.isfinite(rough), rough, 0.0)), m
+
+
+def _across(
+    ranks: AcrossRanks, sums: tuple[Tensor, Tensor], removed: tuple[Any, Any], c: Centred, rstd: Tensor, t: Inputs
+) -> tuple[Any, Any]:  # fmt: skip
+    """This rank's sums of dy and dy xhat, and those of all ranks where this rank's rough mean is subtracted.
+
+        sum dy       gains m_r rough_r
+        sum dy xhat  gains T_r rough_r     T_r = sum(w xhat) = rstd m_r (mean_r - mean)
+
+    in float64. The T_r of all ranks sum to 0, as the means are those that were merged; no sum of float32 would.
+    """
+    rough, m = removed
+    if not isinstance(rough, Tensor):
+        mine = sums
+        return mine, ranks.total(torch.stack(sums)).unbind(0)  # one exchange for both
+    rough = rough.double()
+    mean = moments(t.x, t.mask)[2][0] if m else t.mean
+    assert t.mean is not None and mean is not None
+    difference = _column(mean, t.x, torch.float64) - _column(t.mean, t.x, torch.float64)
+    wide = sums[0].double() + rough * m, sums[1].double() + rstd.double() * m * difference * rough
+    sum_dy, sum_dy_xhat = ranks.total(torch.stack(wide)).unbind(0)
+    return wide, ((sum_dy - rough * c.m.double()).to(rstd.dtype), sum_dy_xhat.to(rstd.dtype))
+
+
 def gradients(
     dy: Tensor, t: Inputs, saved: Tensor | None, residual: bool, o: Options, ranks: AcrossRanks | None = None
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -222,21 +242,20 @@ def gradients(
         g = activation_gradient(g, pre, o)
     if c.padding is not None:
         xhat = torch.where(c.padding & (g != 0), math.nan, xhat)  # dy is not 0 there: the loss depends on it
-    # A rough mean of g: dx does not depend on it, and w xhat sums to 0 over the batch. (Ranks would have to agree.)
-    with torch.no_grad():  # legacy vmap has no rule for detach
-        rough: Any = _summed(g) / c.m if c.batch and ranks is None else 0.0
-    direct = g - c.w * rough
-    sum_dy, sum_dy_xhat = equations.gradient_sums(direct, xhat, _summed)
+    rough, m = _rough_mean(g, c, t, ranks)
+    direct = less_rough_mean(g, rough, c.w) if isinstance(rough, Tensor) else g
+    sum_dy, sum_dy_xhat = equations.gradient_sums(direct, xhat, summed)
+    mine: Any = (sum_dy + rough * m, sum_dy_xhat)
     sums: Any = (sum_dy, sum_dy_xhat)
     if ranks is not None:
-        sums = ranks.total(torch.stack(sums)).unbind(0)  # one exchange for both
+        mine, sums = _across(ranks, sums, (rough, m), c, rstd, t)
     # No path leads through given statistics, even where xhat is not finite.
     through = (xhat, *sums) if c.batch else (0.0, 0.0, 0.0)
     dx = equations.input_gradient(
         direct, *through, gamma=gamma, rstd=rstd, m=c.m, correction=o.correction, w=c.w
     )
-    dbias = sum_dy + rough * c.m if c.batch else sum_dy
-    return dx.to(x.dtype), sum_dy_xhat.reshape(-1), dbias.reshape(-1), g.to(x.dtype)
+    dbias, dweight = mine
+    return dx.to(x.dtype), dweight.reshape(-1), dbias.reshape(-1), g.to(x.dtype)
 
 
 def second_gradients(

@@ -122,7 +122,7 @@ def normalized(t: Inputs, eps: Any, correction: Any, activation: Any) -> tuple[T
         return operators.batch_norm(t, o)
     if t.mask is not None and not (recorded or transforming() or t.mask.is_meta):
         check_weights(t.x, t.mask.detach(), o)
-    y, batch = composed.batch_norm(t, o, hooks=not (recorded or transformed))
+    y, batch = composed.batch_norm(t, o)
     return y, batch if t.mean is None else None
 
 

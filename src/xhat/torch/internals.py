@@ -21,6 +21,7 @@ __all__ = [
     "eager",
     "exporting",
     "for_other_tools",
+    "functionalizing",
     "hooked",
     "plain",
     "read_by_mkldnn",
@@ -98,6 +99,12 @@ def tangents(*tensors: Tensor | None) -> bool:
     return differentiating_forward() and any(
         t is not None and forward_ad.unpack_dual(t).tangent is not None for t in tensors
     )
+
+
+def functionalizing() -> bool:
+    """Whether torch.func.functionalize is active, which has no rule for an autograd.Function."""
+    stack = torch._C._functorch.get_interpreter_stack() or ()
+    return any(i.key() == torch._C._functorch.TransformType.Functionalize for i in stack)
 
 
 def tracing() -> bool:
