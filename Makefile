@@ -19,7 +19,7 @@ MADE := $(VENV)/made-for-$(VERSION)
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 INSTALL := install --quiet --constraint constraints.txt --build-constraint constraints-build.txt
-EXTRAS := demo,lens,test
+EXTRAS := demo,doctor,lens,test
 # A file's tests share what they compute, so they stay in one process; files start in the order of their names.
 PYTEST := -m pytest --numprocesses $(PROCESSES) --dist loadfile --no-loadscope-reorder
 
