@@ -150,6 +150,6 @@ wheel: $(PACKAGE) | $(MADE)/python
 	$(PIP) wheel --quiet --no-deps --build-constraint constraints-build.txt --wheel-dir dist .
 	$(BIN)/python -m venv --clear $(WHEEL)
 	$(PIP) --python $(WHEEL)/bin/python install --quiet --constraint constraints.txt \
-	    "$$(echo dist/xhat-*.whl)[demo,lens,test]"
+	    "$$(echo dist/xhat-*.whl)[demo,doctor,lens,test]"
 	$(WHEEL)/bin/python -c 'import xhat, sys; sys.exit(not xhat.__file__.startswith(sys.prefix))'
 	$(WHEEL)/bin/python $(PYTEST)
