@@ -43,7 +43,7 @@ def test_the_code_prints_what_the_page_shows(printed: list[str]) -> None:
 def test_the_code_of_the_readme() -> None:
     """The layer ignores the padding, and what the code says of the model holds."""
     readme = (ROOT / "README.md").read_text("utf-8")
-    code, many = (
+    code, many, beyond = (
         c
         for c in re.findall(r"^```python\n(.*?)^```", readme, re.DOTALL | re.MULTILINE)
         if "\nimport xhat.torch" in c
@@ -55,6 +55,10 @@ def test_the_code_of_the_readme() -> None:
     assert [change.fused for change in names["changes"]] == ["relu"]
     assert "frozen=statistics+affine" in repr(names["model"].train())
     assert names["layer"].skipped.tolist() == [0] * 16 and names["y"].shape == (8, 16, 28, 28)
+    exec(compile(beyond, "README.md", "exec"), names)
+    assert [change.into for change in names["changes"]] == [("0",)]
+    torch.testing.assert_close(names["state"], dict(names["model"].state_dict()))
+    assert isinstance(names["adapted"], xt.Adaptation)
 
 
 def test_links_lead_somewhere() -> None:
