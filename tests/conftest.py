@@ -179,3 +179,12 @@ def layout(request: pytest.FixtureRequest) -> Layout:
 def dtype(request: pytest.FixtureRequest) -> np.dtype[Any]:
     """Every dtype."""
     return DTYPES[request.param]
+
+
+@pytest.fixture(params=["torch.fx", "torch.export"])
+def recorder(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Either tool records the graph of a fold."""
+    import xhat.torch  # noqa: F401  # loads the module that is patched
+
+    if request.param == "torch.export":
+        monkeypatch.setattr(sys.modules["xhat.torch.fold.graph"], "_by_fx", lambda *_: 1 / 0)

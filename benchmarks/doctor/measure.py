@@ -7,10 +7,10 @@ from typing import Any, NamedTuple
 
 import judging
 import torch
+from fitting import Case, cross_entropy, step
 from healthy import Setting
 from networks import residual
 from torch import nn
-from training import Case, cross_entropy, step
 
 import xhat.torch as xt
 

@@ -6,10 +6,10 @@ from typing import Any, NamedTuple
 
 import torch
 from data import batches, clips, digit_images, digit_sequences, endless, noisy, patches, table
+from fitting import Case, cross_entropy, fit, squares
 from networks import UNet, convolutions, mlp, norms, residual, timm_model
 from pytorch.architectures import torchvision
 from torch import Tensor, nn
-from training import Case, cross_entropy, fit, squares
 
 
 class Subject(NamedTuple):

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import cases
 import torch
-from training import Case
+from fitting import Case
 
 import xhat.torch as xt
 from xhat.torch.doctor.findings import Finding, Proof

@@ -2,7 +2,7 @@
 
 import judging
 import pytest
-from training import Case
+from fitting import Case
 
 from xhat.torch.doctor.findings import CAUSES, Finding
 

@@ -2,8 +2,8 @@
 
 import torch
 from data import batches, endless, noisy
+from fitting import Case, first, fit, squares
 from networks import UNet
-from training import Case, first, fit, squares
 
 SOURCE = "wasidennis/AdaptSegNet#79"
 

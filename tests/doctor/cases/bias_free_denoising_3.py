@@ -2,8 +2,8 @@
 
 import torch
 from data import batches, endless, noisy
+from fitting import Case, fit, squares
 from torch import Tensor, nn
-from training import Case, fit, squares
 
 SOURCE = "LabForComputationalVision/bias_free_denoising#3"
 

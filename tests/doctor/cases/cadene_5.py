@@ -4,9 +4,9 @@ from functools import partial
 
 import torch
 from data import batches, endless, patches
+from fitting import Case, cross_entropy, fit
 from networks import convolutions
 from torch import nn
-from training import Case, cross_entropy, fit
 
 SOURCE = "Cadene/pretrained-models.pytorch#5"
 

@@ -2,8 +2,8 @@
 
 import torch
 from data import batches, endless, patches
+from fitting import Case, cross_entropy, first, fit
 from networks import convolutions
-from training import Case, cross_entropy, first, fit
 
 import xhat.torch as xt
 

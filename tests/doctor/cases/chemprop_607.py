@@ -2,8 +2,8 @@
 
 import torch
 from data import batches, table
+from fitting import Case, fit, squares
 from networks import mlp
-from training import Case, fit, squares
 
 SOURCE = "chemprop/chemprop#607"
 

@@ -2,9 +2,9 @@
 
 import torch
 from data import batches, digit_images, endless
+from fitting import Case, cross_entropy, fit
 from networks import timm_model
 from torch.optim.swa_utils import AveragedModel
-from training import Case, cross_entropy, fit
 
 SOURCE = "mosaicml/composer#624"
 

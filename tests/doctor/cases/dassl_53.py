@@ -2,8 +2,8 @@
 
 import torch
 from data import Batches, batches, digit_sequences
+from fitting import Case, cross_entropy, fit
 from networks import convolutions
-from training import Case, cross_entropy, fit
 
 SOURCE = "KaiyangZhou/Dassl.pytorch#53"
 

@@ -4,9 +4,9 @@ from functools import partial
 
 import torch
 from data import batches, endless, table
+from fitting import Case, cross_entropy, fit
 from networks import mlp
 from torch import nn
-from training import Case, cross_entropy, fit
 
 SOURCE = "kazuto1011/deeplab-pytorch#79"
 

@@ -2,9 +2,9 @@
 
 import torch
 from data import batches, endless, table
+from fitting import Case, cross_entropy, fit
 from networks import mlp
 from torch import nn
-from training import Case, cross_entropy, fit
 
 SOURCE = "davisking/dlib#3113"
 

@@ -4,9 +4,9 @@ import copy
 
 import torch
 from data import batches, endless, noisy
+from fitting import Case, fit, squares
 from networks import convolutions
 from torch import Tensor, nn
-from training import Case, fit, squares
 
 SOURCE = "lucidrains/ema-pytorch#8"
 

@@ -7,9 +7,9 @@ from functools import partial
 
 import torch
 from data import batches, endless, patches
+from fitting import Case, cross_entropy, fit
 from networks import residual
 from torch import nn
-from training import Case, cross_entropy, fit
 
 SOURCE = "pytorch/examples#289"
 

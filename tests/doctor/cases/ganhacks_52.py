@@ -2,9 +2,9 @@
 
 import torch
 from data import Batches, batches, patches
+from fitting import Case, cross_entropy, first
 from networks import convolutions
 from torch.nn import functional as F
-from training import Case, cross_entropy, first
 
 SOURCE = "soumith/ganhacks#52"
 

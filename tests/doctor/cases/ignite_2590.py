@@ -4,8 +4,8 @@ import copy
 
 import torch
 from data import batches, endless, table
+from fitting import Case, cross_entropy, fit
 from networks import mlp
-from training import Case, cross_entropy, fit
 
 SOURCE = "pytorch/ignite#2590"
 

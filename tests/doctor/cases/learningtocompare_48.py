@@ -2,9 +2,9 @@
 
 import torch
 from data import by_class, endless, patches
+from fitting import Case, cross_entropy, fit
 from networks import convolutions
 from torch import Tensor, nn
-from training import Case, cross_entropy, fit
 
 SOURCE = "floodsung/LearningToCompare_FSL#48"
 

@@ -2,8 +2,8 @@
 
 import torch
 from data import batches, endless, patches
+from fitting import Case, cross_entropy, fit
 from networks import residual
-from training import Case, cross_entropy, fit
 
 SOURCE = "LibreYOLO/libreyolo#531"
 

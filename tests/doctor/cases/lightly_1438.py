@@ -2,9 +2,9 @@
 
 import torch
 from data import batches, clips
+from fitting import Case, cross_entropy, step
 from networks import convolutions
 from torch import nn
-from training import Case, cross_entropy, step
 
 SOURCE = "lightly-ai/lightly#1438"
 

@@ -2,8 +2,8 @@
 
 import torch
 from data import batches, endless, table
+from fitting import Case, cross_entropy, fit
 from networks import mlp
-from training import Case, cross_entropy, fit
 
 SOURCE = "ludwig-ai/ludwig#3119"
 

@@ -2,9 +2,9 @@
 
 import torch
 from data import batches, clips, endless
+from fitting import Case, cross_entropy, fit
 from networks import convolutions
 from torch import Tensor, nn
-from training import Case, cross_entropy, fit
 
 SOURCE = "miss-alignment#6"
 

@@ -2,8 +2,8 @@
 
 import torch
 from data import batches, digit_sequences, endless
+from fitting import Case, cross_entropy, fit
 from torch import nn
-from training import Case, cross_entropy, fit
 
 SOURCE = "luigibonati/mlcolvar#205"
 

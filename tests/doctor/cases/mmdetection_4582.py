@@ -2,9 +2,9 @@
 
 import torch
 from data import batches, digit_sequences, endless
+from fitting import Case, cross_entropy, fit
 from networks import convolutions
 from torch import distributed as dist
-from training import Case, cross_entropy, fit
 
 SOURCE = "open-mmlab/mmdetection#4582"
 

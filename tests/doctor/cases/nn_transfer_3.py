@@ -4,10 +4,10 @@ from functools import partial
 
 import torch
 from data import batches, endless, patches
+from fitting import Case, cross_entropy, fit
 from networks import norms as norms_of
 from networks import residual
 from torch import nn
-from training import Case, cross_entropy, fit
 
 SOURCE = "gzuidhof/nn-transfer#3"
 

@@ -5,8 +5,8 @@ from itertools import islice
 
 import torch
 from data import batches, digit_sequences, endless
+from fitting import Case, cross_entropy, fit
 from networks import convolutions
-from training import Case, cross_entropy, fit
 
 SOURCE = "TsingZ0/PFLlib#260"
 

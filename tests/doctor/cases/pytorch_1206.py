@@ -2,9 +2,9 @@
 
 import torch
 from data import batches, patches
+from fitting import Case, cross_entropy, step
 from networks import residual
 from torch import nn
-from training import Case, cross_entropy, step
 
 SOURCE = "pytorch/pytorch#1206"
 

@@ -2,9 +2,9 @@
 
 import torch
 from data import batches, noisy
+from fitting import Case, first, squares, step
 from networks import UNet
 from torch import nn
-from training import Case, first, squares, step
 
 SOURCE = "wkentaro/pytorch-fcn#57"
 

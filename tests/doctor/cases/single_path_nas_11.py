@@ -2,9 +2,9 @@
 
 import torch
 from data import batches, digit_sequences, endless
+from fitting import Case, cross_entropy, fit
 from torch import Tensor, nn
 from torch.nn import functional as F
-from training import Case, cross_entropy, fit
 
 SOURCE = "dstamoulis/single-path-nas#11"
 

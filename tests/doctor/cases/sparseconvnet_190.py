@@ -2,9 +2,9 @@
 
 import torch
 from data import batches, endless, table
+from fitting import Case, cross_entropy, first, fit
 from networks import mlp
 from torch import Tensor, nn
-from training import Case, cross_entropy, first, fit
 
 SOURCE = "facebookresearch/SparseConvNet#190"
 

@@ -4,9 +4,9 @@ from functools import partial
 
 import torch
 from data import batches, digit_sequences, endless
+from fitting import Case, cross_entropy, fit
 from networks import convolutions
 from torch import nn
-from training import Case, cross_entropy, fit
 
 SOURCE = "r9y9/tacotron_pytorch#19"
 

@@ -1,7 +1,7 @@
 """A checkpoint of the variables only: without the buffers of the batch norms."""
 
+from fitting import Case
 from networks import residual
-from training import Case
 
 SOURCE = "LaurentMazare/tch-rs#628"
 

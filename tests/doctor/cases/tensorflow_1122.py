@@ -2,10 +2,10 @@
 
 import torch
 from data import batches, endless, noisy
+from fitting import Case, fit, squares
 from networks import UNet
 from torch import Tensor, nn
 from torch.nn import functional as F
-from training import Case, fit, squares
 
 SOURCE = "tensorflow/tensorflow#1122"
 

@@ -2,10 +2,10 @@
 
 import torch
 from data import batches, digit_sequences, endless
+from fitting import Case, cross_entropy, fit
 from networks import convolutions
 from torch import Tensor
 from torch.nn import functional as F
-from training import Case, cross_entropy, fit
 
 SOURCE = "TensorSpeech/TensorFlowASR#58"
 

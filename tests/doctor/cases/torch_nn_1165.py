@@ -2,8 +2,8 @@
 
 import torch
 from data import batches, clips, endless
+from fitting import Case, cross_entropy, fit
 from networks import convolutions
-from training import Case, cross_entropy, fit
 
 SOURCE = "torch/nn#1165"
 

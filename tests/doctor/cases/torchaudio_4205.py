@@ -2,9 +2,9 @@
 
 import torch
 from data import digit_sequences
+from fitting import Case, cross_entropy, fit
 from torch import Tensor, nn
 from torch.nn import functional as F
-from training import Case, cross_entropy, fit
 
 SOURCE = "pytorch/audio#4205"
 

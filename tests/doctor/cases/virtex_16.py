@@ -2,9 +2,9 @@
 
 import torch
 from data import batches, endless, patches
+from fitting import Case, cross_entropy, fit
 from networks import residual
 from torch import nn
-from training import Case, cross_entropy, fit
 
 SOURCE = "kdexd/virtex#16"
 

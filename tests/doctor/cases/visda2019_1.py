@@ -2,8 +2,8 @@
 
 import torch
 from data import by_class, table
+from fitting import Case, cross_entropy, fit
 from networks import mlp
-from training import Case, cross_entropy, fit
 
 SOURCE = "Panda-Peter/visda2019-multisource#1"
 

@@ -2,10 +2,10 @@
 
 import torch
 from data import batches, endless, patches
+from fitting import Case, cross_entropy, first, fit
 from networks import residual
 from pytorch.architectures import torchvision
 from torch import nn
-from training import Case, cross_entropy, first, fit
 
 import xhat.torch as xt
 

@@ -2,9 +2,9 @@
 
 import torch
 from data import batches, digit_sequences
+from fitting import Case, cross_entropy, first, step
 from networks import convolutions
 from torch import nn
-from training import Case, cross_entropy, first, step
 
 SOURCE = "fartashf/vsepp#4"
 

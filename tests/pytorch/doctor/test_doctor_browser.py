@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from lens.reporter import browsing
 from lens.reporter.browsing import CONTRAST, Open
-from pytorch.doctor.page_data import HOSTILE, awkward, diagnosis, layer
+from pytorch.doctor.diagnosis_data import HOSTILE, awkward, diagnosis, layer
 
 from xhat.torch.doctor.page import render
 

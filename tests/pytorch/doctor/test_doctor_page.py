@@ -5,7 +5,7 @@ from html.parser import HTMLParser
 from typing import Any
 
 import pytest
-from pytorch.doctor.page_data import HOSTILE, awkward, diagnosis, finding, layer
+from pytorch.doctor.diagnosis_data import HOSTILE, awkward, diagnosis, finding, layer
 
 from xhat.torch.doctor.findings import CAUSES
 from xhat.torch.doctor.page import render
