@@ -204,7 +204,7 @@ print(peak - before, float(found["layer0"][0]))
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 @pytest.mark.parametrize("kind", ["pt", "safetensors"])
 def test_ten_files_need_the_memory_of_one(tmp_path: Path, kind: str) -> None:
-    """32 MB each: the result, and the largest tensor in float64 a few times; not the 320 MB of all."""
+    """32 MB each: the result, some tensors in float64, and what the allocator keeps; not the 320 MB of all."""
     for k in range(10):
         state = OrderedDict((f"layer{i}", torch.full((1 << 18,), float(k))) for i in range(32))
         if kind == "pt":
@@ -213,4 +213,4 @@ def test_ten_files_need_the_memory_of_one(tmp_path: Path, kind: str) -> None:
             pytest.importorskip("safetensors.torch").save_file(state, tmp_path / f"{k}.safetensors")
     megabytes, value = in_a_process(PEAK, *map(str, sorted(tmp_path.iterdir()))).split()
     assert float(value) == 4.5
-    assert int(megabytes) < 32 + 40
+    assert int(megabytes) < 3 * 32
