@@ -1,4 +1,4 @@
-"""Every threshold of the doctor, each with the measurement that chose it. No code.
+"""Every threshold of the doctor, each with the measurement that chose it, or the word that there was none. No code.
 
 The measurements are of a network with three batch norms on scikit-learn's digits: six healthy trainings (batches of 8,
 32 and 128, momentum .1, two seeds), and eighteen that were damaged in one way each.
@@ -21,7 +21,8 @@ SPREAD = (
 )
 # The distance of the outputs of the two modes, relative to them. Healthy: at most .2 (N = 8); damaged: .37 and more.
 OUTPUT_DISTANCE = 0.25
-# Without a loss: how much nearer the outputs come to those of mode B. Healthy: at most .05; damaged: .2 and more.
+# Without a loss: how much nearer the outputs come to those of mode B. Healthy: at most .05, and .2
+# in the middle of a training; damaged: .2 and more.
 DISTANCE_GAIN = 0.15
 # Without a loss: the distance of A from C, in distances of C from the moments of half of the batches.
 HALVES = 3.0
@@ -30,8 +31,8 @@ HALVES = 3.0
 
 # (1 - momentum)^batches, the weight of the initial values. Healthy: 0; 12 steps at .01, or .001: .55 to .89.
 LEFT = 0.05
-# The deviation without the initial values' share, relative to that with it.
-# Momentum .001: .2; other weights: 1 and more.
+# The deviation without the initial values' share, relative to that with it. Chosen without a measurement: it is below 1
+# where the initial values explain the deviation, and 1 or more where they do not.
 EXPLAINED_BY_INITIAL = 0.6
 # What is left of the initial values after the steps that the remedy names.
 LEFT_ENOUGH = 0.01
@@ -81,7 +82,7 @@ LARGEST_FLOAT16 = 65504.0
 
 # ------------------------------------------------------------------------------------------------------ attribution
 
-# Layers are tried whose statistics are off by at least this part of the largest deviation: the others fit.
+# Layers are tried whose statistics are off by at least this part of the largest deviation. Chosen without a measurement.
 CANDIDATE = 0.2
 # Passes with one layer replaced alone, and then with layers replaced together.
 SINGLE_SWAPS, JOINT_SWAPS = 8, 6
