@@ -82,7 +82,8 @@ LARGEST_FLOAT16 = 65504.0
 
 # ------------------------------------------------------------------------------------------------------ attribution
 
-# Layers are tried whose statistics are off by at least this part of the largest deviation. Chosen without a measurement.
+# Layers are tried whose statistics are off by at least this part of the largest deviation. Chosen without a
+# measurement.
 CANDIDATE = 0.2
 # Passes with one layer replaced alone, and then with layers replaced together.
 SINGLE_SWAPS, JOINT_SWAPS = 8, 6
