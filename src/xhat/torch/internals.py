@@ -23,6 +23,7 @@ __all__ = [
     "for_other_tools",
     "functionalizing",
     "hooked",
+    "ordinary",
     "plain",
     "read_by_mkldnn",
     "recomputing",
@@ -167,6 +168,11 @@ def recomputing() -> bool:
 # Whether a gradient is a batch of gradients (is_grads_batched): a tensor without an address, made by a vmap that
 # torch.func does not know of.
 batched = torch._C._functorch.is_legacy_batchedtensor
+
+
+def ordinary(t: Tensor) -> bool:
+    """Whether this is a tensor without a subclass, with its elements at data_ptr, on any device."""
+    return type(t) in _PLAIN and t.layout is torch.strided and not t.is_neg()
 
 
 def plain(*tensors: Tensor | None) -> bool:
