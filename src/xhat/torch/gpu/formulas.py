@@ -25,8 +25,10 @@ __all__ = [
     "folded",
     "loaded_terms",
     "merged",
+    "part",
     "places",
     "rounded",
+    "sizes",
     "terms_of",
 ]
 
@@ -43,6 +45,22 @@ def places(k, c, outer_v, channel_v, inner_v, VEC: tl.constexpr, LANES: tl.const
         inside = n.to(tl.int64) * (outer_v * VEC) + (k - n * inner)
         return inside[:, None] + (c.to(tl.int64) * (channel_v * VEC))[None, :]
     return k.to(tl.int64)[:, None] * (outer_v * VEC) + c[None, :]
+
+
+@triton.jit
+def sizes(count_v, channels_v, VEC: tl.constexpr, LANES: tl.constexpr):
+    """Elements of a channel, and channels: VEC divides the one that is contiguous."""
+    if LANES:
+        return count_v * VEC, channels_v
+    return count_v, channels_v * VEC
+
+
+@triton.jit
+def part(split, per_v, count_v, VEC: tl.constexpr, LANES: tl.constexpr):
+    """The first element of a split, and the one behind its last."""
+    if LANES:
+        return split * per_v * VEC, tl.minimum((split + 1) * per_v, count_v) * VEC
+    return split * per_v, tl.minimum((split + 1) * per_v, count_v)
 
 
 @triton.jit

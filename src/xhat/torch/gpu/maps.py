@@ -6,7 +6,7 @@ Blocks run in reverse order, since what the sums have read last is still in the 
 import triton
 import triton.language as tl
 
-from xhat.torch.gpu.formulas import act, before_activation, elements, loaded_terms, places
+from xhat.torch.gpu.formulas import act, before_activation, elements, loaded_terms, places, sizes
 from xhat.torch.gpu.sums import gradient_at, kernel
 
 __all__ = ["input_gradient", "normalize"]
@@ -22,11 +22,12 @@ def block_of(blocks, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
 
 @kernel
 def normalize(
-    x, residual, y, terms, count, channels, x_outer, x_channel, residual_outer, residual_channel, y_outer, y_channel,
+    x, residual, y, terms, count_v, channels_v, x_outer, x_channel, residual_outer, residual_channel, y_outer, y_channel,
     inner_v, blocks, VEC: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, ACTIVATION: tl.constexpr,
     SLOPE: tl.constexpr, RESIDUAL: tl.constexpr, WIDE: tl.constexpr, LANES: tl.constexpr,
 ):  # fmt: skip
     """y = act((x - mu) scale + beta [+ residual])."""
+    count, channels = sizes(count_v, channels_v, VEC, LANES)
     k, c = block_of(blocks, ROWS, COLUMNS)
     here = (k < count)[:, None] & (c < channels)[None, :]
     high, low, scale, beta = loaded_terms(terms, c, channels)
@@ -42,7 +43,7 @@ def normalize(
 
 @kernel
 def input_gradient(
-    dy, x, saved, w, dx, dresidual, factors, count, channels, dy_outer, dy_channel, x_outer, x_channel,
+    dy, x, saved, w, dx, dresidual, factors, count_v, channels_v, dy_outer, dy_channel, x_outer, x_channel,
     saved_outer, saved_channel, dx_outer, dx_channel, inner_v, blocks, VEC: tl.constexpr, ROWS: tl.constexpr,
     COLUMNS: tl.constexpr, ACTIVATION: tl.constexpr, SLOPE: tl.constexpr, SOURCE: tl.constexpr, WEIGHTED: tl.constexpr,
     DRESIDUAL: tl.constexpr, WIDE: tl.constexpr, LANES: tl.constexpr,
@@ -52,6 +53,7 @@ def input_gradient(
     factors (7, C): the terms of the forward pass, then sum g / m in two halves, and b. The mean of g is subtracted before anything is scaled, so an offset
     of dy costs no digits.
     """
+    count, channels = sizes(count_v, channels_v, VEC, LANES)
     k, c = block_of(blocks, ROWS, COLUMNS)
     inside = c < channels
     here = (k < count)[:, None] & inside[None, :]

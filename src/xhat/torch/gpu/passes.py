@@ -94,6 +94,16 @@ class Pass:
         return tuple(stride // self.tiles.vec for outer, channel, _ in found for stride in (outer, channel))
 
     @property
+    def sizes(self) -> tuple[int, int]:
+        """Elements of a channel, and channels; in vectors the one that is contiguous."""
+        t = self.tiles
+        return (t.count // t.vec, self.channels) if t.lanes else (t.count, self.channels // t.vec)
+
+    @property
+    def per(self) -> int:
+        return self.tiles.per // self.tiles.vec if self.tiles.lanes else self.tiles.per
+
+    @property
     def inner(self) -> int:
         return self.plan.view.shape[2] // self.tiles.vec if self.tiles.lanes else 1
 
@@ -172,7 +182,7 @@ def normalize(x: Tensor, weight: Maybe, bias: Maybe, residual: Maybe, run: Run, 
     affine = dict(GAMMA=weight is not None, BETA=bias is not None)
     gamma, beta = (p.first if t is None else t for t in (weight, bias))
     if p.tiles.whole and run.batch and weights is None:
-        launch(whole.forward, (p.blocks,), (p["x"], p["residual"], y, mean, var, gamma, beta, p.tiles.count, p.channels,
+        launch(whole.forward, (p.blocks,), (p["x"], p["residual"], y, mean, var, gamma, beta, *p.sizes,
                *p.at("x", "residual", "y"), p.inner, float(correction), eps),
                p.constants(p.tiles.rows, **kind, **affine))  # fmt: skip
         return y
@@ -181,7 +191,7 @@ def normalize(x: Tensor, weight: Maybe, bias: Maybe, residual: Maybe, run: Run, 
     launch(merge.merge_moments, (-(-p.channels // _CHANNELS),), (parts, mean, var, terms, gamma, beta, p.channels,
            p.tiles.splits, m if run.batch else 1.0, float(correction), eps),
            dict(STEP=_PARTS, COLUMNS=_CHANNELS, GIVEN=not run.batch, **affine))  # fmt: skip
-    launch(maps.normalize, _grid(p), (p["x"], p["residual"], y, terms, p.tiles.count, p.channels,
+    launch(maps.normalize, _grid(p), (p["x"], p["residual"], y, terms, *p.sizes,
            *p.at("x", "residual", "y"), p.inner, p.blocks), p.constants(p.tiles.map_rows, **kind))  # fmt: skip
     return y
 
@@ -191,7 +201,7 @@ def _sum_moments(p: Pass, weights: Maybe) -> Tensor:
     parts = p.first.new_empty((p.tiles.splits, 3, p.channels), dtype=torch.float64)
     terms = p.terms if weights is None else 1
     launch(sums.moments, (p.blocks, p.tiles.splits), (p["x"], p.first if weights is None else weights, parts,
-           p.tiles.count, p.channels, *p.at("x"), p.inner, p.tiles.per),
+           *p.sizes, *p.at("x"), p.inner, p.per),
            p.constants(p.tiles.rows, TERMS=terms, WEIGHTED=weights is not None))  # fmt: skip
     return parts
 
@@ -311,7 +321,7 @@ class Backward:
         p, t = self.p, self.p.tiles
         parts = p.first.new_empty((t.splits, 2, p.channels), dtype=torch.float64)
         launch(sums.gradient_sums, (p.blocks, t.splits), (p["dy"], p["x"], p["saved"], self.weights, parts,
-               *self.statistics, *self.parameters, t.count, p.channels, *p.at("dy", "x", "saved"), p.inner, t.per,
+               *self.statistics, *self.parameters, *p.sizes, *p.at("dy", "x", "saved"), p.inner, p.per,
                self.run.plan.options.eps),
                p.constants(t.rows, TERMS=p.terms if self.run.weights is None else 1, **self.kind,
                            **self.affine))  # fmt: skip
@@ -335,7 +345,7 @@ class Backward:
         """Writes dx, and dresidual if it is given."""
         p, t = self.p, self.p.tiles
         launch(maps.input_gradient, _grid(p), (p["dy"], p["x"], p["saved"], self.weights, p.written("dx", dx),
-               dx if dresidual is None else dresidual, factors, t.count, p.channels,
+               dx if dresidual is None else dresidual, factors, *p.sizes,
                *p.at("dy", "x", "saved", "dx"), p.inner, p.blocks),
                p.constants(t.map_rows, **self.kind, DRESIDUAL=dresidual is not None))  # fmt: skip
 
@@ -347,7 +357,7 @@ def _whole_backward(p: Pass, run: Run, weight: Maybe, bias: Maybe, results: tupl
     gamma, beta = (p.first if t is None else t for t in (weight, bias))
     eps, correction, activation, slope = run.plan.options
     launch(whole.backward, (p.blocks,), (p["dy"], p["x"], p["saved"], dx, dresidual, *run.statistics, gamma, beta,
-           dweight, dbias, p.tiles.count, p.channels, *p.at("dy", "x", "saved", "dx"), p.inner, float(correction), eps),
+           dweight, dbias, *p.sizes, *p.at("dy", "x", "saved", "dx"), p.inner, float(correction), eps),
            p.constants(p.tiles.rows, ACTIVATION=_ACTIVATIONS[activation], SLOPE=slope, SOURCE=_source(run.plan),
                        DRESIDUAL=run.plan.activated_residual, GAMMA=weight is not None,
                        BETA=bias is not None))  # fmt: skip

@@ -20,15 +20,18 @@ from xhat.torch.gpu.formulas import (
     counted,
     elements,
     folded,
+    part,
     places,
+    sizes,
     terms_of,
 )
 
 __all__ = ["SIZES", "kernel", "gradient_sums", "moments"]
 
 # One compilation serves all sizes: a size of 1 would become a constant, and a multiple of 16 another variant.
-SIZES = ["count", "channels", "x_outer", "x_channel", "dy_outer", "dy_channel", "saved_outer", "saved_channel",
-         "y_outer", "y_channel", "residual_outer", "residual_channel", "dx_outer", "dx_channel", "inner_v", "per",
+SIZES = ["count_v", "channels_v", "channels",
+         "x_outer", "x_channel", "dy_outer", "dy_channel", "saved_outer", "saved_channel",
+         "y_outer", "y_channel", "residual_outer", "residual_channel", "dx_outer", "dx_channel", "inner_v", "per_v",
          "splits", "blocks"]  # fmt: skip
 
 
@@ -40,15 +43,15 @@ def kernel(function):
 
 @kernel
 def moments(
-    x, w, parts, count, channels, x_outer, x_channel, inner_v, per, VEC: tl.constexpr, ROWS: tl.constexpr,
+    x, w, parts, count_v, channels_v, x_outer, x_channel, inner_v, per_v, VEC: tl.constexpr, ROWS: tl.constexpr,
     COLUMNS: tl.constexpr, TERMS: tl.constexpr, WEIGHTED: tl.constexpr, WIDE: tl.constexpr, LANES: tl.constexpr,
 ):  # fmt: skip
-    """parts (splits, 3, C): m, mean and m2 of the elements [split per, (split + 1) per) of each channel."""
+    """parts (splits, 3, C): m, mean and m2 of the elements of a split of each channel."""
     SUM: tl.constexpr = tl.float64 if TERMS == 1 else tl.float32
     c = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
     split = tl.program_id(1)
-    first = split * per
-    last = tl.minimum(first + per, count)
+    _, channels = sizes(count_v, channels_v, VEC, LANES)
+    first, last = part(split, per_v, count_v, VEC, LANES)
     inside = (c < channels)[None, :]
     k = first + tl.arange(0, ROWS)
     at = places(k, c, x_outer, x_channel, inner_v, VEC, LANES)
@@ -88,12 +91,12 @@ def moments(
 
 @triton.jit
 def gradient_at(
-    dy, x, saved, high, low, scale, beta, k, c, count, channels, dy_outer, dy_channel, x_outer, x_channel, saved_outer, saved_channel,
+    dy, x, saved, high, low, scale, beta, k, c, last, channels, dy_outer, dy_channel, x_outer, x_channel, saved_outer, saved_channel,
     inner_v, weight, VEC: tl.constexpr, ACTIVATION: tl.constexpr, SLOPE: tl.constexpr, SOURCE: tl.constexpr, WEIGHTED: tl.constexpr,
     WIDE: tl.constexpr, LANES: tl.constexpr,
 ):  # fmt: skip
     """g = dy act'(pre) and x - mu of a tile; where the weight is 0 and dy is 0, x is not looked at."""
-    here = (k < count)[:, None] & (c < channels)[None, :]
+    here = (k < last)[:, None] & (c < channels)[None, :]
     g = elements(dy, places(k, c, dy_outer, dy_channel, inner_v, VEC, LANES), here, WIDE)
     v = elements(x, places(k, c, x_outer, x_channel, inner_v, VEC, LANES), here, WIDE)
     if WEIGHTED:
@@ -111,8 +114,8 @@ def gradient_at(
 
 @kernel
 def gradient_sums(
-    dy, x, saved, w, parts, mean, var, gamma, beta, count, channels, dy_outer, dy_channel, x_outer, x_channel,
-    saved_outer, saved_channel, inner_v, per, eps: tl.float64, VEC: tl.constexpr, ROWS: tl.constexpr,
+    dy, x, saved, w, parts, mean, var, gamma, beta, count_v, channels_v, dy_outer, dy_channel, x_outer, x_channel,
+    saved_outer, saved_channel, inner_v, per_v, eps: tl.float64, VEC: tl.constexpr, ROWS: tl.constexpr,
     COLUMNS: tl.constexpr, TERMS: tl.constexpr, ACTIVATION: tl.constexpr, SLOPE: tl.constexpr, SOURCE: tl.constexpr,
     WEIGHTED: tl.constexpr, GAMMA: tl.constexpr, BETA: tl.constexpr, WIDE: tl.constexpr, LANES: tl.constexpr,
 ):  # fmt: skip
@@ -120,8 +123,8 @@ def gradient_sums(
     SUM: tl.constexpr = tl.float64 if TERMS == 1 else tl.float32
     c = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
     split = tl.program_id(1)
-    first = split * per
-    last = tl.minimum(first + per, count)
+    _, channels = sizes(count_v, channels_v, VEC, LANES)
+    first, last = part(split, per_v, count_v, VEC, LANES)
     k = first + tl.arange(0, ROWS)
     mu = tl.load(mean + c, mask=c < channels, other=0.0)
     spread = tl.load(var + c, mask=c < channels, other=1.0)

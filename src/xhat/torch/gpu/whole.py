@@ -16,6 +16,7 @@ from xhat.torch.gpu.formulas import (
     elements,
     places,
     rounded,
+    sizes,
     terms_of,
 )
 from xhat.torch.gpu.proved import variance
@@ -26,12 +27,13 @@ __all__ = ["backward", "forward"]
 
 @kernel
 def forward(
-    x, residual, y, mean, var, gamma, beta, count, channels, x_outer, x_channel, residual_outer, residual_channel,
+    x, residual, y, mean, var, gamma, beta, count_v, channels_v, x_outer, x_channel, residual_outer, residual_channel,
     y_outer, y_channel, inner_v, correction: tl.float64, eps: tl.float64, VEC: tl.constexpr, ROWS: tl.constexpr,
     COLUMNS: tl.constexpr, ACTIVATION: tl.constexpr, SLOPE: tl.constexpr, RESIDUAL: tl.constexpr, GAMMA: tl.constexpr,
     BETA: tl.constexpr, WIDE: tl.constexpr, LANES: tl.constexpr,
 ):  # fmt: skip
     """mean and var (C) of the batch in two exact passes over registers, and y."""
+    count, channels = sizes(count_v, channels_v, VEC, LANES)
     c = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
     k = tl.arange(0, ROWS)
     inside = c < channels
@@ -58,13 +60,14 @@ def forward(
 
 @kernel
 def backward(
-    dy, x, saved, dx, dresidual, mean, var, gamma, beta, dgamma, dbeta, count, channels, dy_outer, dy_channel,
+    dy, x, saved, dx, dresidual, mean, var, gamma, beta, dgamma, dbeta, count_v, channels_v, dy_outer, dy_channel,
     x_outer, x_channel, saved_outer, saved_channel, dx_outer, dx_channel, inner_v, correction: tl.float64,
     eps: tl.float64, VEC: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, ACTIVATION: tl.constexpr,
     SLOPE: tl.constexpr, SOURCE: tl.constexpr, DRESIDUAL: tl.constexpr, GAMMA: tl.constexpr, BETA: tl.constexpr,
     WIDE: tl.constexpr, LANES: tl.constexpr,
 ):  # fmt: skip
     """dgamma, dbeta, dx and dresidual of a batch's own statistics; two reads, one write."""
+    count, channels = sizes(count_v, channels_v, VEC, LANES)
     c = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
     k = tl.arange(0, ROWS)
     inside = c < channels
