@@ -14,6 +14,8 @@ from xhat.torch.doctor import diagnose as diagnose
 from xhat.torch.doctor import examine as examine
 from xhat.torch.doctor import watch as watch
 from xhat.torch.domains import DomainBatchNorm as DomainBatchNorm
+from xhat.torch.engines import engine_of as engine_of
+from xhat.torch.engines import use_triton as use_triton
 from xhat.torch.exponential_average import ExponentialAverage as ExponentialAverage
 from xhat.torch.fold import Folded as Folded
 from xhat.torch.fold import fold as fold
@@ -68,6 +70,7 @@ __all__ = [
     "convert",
     "convert_sync",
     "diagnose",
+    "engine_of",
     "examine",
     "fold",
     "fold_frozen",
@@ -77,5 +80,6 @@ __all__ = [
     "revert",
     "unfold",
     "unfreeze",
+    "use_triton",
     "watch",
 ]

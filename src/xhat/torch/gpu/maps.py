@@ -6,7 +6,7 @@ Blocks run in reverse order, since what the sums have read last is still in the 
 import triton
 import triton.language as tl
 
-from xhat.torch.gpu.formulas import act, before_activation, elements, loaded_terms, places, sizes
+from xhat.torch.gpu.formulas import act, before_activation, centred, elements, loaded_terms, places, sizes
 from xhat.torch.gpu.sums import gradient_at, kernel
 
 __all__ = ["input_gradient", "normalize"]
@@ -59,7 +59,7 @@ def input_gradient(
     here = (k < count)[:, None] & inside[None, :]
     weight = tl.load(w + k, mask=k < count, other=0.0)[:, None].to(WIDE) if WEIGHTED else 1.0
     high, low, scale, beta = loaded_terms(factors, c, channels)
-    g, d = gradient_at(
+    g, v = gradient_at(
         dy, x, saved, high, low, scale, beta, k, c, count, channels, dy_outer, dy_channel, x_outer, x_channel, saved_outer,
         saved_channel, inner_v, weight, VEC, ACTIVATION, SLOPE, SOURCE, WEIGHTED, WIDE, LANES,
     )  # fmt: skip
@@ -67,7 +67,9 @@ def input_gradient(
     rest = tl.load(factors + 5 * channels + c, mask=inside, other=0.0)[None, :]
     b = tl.load(factors + 6 * channels + c, mask=inside, other=0.0)[None, :]
     direct = tl.fma(-weight, rest, tl.fma(-weight, top, g)) if WEIGHTED else (g - top) - rest
-    variance = weight * (d * b) if WEIGHTED else d * b
+    variance = centred(v, high, low) * b
+    if WEIGHTED:
+        variance *= weight
     to = places(k, c, dx_outer, dx_channel, inner_v, VEC, LANES)
     tl.store(dx + to, tl.fma(direct, scale, -variance).to(dx.dtype.element_ty), mask=here)
     if DRESIDUAL:

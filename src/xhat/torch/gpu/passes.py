@@ -68,7 +68,7 @@ class Pass:
         self.first = first
         self.wide = tl.float64 if first.dtype is torch.float64 else tl.float32
         self.terms = 8 if first.element_size() == 2 else 1
-        self.tiles = tiles_of(plan.view.shape, first.element_size(), list(self.strides.values()), self.terms)
+        self.tiles = tiles_of(plan.view.shape, first.element_size(), tuple(self.strides.values()), self.terms)
         self.channels = plan.view.shape[1]
         self.blocks = -(-self.channels // self.tiles.columns)
 

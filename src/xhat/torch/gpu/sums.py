@@ -95,7 +95,7 @@ def gradient_at(
     inner_v, weight, VEC: tl.constexpr, ACTIVATION: tl.constexpr, SLOPE: tl.constexpr, SOURCE: tl.constexpr, WEIGHTED: tl.constexpr,
     WIDE: tl.constexpr, LANES: tl.constexpr,
 ):  # fmt: skip
-    """g = dy act'(pre) and x - mu of a tile; where the weight is 0 and dy is 0, x is not looked at."""
+    """g = dy act'(pre) and x of a tile; where the weight is 0 and dy is 0, mu stands for x, which may be NaN there."""
     here = (k < last)[:, None] & (c < channels)[None, :]
     g = elements(dy, places(k, c, dy_outer, dy_channel, inner_v, VEC, LANES), here, WIDE)
     v = elements(x, places(k, c, x_outer, x_channel, inner_v, VEC, LANES), here, WIDE)
@@ -109,7 +109,7 @@ def gradient_at(
             if WEIGHTED:
                 pre = tl.where((weight == 0) & (g == 0), 0.0, pre)
         g = act_gradient(g, pre, ACTIVATION, SLOPE)
-    return g, tl.where(here, centred(v, high, low), 0.0)
+    return g, v
 
 
 @kernel
@@ -137,12 +137,15 @@ def gradient_sums(
         q_terms = tl.zeros((ROWS, COLUMNS), SUM)
         for _t in tl.static_range(TERMS):
             weight = tl.load(w + k, mask=k < last, other=0.0)[:, None] if WEIGHTED else 1.0
-            g, d = gradient_at(
+            g, v = gradient_at(
                 dy, x, saved, high, low, scale, shift, k, c, last, channels, dy_outer, dy_channel, x_outer, x_channel, saved_outer,
                 saved_channel, inner_v, weight, VEC, ACTIVATION, SLOPE, SOURCE, WEIGHTED, WIDE, LANES,
             )  # fmt: skip
+            # In float64 x - mu has no rounding, of which an offset of dy would be a factor.
+            d = v.to(SUM) - mu[None, :] if TERMS == 1 else centred(v, high, low)
+            g = tl.where(k[:, None] < last, g, 0.0).to(SUM)
             s_terms += g
-            q_terms = tl.fma(g.to(SUM), d.to(SUM), q_terms)
+            q_terms = tl.fma(g, d, q_terms)
             k += ROWS
         s += s_terms
         q += q_terms

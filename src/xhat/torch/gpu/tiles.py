@@ -9,6 +9,7 @@ Walks over a view (outer, channel, inner):
 """
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 from xhat.layout import Strides
@@ -62,7 +63,8 @@ def _vector(lanes: bool, itemsize: int, sizes: Sequence[int]) -> int:
     return vec
 
 
-def tiles_of(shape: tuple[int, int, int], itemsize: int, strides: Sequence[Strides], terms: int) -> Tiles:
+@lru_cache(maxsize=4096)
+def tiles_of(shape: tuple[int, int, int], itemsize: int, strides: tuple[Strides, ...], terms: int) -> Tiles:
     """The tiles of arrays with these strides on a view of this shape; terms: that a sum adds before it widens."""
     outer, channels, inner = shape
     lanes = walked(shape, strides[0])

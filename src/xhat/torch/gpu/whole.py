@@ -83,10 +83,10 @@ def backward(
             other = elements(saved, places(k, c, saved_outer, saved_channel, inner_v, VEC, LANES), here, WIDE)
             pre = pre + other if SOURCE == FROM_RESIDUAL else other
         g = act_gradient(g, pre, ACTIVATION, SLOPE)
-    d = tl.where(here, centred(v, high[None, :], low[None, :]), 0.0)
     m = count.to(tl.float64)
-    total = tl.sum(tl.where(here, g, 0.0).to(tl.float64), 0)
-    product = tl.sum(g.to(tl.float64) * d.to(tl.float64), 0) * rstd
+    inner = tl.where(here, g, 0.0).to(tl.float64)
+    total = tl.sum(inner, 0)
+    product = tl.sum(inner * (v.to(tl.float64) - mu[None, :]), 0) * rstd
     tl.store(dbeta + c, rounded(total, dbeta), mask=inside)
     tl.store(dgamma + c, rounded(product, dgamma), mask=inside)
     through = total / m
@@ -94,7 +94,8 @@ def backward(
     rest = (through - top.to(tl.float64)).to(WIDE)
     direct = (g - top[None, :]) - rest[None, :]
     b = (scale.to(tl.float64) * rstd * (product / (m - correction))).to(WIDE)
+    variance = centred(v, high[None, :], low[None, :]) * b[None, :]
     to = places(k, c, dx_outer, dx_channel, inner_v, VEC, LANES)
-    tl.store(dx + to, tl.fma(direct, scale[None, :], -(d * b[None, :])).to(dx.dtype.element_ty), mask=here)
+    tl.store(dx + to, tl.fma(direct, scale[None, :], -variance).to(dx.dtype.element_ty), mask=here)
     if DRESIDUAL:
         tl.store(dresidual + to, g.to(dx.dtype.element_ty), mask=here)
