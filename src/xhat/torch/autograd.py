@@ -33,7 +33,7 @@ class Normalize(Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Maybe, bias: Maybe, residual: Maybe, run: Run) -> Tensor:
         """The kernels' y; saves x, the parameters and, with a residual, what `saved_for_backward` names."""
-        y = run.engine.normalize(x, weight, bias, residual, run)
+        y: Tensor = run.engine.normalize(x, weight, bias, residual, run)
         ctx.run = run
         if run.plan.activation:
             ctx.save_for_backward(
@@ -246,7 +246,8 @@ def _less_means(v: Tensor, dy: Tensor, w: Maybe, run: Run) -> tuple[Tensor, Tens
     def less_mean(t: Tensor) -> Tensor:
         _, _, (mean, _) = run.engine.moments(t, None)
         given = Run(plan, torch.stack((mean, torch.ones_like(mean))), math.inf, None, run.engine)
-        return run.engine.normalize(t, None, None, None, given)
+        found: Tensor = run.engine.normalize(t, None, None, None, given)
+        return found
 
     return less_mean(v), less_mean(dy)
 

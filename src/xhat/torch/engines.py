@@ -1,4 +1,4 @@
-"""Which kernels compute a tensor: the compiled ones, Triton's, or none, where `composed` computes it by torch's operations.
+"""Which kernels compute a tensor: the compiled ones, Triton's, or none, where `composed` runs torch's operations.
 
     kernels    plain CPU tensors
     triton     tensors of one CUDA or ROCm device, where that is switched on

@@ -1,7 +1,7 @@
 """A program for test_triton_numbers: batch norms by the Triton kernels under Triton's interpreter, on CPU tensors.
 
-Prints one JSON object a line: the case and its errors against `definition`, in float64. The interpreter is chosen by the
-environment when Triton is imported, so that this is a process of its own.
+Prints one JSON object a line: the case, and its errors against the definition in float64. Triton reads the environment
+when it is imported, so that this is a process of its own.
 """
 
 import json
@@ -22,7 +22,12 @@ import xhat.torch as xt
 from xhat.torch import engines
 from xhat.torch.gpu import tiles
 
-DTYPES = {"float64": torch.float64, "float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+DTYPES = {
+    "float64": torch.float64,
+    "float32": torch.float32,
+    "float16": torch.float16,
+    "bfloat16": torch.bfloat16,
+}
 
 
 class Case(NamedTuple):
@@ -43,7 +48,9 @@ class Case(NamedTuple):
     @property
     def name(self) -> str:
         """The case in words."""
-        options = [f"{k}={v}" for k, v in self._asdict().items() if k != "shape" and v != self._field_defaults[k]]
+        options = [
+            f"{k}={v}" for k, v in self._asdict().items() if k != "shape" and v != self._field_defaults[k]
+        ]
         return " ".join([str(self.shape), *options])
 
 
@@ -66,8 +73,11 @@ def cases() -> list[Case]:
             ]
         found += [Case(odd, layout, mask=mask, activation=a, offset=1e4)
                   for mask, a in (("bool", "silu"), ("weights", "relu"), ("padding", "silu"))]  # fmt: skip
-        found += [Case(odd, layout, mask="bool", activation="silu", residual=True), Case((17, 1, 1, 13), layout, split=True)]
-    return found + [Case((33, 5)), Case((33, 5), split=True), Case((2, 1)), Case((1, 3, 5), offset=1e4)]
+        found += [
+            Case(odd, layout, mask="bool", activation="silu", residual=True),
+            Case((17, 1, 1, 13), layout, split=True),
+        ]
+    return [*found, Case((33, 5)), Case((33, 5), split=True), Case((2, 1)), Case((1, 3, 5), offset=1e4)]
 
 
 def inputs(case: Case) -> dict[str, Tensor | None]:
@@ -88,11 +98,17 @@ def inputs(case: Case) -> dict[str, Tensor | None]:
             x = torch.where(mask, x, torch.nan).contiguous(memory_format=memory)
         if case.mask == "weights":
             mask = mask * torch.rand(mask.shape, generator=g)
-    affine = [torch.rand(channels, generator=g) + 0.5, torch.randn(channels, generator=g)] if case.affine else [None] * 2
+    affine = (
+        [torch.rand(channels, generator=g) + 0.5, torch.randn(channels, generator=g)]
+        if case.affine
+        else [None] * 2
+    )
     dy = normal(case.dy_offset)
     if case.mask == "padding":
         dy = dy * mask
-    return dict(x=x, weight=affine[0], bias=affine[1], residual=normal() if case.residual else None, mask=mask, dy=dy)
+    return dict(
+        x=x, weight=affine[0], bias=affine[1], residual=normal() if case.residual else None, mask=mask, dy=dy
+    )
 
 
 def differentiated(function: Any, case: Case, t: dict[str, Tensor | None], wide: bool) -> list[Tensor]:
@@ -122,7 +138,9 @@ def exact(case: Case, x: Tensor, weight: Any, bias: Any, residual: Any, mask: An
     if weight is not None:
         pre = pre * weight.reshape(column) + bias.reshape(column)
     pre = pre if residual is None else pre + residual
-    act: Any = {None: lambda v: v, "relu": F.relu, "silu": F.silu}.get(case.activation, lambda v: F.leaky_relu(v, 0.1))
+    act: Any = {None: lambda v: v, "relu": F.relu, "silu": F.silu}.get(
+        case.activation, lambda v: F.leaky_relu(v, 0.1)
+    )
     y: Tensor = act(pre)
     return y
 
@@ -135,9 +153,17 @@ def errors(case: Case) -> dict[str, float]:
     found = differentiated(ours, case, t, wide=False)
     again = differentiated(ours, case, t, wide=False)
     wanted = differentiated(exact, case, t, wide=True)
-    report = {"same bits": float(all(torch.equal(a, b) or case.mask == "padding" for a, b in zip(found, again, strict=True)))}
-    kept = t["mask"].expand(case.shape) if case.mask == "padding" else torch.ones(case.shape, dtype=torch.bool)  # type: ignore[union-attr]
-    names = ["y", "dx"] + (["dweight", "dbias"] if case.affine else []) + (["dresidual"] if case.residual else [])
+    report = {
+        "same bits": float(
+            all(torch.equal(a, b) or case.mask == "padding" for a, b in zip(found, again, strict=True))
+        )
+    }
+    kept = (
+        t["mask"].expand(case.shape) if case.mask == "padding" else torch.ones(case.shape, dtype=torch.bool)
+    )  # type: ignore[union-attr]
+    names = (
+        ["y", "dx"] + (["dweight", "dbias"] if case.affine else []) + (["dresidual"] if case.residual else [])
+    )
     for name, a, b in zip(names, found, wanted, strict=True):
         difference = a.double() - b
         if a.shape == case.shape:

@@ -66,7 +66,9 @@ def counts(made: Any) -> Counts:
         binary.write(made.asm["cubin"])
         binary.flush()
         used, code = (
-            subprocess.run([str(CUDA_TOOLS / tool), option, binary.name], capture_output=True, text=True, check=True).stdout
+            subprocess.run(
+                [str(CUDA_TOOLS / tool), option, binary.name], capture_output=True, text=True, check=True
+            ).stdout
             for tool, option in (("cuobjdump", "-res-usage"), ("nvdisasm", "-c"))
         )
     registers = re.search(r"REG:(\d+)", used)

@@ -20,7 +20,9 @@ LAUNCHED: list[str] = []
 class Utils:
     """What Triton needs to know of a device."""
 
-    def load_binary(self, name: str, kernel: bytes, shared: int, device: int) -> tuple[int, int, int, int, int]:
+    def load_binary(
+        self, name: str, kernel: bytes, shared: int, device: int
+    ) -> tuple[int, int, int, int, int]:
         return 1, 2, 32, 0, 1024
 
     def get_device_properties(self, device: int) -> dict[str, int]:
@@ -90,7 +92,11 @@ if __name__ == "__main__":
     from xhat.torch import engines
 
     engines._interpreted = True  # tensors of the CPU stand for those of the device
-    said: dict[str, Any] = {"large": run((8, 16, 32, 64)), "large NHWC": run((8, 16, 32, 64), "NHWC"), "small": run((4, 8, 6, 4))}
+    said: dict[str, Any] = {
+        "large": run((8, 16, 32, 64)),
+        "large NHWC": run((8, 16, 32, 64), "NHWC"),
+        "small": run((4, 8, 6, 4)),
+    }
     layer = xt.BatchNorm2d(16)
     LAUNCHED.clear()
     layer(torch.randn(8, 16, 32, 64))

@@ -16,7 +16,9 @@ pytestmark = requires_triton
 def said() -> dict[str, Any]:
     """What `no_launches` prints."""
     program = Path(__file__).with_name("no_launches.py")
-    done = subprocess.run([sys.executable, str(program)], capture_output=True, text=True, timeout=300, check=False)
+    done = subprocess.run(
+        [sys.executable, str(program)], capture_output=True, text=True, timeout=300, check=False
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     found: dict[str, Any] = json.loads(done.stdout)
     return found

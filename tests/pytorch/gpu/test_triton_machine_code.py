@@ -19,7 +19,9 @@ def constants_of(name: str, dtype: str, lanes: bool) -> tuple[Any, dict[str, Any
 
     vec, whole_channel = VECTORS[dtype], name in ("forward", "backward")
     outer, inner = (16, 256) if whole_channel else (64, 784)
-    shape, strides = ((outer, 64, inner), (64 * inner, inner, 1)) if lanes else ((outer * inner, 64, 1), (64, 1, 1))
+    shape, strides = (
+        ((outer, 64, inner), (64 * inner, inner, 1)) if lanes else ((outer * inner, 64, 1), (64, 1, 1))
+    )
     if whole_channel and not lanes:
         shape = (64, 64, 1)
     t = tiles.tiles_of(shape, 16 // vec, (strides,), 1)

@@ -18,7 +18,11 @@ BOUNDS = {
     "float64": {"y": 1e-14, "dx": 1e-14, "dresidual": 1e-14},
     "float32": {"y": 2e-6, "dx": 3e-7, "dresidual": 3e-7},
     "float16": {"y": 5e-3, "dx": 1e-3, "dresidual": 1e-3},
-    "bfloat16": {"y": 4e-2, "dx": 6e-3, "dresidual": 6e-3},  # the interpreter truncates: one unit in place of half a one
+    "bfloat16": {
+        "y": 4e-2,
+        "dx": 6e-3,
+        "dresidual": 6e-3,
+    },  # the interpreter truncates: one unit in place of half a one
 }
 SUMS = 1e-6  # dweight and dbias
 SAME_LINE = 3e-5  # dx of two values a channel, which is a difference of equal terms

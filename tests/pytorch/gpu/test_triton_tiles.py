@@ -6,7 +6,16 @@ import pytest
 
 from xhat.torch.gpu.tiles import PROGRAMS, WHOLE, tiles_of, walked
 
-SHAPES = [(64, 64, 3136), (64, 512, 49), (1, 3, 7), (200704, 64, 1), (17, 1000, 1), (3, 5, 1), (2, 1, 1), (64, 2048, 49)]
+SHAPES = [
+    (64, 64, 3136),
+    (64, 512, 49),
+    (1, 3, 7),
+    (200704, 64, 1),
+    (17, 1000, 1),
+    (3, 5, 1),
+    (2, 1, 1),
+    (64, 2048, 49),
+]
 
 
 def strides_of(shape: tuple[int, int, int]) -> tuple[int, int, int]:
@@ -19,14 +28,16 @@ def strides_of(shape: tuple[int, int, int]) -> tuple[int, int, int]:
 @pytest.mark.parametrize("itemsize", [2, 4, 8])
 def test_splits_cover_every_element_once(shape: tuple[int, int, int], itemsize: int) -> None:
     t = tiles_of(shape, itemsize, (strides_of(shape),), 1)
-    ends = [min(t.count, (s + 1) * t.per) for s in range(t.splits)]
+    ends = [min(t.elements, (s + 1) * t.per) for s in range(t.splits)]
     starts = [s * t.per for s in range(t.splits)]
-    assert starts == [0, *ends[:-1]] and ends[-1] == t.count == shape[0] * shape[2]
+    assert starts == [0, *ends[:-1]] and ends[-1] == t.elements == shape[0] * shape[2]
 
 
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("itemsize", [2, 4, 8])
-def test_a_vector_divides_what_is_contiguous_and_every_stride(shape: tuple[int, int, int], itemsize: int) -> None:
+def test_a_vector_divides_what_is_contiguous_and_every_stride(
+    shape: tuple[int, int, int], itemsize: int
+) -> None:
     strides = strides_of(shape)
     t = tiles_of(shape, itemsize, (strides,), 1)
     assert t.vec * itemsize <= 16 and t.rows & (t.rows - 1) == 0
@@ -45,8 +56,8 @@ def test_programs_are_bounded_and_a_small_channel_is_one_program() -> None:
         t = tiles_of(shape, itemsize, (strides_of(shape),), 1)
         blocks = -(-shape[1] // t.columns)
         assert t.splits * blocks <= max(PROGRAMS, blocks)
-        assert t.whole == (t.count * t.columns <= WHOLE)
-        assert not t.whole or t.rows >= t.count
+        assert t.whole == (t.elements * t.columns <= WHOLE)
+        assert not t.whole or t.rows >= t.elements
 
 
 @pytest.mark.parametrize(

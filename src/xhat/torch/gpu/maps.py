@@ -22,8 +22,8 @@ def block_of(blocks, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
 
 @kernel
 def normalize(
-    x, residual, y, terms, count_v, channels_v, x_outer, x_channel, residual_outer, residual_channel, y_outer, y_channel,
-    inner_v, blocks, VEC: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, ACTIVATION: tl.constexpr,
+    x, residual, y, terms, count_v, channels_v, x_outer, x_channel, residual_outer, residual_channel, y_outer,
+    y_channel, inner_v, blocks, VEC: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, ACTIVATION: tl.constexpr,
     SLOPE: tl.constexpr, RESIDUAL: tl.constexpr, WIDE: tl.constexpr, LANES: tl.constexpr,
 ):  # fmt: skip
     """y = act((x - mu) scale + beta [+ residual])."""
@@ -50,8 +50,8 @@ def input_gradient(
 ):  # fmt: skip
     """dx = scale (g - w sum g / m) - w (x - mu) b,  b = scale rstd sum(g xhat) / (m - c); and dresidual = g.
 
-    factors (7, C): the terms of the forward pass, then sum g / m in two halves, and b. The mean of g is subtracted before anything is scaled, so an offset
-    of dy costs no digits.
+    factors (7, C): the terms of the forward pass, then sum g / m in two halves, and b. The mean of g is subtracted
+    before anything is scaled, so an offset of dy costs no digits.
     """
     count, channels = sizes(count_v, channels_v, VEC, LANES)
     k, c = block_of(blocks, ROWS, COLUMNS)
@@ -60,8 +60,8 @@ def input_gradient(
     weight = tl.load(w + k, mask=k < count, other=0.0)[:, None].to(WIDE) if WEIGHTED else 1.0
     high, low, scale, beta = loaded_terms(factors, c, channels)
     g, v = gradient_at(
-        dy, x, saved, high, low, scale, beta, k, c, count, channels, dy_outer, dy_channel, x_outer, x_channel, saved_outer,
-        saved_channel, inner_v, weight, VEC, ACTIVATION, SLOPE, SOURCE, WEIGHTED, WIDE, LANES,
+        dy, x, saved, high, low, scale, beta, k, c, count, channels, dy_outer, dy_channel, x_outer, x_channel,
+        saved_outer, saved_channel, inner_v, weight, VEC, ACTIVATION, SLOPE, SOURCE, WEIGHTED, WIDE, LANES,
     )  # fmt: skip
     top = tl.load(factors + 4 * channels + c, mask=inside, other=0.0)[None, :]
     rest = tl.load(factors + 5 * channels + c, mask=inside, other=0.0)[None, :]

@@ -1,4 +1,4 @@
-"""A forward and a backward pass on a GPU without autograd: what `xhat.torch.cpu` is for the CPU, in three launches each.
+"""A forward and a backward pass on a GPU without autograd, as `xhat.torch.cpu` runs them on a CPU.
 
     forward    sums of splits -> merge, and the factors of the map -> map
     backward   sums of splits -> merge, and the factors of the map -> map
@@ -12,18 +12,15 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-import triton
-import triton.language as tl
 from torch import Tensor
 
 from xhat.checks import check_count, check_sum
-from xhat.layout import Strides, strides_on
 from xhat.plan import Plan
 from xhat.torch.cpu import FLOAT64, Run, plan_for
 from xhat.torch.gpu import maps, merge, sums, whole
 from xhat.torch.gpu.formulas import FROM_RESIDUAL, FROM_X, FROM_Y, LEAKY_RELU, NO_ACTIVATION, SILU
 from xhat.torch.gpu.launch import launch
-from xhat.torch.gpu.tiles import Tiles, tiles_of, walked
+from xhat.torch.gpu.operands import Operands, vector, wide
 from xhat.torch.inputs import Inputs, check_mask, weights_in_order
 
 __all__ = [
@@ -48,103 +45,15 @@ _CHANNELS = 32  # of a program that merges
 _PARTS = 8  # that it reads at once
 
 
-class Pass:
-    """The tensors of a pass, each as it is or as a copy that the walk can follow, and the tiles that they share."""
-
-    def __init__(self, plan: Plan, **tensors: Maybe) -> None:
-        self.plan, self.tensors, self.strides = plan, {}, {}
-        self.given = tuple(name for name, tensor in tensors.items() if tensor is not None)
-        lanes = None
-        for name in self.given:
-            tensor: Any = tensors[name]
-            strides = strides_on(plan.view, tensor.shape, tensor.stride())
-            way = None if strides is None else walked(plan.view.shape, strides)
-            if way is None or (lanes is not None and way != lanes):
-                tensor, strides = _copied(tensor, plan)
-                way = walked(plan.view.shape, strides)
-            lanes = way
-            self.tensors[name], self.strides[name] = tensor, strides
-        first: Tensor = self.tensors[self.given[0]]
-        self.first = first
-        self.wide = tl.float64 if first.dtype is torch.float64 else tl.float32
-        self.terms = 8 if first.element_size() == 2 else 1
-        self.tiles = tiles_of(plan.view.shape, first.element_size(), tuple(self.strides.values()), self.terms)
-        self.channels = plan.view.shape[1]
-        self.blocks = -(-self.channels // self.tiles.columns)
-
-    def result(self) -> Tensor:
-        """A tensor like the first one, that the walk follows."""
-        new = torch.empty_like(self.first)
-        return new if new.stride() == self.first.stride() else _dense(self.first, self.plan)
-
-    def written(self, name: str, result: Tensor) -> Tensor:
-        """Registers a result, so that `at` knows its strides."""
-        strides = strides_on(self.plan.view, result.shape, result.stride())
-        assert strides is not None
-        self.tensors[name], self.strides[name] = result, strides
-        return result
-
-    def __getitem__(self, name: str) -> Tensor:
-        """A tensor; the first one where there is none of this name, since a kernel takes an address."""
-        return self.tensors.get(name, self.first)
-
-    def at(self, *names: str) -> tuple[int, ...]:
-        """The outer and channel strides of these tensors, in vectors."""
-        found = [self.strides.get(name, (0, 0, 0)) for name in names]
-        return tuple(stride // self.tiles.vec for outer, channel, _ in found for stride in (outer, channel))
-
-    @property
-    def sizes(self) -> tuple[int, int]:
-        """Elements of a channel, and channels; in vectors the one that is contiguous."""
-        t = self.tiles
-        return (t.count // t.vec, self.channels) if t.lanes else (t.count, self.channels // t.vec)
-
-    @property
-    def per(self) -> int:
-        return self.tiles.per // self.tiles.vec if self.tiles.lanes else self.tiles.per
-
-    @property
-    def inner(self) -> int:
-        return self.plan.view.shape[2] // self.tiles.vec if self.tiles.lanes else 1
-
-    def constants(self, rows: int, **others: Any) -> dict[str, Any]:
-        t = self.tiles
-        return dict(VEC=t.vec, ROWS=rows, COLUMNS=t.columns, **others, WIDE=self.wide, LANES=t.lanes)
-
-
-def _dense(t: Tensor, plan: Plan) -> Tensor:
-    """An empty tensor whose axes lie in the order of the view."""
-    view = plan.view
-    walk = view.outer + view.channel + view.inner
-    order = tuple(a for a in range(t.dim()) if a not in walk) + walk
-    return torch.empty_permuted(t.shape, order, dtype=t.dtype, device=t.device)
-
-
-def _copied(t: Tensor, plan: Plan) -> tuple[Tensor, Strides]:
-    copy = _dense(t, plan).copy_(t)
-    strides = strides_on(plan.view, copy.shape, copy.stride())
-    assert strides is not None
-    return copy, strides
-
-
-def _wide(x: Tensor) -> torch.dtype:
-    """The dtype of the arithmetic on elements."""
-    return torch.float64 if x.dtype is torch.float64 else torch.float32
-
-
-def _vector(vector: Maybe) -> Maybe:
-    return vector if vector is None else vector.contiguous()
-
-
-def _source(plan: Plan) -> int:
+def _source(plan: Plan) -> Any:
     """How the backward pass finds pre: see `plan.saved_for_backward`."""
     if not plan.activated_residual:
         return FROM_X.value
     return FROM_Y.value if plan.options.activation == "leaky_relu" else FROM_RESIDUAL.value
 
 
-def _grid(p: Pass) -> tuple[int, ...]:
-    return -(-p.tiles.count // p.tiles.map_rows) * p.blocks, 1, 1
+def _grid(p: Operands) -> tuple[int, ...]:
+    return -(-p.tiles.elements // p.tiles.map_rows) * p.blocks, 1, 1
 
 
 def run_of(plan: Plan, x: Tensor, mask: Maybe) -> Run:
@@ -173,9 +82,9 @@ def normalize(x: Tensor, weight: Maybe, bias: Maybe, residual: Maybe, run: Run, 
     plan, statistics, m, weights = run[:4]
     if not x.numel():
         return torch.empty_like(x)
-    p = Pass(plan, x=x, residual=residual)
+    p = Operands(plan, x=x, residual=residual)
     mean, var = statistics if given is None else (t.contiguous() for t in given)
-    weight, bias = _vector(weight), _vector(bias)
+    weight, bias = vector(weight), vector(bias)
     y = p.written("y", p.result())
     eps, correction, activation, slope = plan.options
     kind = dict(ACTIVATION=_ACTIVATIONS[activation], SLOPE=slope, RESIDUAL=residual is not None)
@@ -186,7 +95,7 @@ def normalize(x: Tensor, weight: Maybe, bias: Maybe, residual: Maybe, run: Run, 
                *p.at("x", "residual", "y"), p.inner, float(correction), eps),
                p.constants(p.tiles.rows, **kind, **affine))  # fmt: skip
         return y
-    terms = statistics.new_empty((4, p.channels), dtype=_wide(x))
+    terms = statistics.new_empty((4, p.channels), dtype=wide(x))
     parts = _sum_moments(p, weights) if run.batch else terms
     launch(merge.merge_moments, (-(-p.channels // _CHANNELS),), (parts, mean, var, terms, gamma, beta, p.channels,
            p.tiles.splits, m if run.batch else 1.0, float(correction), eps),
@@ -196,7 +105,7 @@ def normalize(x: Tensor, weight: Maybe, bias: Maybe, residual: Maybe, run: Run, 
     return y
 
 
-def _sum_moments(p: Pass, weights: Maybe) -> Tensor:
+def _sum_moments(p: Operands, weights: Maybe) -> Tensor:
     """Moments of each split."""
     parts = p.first.new_empty((p.tiles.splits, 3, p.channels), dtype=torch.float64)
     terms = p.terms if weights is None else 1
@@ -216,7 +125,7 @@ def moments(x: Tensor, mask: Maybe) -> tuple[float, int, Tensor]:
         weights = weights_in_order(mask, plan)
         count, values = float(weights.sum()), int(torch.count_nonzero(weights))
     if count:
-        p = Pass(plan, x=x)
+        p = Operands(plan, x=x)
         terms = found.new_empty((4, p.channels))
         launch(merge.merge_moments, (-(-p.channels // _CHANNELS),), (_sum_moments(p, weights), *found, terms, terms,
                terms, p.channels, p.tiles.splits, 1.0, 0.0, 1.0),
@@ -241,8 +150,8 @@ def track(
     """As `cpu.track`; weight None: 1 / batches, which is read on the device."""
     channels = mean.shape[0]
     counted = statistics if batches is None else batches
-    launch(merge.track, (-(-channels // _CHANNELS),), (mean, var, counted, *statistics, channels, weight or 0.0, factor),
-           dict(COLUMNS=_CHANNELS, CUMULATIVE=weight is None))  # fmt: skip
+    launch(merge.track, (-(-channels // _CHANNELS),), (mean, var, counted, *statistics, channels, weight or 0.0,
+           factor), dict(COLUMNS=_CHANNELS, CUMULATIVE=weight is None))  # fmt: skip
     if batches is not None:
         batches += 1
     torch.autograd.graph.increment_version((mean, var))
@@ -257,7 +166,7 @@ def gradients(
 ) -> tuple[Maybe, Maybe, Maybe, Maybe]:  # fmt: skip
     """As `cpu.gradients`: dx, dweight, dbias, dresidual, of those that are needed; the others are None."""
     need_x, need_weight, need_bias, need_residual = needs
-    p = Pass(run.plan, x=x, dy=dy, saved=saved)
+    p = Operands(run.plan, x=x, dy=dy, saved=saved)
     dx = p.result()
     activated = run.plan.activated_residual  # dresidual = dy act'(pre) is written together with dx
     dresidual = p.result() if activated else dx
@@ -288,7 +197,7 @@ def gradient_sums(dy: Tensor, x: Tensor, run: Run) -> tuple[Tensor, Tensor]:
     """sum(dy) and sum(dy xhat) in float64, without weights."""
     run = run.linear()._replace(weights=None)
     sum_dy, sum_dy_xhat = x.new_empty((2, x.shape[1]), dtype=torch.float64)
-    Backward(Pass(run.plan, x=x, dy=dy), run, None, None).reduce(sum_dy_xhat, sum_dy)
+    Backward(Operands(run.plan, x=x, dy=dy), run, None, None).reduce(sum_dy_xhat, sum_dy)
     return sum_dy, sum_dy_xhat
 
 
@@ -297,7 +206,7 @@ def input_gradient(
 ) -> Tensor:
     """gamma rstd (dy - w sum_dy / m - w xhat sum_dy_xhat / (m - c)), with these sums."""
     run = run.linear() if weighted else run.linear()._replace(weights=None)
-    p = Pass(run.plan, x=x, dy=dy)
+    p = Operands(run.plan, x=x, dy=dy)
     dx = p.result()
     b = Backward(p, run, gamma, None)
     b.map(b.through(torch.stack((sum_dy, sum_dy_xhat))), dx, None)
@@ -307,10 +216,10 @@ def input_gradient(
 class Backward:
     """The launches of a backward pass: `reduce` or `through`, which make the factors of the map, then `map`."""
 
-    def __init__(self, p: Pass, run: Run, weight: Maybe, bias: Maybe) -> None:
+    def __init__(self, p: Operands, run: Run, weight: Maybe, bias: Maybe) -> None:
         self.p, self.run, self.statistics = p, run, (run.statistics[0], run.statistics[1])
         self.affine = dict(GAMMA=weight is not None, BETA=bias is not None)
-        self.parameters = tuple(p.first if t is None else t for t in (_vector(weight), _vector(bias)))
+        self.parameters = tuple(p.first if t is None else t for t in (vector(weight), vector(bias)))
         self.weights = p.first if run.weights is None else run.weights
         o = run.plan.options
         self.kind = dict(ACTIVATION=_ACTIVATIONS[o.activation], SLOPE=o.slope, SOURCE=_source(run.plan),
@@ -334,7 +243,7 @@ class Backward:
 
     def _factors(self, parts: Tensor, sums: Tensor, dweight: Tensor, dbias: Tensor, *, given: bool) -> Tensor:
         p, run, o = self.p, self.run, self.run.plan.options
-        factors = parts.new_empty((7, p.channels), dtype=_wide(p.first))
+        factors = parts.new_empty((7, p.channels), dtype=wide(p.first))
         launch(merge.merge_gradient_sums, (-(-p.channels // _CHANNELS),), (parts, sums, *self.statistics, factors,
                *self.parameters, dweight, dbias, p.channels, p.tiles.splits, run.m if run.batch else 1.0,
                float(o.correction), o.eps),
@@ -350,10 +259,10 @@ class Backward:
                p.constants(t.map_rows, **self.kind, DRESIDUAL=dresidual is not None))  # fmt: skip
 
 
-def _whole_backward(p: Pass, run: Run, weight: Maybe, bias: Maybe, results: tuple[Tensor, ...]) -> None:
+def _whole_backward(p: Operands, run: Run, weight: Maybe, bias: Maybe, results: tuple[Tensor, ...]) -> None:
     dx, dresidual, dweight, dbias = results
     p.written("dx", dx)
-    weight, bias = _vector(weight), _vector(bias)
+    weight, bias = vector(weight), vector(bias)
     gamma, beta = (p.first if t is None else t for t in (weight, bias))
     eps, correction, activation, slope = run.plan.options
     launch(whole.backward, (p.blocks,), (p["dy"], p["x"], p["saved"], dx, dresidual, *run.statistics, gamma, beta,

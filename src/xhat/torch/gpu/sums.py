@@ -26,16 +26,16 @@ from xhat.torch.gpu.formulas import (
     terms_of,
 )
 
-__all__ = ["SIZES", "kernel", "gradient_sums", "moments"]
+__all__ = ["SIZES", "gradient_at", "gradient_sums", "kernel", "moments"]
 
 # One compilation serves all sizes: a size of 1 would become a constant, and a multiple of 16 another variant.
-SIZES = ["count_v", "channels_v", "channels",
-         "x_outer", "x_channel", "dy_outer", "dy_channel", "saved_outer", "saved_channel",
-         "y_outer", "y_channel", "residual_outer", "residual_channel", "dx_outer", "dx_channel", "inner_v", "per_v",
-         "splits", "blocks"]  # fmt: skip
+_STRIDED = ("x", "dy", "saved", "y", "residual", "dx")
+SIZES = ("count_v", "channels_v", "channels", "inner_v", "per_v", "splits", "blocks",
+         *(f"{name}_{axis}" for name in _STRIDED for axis in ("outer", "channel")))  # fmt: skip
 
 
 def kernel(function):
+    """A Triton kernel that is compiled once for all sizes."""
     return triton.jit(do_not_specialize=[name for name in SIZES if name in function.__code__.co_varnames])(
         function
     )
@@ -91,9 +91,9 @@ def moments(
 
 @triton.jit
 def gradient_at(
-    dy, x, saved, high, low, scale, beta, k, c, last, channels, dy_outer, dy_channel, x_outer, x_channel, saved_outer, saved_channel,
-    inner_v, weight, VEC: tl.constexpr, ACTIVATION: tl.constexpr, SLOPE: tl.constexpr, SOURCE: tl.constexpr, WEIGHTED: tl.constexpr,
-    WIDE: tl.constexpr, LANES: tl.constexpr,
+    dy, x, saved, high, low, scale, beta, k, c, last, channels, dy_outer, dy_channel, x_outer, x_channel,
+    saved_outer, saved_channel, inner_v, weight, VEC: tl.constexpr, ACTIVATION: tl.constexpr, SLOPE: tl.constexpr,
+    SOURCE: tl.constexpr, WEIGHTED: tl.constexpr, WIDE: tl.constexpr, LANES: tl.constexpr,
 ):  # fmt: skip
     """g = dy act'(pre) and x of a tile; where the weight is 0 and dy is 0, mu stands for x, which may be NaN there."""
     here = (k < last)[:, None] & (c < channels)[None, :]
@@ -138,8 +138,8 @@ def gradient_sums(
         for _t in tl.static_range(TERMS):
             weight = tl.load(w + k, mask=k < last, other=0.0)[:, None] if WEIGHTED else 1.0
             g, v = gradient_at(
-                dy, x, saved, high, low, scale, shift, k, c, last, channels, dy_outer, dy_channel, x_outer, x_channel, saved_outer,
-                saved_channel, inner_v, weight, VEC, ACTIVATION, SLOPE, SOURCE, WEIGHTED, WIDE, LANES,
+                dy, x, saved, high, low, scale, shift, k, c, last, channels, dy_outer, dy_channel, x_outer, x_channel,
+                saved_outer, saved_channel, inner_v, weight, VEC, ACTIVATION, SLOPE, SOURCE, WEIGHTED, WIDE, LANES,
             )  # fmt: skip
             # In float64 x - mu has no rounding, of which an offset of dy would be a factor.
             d = v.to(SUM) - mu[None, :] if TERMS == 1 else centred(v, high, low)

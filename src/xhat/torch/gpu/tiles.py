@@ -25,13 +25,13 @@ VECTORS = 128  # of 16 bytes in a tile: one for each of 4 warps' threads
 class Tiles(NamedTuple):
     """lanes: the walk. vec: elements that are loaded at once; rows, columns: of a tile of a sum; map_rows: of a map.
 
-    count: elements of a channel. splits: parts of them, of `per` elements each. whole: whether a channel's elements fit
-    into the registers of one program; rows is then at least count.
+    elements: of a channel. splits: parts of them, of `per` elements each. whole: whether a channel's elements fit
+    into the registers of one program; rows is then at least elements.
     """
 
     lanes: bool
     vec: int
-    count: int
+    elements: int
     rows: int
     map_rows: int
     columns: int
