@@ -25,7 +25,9 @@ PACKAGE = ROOT / "src" / "xhat"
 ENGINE = {"ops", "equations", "layout", "errors"}
 CORE = ENGINE | {"plan", "checks"}
 TORCH_INPUTS = {"torch.errors", "torch.internals", "torch.inputs", "torch.memory"}
-TORCH_WAYS = {f"torch.{way}" for way in ("cpu", "composed", "autograd", "operators", "running_stats")}
+TORCH_WAYS = {
+    f"torch.{way}" for way in ("cpu", "composed", "engines", "autograd", "operators", "running_stats")
+}
 SEEN = ("composed", "cpu", "freeze", "functional", "nn", "progress", "recalibrate", "recorder", "sync")
 TORCH_PUBLIC = (
     *(
@@ -34,6 +36,7 @@ TORCH_PUBLIC = (
         "convert",
         "doctor",
         "domains",
+        "engines",
         "exponential_average",
         "fold",
         "freeze",
@@ -61,9 +64,13 @@ MAY_IMPORT: dict[str, set[str]] = {
     "torch.centering": {"torch.internals"},
     "torch.composed": CORE | {"torch.centering", "torch.inputs"},
     "torch.cpu": CORE | TORCH_INPUTS | {"torch.memory"},
+    "torch.gpu": CORE | TORCH_INPUTS | {"torch.cpu"},
+    "torch.engines": {"errors", "torch.cpu", "torch.errors", "torch.inputs", "torch.internals"},
     "torch.running_stats": CORE | TORCH_INPUTS,
-    "torch.autograd": CORE | TORCH_INPUTS | {"torch.cpu", "torch.composed"},
-    "torch.operators": CORE | TORCH_INPUTS | {"torch.cpu", "torch.composed", "torch.exported"},
+    "torch.autograd": CORE | TORCH_INPUTS | {"torch.cpu", "torch.composed", "torch.engines"},
+    "torch.operators": CORE
+    | TORCH_INPUTS
+    | {"torch.cpu", "torch.composed", "torch.engines", "torch.exported"},
     "torch.functional": CORE | TORCH_INPUTS | TORCH_WAYS,
     "torch.exported": CORE | TORCH_INPUTS | {"torch.composed", "torch.running_stats"},
     "torch.tools": CORE | TORCH_INPUTS,
@@ -109,7 +116,7 @@ MAY_LOAD: dict[str, set[str]] = {
     "numpy": {"numpy"},
     "numpy_checks": {"numpy"},
     "jax": {"numpy", "jax"},
-    "torch": {"numpy", "jinja2", "rich", "safetensors", "torch"},
+    "torch": {"numpy", "jinja2", "rich", "safetensors", "torch", "triton"},
     "lens": set(),
     "lens.paths": {"numpy"},
     "lens.prover": {"numpy", "sympy", "mpmath", "rich"},

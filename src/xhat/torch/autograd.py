@@ -243,11 +243,10 @@ def _less_means(v: Tensor, dy: Tensor, w: Maybe, run: Run) -> tuple[Tensor, Tens
     plan = run.plan.linear()
     plan = plan._replace(options=plan.options._replace(eps=0.0))
 
-    def less_mean(t: Tensor) -> Tensor:
+    def less_mean(t: Tensor) -> Any:
         _, _, (mean, _) = run.engine.moments(t, None)
         given = Run(plan, torch.stack((mean, torch.ones_like(mean))), math.inf, None, run.engine)
-        found: Tensor = run.engine.normalize(t, None, None, None, given)
-        return found
+        return run.engine.normalize(t, None, None, None, given)
 
     return less_mean(v), less_mean(dy)
 
@@ -269,12 +268,8 @@ def _second(
         x = torch.where((mask == 0) & ~torch.isfinite(x), 0.0, x)  # 0 times NaN is NaN
     t = run.engine.gradient_sums(wv, x, run)
     # sum v dy: the sums of v over a "batch" dy of mean 0 and standard deviation 1.
-    plain_sum = run._replace(
-        plan=run.plan._replace(options=o._replace(eps=0.0)),
-        statistics=torch.stack((zero, one)),
-        m=math.inf,
-        weights=None,
-    )
+    plain = run.plan._replace(options=o._replace(eps=0.0))
+    plain_sum = Run(plain, torch.stack((zero, one)), math.inf, None, run.engine)
     _, product = run.engine.gradient_sums(v, dy, plain_sum)
     dgamma = zero if a is None else a.double()
     A, B, h_sum, h_sum_xhat, dweight = equations.second_gradient_sums(

@@ -128,8 +128,7 @@ def _forward_across_ranks(t: Inputs, o: Options, where: Where) -> tuple[Tensor, 
     t = t._replace(mask=None, mean=mean, var=var)
     if (engine := engine_for(*t)) is not None:
         plan = cpu.plan_for(t, *o.arguments)
-        run = Run(plan, statistics, plan.m, None, engine)
-        return engine.normalize(*t[:4], run), statistics, count
+        return engine.normalize(*t[:4], Run(plan, statistics, plan.m, None, engine)), statistics, count
     return composed.batch_norm(t, o)[0], statistics, count
 
 
@@ -145,8 +144,7 @@ def backward(
         check_inputs(t)
     if not x.numel():
         t = t._replace(mask=None)  # there is nothing to weigh
-    engine = engine_for(dy, x, weight, bias, saved, t.mask, statistics)
-    if engine is None:
+    if (engine := engine_for(dy, x, weight, bias, saved, t.mask, statistics)) is None:
         return _backward_composed(dy, x, weight, bias, saved, t.mask, statistics, residual, *rest)
     check_gradient(dy, x, saved, statistics, _separate(residual, o))
     check_memory(statistics)

@@ -54,8 +54,9 @@ def moments(
     first, last = part(split, per_v, count_v, VEC, LANES)
     inside = (c < channels)[None, :]
     k = first + tl.arange(0, ROWS)
-    at = places(k, c, x_outer, x_channel, inner_v, VEC, LANES)
-    origin = elements(x, at, (k < last)[:, None] & inside, SUM)
+    origin = elements(
+        x, places(k, c, x_outer, x_channel, inner_v, VEC, LANES), (k < last)[:, None] & inside, SUM
+    )
     s = tl.zeros((ROWS, COLUMNS), tl.float64)
     q = tl.zeros((ROWS, COLUMNS), tl.float64)
     m = tl.zeros((ROWS, 1), tl.float64)
@@ -65,17 +66,14 @@ def moments(
         for _t in tl.static_range(TERMS):
             here = (k < last)[:, None] & inside
             v = elements(x, places(k, c, x_outer, x_channel, inner_v, VEC, LANES), here, SUM)
+            weight = tl.load(w + k, mask=k < last, other=0.0)[:, None] if WEIGHTED else 1.0
             if WEIGHTED:
-                weight = tl.load(w + k, mask=k < last, other=0.0)[:, None]
                 origin = tl.where((m > 0) | (weight == 0), origin, v)
-                d = tl.where(here & (weight > 0), v - origin, 0.0)
-                s_terms += weight * d
-                q_terms += weight * d * d
+                here &= weight > 0
                 m += weight
-            else:
-                d = tl.where(here, v - origin, 0.0)
-                s_terms += d
-                q_terms = tl.fma(d, d, q_terms)
+            d = tl.where(here, v - origin, 0.0)
+            s_terms += weight * d
+            q_terms = tl.fma(weight * d, d, q_terms)
             k += ROWS
         s += s_terms
         q += q_terms

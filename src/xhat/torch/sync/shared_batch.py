@@ -22,9 +22,10 @@ from xhat import equations
 from xhat.checks import check_count
 from xhat.errors import ArgumentError
 from xhat.plan import Options, check_options
-from xhat.torch import composed, cpu, operators
+from xhat.torch import composed, operators
+from xhat.torch.engines import engine_for
 from xhat.torch.inputs import Batch, Inputs, check_inputs
-from xhat.torch.internals import differentiating_forward, plain, recomputing, tracing, transforming
+from xhat.torch.internals import differentiating_forward, recomputing, tracing, transforming
 from xhat.torch.operators import Where
 from xhat.torch.sync import frames
 from xhat.torch.sync.frames import Array, FrameHeader
@@ -180,7 +181,7 @@ operators.across_ranks[:] = [Exchanged()]
 
 def _moments(x: Tensor, mask: Maybe) -> Array:
     """Of this rank: m, how many values have a weight, how many there are at all; then means and m2."""
-    count, values, moments = (cpu if plain(x, mask) else composed).moments(x, mask)
+    count, values, moments = (engine_for(x, mask) or composed).moments(x, mask)
     return np.concatenate(((count, values, x.numel() // x.shape[1]), moments.flatten().cpu().numpy()))
 
 
