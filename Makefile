@@ -105,12 +105,15 @@ $(MADE)/torch: constraints.txt | $(MADE)/python
 	        || { cat $@.said; exit 1; }; \
 	fi
 
+# Triton tests the kernels for GPUs without one. Its wheels are for Linux; it comes without torch's CUDA packages.
+TRITON := $(if $(filter Linux-x86_64,$(shell uname -sm | tr ' ' '-')),$(PIP) $(INSTALL) --no-deps triton,true)
+
 # Published networks for the tests of xhat.torch. They depend on torchvision, and that on a CUDA build of torch, so
 # they come without what they ask for; what they need of it is the extra `architectures`. And what exports to ONNX.
 $(MADE)/architectures: constraints.txt pyproject.toml | $(MADE)/with-$(EXTRAS)
 	@test ! -e $(MADE)/torch || { \
 	    $(PIP) $(INSTALL) --no-deps timm torchvision segmentation-models-pytorch && \
-	    $(PIP) $(INSTALL) --only-deps '.[architectures,onnx]' && touch $@; }
+	    $(PIP) $(INSTALL) --only-deps '.[architectures,onnx]' && $(TRITON) && touch $@; }
 
 # ----------------------------------------------------------------------------------------------- sanitizers
 # The kernels once more, compiled with AddressSanitizer and UBSan, in an environment that holds nothing else and finds the

@@ -41,6 +41,14 @@ def kernel(function):
     )
 
 
+@triton.jit
+def store_part(to, m, mu, m2, inside, channels):
+    """The moments of a split."""
+    tl.store(to, m, mask=inside)
+    tl.store(to + channels, mu, mask=inside)
+    tl.store(to + 2 * channels, m2, mask=inside)
+
+
 @kernel
 def moments(
     x, w, parts, count_v, channels_v, x_outer, x_channel, inner_v, per_v, VEC: tl.constexpr, ROWS: tl.constexpr,
@@ -48,8 +56,7 @@ def moments(
 ):  # fmt: skip
     """parts (splits, 3, C): m, mean and m2 of the elements of a split of each channel."""
     SUM: tl.constexpr = tl.float64 if TERMS == 1 else tl.float32
-    c = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
-    split = tl.program_id(1)
+    c, split = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS), tl.program_id(1)
     _, channels = sizes(count_v, channels_v, VEC, LANES)
     first, last = part(split, per_v, count_v, VEC, LANES)
     inside = (c < channels)[None, :]
@@ -81,10 +88,7 @@ def moments(
         m = counted(first + tl.arange(0, ROWS), last, ROWS)[:, None]
     m = tl.broadcast_to(m, (ROWS, COLUMNS))
     total, mu, m2 = folded(m, tl.where(m > 0, origin.to(tl.float64), 0.0), s, q)
-    to = parts + split * 3 * channels + c
-    tl.store(to, total, mask=c < channels)
-    tl.store(to + channels, mu, mask=c < channels)
-    tl.store(to + 2 * channels, m2, mask=c < channels)
+    store_part(parts + split * 3 * channels + c, total, mu, m2, c < channels, channels)
 
 
 @triton.jit
