@@ -27,6 +27,7 @@ def test_config_shows_what_the_engine_uses(capsys):
         "isa": config["isa"],
         "isa_available": " ".join(config["isa_available"]),
         "threads": str(config["threads"]),
+        "triton": config["triton"],
     }
 
 

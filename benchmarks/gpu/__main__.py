@@ -64,9 +64,8 @@ def _timed(until: float, output: Path) -> None:
     import torch
     from triton.testing import do_bench
 
-    from benchmarks.gpu.cases import TENSORS, TIMED, made
+    from benchmarks.gpu.cases import TIMED
     from benchmarks.gpu.step import steps
-    from benchmarks.gpu.ways import WAYS, backward_of
 
     def microseconds(call: Any) -> float:
         return float(do_bench(call, warmup=10, rep=60, return_mode="median")) * 1e3
@@ -83,17 +82,7 @@ def _timed(until: float, output: Path) -> None:
         if time.monotonic() > until:
             print(f"out of time before {case.label}")
             break
-        t, row = made(case, "cuda"), {"case": case.label, "MB": case.nbytes / 1e6}
-        floors = [n * case.nbytes * per_byte for n in TENSORS[case.kind]]
-        for name, way in WAYS.items():
-            if name == "compile" and case.dtype != "bfloat16":
-                continue
-            forward = way(case)
-            for half, call, floor in (("forward", lambda f=forward, t=t: f(t), floors[0]),
-                                      ("backward", backward_of(forward, t), floors[1])):  # fmt: skip
-                row[f"{name} {half}"] = took = microseconds(call)
-                row[f"{name} {half} / floor"] = took / floor
-        rows.append(row)
+        rows.append(_row(case, microseconds, per_byte))
         with output.open("w", newline="") as file:
             writer = csv.DictWriter(file, list(dict.fromkeys(key for r in rows for key in r)))
             writer.writeheader()
@@ -104,6 +93,24 @@ def _timed(until: float, output: Path) -> None:
             print(
                 f"a step of ResNet-50 (bfloat16, channels last, batch 64), {name}: {microseconds(step) / 1e3:.1f} ms"
             )
+
+
+def _row(case: Any, microseconds: Any, per_byte: float) -> dict[str, Any]:
+    """The times of every way to compute a case, and as multiples of a copy of the same bytes."""
+    from benchmarks.gpu.cases import TENSORS, made
+    from benchmarks.gpu.ways import WAYS, backward_of
+
+    t, row = made(case, "cuda"), {"case": case.label, "MB": case.nbytes / 1e6}
+    forward_floor, backward_floor = (n * case.nbytes * per_byte for n in TENSORS[case.kind])
+    for name, way in WAYS.items():
+        if name == "compile" and case.dtype != "bfloat16":
+            continue
+        forward = way(case)
+        for half, call, floor in (("forward", lambda f=forward: f(t), forward_floor),
+                                  ("backward", backward_of(forward, t), backward_floor)):  # fmt: skip
+            row[f"{name} {half}"] = took = microseconds(call)
+            row[f"{name} {half} / floor"] = took / floor
+    return row
 
 
 def _print(rows: list[dict[str, Any]]) -> None:
