@@ -36,3 +36,13 @@ def test_switching_triton_on_without_it_is_refused(monkeypatch: pytest.MonkeyPat
 def test_importing_xhat_loads_no_triton() -> None:
     program = "import sys, xhat.torch; sys.exit('triton' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("name", ["weight", "bias", "residual", "mask"])
+def test_tensors_on_two_devices_are_named(name: str) -> None:
+    x = torch.randn(4, 3)
+    shape = {"residual": (4, 3), "mask": (4, 1)}.get(name, (3,))
+    with pytest.raises(
+        RuntimeError, match=f"batch_norm: {name} is on meta and input on cpu, expected one device"
+    ):
+        xt.batch_norm(x, None, None, training=True, **{name: torch.ones(shape, device="meta")})  # type: ignore[arg-type]
