@@ -4,7 +4,7 @@ A careful kernel computes in one arithmetic (float32, or float64 for float64 inp
 squares, and rounds each result to its dtype. With the unit roundoff u of its arithmetic, m values a channel, and
 d = |mu| / sigma, the bounds are made of three numbers a channel:
 
-    a sum of m terms         s = (8 + 2 sqrt(m)) u, relative to the sum of magnitudes: a plain loop on average, and
+    a sum of m terms         s = (8 + 4 sqrt(m)) u, relative to the sum of magnitudes: a plain loop on average, and
                              blocks, trees and compensated sums always
     the mean                 s (|mu| + sigma), which moves xhat by s (d + 1)
     the variance             s sqrt(1 + d^2), relative: Welford's or two passes. One pass loses s (1 + d^2)
@@ -35,23 +35,27 @@ def bounds(
     *,
     arithmetic: float,
     results: Mapping[str, float],
+    sums: float | None = None,
     one_pass: bool = False,
 ) -> dict[str, Array]:
     """Output -> the bound of every value, for y, dx, dgamma, dbeta, mean, var and rstd.
 
-    arithmetic: the unit roundoff of the kernel's arithmetic; results: that of the dtype of each output.
+    arithmetic: the unit roundoff of the kernel's arithmetic; results: that of the dtype of each output;
+    sums: that of its sums, if it is another.
     one_pass: the bounds of a kernel whose variance is mean(x^2) - mu^2.
     """
     m, total = float(p.count()), p.total()
     fixed = f.variance_slope == 0  # the moments are given: nothing is summed for them
-    s = (_ROUNDINGS + 2 * sqrt(m)) * arithmetic
+    s = (_ROUNDINGS + 4 * sqrt(m)) * (arithmetic if sums is None else sums)
     size = np.abs(f.mu) + np.sqrt(f.var)
     of_mean = 0 * size if fixed else s * size
     spread = size**2 if one_pass else np.sqrt(f.var) * size
     of_var = 0 * size if fixed else s * spread + of_mean**2
     of_rstd = f.rstd * (of_var * f.rstd**2 / 2 + 4 * arithmetic)  # drstd = rstd^3 dvar / 2
     relative = of_rstd / f.rstd
-    of_xhat = (of_mean + 2 * arithmetic * size) * f.rstd + (relative + _ROUNDINGS * arithmetic) * np.abs(f.xhat)
+    of_xhat = (of_mean + 2 * arithmetic * size) * f.rstd + (relative + _ROUNDINGS * arithmetic) * np.abs(
+        f.xhat
+    )
     dy, dy_xhat = np.abs(p.dy), np.abs(p.dy * f.xhat)
     of_sums = s * total(dy), s * total(dy_xhat) + total(dy * of_xhat)
     terms = np.abs(p.gamma * f.xhat) + np.abs(p.beta)

@@ -4,6 +4,7 @@ Nothing is judged here, and nothing is unpickled, so a dump can't run code.
 """
 
 from collections.abc import Iterable, Mapping
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,15 @@ __all__ = ["as_float64", "read_dumps"]
 
 _KINDS = "a .npz or .safetensors file, or a folder of .npy files"
 # dtypes of safetensors that NumPy has; bfloat16 stays as its bits
-_SAFETENSORS = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2", "I64": "<i8", "I32": "<i4", "BOOL": "?"}
+_SAFETENSORS = {
+    "F64": "<f8",
+    "F32": "<f4",
+    "F16": "<f2",
+    "BF16": "<u2",
+    "I64": "<i8",
+    "I32": "<i4",
+    "BOOL": "?",
+}
 
 
 def read_dumps(paths: Iterable[str | Path]) -> dict[str, Any]:
@@ -31,7 +40,9 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         if path.is_dir():
             files = sorted(path.rglob("*.npy"))
-            return {f.relative_to(path).with_suffix("").as_posix(): np.load(f, allow_pickle=False) for f in files}
+            return {
+                f.relative_to(path).with_suffix("").as_posix(): np.load(f, allow_pickle=False) for f in files
+            }
         if path.suffix == ".safetensors":
             return _safetensors(path)
         if path.suffix == ".npz":
@@ -45,20 +56,22 @@ def _read(path: Path) -> dict[str, Any]:
         if isinstance(error, ArgumentError | DtypeError | ModuleNotFoundError):
             raise
         text = str(error).partition("\n")[0] or type(error).__name__
-        raise ArgumentError(f"check: {path} holds no arrays of numbers ({text}), expected {_KINDS}.") from None
+        raise ArgumentError(
+            f"check: {path} holds no arrays of numbers ({text}), expected {_KINDS}."
+        ) from None
     raise ArgumentError(f"check: {path} is no dump that can be read, expected {_KINDS}.")
 
 
 def _safetensors(path: Path) -> dict[str, Any]:
     try:
-        from safetensors import deserialize
+        safetensors = import_module("safetensors")
     except ModuleNotFoundError:
         raise ArgumentError(
             f"check: {path.name} needs the package safetensors; install it with pip install safetensors, "
             "or save the arrays with numpy.savez."
         ) from None
     found = {}
-    for name, entry in deserialize(path.read_bytes()):
+    for name, entry in safetensors.deserialize(path.read_bytes()):
         dtype = _SAFETENSORS.get(entry["dtype"])
         if dtype is None:
             raise DtypeError(f"check: {name} has dtype {entry['dtype']}, expected {', '.join(_SAFETENSORS)}.")

@@ -6,8 +6,10 @@ a failed assertion; ``print(verdict)`` shows everything.
 """
 
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
+
+from xhat.lens.checker.comparison import Comparison
 
 __all__ = ["SECTIONS", "FormulaRead", "FoundMistake", "Row", "Verdict", "WrongLine"]
 
@@ -121,6 +123,7 @@ class Verdict:
     incomplete: bool = False
     wrong_lines: tuple[WrongLine, ...] = ()
     formulas: tuple[FormulaRead, ...] = ()
+    comparisons: tuple[Comparison, ...] = field(default=(), repr=False, compare=False)  # for the page
 
     @property
     def right(self) -> bool | None:
@@ -194,7 +197,9 @@ class Verdict:
 
     def as_dict(self) -> dict[str, Any]:
         """Everything, in types of JSON."""
-        return {"status": self.status, "headline": self.headline, "right": self.right, **asdict(self)}
+        fields = asdict(replace(self, comparisons=()))
+        fields.pop("comparisons")
+        return {"status": self.status, "headline": self.headline, "right": self.right, **fields}
 
     def as_json(self) -> str:
         return json.dumps(self.as_dict(), indent=2, ensure_ascii=False, default=str)
