@@ -69,7 +69,7 @@ def check(
         try:
             forward, own_backward, kind = functions_of(forward)
         except Unjudged as problem:
-            return Verdict(None, forward.__name__, problem=str(problem))
+            return Verdict(forward.__name__, problem=str(problem))
         backward = backward or own_backward
         adapter = replace(adapter, arrays=adapter.arrays or kind)
     functions = [f for f in (forward, backward) if f is not None]
@@ -84,7 +84,7 @@ def check(
         try:
             first = _first(specs, forward, backward, adapter, expected, eps)
         except Unjudged as problem:
-            return Verdict(None, subject, problem=str(problem))
+            return Verdict(subject, problem=str(problem))
         others = _on_images(first, expected) if layout is None else []
     return _verdict(subject, [first, *others])
 
@@ -176,7 +176,6 @@ def _verdict(subject: str, results: list[Diagnosis]) -> Verdict:
         unnamed += [f"{name}: {text}" for text in other.unnamed if text not in unnamed]
         rows += [replace(row, output=f"{row.output} ({name})") for row in other.rows if not row.right]
     return Verdict(
-        right=all(result.right for result in results),
         subject=subject,
         rows=tuple(rows),
         mistakes=tuple(mistakes),

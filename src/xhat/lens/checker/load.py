@@ -36,7 +36,7 @@ def check_file(
             module = _import(path)
             found = _find(module, forward, backward)
         except Unjudged as problem:
-            return Verdict(None, path.name, problem=str(problem))
+            return Verdict(path.name, problem=str(problem))
         adapters = [value for value in vars(module).values() if isinstance(value, Adapter)]
         if len(adapters) == 1:
             options.setdefault("adapter", adapters[0])
