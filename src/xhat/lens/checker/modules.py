@@ -98,6 +98,8 @@ def _constructor(layer: type) -> dict[str, str | None]:
     """Each parameter of the constructor with its quantity; "channels" is the number of channels."""
     found: dict[str, str | None] = {}
     for name, parameter in inspect.signature(layer).parameters.items():
+        if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+            continue
         width = name.lower().replace("_", "") in _WIDTH
         required = parameter.default is parameter.empty and not found
         found[name] = "channels" if width or required else quantity(name, _PLAIN)
@@ -106,9 +108,11 @@ def _constructor(layer: type) -> dict[str, str | None]:
 
 def _construct(layer: type, channels: int, options: dict[str, Any]) -> Any:
     values = options | {"channels": channels}
-    chosen = {name: values[q] for name, q in _constructor(layer).items() if q in values}
+    known = _constructor(layer)
+    chosen = {name: values[q] for name, q in known.items() if q in values}
+    listed = any(p.kind is p.VAR_POSITIONAL for p in inspect.signature(layer).parameters.values())
     try:
-        return layer(**chosen)
+        return layer(channels, **chosen) if listed and "channels" not in known.values() else layer(**chosen)
     except Exception as e:
         shown = ", ".join(f"{name}={value}" for name, value in chosen.items())
         raise Unjudged(f"{layer.__name__}({shown}) raised {type(e).__name__}: {e}") from e
