@@ -11,6 +11,7 @@ import numpy as np
 
 from xhat.lens.checker import rounding
 from xhat.lens.checker.adapter import Unjudged
+from xhat.lens.checker.conditions import failures
 from xhat.lens.checker.faults import TITLES, Mistake, sets_of, with_faults
 from xhat.lens.checker.fit import PROBE_EPS, Fit, fit_with_eps
 from xhat.lens.checker.probes import Array
@@ -55,8 +56,22 @@ def diagnose(runner: Runner, expected: Expected, eps: float | None) -> Diagnosis
     _judge_returned(fit, diagnosis)
     _judge_running(fit, diagnosis, expected)
     _find_rounding(fit, diagnosis)
+    _find_failures(fit, diagnosis)
     diagnosis.notes += list(dict.fromkeys(note for s in fit.runs[0] for note in s.notes))
     return diagnosis
+
+
+def _find_failures(fit: Fit, diagnosis: Diagnosis) -> None:
+    """Outputs that are right on small batches, and wrong under other conditions."""
+    for failure in failures(fit) if not diagnosis.mistakes else ():
+        if not failure.outputs:
+            diagnosis.notes.append(failure.text)
+            continue
+        diagnosis.unnamed.append(failure.text)
+        for k, row in enumerate(diagnosis.rows):
+            if row.output in failure.outputs and row.right:
+                why = failure.text.partition(": ")[2]
+                diagnosis.rows[k] = replace(row, right=False, error=None, why=why)
 
 
 def _named(name: str, *outputs: str) -> FoundMistake:

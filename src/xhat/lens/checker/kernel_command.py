@@ -13,8 +13,8 @@ from xhat.lens.checker.verdict import Verdict
 
 __all__ = ["arguments", "imported", "judged", "write_probes"]
 
-_ASKED = """{path} has {cases} cases for layout {layout} in {dtype}: run the kernel on x, gamma, beta and dy of each, and
-save y, dx, dgamma and dbeta under the same case ("{first}/y", ...), in this file or in another one. Then:
+_ASKED = """{path} has {cases} cases for layout {layout} in {dtype}: run the kernel on x, gamma, beta and dy of each,
+and save y, dx, dgamma and dbeta under the same case ("{first}/y", ...), in this file or in another one. Then:
     xhat check --data {path} results.npz"""
 
 

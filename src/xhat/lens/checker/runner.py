@@ -33,6 +33,7 @@ class ArraySpec:
     layout: str
     parameters: str = "flat"
     statistics: str = "flat"
+    memory: str = "contiguous"  # of x and dy: see `arrays.laid_out`
 
 
 def array_specs(
@@ -105,7 +106,8 @@ class Runner:
 
     def _values(self, p: Probe, correction: int, momentum: bool) -> dict[str, Any]:
         spec, f = self.spec, reference.forward(p, correction)
-        values: dict[str, Any] = {"x": self._array(p.x), "dy": self._array(p.dy)}
+        x, dy = (arrays.laid_out(self._array(v), spec.kind, spec.memory) for v in (p.x, p.dy))
+        values: dict[str, Any] = {"x": x, "dy": dy}
         for name in ("gamma", "beta", "running_mean", "running_var"):
             values[name] = self._array(getattr(p, name), spec.parameters)
         exact = {"mean": f.mu, "var": f.var, "std": 1 / f.rstd, "rstd": f.rstd}
