@@ -17,7 +17,6 @@ from xhat.lens.checker.bounds import bounds
 from xhat.lens.checker.crossing import Crossing, crossing_probe
 from xhat.lens.checker.fit import Fit
 from xhat.lens.checker.probes import UNIT, Array, Probe
-from xhat.lens.checker.reference import Backward, Forward
 from xhat.lens.checker.runner import Runner
 from xhat.lens.checker.search import Predictor
 
@@ -83,10 +82,15 @@ def _equal_calls(fit: Fit) -> Iterator[Failure]:
         )
 
 
-def _exact(p: Probe, fit: Fit) -> tuple[Forward, Backward]:
+def _expected(
+    p: Probe, fit: Fit, arithmetic: float, sums: float | None = None
+) -> tuple[dict[str, Array], dict[str, Array]]:
+    """The exact results of code that has no mistake, by its conventions, and the bounds on their errors."""
     e = fit.best[0]
-    predictor = Predictor((p,), e.correction)
-    return predictor.forwards()[0], predictor.backwards((), e.formulation)[0]
+    predictor = Predictor((p,), e.correction, fit.convention)
+    (f,), (b,) = predictor.forwards(), predictor.backwards((), e.formulation)
+    allowed = bounds(predictor.probes[0], f, b, e.correction, arithmetic=arithmetic, sums=sums, results={})
+    return {"y": f.y, "dx": b.dx, "dgamma": b.dgamma, "dbeta": b.dbeta}, allowed
 
 
 def _off(found: dict[str, Array], exact: dict[str, Array], allowed: dict[str, Array]) -> list[str]:
@@ -105,8 +109,7 @@ def _strided(fit: Fit) -> Iterator[Failure]:
     runner, p = fit.runner, fit.batch[-1]
     if runner.spec.kind == "jax":  # its arrays have no strides
         return
-    f, b = _exact(p, fit)
-    allowed = bounds(p, f, b, fit.best[0].correction, arithmetic=UNIT[fit.dtype], results={})
+    exact, allowed = _expected(p, fit, UNIT[fit.dtype])
     for memory, words in (
         ("reversed", "with axes in another order"),
         ("sliced", "that skip every second element"),
@@ -116,16 +119,12 @@ def _strided(fit: Fit) -> Iterator[Failure]:
         except Unjudged as problem:
             yield Failure((), f"On arrays {words} in memory it does not run: {problem}")
             continue
-        off = _off(found, _results(f, b), allowed)
+        off = _off(found, exact, allowed)
         if off:
             yield Failure(
                 tuple(off), f"{', '.join(off)}: wrong on arrays {words} in memory: their strides are ignored"
             )
             return
-
-
-def _results(f: Forward, b: Backward) -> dict[str, Array]:
-    return {"y": f.y, "dx": b.dx, "dgamma": b.dgamma, "dbeta": b.dbeta}
 
 
 def _long(runner: Runner, fit: Fit, crossings: tuple[Crossing, ...], dtype: str) -> Iterator[Failure]:
@@ -136,16 +135,14 @@ def _long(runner: Runner, fit: Fit, crossings: tuple[Crossing, ...], dtype: str)
         p = crossing_probe(layout, crossing, eps=fit.eps, dtype=runner.spec.dtype)
         if not fit.affine:
             p = replace(p, gamma=np.ones_like(p.gamma), beta=np.zeros_like(p.beta))
-        correction = fit.best[0].correction
-        f, b = _exact(p, fit)
-        sums = max(UNIT[dtype], UNIT["float32"]) if UNIT[dtype] > UNIT["float32"] else None
-        allowed = bounds(p, f, b, correction, arithmetic=UNIT[dtype], sums=sums, results={})
+        sums = UNIT["float32"] if UNIT[dtype] > UNIT["float32"] else None
+        exact, allowed = _expected(p, fit, UNIT[dtype], sums)
         try:
             found = _outputs(runner, p, fit)
         except Unjudged as problem:
             yield Failure((), f"On {crossing.name} it does not run: {problem}")
             continue
-        off = _off(found, _results(f, b), allowed)
+        off = _off(found, exact, allowed)
         if off:
             inside = "" if dtype == fit.dtype else f" in {dtype}"
             yield Failure(

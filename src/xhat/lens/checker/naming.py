@@ -18,7 +18,8 @@ from xhat.lens.checker.fit import Fit
 from xhat.lens.checker.lost import part_of_the_sum
 from xhat.lens.checker.probes import UNIT, Array
 from xhat.lens.checker.reference import CLOSED, FORMULATIONS, forward
-from xhat.lens.checker.runner import ArraySpec, Runner, RunResult
+from xhat.lens.checker.runner import Runner
+from xhat.lens.checker.runs import ArraySpec, RunResult
 from xhat.lens.checker.search import BACKWARD, LIMIT, Explanation, Predictor, flat
 from xhat.lens.checker.unexplained import localize
 from xhat.lens.checker.verdict import FoundMistake
@@ -121,7 +122,7 @@ def _searched(c: Comparison, correction: int) -> list[FoundMistake]:
     if not best:
         return []
     runner = Runner(None, None, Adapter(), ArraySpec("numpy", "float64", part.probe.layout.name))
-    fit = Fit(runner, (part.probe,), {0: [RunResult(outputs=judged)]}, part.probe.eps, True, best=best)
+    fit = Fit(runner, (part.probe,), {0: [RunResult(outputs=judged)]}, part.probe.eps, None, True, best=best)
     return found_mistakes(fit)
 
 

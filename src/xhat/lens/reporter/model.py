@@ -60,7 +60,9 @@ def _relative(file: str | Path, page: str | Path) -> str:
 def _gather(model: Any, batch: Any, loss: Callable[..., Any]) -> list[tuple[_Call, Any]]:
     import torch
 
-    inputs, targets = (batch[0], tuple(batch[1:])) if isinstance(batch, tuple | list) and batch else (batch, ())
+    inputs, targets = (
+        (batch[0], tuple(batch[1:])) if isinstance(batch, tuple | list) and batch else (batch, ())
+    )
     if isinstance(inputs, torch.Tensor) and inputs.is_floating_point():
         inputs = inputs.detach().requires_grad_()  # so that frozen layers get a gradient as well
     layers = {name or "model": module for name, module in model.named_modules() if _is_batch_norm(module)}
