@@ -4,13 +4,17 @@ Only arrays live here: `data` and `diagnose` judge them, and `page` shows them.
 """
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from xhat.lens.checker.probes import Array, Probe
 from xhat.lens.checker.reference import Backward
 
-__all__ = ["Comparison"]
+if TYPE_CHECKING:
+    from xhat.lens.checker.fit import Fit
+
+__all__ = ["Comparison", "compared"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,3 +52,17 @@ class Comparison:
         off = np.abs(self.difference(output)).max(initial=0.0)
         scale = np.abs(self.exact[output]).max(initial=0.0)
         return float(off / scale) if scale and np.isfinite(off / scale) else None
+
+
+def compared(fit: "Fit") -> Comparison:
+    """The largest batch of a fit beside the exact results by its conventions."""
+    correction = fit.best[0].correction
+    predictor = fit.predictor(correction)
+    f, b = predictor.forwards()[-1], predictor.backwards()[-1]
+    exact = {"y": f.y, "dx": b.dx, "dgamma": b.dgamma, "dbeta": b.dbeta}
+    yours = {
+        output: fit.runs[0 if output == "y" else correction][-1].outputs[output] for output in fit.outputs()
+    }
+    allowed = {o: np.full(exact[o].shape, fit.tolerance * predictor.scale(o)) for o in exact}
+    shown = {o: v.reshape(exact[o].shape) if v.size == exact[o].size else v for o, v in yours.items()}
+    return Comparison(fit.batch[-1].layout.name, fit.batch[-1], shown, exact, allowed, b)

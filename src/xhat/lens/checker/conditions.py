@@ -40,6 +40,7 @@ class Failure(NamedTuple):
 
     outputs: tuple[str, ...]
     text: str
+    decisive: bool = False  # no other reason matters
 
 
 def failures(fit: Fit, thorough: bool = False) -> Iterator[Failure]:
@@ -79,6 +80,7 @@ def _equal_calls(fit: Fit) -> Iterator[Failure]:
         yield Failure(
             tuple(differing),
             f"{', '.join(differing)}: two calls with equal inputs differ: a race, or state that stays between calls",
+            decisive=True,
         )
 
 

@@ -70,9 +70,11 @@ def _find_failures(fit: Fit, diagnosis: Diagnosis) -> None:
         if not failure.outputs:
             diagnosis.notes.append(failure.text)
             continue
+        if failure.decisive:
+            diagnosis.unnamed = [t for t in diagnosis.unnamed if t.partition(":")[0] not in failure.outputs]
         diagnosis.unnamed.append(failure.text)
         for k, row in enumerate(diagnosis.rows):
-            if row.output in failure.outputs and row.right:
+            if row.output in failure.outputs and (row.right or failure.decisive):
                 why = failure.text.partition(": ")[2]
                 diagnosis.rows[k] = replace(row, right=False, error=None, why=why)
 
