@@ -1,7 +1,6 @@
 """The code under other conditions: equal calls, channels longer than a block, memory with strides, 16 bits.
 
-Kernels are right on small contiguous batches first. Nothing is named here; `diagnose` runs this on code whose small
-batches are right, or can't be explained.
+Kernels are right on small contiguous batches first. Nothing is named here: code whose small batches are right is run on these.
 """
 
 from collections.abc import Iterator
@@ -15,12 +14,13 @@ from xhat.lens.checker.adapter import Unjudged
 from xhat.lens.checker.arrays import holds
 from xhat.lens.checker.bounds import bounds
 from xhat.lens.checker.crossing import Crossing, crossing_probe
+from xhat.lens.checker.diagnosis import Diagnosis
 from xhat.lens.checker.fit import Fit
 from xhat.lens.checker.probes import UNIT, Array, Probe
 from xhat.lens.checker.runner import Runner
 from xhat.lens.checker.search import Predictor
 
-__all__ = ["Failure", "failures"]
+__all__ = ["judge_conditions"]
 
 _EQUAL_CALLS = 4
 # Right code differs from the exact results by a tenth of the bounds; whatever these conditions find is far larger.
@@ -43,7 +43,22 @@ class Failure(NamedTuple):
     decisive: bool = False  # no other reason matters
 
 
-def failures(fit: Fit, thorough: bool = False) -> Iterator[Failure]:
+def judge_conditions(fit: Fit, diagnosis: Diagnosis) -> None:
+    """Outputs that are right on small batches, and wrong under other conditions."""
+    for failure in _failures(fit) if not diagnosis.mistakes else ():
+        if not failure.outputs:
+            diagnosis.notes.append(failure.text)
+            continue
+        if failure.decisive:
+            diagnosis.unnamed = [t for t in diagnosis.unnamed if t.partition(":")[0] not in failure.outputs]
+        diagnosis.unnamed.append(failure.text)
+        for k, row in enumerate(diagnosis.rows):
+            if row.output in failure.outputs and (row.right or failure.decisive):
+                why = failure.text.partition(": ")[2]
+                diagnosis.rows[k] = replace(row, right=False, error=None, why=why)
+
+
+def _failures(fit: Fit, thorough: bool = False) -> Iterator[Failure]:
     """Everything that goes wrong under other conditions. thorough: in 16 bits too, and on more long channels.
 
     Of code that has a mistake anyway, only equal calls are compared.
