@@ -43,7 +43,7 @@ def run(args: argparse.Namespace) -> int:
         return _shown(verdict, args)
     if args.file is None:
         raise ArgumentError("check: got no file, expected a Python file, --data, --probes or --against.")
-    options = ("forward", "backward", "like", "correction", "layout", "dtype", "eps")
+    options = ("forward", "backward", "like", "correction", "layout", "dtype", "eps", "thorough")
     verdict = check_file(args.file, **{name: getattr(args, name) for name in options})
     return _shown(verdict, args)
 

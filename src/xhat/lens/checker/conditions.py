@@ -1,6 +1,7 @@
 """The code under other conditions: equal calls, channels longer than a block, memory with strides, 16 bits.
 
-Kernels are right on small contiguous batches first. Nothing is named here: code whose small batches are right is run on these.
+Kernels are right on small contiguous batches first. Code whose small batches are right is run on these;
+nothing is named here.
 """
 
 from collections.abc import Iterator
@@ -43,9 +44,9 @@ class Failure(NamedTuple):
     decisive: bool = False  # no other reason matters
 
 
-def judge_conditions(fit: Fit, diagnosis: Diagnosis) -> None:
+def judge_conditions(fit: Fit, diagnosis: Diagnosis, thorough: bool = False) -> None:
     """Outputs that are right on small batches, and wrong under other conditions."""
-    for failure in _failures(fit) if not diagnosis.mistakes else ():
+    for failure in _failures(fit, thorough) if not diagnosis.mistakes else ():
         if not failure.outputs:
             diagnosis.notes.append(failure.text)
             continue
@@ -161,7 +162,7 @@ def _long(runner: Runner, fit: Fit, crossings: tuple[Crossing, ...], dtype: str)
             continue
         off = _off(found, exact, allowed)
         if off:
-            inside = "" if dtype == fit.dtype else f" in {dtype}"
+            inside = "" if dtype == fit.dtype else f" in {dtype}, whose sums belong in float32"
             yield Failure(
                 tuple(off), f"{', '.join(off)}: wrong on {crossing.name}{inside}, right on short ones"
             )

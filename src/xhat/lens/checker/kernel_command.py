@@ -33,6 +33,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--against", metavar="NAME", help="check an importable object, such as torch.nn.BatchNorm2d"
     )
+    parser.add_argument(
+        "--thorough", action="store_true", help="more sizes, and float32 and 16 bits besides float64"
+    )
 
 
 def write_probes(path: Path, layout: str | None, dtype: str | None) -> int:
@@ -63,7 +66,7 @@ def judged(args: argparse.Namespace) -> Verdict | None:
     if args.against is not None:
         from xhat.lens.checker.check import check
 
-        names = ("like", "correction", "layout", "dtype", "eps")
+        names = ("like", "correction", "layout", "dtype", "eps", "thorough")
         return check(imported(args.against), **{name: getattr(args, name) for name in names})
     return None
 
