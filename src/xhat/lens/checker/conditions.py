@@ -157,6 +157,9 @@ def _long(runner: Runner, fit: Fit, crossings: tuple[Crossing, ...], dtype: str)
         exact, allowed = _expected(p, fit, UNIT[dtype], sums)
         try:
             found = _outputs(runner, p, fit)
+        except ModuleNotFoundError as missing:
+            yield Failure((), f"{dtype} was not run, since it needs the package {missing.name}.")
+            return
         except Unjudged as problem:
             yield Failure((), f"On {crossing.name} it does not run: {problem}")
             continue

@@ -216,10 +216,10 @@ def _verdict(judged: Judged) -> Verdict:
 
 def _conventions(judged: Judged) -> dict[str, str]:
     case, p = judged.case, judged.comparison.probe
-    spread = np.sqrt(np.maximum(judged.comparison.exact["var"], np.finfo(float).tiny))
-    far = float((np.abs(judged.comparison.exact["mean"]) / spread).max())
+    exact = judged.comparison.exact
+    far = float(np.abs(exact["mean"] * exact["rstd"]).max())
     found = {
-        "x": f"{' x '.join(map(str, p.x.shape))}, {case.dtypes['x']}, m = {p.count():,}, |mu|/sigma up to {far:.2g}",
+        "x": f"{' x '.join(map(str, p.x.shape))}, {case.dtypes['x']}, m = {p.count():,}, |mu| rstd up to {far:.2g}",
         "channel axis": f"{judged.layout.axis} ({judged.layout.name})",
         "eps": f"{judged.eps:g}" + ("" if "eps" in case.settings else " (not in the dump)"),
     }

@@ -61,7 +61,7 @@ def _view(c: Comparison, output: str, yours: Array, exact: Array, allowed: Array
         "channels": [] if by_channel else chosen,
         "along": "channels"
         if by_channel
-        else f"{rows[0].shape[1]:,} values of each channel, in the order of memory",
+        else f"{rows[0].shape[1]:,} values of each channel, by sample and then by position",
         "by_channel": None if by_channel else _curve(rows[3].max(axis=1)),
         "by_place": _curve(rows[3].max(axis=0)),
         "largest": _largest(yours, exact, off, ratio),
