@@ -97,7 +97,7 @@ def _module(code: Code, name: str) -> ModuleType:
     """An empty module for the file, in sys.modules, with its source where tracebacks look for it."""
     spec = importlib.util.spec_from_file_location(name, code.path) if not code.notebook else None
     module = importlib.util.module_from_spec(spec) if spec is not None else ModuleType(name)
-    module.__file__ = str(code.path)
+    module.__file__ = str(code.path.absolute())
     module.__dict__["xrange"] = range  # of Python 2
     sys.modules[name] = module
     for part in code.parts:

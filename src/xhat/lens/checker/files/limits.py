@@ -11,7 +11,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-__all__ = ["adopt_orphans", "bound_memory", "family", "kill"]
+__all__ = ["adopt_orphans", "bound_memory", "bound_processes", "family", "kill"]
 
 _LINUX = sys.platform == "linux"
 _SUBREAPER = 36  # PR_SET_CHILD_SUBREAPER
@@ -29,6 +29,22 @@ def bound_memory(gigabytes: float) -> None:
         most = min(most, hard)
     resource.setrlimit(resource.RLIMIT_DATA, (most, most))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
+def bound_processes(more: int) -> None:
+    """Bound the processes and threads of this user to those that there are and `more`; root has no such bound."""
+    if not _LINUX or os.getuid() == 0:
+        return
+    import resource
+
+    count = 0
+    for status in Path("/proc").glob("[0-9]*/status"):
+        with contextlib.suppress(OSError):
+            lines = dict(line.split(":", 1) for line in status.read_text().splitlines() if ":" in line)
+            count += int(lines["Threads"]) if int(lines["Uid"].split()[0]) == os.getuid() else 0
+    _, hard = resource.getrlimit(resource.RLIMIT_NPROC)
+    most = count + more if hard == resource.RLIM_INFINITY else min(count + more, hard)
+    resource.setrlimit(resource.RLIMIT_NPROC, (most, hard))
 
 
 def adopt_orphans() -> None:

@@ -80,7 +80,7 @@ def judge_files(
     def judge(path: Path) -> Verdicts:
         worker = free.get()
         try:
-            return worker.judge(Request(str(path.absolute()), options, time_limit, memory))
+            return worker.judge(Request(str(path), options, time_limit, memory))
         finally:
             free.put(worker)
 

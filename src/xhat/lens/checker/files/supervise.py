@@ -17,7 +17,7 @@ from typing import Any, Protocol
 
 from xhat.lens.checker.adapter import Adapter
 from xhat.lens.checker.files.judge import judged
-from xhat.lens.checker.files.limits import bound_memory, family, kill
+from xhat.lens.checker.files.limits import bound_memory, bound_processes, family, kill
 from xhat.lens.checker.files.verdicts import Verdicts, revived
 from xhat.lens.checker.verdict import Verdict
 
@@ -81,13 +81,11 @@ def child(folder: str, request: str, more: dict[str, Any]) -> None:
 
     try:
         bound_memory(asked.memory)
+        bound_processes(2 * _PROCESSES)
         judged(Path(asked.path), step=step, **asked.options, **more)
         step("done", None)
     except BaseException as error:
-        step(
-            "file",
-            Verdicts(Path(asked.path).name, problem=f"the checker raised {type(error).__name__}: {error}"),
-        )
+        step("raised", f"raised {type(error).__name__}")
     finally:
         os._exit(0)  # threads of the code, and what it registered for the end, don't run
 
@@ -100,6 +98,7 @@ class Seen:
     file: Verdicts | None = None
     verdicts: list[Verdict] = field(default_factory=list)
     judged: list[str] = field(default_factory=list)  # the pairs of these verdicts
+    raised: str | None = None
     done: bool = False
 
     def read(self, lines: list[str]) -> None:
@@ -110,6 +109,8 @@ class Seen:
                 self.file = revived(Verdicts, data)
             elif what == "verdict":
                 self.add(revived(Verdict, data))
+            elif what == "raised":
+                self.raised = data
             self.done = what == "done"
 
     def waiting(self) -> list[str]:
@@ -165,7 +166,7 @@ def _watch(
         seen.read(lines.decode().splitlines())
         now = time.monotonic()
         if ended is not None:
-            reason = _ending(ended)
+            reason, seen.raised = seen.raised or _ending(ended), None
         elif now > end or (imported_by is not None and now > imported_by and seen.pairs is None):
             reason = f"ran past the time limit of {request.time_limit:g} s"
         elif _size(folder) > _PRINTED:
