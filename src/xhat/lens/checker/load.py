@@ -13,7 +13,7 @@ from xhat.lens.checker.check import _check_arguments
 from xhat.lens.checker.files.grades import Graded
 from xhat.lens.checker.files.judge import judged
 from xhat.lens.checker.files.pool import judge_files
-from xhat.lens.checker.files.submissions import submissions
+from xhat.lens.checker.files.submissions import Submission, submissions
 from xhat.lens.checker.files.verdicts import Verdicts
 
 __all__ = ["check_file", "check_files"]
@@ -81,6 +81,14 @@ def check_files(
             one.name, tuple(judged_files[file] for file in one.files), next(iter(one.others.values()), None)
         )
         if one.files or len(one.others) == 1
-        else Graded(one.name, (), f"none of its {len(one.others)} files defines a batch norm by its names.")
+        else Graded(one.name, (), _nothing(one))
         for one in found
     ]
+
+
+def _nothing(submission: Submission) -> str:
+    if not submission.others:
+        return f"{submission.name} has no Python file and no notebook."
+    return (
+        f"none of the {len(submission.others)} files of {submission.name} defines a batch norm by its names."
+    )

@@ -43,6 +43,7 @@ _VERBS = words_of("""
     test tests check plot init initialize initialise make load save convert replace freeze get set update print run main
     compare is has count reset create build demo example show find register export benchmark bench time measure use add
     remove verify validate assert visualize debug num eval evaluate recalibrate reestimate calculate""")
+_NORMALIZE = words_of("normalize normalise normalization normalisation norm standardize")
 _EVALUATION = words_of("eval evaluation inference test infer predict")
 
 
@@ -88,15 +89,6 @@ def _kind(joined: str, role: str | None, words: frozenset[str]) -> str:
         return "evaluation" if words & _EVALUATION else "batch norm"
     if first in _VERBS:
         return "other"
-    if words <= {
-        "normalize",
-        "normalise",
-        "normalization",
-        "normalisation",
-        "norm",
-        "standardize",
-        "x",
-        "all",
-    }:
-        return "generic" if role or words else "other"
+    if words <= _NORMALIZE and (role or words):
+        return "generic"
     return "other"

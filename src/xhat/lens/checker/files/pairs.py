@@ -59,12 +59,12 @@ _REASONS = {
 def find_pairs(functions: Sequence[Function], *, any_name: bool = True) -> Found:
     """Every pair of a file.
 
-    Batch norm by its name comes first; if there is none, what is called forward, backward or normalize, or has the
-    parameters of a batch norm; and if there is none (with `any_name`), the only forward, backward or layer.
+    Batch norm by its name comes first. If there is none, what has the parameters of a batch norm, and a forward beside
+    a backward; with `any_name`, also what is called normalize, or the only forward, backward or layer.
     """
     found = Found()
-    named = _completed(functions) or [f for f in functions if _may_be(f)]
-    wanted = _outermost(named or (_only(functions) if any_name else []))
+    wanted = _completed(functions) or [f for f in functions if _may_be(f, functions, any_name)]
+    wanted = _outermost(wanted or (_only(functions) if any_name else []))
     found.pairs = [Pair(f.name) for f in wanted if f.is_class] + _matched(
         [f for f in wanted if not f.is_class]
     )
@@ -101,11 +101,15 @@ def _is_batch_norm(f: Function) -> bool:
     return read_name(f.name).kind == "batch norm" and (not f.is_class or bool(_STEPS & set(f.parameters)))
 
 
-def _may_be(f: Function) -> bool:
+def _may_be(f: Function, functions: Sequence[Function], any_name: bool) -> bool:
     reading = read_name(f.name)
     if reading.kind == "generic":
-        return not f.is_class or bool(_STEPS & set(f.parameters))
-    if f.is_class or reading.kind != "other" or f.name.startswith("__"):
+        if f.is_class:
+            return bool(_STEPS & set(f.parameters)) and (any_name or "backward" in f.parameters)
+        roles = {read_name(other.name).role for other in functions if read_name(other.name).kind == "generic"}
+        if any_name or ({"forward", "backward"} <= roles and reading.role is not None):
+            return True
+    if f.is_class or reading.kind not in ("other", "generic") or f.name.startswith("__"):
         return False
     quantities = {quantity(name, _PLAIN) for name in f.parameters}
     affine = {"gamma", "beta"} <= {name.lower() for name in f.parameters}
@@ -174,4 +178,4 @@ def named_pair(functions: Sequence[Function], forward: str | None, backward: str
 
 
 def _looks(f: Function) -> bool:
-    return _is_batch_norm(f) or _may_be(f)
+    return _is_batch_norm(f) or _may_be(f, (), True)

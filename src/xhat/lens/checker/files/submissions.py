@@ -4,6 +4,7 @@ Nothing is run. A submission is what one person handed in: a file, or a folder.
 """
 
 import os
+import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -13,11 +14,12 @@ from xhat.errors import ArgumentError
 from xhat.lens.checker.adapter import Unjudged
 from xhat.lens.checker.files.pairs import find_pairs
 from xhat.lens.checker.files.syntax import described
-from xhat.lens.checker.files.text import read_code
+from xhat.lens.checker.files.text import Code, read_code
 
 __all__ = ["Submission", "submissions"]
 
 _SUFFIXES = (".py", ".ipynb")
+_WORDS = re.compile(r"norm|bn|gamma|def _?(forward|fwd|fprop)", re.IGNORECASE)
 _LEFT_OUT = frozenset(("__pycache__", "node_modules", "site-packages", "venv", "env", "build", "dist"))
 
 
@@ -91,10 +93,16 @@ def _in_folder(folder: Path, name: str, names: Sequence[str]) -> Submission:
     return found
 
 
+def _speaks_of(code: Code, names: Sequence[str]) -> bool:
+    """Whether the text has a word of a batch norm at all, which is found sooner than its functions."""
+    return bool(names) or any(_WORDS.search(part.source) for part in code.parts)
+
+
 def _sorted(submission: Submission, file: Path, names: Sequence[str]) -> Submission:
     """Add a file to those that are checked if its text defines a batch norm, or what was asked for."""
     try:
-        functions = described(read_code(file))
+        code = read_code(file)
+        functions = described(code) if _speaks_of(code, names) else []
     except Unjudged as problem:
         submission.others[file] = str(problem)
         return submission

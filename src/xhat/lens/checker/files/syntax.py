@@ -113,6 +113,14 @@ def described(code: Code) -> list[Function]:
     return list(found.values())
 
 
+def _makes_function(value: ast.expr) -> bool:
+    """Whether an expression is a lambda, or a function of a function, like jit(f) or custom_vjp(f)."""
+    if isinstance(value, ast.Call):
+        name = value.func.attr if isinstance(value.func, ast.Attribute) else getattr(value.func, "id", "")
+        return name in ("jit", "njit", "vmap", "compile", "custom_vjp", "custom_jvp", "partial")
+    return isinstance(value, ast.Lambda)
+
+
 def _described(node: ast.stmt) -> Iterator[Function]:
     if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
         arguments = (*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs)
@@ -121,7 +129,7 @@ def _described(node: ast.stmt) -> Iterator[Function]:
         methods = tuple(n.name for n in node.body if isinstance(n, ast.FunctionDef))
         bases = tuple(b.attr if isinstance(b, ast.Attribute) else getattr(b, "id", "") for b in node.bases)
         yield Function(node.name, methods or ("forward",), True, bases)
-    elif isinstance(node, ast.Assign) and isinstance(node.value, (ast.Call, ast.Lambda)):
+    elif isinstance(node, ast.Assign) and _makes_function(node.value):
         yield from (Function(target.id) for target in node.targets if isinstance(target, ast.Name))
     elif isinstance(node, (ast.Try, ast.If)):
         for inner in (*node.body, *node.orelse):
