@@ -7,11 +7,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from xhat.lens.checker.adapter import Adapter, Unjudged, quantity
-from xhat.lens.checker.files.names import read_name, words_of
+from xhat.lens.checker.files.kinds import read_name, words_of
+from xhat.lens.checker.names import PASSES
 
 __all__ = ["Found", "Function", "Pair", "find_pairs", "named_pair"]
 
-_STEPS = words_of("forward __call__ call fprop forward_pass forward_propagation forwardprop fwd apply")
+_STEPS = frozenset((*PASSES["forward"], "apply"))
 # Parameters that a batch norm has and few other layers have: w, b and x say nothing.
 _OWN = ("eps", "momentum", "running_mean", "running_var", "options", "rstd", "xhat")
 _KIND_OF_DATA = words_of("spatial 1d 2d 3d conv2d temporal volumetric images")

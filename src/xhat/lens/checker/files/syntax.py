@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from xhat.lens.checker.files.names import words_of
+from xhat.lens.checker.files.kinds import words_of
 from xhat.lens.checker.files.pairs import Function
 from xhat.lens.checker.files.text import Code, Part, blocks
 
