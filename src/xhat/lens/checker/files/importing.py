@@ -109,9 +109,11 @@ def _module(code: Code, name: str) -> ModuleType:
 def _import(code: Code, module: ModuleType, stubs: Stubs, found: Loaded) -> str | None:
     """Run a file as an import does, with what it lacks looked for above it, then replaced. Returns why it failed."""
     (part,) = code.parts
-    _import_parents(module.__name__, code.path.resolve())
     for _ in range(_MISSING):
         try:
+            sys.modules.pop(module.__name__, None)  # the package may import the file itself
+            _import_parents(module.__name__, code.path.resolve())
+            sys.modules[module.__name__] = module
             exec(compile(part.source, part.name, "exec", dont_inherit=True), module.__dict__)
             return None
         except ModuleNotFoundError as missing:
@@ -119,10 +121,9 @@ def _import(code: Code, module: ModuleType, stubs: Stubs, found: Loaded) -> str 
             home = _home_of(name.partition(".")[0], code.path.resolve())
             if home is not None and str(home) not in sys.path:
                 sys.path.insert(1, str(home))
-            elif missing.name is None or name in stubs.names:
+            elif missing.name is None or not stubs.add(name):
                 return reason_of(missing)
             else:
-                stubs.names.add(name)
                 found.notes.append(f"{name} is not installed; the file was imported without it.")
         except (Exception, SystemExit) as error:
             return reason_of(error)
@@ -140,8 +141,13 @@ def _import_parents(name: str, path: Path) -> None:
     package = name.rpartition(".")[0]
     if not package:
         return
-    with contextlib.suppress(Exception, SystemExit):
+    try:
         importlib.import_module(package)
+    except ModuleNotFoundError as missing:
+        if missing.name is not None and missing.name.partition(".")[0] != name.partition(".")[0]:
+            raise
+    except (Exception, SystemExit):
+        pass
     names = package.split(".")
     for k in range(1, len(names) + 1):
         dotted = ".".join(names[:k])

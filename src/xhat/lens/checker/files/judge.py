@@ -110,7 +110,9 @@ def _others(found: Found) -> tuple[str, ...]:
         by_reason.setdefault(reason, []).append(name)
     texts = []
     for reason, names in by_reason.items():
-        verb = reason if len(names) == 1 else reason.replace("is ", "are ", 1)
+        verb = (
+            reason if len(names) == 1 else reason.replace("is ", "are ", 1).replace("its name", "their names")
+        )
         texts.append(f"{', '.join(names)} {verb}")
     if found.others:
         more = len(found.others) - _OTHERS

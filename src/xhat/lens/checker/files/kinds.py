@@ -15,6 +15,7 @@ _BATCH_NORM = re.compile(
 )
 _OTHER_NORM = re.compile(
     r"(layer|group|instance|rms|weight|spectral|filter|switchable|response|l[12])_?norm|(^|_)(ln|gn|lrn)(_|$)"
+    r"|re_?norm|decorrelated|whiten"
 )
 _FORWARD = re.compile(r"for_?ward|(^|_)(fwd|fprop|fp)(?=_|$)|fwd$|fprop$")
 _BACKWARD = re.compile(
@@ -37,14 +38,15 @@ _VARIANTS = words_of("""
 _LAYERS = words_of("""
     affine conv convolution linear fc dense pool maxpool dropout softmax lstm rnn gru embedding attention svm mlp net
     network resnet unet model block trainer transformer encoder decoder generator discriminator optimizer dataset
-    sandwich fuse fused fold folding loss params param config""")
+    sandwich fuse fused fold folding loss params param config
+    inception googlenet densenet activation selector mixin factory""")
 # Words with which names of functions begin that do something else with a batch norm than to compute it.
 _VERBS = words_of("""
     test tests check plot init initialize initialise make load save convert replace freeze get set update print run main
     compare is has count reset create build demo example show find register export benchmark bench time measure use add
     remove verify validate assert visualize debug num eval evaluate recalibrate reestimate calculate""")
 _NORMALIZE = words_of("normalize normalise normalization normalisation norm standardize")
-_EVALUATION = words_of("eval evaluation inference test infer predict")
+_EVALUATION = words_of("eval evaluation inference test infer predict fixed frozen")
 
 
 class Reading(NamedTuple):
@@ -79,7 +81,7 @@ def read_name(name: str) -> Reading:
 
 def _kind(joined: str, role: str | None, words: frozenset[str]) -> str:
     first = joined.partition("_")[0]
-    if _OTHER_NORM.search(joined) and not _BATCH_NORM.search(joined):
+    if _OTHER_NORM.search(joined):
         return "other norm"
     if _BATCH_NORM.search(joined):
         if first in _VERBS:
@@ -87,8 +89,8 @@ def _kind(joined: str, role: str | None, words: frozenset[str]) -> str:
         if words & _LAYERS:
             return "composed"
         return "evaluation" if words & _EVALUATION else "batch norm"
-    if first in _VERBS:
-        return "other"
+    if first in _VERBS or words & _LAYERS:
+        return "composed" if "norm" in joined and words & _LAYERS else "other"
     if words <= _NORMALIZE and (role or words):
         return "generic"
     return "other"

@@ -99,7 +99,10 @@ def _completed(functions: Sequence[Function]) -> list[Function]:
 
 
 def _is_batch_norm(f: Function) -> bool:
-    return read_name(f.name).kind == "batch norm" and (not f.is_class or bool(_STEPS & set(f.parameters)))
+    reading = read_name(f.name)
+    if f.is_class and (reading.role == "backward" or not _STEPS & set(f.parameters)):
+        return False  # a gradient as a class of its own, or no layer
+    return reading.kind == "batch norm"
 
 
 def _may_be(f: Function, functions: Sequence[Function], any_name: bool) -> bool:

@@ -72,6 +72,12 @@ class Stubs(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         self.names: set[str] = set()
         self.importing = True
 
+    def add(self, name: str) -> bool:
+        """Stand in for a module from now on; False if that did not help before."""
+        known = name in self.names
+        self.names.add(name)
+        return not known
+
     def use(self, title: str) -> Any:
         """More of a missing module while a file is imported; afterwards, ModuleNotFoundError."""
         top, last = title.partition(".")[0], title.rpartition(".")[2]

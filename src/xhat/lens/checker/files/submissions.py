@@ -54,9 +54,9 @@ def submissions(paths: Sequence[Path], names: Sequence[str] = ()) -> list[Submis
         else:
             found += [_of(entry, names) for entry in entries]
     counts = Counter(submission.name for submission in found)
-    for submission in found:  # a file and a folder of one name
+    for submission in found:  # files of one name are told apart by their folders
         if counts[submission.name] > 1 and submission.first is not None:
-            submission.name = submission.first.name
+            submission.name = str(submission.first)
     if not paths:
         raise ArgumentError("check: got no file, expected a Python file, a notebook or a folder.")
     return found

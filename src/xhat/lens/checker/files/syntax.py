@@ -6,6 +6,7 @@ With them come imports of well-known packages, constants, and functions that are
 import __future__
 
 import ast
+import builtins
 import importlib.util
 import re
 from collections.abc import Iterator
@@ -94,7 +95,7 @@ def _bare(node: ast.FunctionDef | ast.ClassDef, names: dict[str, Any]) -> ast.st
 
     def known(expression: ast.expr) -> bool:
         first = next((n.id for n in ast.walk(expression) if isinstance(n, ast.Name)), "")
-        return first in names or first in dir(__builtins__)
+        return first in names or hasattr(builtins, first)
 
     fields = {name: getattr(node, name) for name in node._fields}
     fields["decorator_list"] = [d for d in node.decorator_list if known(d)]
