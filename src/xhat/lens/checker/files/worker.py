@@ -52,7 +52,15 @@ _running: list[int] = []
 def _leave(*_: Any) -> None:
     for pid in _running:
         kill(pid)
+    _reap()
     raise SystemExit(1)  # which removes the folder of the file that was judged
+
+
+def _reap() -> None:
+    """Read the status of all processes that have ended, orphans among them: nobody else would."""
+    with suppress(ChildProcessError):
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
 
 
 def serve() -> None:
@@ -81,6 +89,7 @@ def serve() -> None:
         request = Request.from_json(line)
         _preload(request.path)
         verdicts = supervise(request, fork)
+        _reap()
         answers.write(json.dumps(asdict(verdicts), default=str) + "\n")
         answers.flush()
 
