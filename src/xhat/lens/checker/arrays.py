@@ -13,7 +13,7 @@ import numpy as np
 
 from xhat.lens.checker.probes import Array
 
-__all__ = ["KINDS", "dtype_of", "gradient", "holds", "is_array", "kinds_for", "make", "read"]
+__all__ = ["KINDS", "copied", "dtype_of", "gradient", "holds", "is_array", "kinds_for", "make", "read"]
 
 _EMPTY = CellType()
 KINDS = ("numpy", "torch", "jax")
@@ -42,6 +42,11 @@ def read(value: Any) -> Array:
     if hasattr(value, "detach"):
         value = value.detach().cpu().double().numpy()
     return np.array(value, dtype=np.float64)
+
+
+def copied(value: Any) -> Any:
+    """A copy of an array of any kind."""
+    return value.clone() if hasattr(value, "clone") else value.copy()
 
 
 def dtype_of(value: Any) -> str:

@@ -148,7 +148,7 @@ def _eps_at(large: Fit, guess: float, faults: Faults, digits: float) -> float | 
         scaled = large.convention.scaled(p)
         exact = reference.forward(replace(scaled, eps=0.0), correction, faults)
         y = runner.run(p, correction).outputs["y"]
-        kept = (y > 0) * 1.0 if large.convention.activation else np.ones_like(y)
+        kept: Array = np.asarray(y > 0 if large.convention.activation else np.ones_like(y), dtype=np.float64)
         with np.errstate(all="ignore"):
             shrunk = _slopes(p, y, kept) / _slopes(p, exact.y, kept)
             var = np.broadcast_to(exact.var, p.gamma.shape).ravel()

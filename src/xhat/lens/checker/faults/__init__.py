@@ -9,6 +9,7 @@ from itertools import combinations
 from typing import Any
 
 from xhat.lens.checker.faults.backward import BACKWARD
+from xhat.lens.checker.faults.evaluation import EVALUATION
 from xhat.lens.checker.faults.forward import FORWARD
 from xhat.lens.checker.reference import Faults
 
@@ -90,6 +91,15 @@ _OTHERS = {
         "mean",
         "Training stores (1 - k) running + k batch: in place, in the options, in the layer, or by returning it.",
     ),
+    "standard deviation stored as the running variance": (
+        "variance",
+        "The running variance averages var = sum((x - mu)^2) / m, before the root.",
+    ),
+    "running statistics updated in evaluation": (
+        "mean",
+        "Evaluation uses the running statistics and leaves them as they are.",
+    ),
+    **{name: (line, remedy) for name, line, remedy, _ in EVALUATION},
     "float16 accumulation": (
         "mean",
         "Sum in float32 or wider: float16 ends at 65504 and keeps three digits.",
