@@ -35,6 +35,8 @@ class Diagnosis:
     conventions: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     tolerance: float = 0.0
+    correction: int = 0
+    dtype: str = "float64"  # in which the code computes
 
     @property
     def right(self) -> bool:
@@ -48,7 +50,8 @@ class Diagnosis:
 def diagnose(runner: Runner, expected: Expected, eps: float | None) -> Diagnosis:
     """Diagnose the code with the arrays of one spec. Raises Unjudged if a run fails."""
     fit = fit_with_eps(runner, eps, expected.correction)
-    diagnosis = Diagnosis(runner, fit.eps, tolerance=fit.tolerance)
+    diagnosis = Diagnosis(runner, fit.eps, tolerance=fit.tolerance, dtype=fit.dtype)
+    diagnosis.correction = fit.best[0].correction
     _find_conventions(fit, diagnosis, expected)
     diagnosis.mistakes += found_mistakes(fit)
     _judge_outputs(fit, diagnosis)

@@ -1,8 +1,8 @@
 """The first wrong line: the first place whose value is no exact step, and whose repair makes a wrong output right.
 
-Every value that the code computes is recognized by its numbers (`values`). A value that is not recognized is no mistake
-by itself, since right code has unusual steps: it is one only if a wrong output follows from it, no exact value does, and
-the output is right once the value is replaced by an exact one. The replacements are run, on two batches.
+Every value that the code computes is recognized by its numbers (`values`). A value that is not recognized is no
+mistake by itself, since right code has unusual steps: it is one only if a wrong output follows from it, no exact value
+does, and the output is right once the value is replaced by an exact one. The replacements are run, on two batches.
 """
 
 from collections.abc import Iterator
@@ -141,7 +141,7 @@ def _observe(search: _Search) -> str | None:
     """Run the code on all batches, and recognize what it computes."""
     seen = []
     search.plans = [{} for _ in search.batch]
-    for k, p in enumerate(search.batch):
+    for k in range(len(search.batch)):
         search.run(k, {}, recording=True)
         seen.append(search.watch.seen())
     if search.watch.overflowed:
@@ -232,8 +232,8 @@ def _effect(
     cleared = False
     for k in range(len(search.batch)):
         # a change of every channel by its own share, and of every element on the first batch
-        share = 1e-3 * (rng.uniform(0.5, 1.0, value.raw[k].shape) if k == 0 else 1.0)
-        raw = value.raw[k] * (1 + share) + (0 if value.raw[k].any() else 1e-3)
+        share = 0.3 * rng.uniform(0.5, 1.0, value.raw[k].shape)
+        raw = value.raw[k] * (1 + share) + (0 if value.raw[k].any() else 0.3)
         plan = (
             dict(zip(value.moments[k], raw, strict=True))
             if len(value.moments[k]) > 1
@@ -264,7 +264,7 @@ def _effect(
 
 def _moved(a: Array, b: Array, search: _Search) -> bool:
     return a.shape != b.shape or bool(
-        np.abs(a - b).max() > 1e3 * search.tolerance * max(1e-300, np.abs(b).max())
+        np.abs(a - b).max() > 100 * search.tolerance * max(1e-300, np.abs(b).max())
     )
 
 
@@ -389,7 +389,7 @@ def _scaled(
         if not plans:
             continue
         expected, how = _described(search, numbers, value.kind)
-        found, how_found = _described(search, [a[0].value for a in value.arranged], value.kind)
+        _, how_found = _described(search, [a[0].value for a in value.arranged], value.kind)
         if how == 0 or how < how_found:
             return Repair(value, plans, expected, how == 0)
     return None

@@ -3,13 +3,15 @@
 `first_line` and `formula` find them; this chooses the batches and the outputs.
 """
 
-from collections.abc import Collection
+from collections.abc import Sequence
 
+import numpy as np
+
+from xhat.lens.checker.diagnose import Diagnosis
 from xhat.lens.checker.first_line import wrong_lines
 from xhat.lens.checker.formula import LEGEND, UNKNOWN, formulas
 from xhat.lens.checker.probes import probes
 from xhat.lens.checker.rounding import TOLERANCE
-from xhat.lens.checker.runner import Runner
 from xhat.lens.checker.verdict import FormulaRead, WrongLine
 
 __all__ = ["located"]
@@ -18,16 +20,23 @@ _OUTPUTS = ("y", "dx", "dgamma", "dbeta")
 
 
 def located(
-    runner: Runner, eps: float, correction: int, dtype: str, wrong: Collection[str]
+    results: Sequence[Diagnosis],
 ) -> tuple[tuple[WrongLine, ...], tuple[FormulaRead, ...], tuple[str, ...]]:
-    """The wrong lines, the formulas and notes on them. `dtype`: in which the code computes; `wrong`: its outputs."""
-    chosen = {output for output in _OUTPUTS if output in wrong}
-    if not chosen or dtype not in ("float64", "float32"):
+    """The wrong lines and the formulas of the first layout with a wrong output, and notes on them."""
+    found = next((r for r in results if _wrong(r)), None)
+    if found is None or found.dtype not in ("float64", "float32"):
         return (), (), ()
+    runner, spec, wrong = found.runner, found.runner.spec, _wrong(found)
     affine = runner.forward is None or runner.takes("gamma")
-    batch = probes(runner.spec.layout, runner.spec.dtype, eps, affine)
-    lines, notes = wrong_lines(runner, batch, correction, chosen, TOLERANCE[dtype])
-    read = formulas(runner, batch, correction, chosen, TOLERANCE[dtype])
+    batch = probes(spec.layout, spec.dtype, found.eps, affine)
+    tolerance = TOLERANCE[found.dtype]
+    with np.errstate(all="ignore"):
+        lines, notes = wrong_lines(runner, batch, found.correction, wrong, tolerance)
+        read = formulas(runner, batch, found.correction, wrong, tolerance)
     notes += [LEGEND] if read else []
     notes += [UNKNOWN] if any("[?]" in formula.yours for formula in read) else []
     return lines, read, tuple(notes)
+
+
+def _wrong(result: Diagnosis) -> set[str]:
+    return {row.output for row in result.rows if row.output in _OUTPUTS and row.right is False}

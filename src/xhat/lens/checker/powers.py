@@ -1,6 +1,6 @@
 """Factors read from numbers: K gamma^p r^q m^s (m - 1)^t, fitted to one value for each channel of several batches.
 
-Nothing here depends on what the factors belong to. r is (var + eps)^(-1/2); a factor may have another root in its place.
+Nothing here depends on what the factors belong to. r is (var + eps)^(-1/2); a factor may have another root instead.
 """
 
 from dataclasses import dataclass
@@ -14,9 +14,11 @@ from xhat.lens.checker.reference import Forward
 
 __all__ = ["ONE", "Factor", "Scales", "fit", "scales_of"]
 
-# Exponents of m and m - 1, the usual ones first; two batches alone can't separate them, so the first that fits is taken.
-_COUNTS = ((0, 0), (-1, 0), (1, 0), (0, -1), (0, 1), (1, -1), (-1, 1), (-2, 0), (2, 0), (-1, -1), (0, -2))
-_COUNTS += ((-0.5, 0), (0.5, 0), (-2, 1), (2, -1))  # type: ignore[assignment]
+# Exponents of m and m - 1, the usual ones first: two batches alone can't separate them, and the first that fits counts.
+_COUNTS = (
+    *((0.0, 0.0), (-1.0, 0.0), (1.0, 0.0), (0.0, -1.0), (0.0, 1.0), (1.0, -1.0), (-1.0, 1.0), (-2.0, 0.0)),
+    *((2.0, 0.0), (-1.0, -1.0), (0.0, -2.0), (-0.5, 0.0), (0.5, 0.0), (-2.0, 1.0), (2.0, -1.0)),
+)
 _POWER = str.maketrans("0123456789.-", "⁰¹²³⁴⁵⁶⁷⁸⁹·⁻")
 _ORDER = "N m (N - 1) (m - 1) γ β r"  # of the factors of a product; roots come last
 _NEAR = 1e-6

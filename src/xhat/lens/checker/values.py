@@ -56,7 +56,27 @@ def values_of(
             value = Value(sites[key[0]], moments, arranged, raw)  # type: ignore[arg-type]
             value.names = _names(value, steps, tolerance)
             found.append(value)
+    _order_ways(found, steps, tolerance)
     return found
+
+
+def _order_ways(values: list[Value], steps: list[Steps], tolerance: float) -> None:
+    """Put first the way in which the values of a loop were read: by rows or by channels, as others of this loop were."""
+    ways: dict[tuple[str, int], int] = {}
+    for value in values:
+        ambiguous = len(value.arranged[0]) > 1 and value.names
+        key = (value.site.function, len(value.moments[0]))
+        if ambiguous and key not in ways:
+            fitting = [
+                k
+                for k, way in enumerate(value.arranged[0])
+                if value.names[0] in steps[0].named(way.kind, way.value, tolerance)
+            ]
+            ways |= {key: fitting[0]} if len(fitting) == 1 else {}
+    for value in values:
+        first = ways.get((value.site.function, len(value.moments[0])), 0)
+        if first and len(value.moments[0]) > 1:
+            value.arranged = [[a[first], *a[:first], *a[first + 1 :]] if len(a) > first else a for a in value.arranged]
 
 
 def _groups(
