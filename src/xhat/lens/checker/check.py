@@ -18,8 +18,10 @@ from xhat.lens.checker.diagnose import Diagnosis, diagnose
 from xhat.lens.checker.fit import forward_fits
 from xhat.lens.checker.locate import located
 from xhat.lens.checker.modules import functions_of
+from xhat.lens.checker.plans import choose
 from xhat.lens.checker.probes import LAYOUTS, UNIT
-from xhat.lens.checker.runner import ArraySpec, Runner, array_specs
+from xhat.lens.checker.runner import Runner
+from xhat.lens.checker.runs import ArraySpec, array_specs
 from xhat.lens.checker.statistics import Expected
 from xhat.lens.checker.verdict import Verdict
 
@@ -33,7 +35,7 @@ CONVENTIONS = {
     "onnx": Expected(0, 0, "running"),
 }
 
-_TRIED = ("NC", "NCHW", "NHWC", "NCL", "NLC", "NC, square")
+_TRIED = ("NC", "NCHW", "NHWC", "NCL", "NLC", "NCDHW", "NDHWC", "CN", "NC, square")
 _ALSO = ("NCHW", "NHWC")
 
 
@@ -83,10 +85,13 @@ def check(
     )
     with np.errstate(all="ignore"):  # a mistake may make the numbers undefined
         try:
-            first = _first(specs, forward, backward, adapter, expected, eps)
+            unplanned = Runner(forward, backward, adapter, ArraySpec("", "", ""))
+            first = diagnose(choose(specs, unplanned, eps), expected, eps)
         except Unjudged as problem:
             return Verdict(subject, problem=str(problem))
         others = _on_images(first, expected) if layout is None else []
+    if layout is None and first.runner.spec.layout == "CN":
+        subject += ", with features in rows, (C, N)"
     return _verdict(subject, [first, *others])
 
 
@@ -123,24 +128,6 @@ def _check_arguments(
         raise ArgumentError(f"check: eps is {eps!r}, expected a finite number of at least 0.")
 
 
-def _first(
-    specs: Any, forward: Any, backward: Any, adapter: Adapter, expected: Expected, eps: float | None
-) -> Diagnosis:
-    """The diagnosis with the first spec that runs. Raises the first Unjudged if none does."""
-    reason: Unjudged | None = None
-    for spec in specs:
-        try:
-            return diagnose(Runner(forward, backward, adapter, spec), expected, eps)
-        except Unjudged as problem:
-            reason = reason or problem
-        except ModuleNotFoundError as missing:
-            reason = reason or Unjudged(
-                f"{spec.dtype} arrays of {spec.kind} need the package {missing.name}."
-            )
-    assert reason is not None
-    raise reason
-
-
 def _on_images(first: Diagnosis, expected: Expected) -> list[Diagnosis]:
     """Diagnoses on image layouts of a forward that is right on (N, C), where it is right there too."""
     if first.runner.forward is None or first.runner.spec.layout != "NC" or not first.forward_right:
@@ -148,11 +135,11 @@ def _on_images(first: Diagnosis, expected: Expected) -> list[Diagnosis]:
     found = []
     for layout in _ALSO:
         spec: ArraySpec = replace(first.runner.spec, layout=layout)
-        for wide_or_flat in (spec, replace(spec, parameters="wide", statistics="wide")):
+        for wide_or_flat in (spec, replace(spec, parameters="wide", statistics="wide", running="wide")):
             runner = replace(first.runner, spec=wide_or_flat)
             try:
-                if forward_fits(runner, first.eps):
-                    found.append(diagnose(runner, expected, first.eps))
+                if forward_fits(runner, first.fit):
+                    found.append(diagnose(runner, expected, first.fit.eps))
                     break
             except Unjudged:
                 continue

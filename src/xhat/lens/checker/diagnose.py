@@ -11,11 +11,13 @@ import numpy as np
 
 from xhat.lens.checker import rounding
 from xhat.lens.checker.adapter import Unjudged
+from xhat.lens.checker.eps import IGNORED, PROBE_EPS, fit_with_eps
 from xhat.lens.checker.faults import TITLES, Mistake, sets_of, with_faults
-from xhat.lens.checker.fit import PROBE_EPS, Fit, fit_with_eps
+from xhat.lens.checker.fit import Fit
 from xhat.lens.checker.probes import Array
 from xhat.lens.checker.runner import Runner
-from xhat.lens.checker.search import Explanation, Names, predictor_for
+from xhat.lens.checker.runs import Mode
+from xhat.lens.checker.search import Explanation, Names
 from xhat.lens.checker.statistics import Expected, check_returned, check_running
 from xhat.lens.checker.unexplained import localize, own_gradients
 from xhat.lens.checker.verdict import FoundMistake, Row
@@ -28,15 +30,13 @@ class Diagnosis:
     """Everything found on one layout."""
 
     runner: Runner
-    eps: float
+    fit: Fit
     rows: list[Row] = field(default_factory=list)
     mistakes: list[FoundMistake] = field(default_factory=list)
     unnamed: list[str] = field(default_factory=list)
     conventions: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     tolerance: float = 0.0
-    correction: int = 0
-    dtype: str = "float64"  # in which the code computes
 
     @property
     def right(self) -> bool:
@@ -50,16 +50,24 @@ class Diagnosis:
 def diagnose(runner: Runner, expected: Expected, eps: float | None) -> Diagnosis:
     """Diagnose the code with the arrays of one spec. Raises Unjudged if a run fails."""
     fit = fit_with_eps(runner, eps, expected.correction)
-    diagnosis = Diagnosis(runner, fit.eps, tolerance=fit.tolerance, dtype=fit.dtype)
-    diagnosis.correction = fit.best[0].correction
+    diagnosis = Diagnosis(runner, fit, tolerance=fit.tolerance)
     _find_conventions(fit, diagnosis, expected)
     diagnosis.mistakes += found_mistakes(fit)
     _judge_outputs(fit, diagnosis)
     _judge_returned(fit, diagnosis)
     _judge_running(fit, diagnosis, expected)
     _find_rounding(fit, diagnosis)
+    _note_unjudged(fit, diagnosis)
     diagnosis.notes += list(dict.fromkeys(note for s in fit.runs[0] for note in s.notes))
     return diagnosis
+
+
+def _note_unjudged(fit: Fit, diagnosis: Diagnosis) -> None:
+    """A row for every output that the code was to compute and did not."""
+    reasons: dict[str, str] = {}
+    for run in fit.runs[0]:
+        reasons |= {output: why for output, why in run.unjudged.items() if output not in fit.outputs()}
+    diagnosis.rows += [Row(output, None, None, why) for output, why in reasons.items()]
 
 
 def _named(name: str, *outputs: str) -> FoundMistake:
@@ -85,8 +93,11 @@ def _find_conventions(fit: Fit, diagnosis: Diagnosis, expected: Expected) -> Non
         place = (
             places[0].removeprefix("eps ").removesuffix(" in the forward") if places else "inside the root"
         )
-        given = fit.runner.takes("eps", "options") and fit.eps == PROBE_EPS
-        conventions["eps"] = place if given else f"{fit.eps:g} in the code, {place}"
+        conventions["eps"] = place if fit.eps == PROBE_EPS else f"{fit.eps:g} in the code, {place}"
+    if fit.convention.words:
+        conventions["convention"] = fit.convention.words
+    if "y" in fit.own_eps:
+        diagnosis.mistakes.append(_named(IGNORED, "y"))
 
 
 def found_mistakes(fit: Fit) -> list[FoundMistake]:
@@ -122,8 +133,8 @@ def _factored(unions: list[Names]) -> list[list[str]]:
 
 def _judge_outputs(fit: Fit, diagnosis: Diagnosis) -> None:
     """Compare every output with the exact one, and explain the difference."""
-    e, spec = fit.best[0], fit.runner.spec
-    predictor = predictor_for(spec.layout, spec.dtype, fit.eps, fit.affine, e.correction)
+    e = fit.best[0]
+    predictor = fit.predictor(e.correction)
     inherited = e.forward if fit.runner.uses_cache else ()
     paths = predictor.backwards(inherited, e.formulation)
     states = predictor.forwards()
@@ -185,7 +196,7 @@ def _judge_running(fit: Fit, diagnosis: Diagnosis, expected: Expected) -> None:
     plain = None
     if fit.runner.takes("momentum", "options"):
         try:
-            plain = fit.runner.run(fit.batch[0], e.correction, momentum=False)
+            plain = fit.runner.run(fit.batch[0], e.correction, mode=Mode(momentum=False))
         except Unjudged:
             plain = None  # momentum has no default in the code
     found = check_running(fit.batch, runs, plain, e.correction, faults, expected, fit.tolerance)
@@ -245,7 +256,9 @@ def _find_rounding(fit: Fit, diagnosis: Diagnosis) -> None:
         fit.runner.spec.dtype == "float16" and rounding.overflows(fit.runner, fit.batch[0], e.correction)
     ):
         _blame_rounding("float16 accumulation", fit.outputs(), diagnosis)
-    elif fit.cost[0] == 0 and rounding.cancels(fit.runner, fit.batch[0], e.correction, e.forward, fit.dtype):
+    elif fit.cost[0] == 0 and rounding.cancels(
+        fit.runner, fit.batch[0], e.correction, e.forward, fit.dtype, fit.convention
+    ):
         _blame_rounding("one-pass variance cancelling", fit.outputs()[:1], diagnosis)
     elif fit.cost[0]:
         wider = replace(fit)

@@ -10,12 +10,12 @@ import numpy as np
 from xhat.lens.checker.diagnose import Diagnosis
 from xhat.lens.checker.first_line import wrong_lines
 from xhat.lens.checker.formula import LEGEND, UNKNOWN, formulas
-from xhat.lens.checker.probes import probes
 from xhat.lens.checker.rounding import TOLERANCE
 from xhat.lens.checker.verdict import FormulaRead, WrongLine
 
 __all__ = ["located"]
 
+TOLERANCES = {dtype: TOLERANCE[dtype] for dtype in ("float64", "float32")}  # 16 bits are too few to recognize a value
 _OUTPUTS = ("y", "dx", "dgamma", "dbeta")
 
 
@@ -24,15 +24,13 @@ def located(
 ) -> tuple[tuple[WrongLine, ...], tuple[FormulaRead, ...], tuple[str, ...]]:
     """The wrong lines and the formulas of the first layout with a wrong output, and notes on them."""
     found = next((r for r in results if _wrong(r)), None)
-    if found is None or found.dtype not in ("float64", "float32"):
+    if found is None or found.fit.dtype not in TOLERANCES:
         return (), (), ()
-    runner, spec, wrong = found.runner, found.runner.spec, _wrong(found)
-    affine = runner.forward is None or runner.takes("gamma")
-    batch = probes(spec.layout, spec.dtype, found.eps, affine)
-    tolerance = TOLERANCE[found.dtype]
+    fit, wrong, tolerance = found.fit, _wrong(found), TOLERANCES[found.fit.dtype]
+    correction = fit.best[0].correction
     with np.errstate(all="ignore"):
-        lines, notes = wrong_lines(runner, batch, found.correction, wrong, tolerance)
-        read = formulas(runner, batch, found.correction, wrong, tolerance)
+        lines, notes = wrong_lines(found.runner, fit.batch, correction, wrong, tolerance)
+        read = formulas(found.runner, fit.batch, correction, wrong, tolerance)
     notes += [LEGEND] if read else []
     notes += [UNKNOWN] if any("[?]" in formula.yours for formula in read) else []
     return lines, read, tuple(notes)

@@ -50,7 +50,7 @@ class Faults:
     gamma: bool = True
     beta: bool = True
     # backward: its rstd and xhat
-    backward_eps: str = "inside"
+    backward_eps: str | float = "inside"
     backward_root: float = 0.5
     backward_where: str = "everywhere"
     backward_variance: str = "same"
@@ -143,8 +143,12 @@ def _divisor(p: Probe, over: str, count: str) -> float:
     return {"m": m, "1": 1, "m - 1": m - 1, "batch": p.count("batch")}[count]
 
 
-def _root(var: Array, eps: float, place: str, power: float) -> tuple[Array, Array]:
-    """rstd and its derivative by var. power: 1/2 is a root, 1 no root; negative powers multiply instead of dividing."""
+def _root(var: Array, eps: float, place: str | float, power: float) -> tuple[Array, Array]:
+    """rstd and its derivative by var. power: 1/2 is a root, 1 no root; negative powers multiply instead of dividing.
+
+    place: "inside" or "outside" the root, "missing", or another eps inside the root.
+    """
+    eps = place if isinstance(place, float) else eps
     if place == "outside" and power == 0.5:
         std = np.sqrt(var)
         return 1 / (std + eps), -1 / (2 * std * (std + eps) ** 2)

@@ -10,7 +10,8 @@ import numpy as np
 
 from xhat.lens.checker.probes import Array, Probe
 from xhat.lens.checker.reference import Backward
-from xhat.lens.checker.runner import Runner, RunResult
+from xhat.lens.checker.runner import Runner
+from xhat.lens.checker.runs import RunResult
 
 __all__ = ["localize", "own_gradients"]
 

@@ -78,6 +78,18 @@ _OTHERS = {
         "variance",
         "The running variance has the correction that the convention asks for (PyTorch: N - 1; Keras, Flax: N).",
     ),
+    "the eps given is ignored": (
+        "normalization",
+        "rstd = (var + eps)^(-1/2) with the eps that was given: the code has another one of its own.",
+    ),
+    "another eps in the backward": (
+        "path-2",
+        "The backward needs the rstd of the forward, (var + eps)^(-1/2), with the same eps.",
+    ),
+    "running statistics never stored": (
+        "mean",
+        "Training stores (1 - k) running + k batch: in place, in the options, in the layer, or by returning it.",
+    ),
     "float16 accumulation": (
         "mean",
         "Sum in float32 or wider: float16 ends at 65504 and keeps three digits.",
