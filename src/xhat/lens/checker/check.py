@@ -17,6 +17,7 @@ from xhat.lens.checker.arrays import KINDS, kinds_for
 from xhat.lens.checker.diagnose import diagnose
 from xhat.lens.checker.diagnosis import Diagnosis
 from xhat.lens.checker.fit import forward_fits
+from xhat.lens.checker.locate import located
 from xhat.lens.checker.modules import functions_of
 from xhat.lens.checker.plans import choose
 from xhat.lens.checker.probes import LAYOUTS, UNIT
@@ -163,13 +164,16 @@ def _verdict(subject: str, results: list[Diagnosis]) -> Verdict:
         mistakes += [f for f in other.mistakes if f.names not in {m.names for m in mistakes}]
         unnamed += [f"{name}: {text}" for text in other.unnamed if text not in unnamed]
         rows += [replace(row, output=f"{row.output} ({name})") for row in other.rows if not row.right]
+    lines, formulas, hints = located(results)
     return Verdict(
         subject=subject,
         rows=tuple(rows),
         mistakes=tuple(mistakes),
         unnamed=tuple(unnamed),
         conventions=first.conventions,
-        notes=tuple(notes),
+        wrong_lines=lines,
+        formulas=formulas,
+        notes=(*notes, *hints),
         not_judged=tuple(first.not_judged),
         tolerance=first.tolerance,
     )
