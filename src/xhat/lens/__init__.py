@@ -2,7 +2,7 @@
 
     paths       where a gradient comes from: `graph`, `evaluate`, `path_summary`
     prover      the derivation, proved or refuted: `derivation`, `theorems`, `derive`
-    checker     which mistake an implementation makes: `check`, `check_file`, `Adapter`
+    checker     which mistake an implementation makes: `check`, `check_file`, `check_files`, `Adapter`
     reporter    an HTML page about a layer or a model: `report`, `report_model`
 
 The packages have other names than the functions, since importing a submodule binds its name here and would hide the
@@ -18,6 +18,7 @@ _HOME = {
     "check": "checker.check",
     "check_data": "checker.data",
     "check_file": "checker.load",
+    "check_files": "checker.load",
     "derivation": "prover.records",
     "theorems": "prover.theorems",
     "derive": "prover.command",

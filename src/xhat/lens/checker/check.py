@@ -18,6 +18,7 @@ from xhat.lens.checker.comparison import compared
 from xhat.lens.checker.diagnose import diagnose
 from xhat.lens.checker.diagnosis import Diagnosis
 from xhat.lens.checker.fit import forward_fits
+from xhat.lens.checker.locate import located
 from xhat.lens.checker.modules import functions_of
 from xhat.lens.checker.plans import choose
 from xhat.lens.checker.probes import LAYOUTS, UNIT
@@ -25,6 +26,7 @@ from xhat.lens.checker.runner import Runner
 from xhat.lens.checker.runs import ArraySpec, array_specs
 from xhat.lens.checker.statistics import Expected
 from xhat.lens.checker.verdict import Verdict
+from xhat.lens.checker.views import pictured
 
 __all__ = ["CONVENTIONS", "check"]
 
@@ -168,14 +170,17 @@ def _verdict(subject: str, results: list[Diagnosis]) -> Verdict:
         mistakes += [f for f in other.mistakes if f.names not in {m.names for m in mistakes}]
         unnamed += [f"{name}: {text}" for text in other.unnamed if text not in unnamed]
         rows += [replace(row, output=f"{row.output} ({name})") for row in other.rows if not row.right]
+    lines, formulas, hints = located(results)
     return Verdict(
         subject=subject,
         rows=tuple(rows),
         mistakes=tuple(mistakes),
         unnamed=tuple(unnamed),
         conventions=first.conventions,
-        notes=tuple(notes),
+        wrong_lines=lines,
+        formulas=formulas,
+        notes=(*notes, *hints),
         not_judged=tuple(first.not_judged),
         tolerance=first.tolerance,
-        comparisons=tuple(compared(result.fit) for result in results),
+        comparisons=tuple(pictured(compared(result.fit)) for result in results),
     )

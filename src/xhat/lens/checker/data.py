@@ -26,6 +26,7 @@ from xhat.lens.checker.reference import DERIVATIVE, EXACT, Faults
 from xhat.lens.checker.runs import RunResult
 from xhat.lens.checker.statistics import Expected, check_running
 from xhat.lens.checker.verdict import FoundMistake, Row, Verdict
+from xhat.lens.checker.views import pictured
 
 __all__ = ["check_data"]
 
@@ -210,7 +211,7 @@ def _verdict(judged: Judged) -> Verdict:
         conventions=_conventions(judged) | conventions,
         notes=_notes(judged),
         not_judged=(f"{', '.join(missing)}: not in the dump.",) if missing else (),
-        comparisons=(c,),
+        comparisons=(pictured(c),),
     )
 
 
