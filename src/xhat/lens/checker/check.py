@@ -182,5 +182,5 @@ def _verdict(subject: str, results: list[Diagnosis]) -> Verdict:
         notes=(*notes, *hints),
         not_judged=tuple(first.not_judged),
         tolerance=first.tolerance,
-        comparisons=tuple(pictured(compared(result.fit)) for result in results),
+        comparisons=tuple(pictured(c) for r in results for c in (compared(r.fit), *r.comparisons)),
     )

@@ -14,6 +14,7 @@ import numpy as np
 from xhat.lens.checker.adapter import Unjudged
 from xhat.lens.checker.arrays import holds
 from xhat.lens.checker.bounds import bounds
+from xhat.lens.checker.comparison import Comparison
 from xhat.lens.checker.crossing import Crossing, crossing_probe
 from xhat.lens.checker.diagnosis import Diagnosis
 from xhat.lens.checker.fit import Fit
@@ -42,6 +43,7 @@ class Failure(NamedTuple):
     outputs: tuple[str, ...]
     text: str
     decisive: bool = False  # no other reason matters
+    comparison: Comparison | None = None
 
 
 def judge_conditions(fit: Fit, diagnosis: Diagnosis, thorough: bool = False) -> None:
@@ -50,6 +52,8 @@ def judge_conditions(fit: Fit, diagnosis: Diagnosis, thorough: bool = False) -> 
         if not failure.outputs:
             diagnosis.notes.append(failure.text)
             continue
+        if failure.comparison is not None:
+            diagnosis.comparisons.append(failure.comparison)
         if failure.decisive:
             diagnosis.unnamed = [t for t in diagnosis.unnamed if t.partition(":")[0] not in failure.outputs]
         diagnosis.unnamed.append(failure.text)
@@ -100,26 +104,23 @@ def _equal_calls(fit: Fit) -> Iterator[Failure]:
         )
 
 
-def _expected(
-    p: Probe, fit: Fit, arithmetic: float, sums: float | None = None
-) -> tuple[dict[str, Array], dict[str, Array]]:
-    """The exact results of code that has no mistake, by its conventions, and the bounds on their errors."""
+def _beside(
+    title: str, p: Probe, fit: Fit, found: dict[str, Array], arithmetic: float, sums: float | None = None
+) -> Comparison:
+    """Results beside the exact ones by the conventions of the code, with generous bounds."""
     e = fit.best[0]
     predictor = Predictor((p,), e.correction, fit.convention)
     (f,), (b,) = predictor.forwards(), predictor.backwards((), e.formulation)
     allowed = bounds(predictor.probes[0], f, b, e.correction, arithmetic=arithmetic, sums=sums, results={})
-    return {"y": f.y, "dx": b.dx, "dgamma": b.dgamma, "dbeta": b.dbeta}, allowed
+    exact = {"y": f.y, "dx": b.dx, "dgamma": b.dgamma, "dbeta": b.dbeta}
+    yours = {
+        o: v.reshape(exact[o].shape) if v.size == exact[o].size else v for o, v in found.items() if o in exact
+    }
+    return Comparison(title, p, yours, exact, {o: _SLACK * allowed[o] for o in exact}, b)
 
 
-def _off(found: dict[str, Array], exact: dict[str, Array], allowed: dict[str, Array]) -> list[str]:
-    """The outputs that are off."""
-    off = []
-    for name, values in found.items():
-        if name in exact and values.size == exact[name].size:
-            near = np.abs(values.reshape(exact[name].shape) - exact[name]) <= _SLACK * allowed[name]
-            if not near.all():
-                off.append(name)
-    return off
+def _off(c: Comparison) -> tuple[str, ...]:
+    return tuple(output for output in c.yours if c.ratio(output) > 1)
 
 
 def _strided(fit: Fit) -> Iterator[Failure]:
@@ -127,7 +128,6 @@ def _strided(fit: Fit) -> Iterator[Failure]:
     runner, p = fit.runner, fit.batch[-1]
     if runner.spec.kind == "jax":  # its arrays have no strides
         return
-    exact, allowed = _expected(p, fit, UNIT[fit.dtype])
     for memory, words in (
         ("reversed", "with axes in another order"),
         ("sliced", "that skip every second element"),
@@ -137,11 +137,10 @@ def _strided(fit: Fit) -> Iterator[Failure]:
         except Unjudged as problem:
             yield Failure((), f"On arrays {words} in memory it does not run: {problem}")
             continue
-        off = _off(found, exact, allowed)
-        if off:
-            yield Failure(
-                tuple(off), f"{', '.join(off)}: wrong on arrays {words} in memory: their strides are ignored"
-            )
+        c = _beside(f"arrays {words} in memory", p, fit, found, UNIT[fit.dtype])
+        if off := _off(c):
+            text = f"{', '.join(off)}: wrong on arrays {words} in memory: their strides are ignored"
+            yield Failure(off, text, comparison=c)
             return
 
 
@@ -154,7 +153,6 @@ def _long(runner: Runner, fit: Fit, crossings: tuple[Crossing, ...], dtype: str)
         if not fit.affine:
             p = replace(p, gamma=np.ones_like(p.gamma), beta=np.zeros_like(p.beta))
         sums = UNIT["float32"] if UNIT[dtype] > UNIT["float32"] else None
-        exact, allowed = _expected(p, fit, UNIT[dtype], sums)
         try:
             found = _outputs(runner, p, fit)
         except ModuleNotFoundError as missing:
@@ -163,12 +161,11 @@ def _long(runner: Runner, fit: Fit, crossings: tuple[Crossing, ...], dtype: str)
         except Unjudged as problem:
             yield Failure((), f"On {crossing.name} it does not run: {problem}")
             continue
-        off = _off(found, exact, allowed)
-        if off:
+        c = _beside(crossing.name, p, fit, found, UNIT[dtype], sums)
+        if off := _off(c):
             inside = "" if dtype == fit.dtype else f" in {dtype}, whose sums belong in float32"
-            yield Failure(
-                tuple(off), f"{', '.join(off)}: wrong on {crossing.name}{inside}, right on short ones"
-            )
+            text = f"{', '.join(off)}: wrong on {crossing.name}{inside}, right on short ones"
+            yield Failure(off, text, comparison=c)
             return
         if perf_counter() - started > _SECONDS:
             yield Failure((), f"Longer channels than those of {crossing.name} were not run, to save time.")
