@@ -35,10 +35,6 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "--dtype", help="float64, float32, bfloat16 or float16 (float64; float32 if the code rejects it)"
     )
     parser.add_argument("--eps", type=float, help="eps of code that has no such parameter (detected)")
-    parser.add_argument("--json", action="store_true", help="print the verdicts as JSON")
-    parser.add_argument(
-        "-o", "--output", type=Path, metavar="HTML", help="write a page: yours, exact, difference"
-    )
     kernel_command.arguments(parser)
     limits = parser.add_argument_group("limits", "Each file runs in a process of its own, with your rights.")
     limits.add_argument("--time-limit", type=float, default=30, metavar="SECONDS", help="for a file (30)")
