@@ -16,6 +16,7 @@ from typing import Any
 _HOME = {
     "Adapter": "checker.adapter",
     "check": "checker.check",
+    "check_data": "checker.data",
     "check_file": "checker.load",
     "check_files": "checker.load",
     "derivation": "prover.records",
@@ -24,6 +25,7 @@ _HOME = {
     "evaluate": "paths.graph",
     "graph": "paths.graph",  # the module itself
     "path_summary": "paths.summary",
+    "probes": "checker.crossing",
     "report": "reporter.page",
     "report_model": "reporter.model",
 }

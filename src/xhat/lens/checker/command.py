@@ -9,8 +9,12 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from xhat.errors import ArgumentError
+from xhat.lens.checker import kernel_command
+
 if TYPE_CHECKING:
     from xhat.lens.checker.files.grades import Graded
+    from xhat.lens.checker.verdict import Verdict
 
 __all__ = ["arguments", "run"]
 
@@ -20,7 +24,7 @@ _LIMITS = ("time_limit", "memory", "processes")
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of the command to a parser."""
-    parser.add_argument("files", type=Path, nargs="+", help="Python files, notebooks, or folders of them")
+    parser.add_argument("files", type=Path, nargs="*", help="Python files, notebooks, or folders of them")
     parser.add_argument("--forward", metavar="NAME", help="name of the forward, or none (found by its name)")
     parser.add_argument(
         "--backward", metavar="NAME", help="name of the backward, or none (found by its name)"
@@ -32,7 +36,11 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "--dtype", help="float64, float32, bfloat16 or float16 (float64; float32 if the code rejects it)"
     )
     parser.add_argument("--eps", type=float, help="eps of code that has no such parameter (detected)")
+    kernel_command.arguments(parser)
     parser.add_argument("--json", action="store_true", help="print the verdicts as JSON")
+    parser.add_argument(
+        "-o", "--output", type=Path, metavar="HTML", help="also write a page: yours, exact, difference"
+    )
     limits = parser.add_argument_group("limits", "Each file runs in a process of its own, with your rights.")
     limits.add_argument("--time-limit", type=float, default=30, metavar="SECONDS", help="for a file (30)")
     limits.add_argument("--memory", type=float, default=4, metavar="GB", help="for a process, on Linux (4)")
@@ -63,7 +71,33 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Check files. Returns 0 if everything is right, 1 if something is wrong, 2 if something could not be judged."""
-    from xhat.lens.checker.files.grades import write_csv, write_gradescope
+    if args.probes is not None:
+        return kernel_command.write_probes(args.probes, args.layout, args.dtype)
+    if (verdict := kernel_command.judged(args)) is not None:
+        return _shown(verdict, args)
+    if not args.files:
+        raise ArgumentError("check: got no file, expected a Python file, --data, --probes or --against.")
+    if args.output is not None and args.hint != "all":
+        raise ArgumentError("check: --output shows everything, which --hint hides; omit one of them.")
+    return _judged(args)
+
+
+def _shown(verdict: "Verdict", args: argparse.Namespace) -> int:
+    """Print a verdict, write its page if one is asked for, and return the exit status."""
+    if args.output is not None:
+        verdict.to_html(args.output)
+    if args.json:
+        print(verdict.as_json())
+    elif verdict.right is None:
+        print(f"xhat check: {verdict.headline}", file=sys.stderr)
+    else:
+        verdict.show()
+    return verdict.status
+
+
+def _judged(args: argparse.Namespace) -> int:
+    """Judge the files, and print and write what is asked for."""
+    from xhat.lens.checker.files.grades import write_csv, write_gradescope, write_pages
     from xhat.lens.checker.files.verdicts import combined
 
     graded = [_hinted(one, args.hint) for one in _graded(args)]
@@ -72,6 +106,8 @@ def run(args: argparse.Namespace) -> int:
             write_csv(args.csv, graded)
         if args.gradescope is not None:
             write_gradescope(args.gradescope, graded, args.points)
+        if args.output is not None:
+            write_pages(args.output, graded)
     except OSError as error:
         print(f"xhat check: can't write to {error.filename} ({error.strerror}).", file=sys.stderr)
         return 2
@@ -94,6 +130,7 @@ def _graded(args: argparse.Namespace) -> "list[Graded]":
     from xhat.lens.checker.load import check_files
 
     options = {name: getattr(args, name) for name in (*_OPTIONS, *_LIMITS)}
+    options["pages"] = args.output is not None
     if len(args.files) == 1 and not args.files[0].is_dir():
         return check_files(args.files, **options)
     done = 0

@@ -10,6 +10,7 @@ from itertools import product
 import numpy as np
 
 from xhat.lens.checker import rounding
+from xhat.lens.checker.conditions import judge_conditions
 from xhat.lens.checker.diagnosis import Diagnosis, named
 from xhat.lens.checker.eps import IGNORED, OTHER, PROBE_EPS, fit_with_eps
 from xhat.lens.checker.evaluation import judge_evaluation
@@ -37,6 +38,7 @@ def diagnose(runner: Runner, expected: Expected, eps: float | None) -> Diagnosis
     judge_running(fit, diagnosis, expected)
     judge_evaluation(fit, diagnosis)
     _find_rounding(fit, diagnosis)
+    judge_conditions(fit, diagnosis)
     _note_unjudged(fit, diagnosis)
     diagnosis.notes += list(dict.fromkeys(note for s in fit.runs[0] for note in s.notes))
     return diagnosis

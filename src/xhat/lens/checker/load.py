@@ -48,14 +48,16 @@ def check_files(
     time_limit: float = 30.0,
     memory: float = 4.0,
     processes: int | None = None,
+    pages: bool = False,
     each: Callable[[Verdicts], None] = lambda verdicts: None,
     **options: Any,
 ) -> list[Graded]:
     """Check files, notebooks and folders, each file in a process of its own; the options are those of `check`.
 
     A process is ended after `time_limit` seconds, with everything that it has started, and may have `memory` gigabytes
-    (on Linux); `processes` of them run at a time (the number of cores). `each` is called with the verdicts of a
-    file when they are there. The code runs with the rights of whoever calls: limits are no sandbox.
+    (on Linux); `processes` of them run at a time (the number of cores). The code runs with the rights of whoever calls:
+    limits are no sandbox. With `pages`, each verdict gets its HTML page. `each` is called with the verdicts of a file
+    when they are there.
 
     Returns a result for each submission: a file, or a file or folder in a folder. Raises ArgumentError for invalid
     options, and for a folder that can't be read.
@@ -63,14 +65,15 @@ def check_files(
         >>> for one in xhat.lens.check_files(["submissions/"], time_limit=10):
         ...     print(one.name, one.status)
     """
-    for name, value in (("time_limit", time_limit), ("memory", memory), ("processes", processes or 1)):
-        if not 0 < value < float("inf"):
+    for name, value in (("time_limit", time_limit), ("memory", memory), ("processes", processes)):
+        if value is not None and not 0 < value < float("inf"):
             raise ArgumentError(f"check: {name} is {value!r}, expected a finite number above 0.")
     settings: dict[str, Any] = dict.fromkeys(("like", "correction", "layout", "dtype", "eps")) | options
-    _check_arguments(print, None, settings.pop("adapter", None) or Adapter(), *settings.values())
+    adapter = settings.pop("adapter", None) or Adapter()
+    _check_arguments(forward=print, backward=None, adapter=adapter, **settings)
     found = submissions([Path(path) for path in paths], [name for name in (forward, backward) if name])
     files = [file for submission in found for file in submission.files]
-    asked = options | {"forward": forward, "backward": backward}
+    asked = options | {"forward": forward, "backward": backward, "pages": pages}
     judged_files: dict[Path, Verdicts] = {}
     todo = judge_files(files, time_limit=time_limit, memory=memory, processes=processes, options=asked)
     for file, verdicts in zip(files, todo, strict=True):

@@ -15,7 +15,9 @@ from xhat.lens.checker.verdict import FormulaRead, WrongLine
 
 __all__ = ["located"]
 
-TOLERANCES = {dtype: TOLERANCE[dtype] for dtype in ("float64", "float32")}  # 16 bits are too few to recognize a value
+TOLERANCES = {
+    dtype: TOLERANCE[dtype] for dtype in ("float64", "float32")
+}  # 16 bits are too few to recognize a value
 _OUTPUTS = ("y", "dx", "dgamma", "dbeta")
 
 

@@ -76,7 +76,9 @@ def _order_ways(values: list[Value], steps: list[Steps], tolerance: float) -> No
     for value in values:
         first = ways.get((value.site.function, len(value.moments[0])), 0)
         if first and len(value.moments[0]) > 1:
-            value.arranged = [[a[first], *a[:first], *a[first + 1 :]] if len(a) > first else a for a in value.arranged]
+            value.arranged = [
+                [a[first], *a[:first], *a[first + 1 :]] if len(a) > first else a for a in value.arranged
+            ]
 
 
 def _groups(

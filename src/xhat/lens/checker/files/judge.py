@@ -16,6 +16,7 @@ from xhat.lens.checker.files.importing import Loaded, loaded
 from xhat.lens.checker.files.pairs import Found, Pair, find_pairs, named_pair
 from xhat.lens.checker.files.text import Code, read_code
 from xhat.lens.checker.files.verdicts import Verdicts
+from xhat.lens.checker.page import render
 from xhat.lens.checker.verdict import Verdict
 
 __all__ = ["Step", "judged"]
@@ -30,15 +31,16 @@ def judged(
     forward: str | None = None,
     backward: str | None = None,
     by_syntax: str | None = None,
+    pages: bool = False,
     done: Collection[str] = (),
     step: Step = lambda what, value: None,
     **options: Any,
 ) -> Verdicts:
     """The verdicts of a file.
 
-    by_syntax: a reason not to import it; done: pairs to leave out, as text. `step` is called with "pairs" and their
-    texts when the file is loaded, with "verdict" and a verdict for each pair, and with "file" and the verdicts at the
-    end.
+    by_syntax: a reason not to import it; pages: whether each verdict gets its page; done: pairs to leave out, as text.
+    `step` is called with "pairs" and their texts when the file is loaded, with "file" and what is known of it, and with
+    "verdict" and a verdict for each pair.
     """
     with contextlib.redirect_stdout(sys.stderr):  # standard output is for the verdict
         try:
@@ -54,7 +56,9 @@ def judged(
                     if str(pair) not in done:
                         verdict = _checked(file, pair, options)
                         step("verdict", verdict)
-                        result = replace(result, verdicts=(*result.verdicts, verdict))
+                        made = (*result.pages, render(verdict)) if pages else ()
+                        step("pages", made)
+                        result = replace(result, verdicts=(*result.verdicts, verdict), pages=made)
         except Unjudged as problem:
             result = Verdicts(path.name, problem=str(problem))
             step("file", result)
