@@ -10,7 +10,7 @@ from typing import Any
 from xhat.errors import ArgumentError
 from xhat.lens.checker.adapter import Adapter
 from xhat.lens.checker.check import _check_arguments
-from xhat.lens.checker.files.grades import Graded
+from xhat.lens.checker.files.grades import Graded, with_missing
 from xhat.lens.checker.files.judge import judged
 from xhat.lens.checker.files.pool import judge_files
 from xhat.lens.checker.files.submissions import Submission, submissions
@@ -48,6 +48,7 @@ def check_files(
     time_limit: float = 30.0,
     memory: float = 4.0,
     processes: int | None = None,
+    expect: Sequence[str] = (),
     pages: bool = False,
     each: Callable[[Verdicts], None] = lambda verdicts: None,
     **options: Any,
@@ -56,7 +57,8 @@ def check_files(
 
     A process is ended after `time_limit` seconds, with everything that it has started, and may have `memory` gigabytes
     (on Linux); `processes` of them run at a time (the number of cores). The code runs with the rights of whoever calls:
-    limits are no sandbox. With `pages`, each verdict gets its HTML page. `each` is called with the verdicts of a file
+    limits are no sandbox. Names that are expected of every submission are not judged where
+    they are missing. With `pages`, each verdict gets its HTML page. `each` is called with the verdicts of a file
     when they are there.
 
     Returns a result for each submission: a file, or a file or folder in a folder. Raises ArgumentError for invalid
@@ -79,7 +81,7 @@ def check_files(
     for file, verdicts in zip(files, todo, strict=True):
         judged_files[file] = verdicts
         each(verdicts)
-    return [
+    graded = [
         Graded(
             one.name, tuple(judged_files[file] for file in one.files), next(iter(one.others.values()), None)
         )
@@ -87,6 +89,7 @@ def check_files(
         else Graded(one.name, (), _nothing(one))
         for one in found
     ]
+    return [with_missing(one, expect) for one in graded]
 
 
 def _nothing(submission: Submission) -> str:
