@@ -76,25 +76,22 @@ def check_files(
     found = submissions([Path(path) for path in paths], [name for name in (forward, backward) if name])
     files = [file for submission in found for file in submission.files]
     asked = options | {"forward": forward, "backward": backward, "pages": pages}
-    judged_files: dict[Path, Verdicts] = {}
+    found_in: dict[Path, Verdicts] = {}
     todo = judge_files(files, time_limit=time_limit, memory=memory, processes=processes, options=asked)
     for file, verdicts in zip(files, todo, strict=True):
-        judged_files[file] = verdicts
+        found_in[file] = verdicts
         each(verdicts)
-    graded = [
-        Graded(
-            one.name, tuple(judged_files[file] for file in one.files), next(iter(one.others.values()), None)
-        )
-        if one.files or len(one.others) == 1
-        else Graded(one.name, (), _nothing(one))
-        for one in found
-    ]
+    graded = [Graded(one.name, tuple(map(found_in.__getitem__, one.files)), _nothing(one)) for one in found]
     return [with_missing(one, expect) for one in graded]
 
 
-def _nothing(submission: Submission) -> str:
-    if not submission.others:
-        return f"{submission.name} has no Python file and no notebook."
+def _nothing(submission: Submission) -> str | None:
+    """Why a submission has no file that is judged; None if it has one."""
+    name, others = submission.name, submission.others
+    if submission.files:
+        return None
+    if len(others) == 1:
+        return next(iter(others.values()))
     return (
-        f"none of the {len(submission.others)} files of {submission.name} defines a batch norm by its names."
+        f"none of the {len(others)} Python files and notebooks of {name} defines a batch norm by its names."
     )
