@@ -14,11 +14,10 @@ from xhat.lens.checker import kernel_command
 
 if TYPE_CHECKING:
     from xhat.lens.checker.files.grades import Graded
-    from xhat.lens.checker.verdict import Verdict
 
 __all__ = ["arguments", "run"]
 
-_OPTIONS = ("forward", "backward", "like", "correction", "layout", "dtype", "eps")
+_OPTIONS = ("forward", "backward", "like", "correction", "layout", "dtype", "eps", "thorough")
 _LIMITS = ("time_limit", "memory", "processes")
 
 
@@ -85,31 +84,19 @@ def run(args: argparse.Namespace) -> int:
     if args.probes is not None:
         return kernel_command.write_probes(args.probes, args.layout, args.dtype)
     if (verdict := kernel_command.judged(args)) is not None:
-        return _shown(verdict, args)
+        return kernel_command.show(verdict, args)
     if not args.files:
-        raise ArgumentError("check: got no file, expected a Python file, --data, --probes or --against.")
+        raise ArgumentError("check: got no file, expected Python files, --data, --probes or --against.")
     if args.output is not None and args.hint != "all":
         raise ArgumentError("check: --output shows everything, which --hint hides; omit one of them.")
     return _judged(args)
 
 
-def _shown(verdict: "Verdict", args: argparse.Namespace) -> int:
-    """Print a verdict, write its page if one is asked for, and return the exit status."""
-    if args.output is not None:
-        verdict.to_html(args.output)
-    if args.json:
-        print(verdict.as_json())
-    elif verdict.right is None:
-        print(f"xhat check: {verdict.headline}", file=sys.stderr)
-    else:
-        verdict.show()
-    return verdict.status
-
-
 def _judged(args: argparse.Namespace) -> int:
     """Judge the files, and print and write what is asked for."""
-    from xhat.lens.checker.files.grades import write_csv, write_gradescope, write_pages
+    from xhat.lens.checker.files.grades import write_csv, write_gradescope
     from xhat.lens.checker.files.verdicts import combined
+    from xhat.lens.checker.page import write_page
 
     graded = [_hinted(one, args.hint) for one in _graded(args)]
     try:
@@ -118,7 +105,7 @@ def _judged(args: argparse.Namespace) -> int:
         if args.gradescope is not None:
             write_gradescope(args.gradescope, graded, args.points)
         if args.output is not None:
-            write_pages(args.output, graded)
+            write_page([verdict for one in graded for file in one.files for verdict in file], args.output)
     except OSError as error:
         print(f"xhat check: can't write to {error.filename} ({error.strerror}).", file=sys.stderr)
         return 2
@@ -141,7 +128,7 @@ def _graded(args: argparse.Namespace) -> "list[Graded]":
     from xhat.lens.checker.load import check_files
 
     options = {name: getattr(args, name) for name in (*_OPTIONS, *_LIMITS)}
-    options |= {"expect": args.expect, "pages": args.output is not None}
+    options |= {"expect": args.expect}
     if len(args.files) == 1 and not args.files[0].is_dir():
         return check_files(args.files, **options)
     done = 0

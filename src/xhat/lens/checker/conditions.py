@@ -1,6 +1,7 @@
 """The code under other conditions: equal calls, channels longer than a block, memory with strides, 16 bits.
 
-Kernels are right on small contiguous batches first. Nothing is named here: code whose small batches are right is run on these.
+Kernels are right on small contiguous batches first. Code whose small batches are right is run on these;
+nothing is named here.
 """
 
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ import numpy as np
 from xhat.lens.checker.adapter import Unjudged
 from xhat.lens.checker.arrays import holds
 from xhat.lens.checker.bounds import bounds
+from xhat.lens.checker.comparison import Comparison
 from xhat.lens.checker.crossing import Crossing, crossing_probe
 from xhat.lens.checker.diagnosis import Diagnosis
 from xhat.lens.checker.fit import Fit
@@ -41,14 +43,17 @@ class Failure(NamedTuple):
     outputs: tuple[str, ...]
     text: str
     decisive: bool = False  # no other reason matters
+    comparison: Comparison | None = None
 
 
-def judge_conditions(fit: Fit, diagnosis: Diagnosis) -> None:
+def judge_conditions(fit: Fit, diagnosis: Diagnosis, thorough: bool = False) -> None:
     """Outputs that are right on small batches, and wrong under other conditions."""
-    for failure in _failures(fit) if not diagnosis.mistakes else ():
+    for failure in _failures(fit, thorough) if not diagnosis.mistakes else ():
         if not failure.outputs:
             diagnosis.notes.append(failure.text)
             continue
+        if failure.comparison is not None:
+            diagnosis.comparisons.append(failure.comparison)
         if failure.decisive:
             diagnosis.unnamed = [t for t in diagnosis.unnamed if t.partition(":")[0] not in failure.outputs]
         diagnosis.unnamed.append(failure.text)
@@ -99,26 +104,23 @@ def _equal_calls(fit: Fit) -> Iterator[Failure]:
         )
 
 
-def _expected(
-    p: Probe, fit: Fit, arithmetic: float, sums: float | None = None
-) -> tuple[dict[str, Array], dict[str, Array]]:
-    """The exact results of code that has no mistake, by its conventions, and the bounds on their errors."""
+def _beside(
+    title: str, p: Probe, fit: Fit, found: dict[str, Array], arithmetic: float, sums: float | None = None
+) -> Comparison:
+    """Results beside the exact ones by the conventions of the code, with generous bounds."""
     e = fit.best[0]
     predictor = Predictor((p,), e.correction, fit.convention)
     (f,), (b,) = predictor.forwards(), predictor.backwards((), e.formulation)
     allowed = bounds(predictor.probes[0], f, b, e.correction, arithmetic=arithmetic, sums=sums, results={})
-    return {"y": f.y, "dx": b.dx, "dgamma": b.dgamma, "dbeta": b.dbeta}, allowed
+    exact = {"y": f.y, "dx": b.dx, "dgamma": b.dgamma, "dbeta": b.dbeta}
+    yours = {
+        o: v.reshape(exact[o].shape) if v.size == exact[o].size else v for o, v in found.items() if o in exact
+    }
+    return Comparison(title, p, yours, exact, {o: _SLACK * allowed[o] for o in exact}, b)
 
 
-def _off(found: dict[str, Array], exact: dict[str, Array], allowed: dict[str, Array]) -> list[str]:
-    """The outputs that are off."""
-    off = []
-    for name, values in found.items():
-        if name in exact and values.size == exact[name].size:
-            near = np.abs(values.reshape(exact[name].shape) - exact[name]) <= _SLACK * allowed[name]
-            if not near.all():
-                off.append(name)
-    return off
+def _off(c: Comparison) -> tuple[str, ...]:
+    return tuple(output for output in c.yours if c.ratio(output) > 1)
 
 
 def _strided(fit: Fit) -> Iterator[Failure]:
@@ -126,7 +128,6 @@ def _strided(fit: Fit) -> Iterator[Failure]:
     runner, p = fit.runner, fit.batch[-1]
     if runner.spec.kind == "jax":  # its arrays have no strides
         return
-    exact, allowed = _expected(p, fit, UNIT[fit.dtype])
     for memory, words in (
         ("reversed", "with axes in another order"),
         ("sliced", "that skip every second element"),
@@ -136,11 +137,10 @@ def _strided(fit: Fit) -> Iterator[Failure]:
         except Unjudged as problem:
             yield Failure((), f"On arrays {words} in memory it does not run: {problem}")
             continue
-        off = _off(found, exact, allowed)
-        if off:
-            yield Failure(
-                tuple(off), f"{', '.join(off)}: wrong on arrays {words} in memory: their strides are ignored"
-            )
+        c = _beside(f"arrays {words} in memory", p, fit, found, UNIT[fit.dtype])
+        if off := _off(c):
+            text = f"{', '.join(off)}: wrong on arrays {words} in memory: their strides are ignored"
+            yield Failure(off, text, comparison=c)
             return
 
 
@@ -153,18 +153,19 @@ def _long(runner: Runner, fit: Fit, crossings: tuple[Crossing, ...], dtype: str)
         if not fit.affine:
             p = replace(p, gamma=np.ones_like(p.gamma), beta=np.zeros_like(p.beta))
         sums = UNIT["float32"] if UNIT[dtype] > UNIT["float32"] else None
-        exact, allowed = _expected(p, fit, UNIT[dtype], sums)
         try:
             found = _outputs(runner, p, fit)
+        except ModuleNotFoundError as missing:
+            yield Failure((), f"{dtype} was not run, since it needs the package {missing.name}.")
+            return
         except Unjudged as problem:
             yield Failure((), f"On {crossing.name} it does not run: {problem}")
             continue
-        off = _off(found, exact, allowed)
-        if off:
-            inside = "" if dtype == fit.dtype else f" in {dtype}"
-            yield Failure(
-                tuple(off), f"{', '.join(off)}: wrong on {crossing.name}{inside}, right on short ones"
-            )
+        c = _beside(crossing.name, p, fit, found, UNIT[dtype], sums)
+        if off := _off(c):
+            inside = "" if dtype == fit.dtype else f" in {dtype}, whose sums belong in float32"
+            text = f"{', '.join(off)}: wrong on {crossing.name}{inside}, right on short ones"
+            yield Failure(off, text, comparison=c)
             return
         if perf_counter() - started > _SECONDS:
             yield Failure((), f"Longer channels than those of {crossing.name} were not run, to save time.")

@@ -26,6 +26,7 @@ from xhat.lens.checker.reference import DERIVATIVE, EXACT, Faults
 from xhat.lens.checker.runs import RunResult
 from xhat.lens.checker.statistics import Expected, check_running
 from xhat.lens.checker.verdict import FoundMistake, Row, Verdict
+from xhat.lens.checker.views import pictured
 
 __all__ = ["check_data"]
 
@@ -210,16 +211,16 @@ def _verdict(judged: Judged) -> Verdict:
         conventions=_conventions(judged) | conventions,
         notes=_notes(judged),
         not_judged=(f"{', '.join(missing)}: not in the dump.",) if missing else (),
-        comparisons=(c,),
+        comparisons=(pictured(c),),
     )
 
 
 def _conventions(judged: Judged) -> dict[str, str]:
     case, p = judged.case, judged.comparison.probe
-    spread = np.sqrt(np.maximum(judged.comparison.exact["var"], np.finfo(float).tiny))
-    far = float((np.abs(judged.comparison.exact["mean"]) / spread).max())
+    exact = judged.comparison.exact
+    far = float(np.abs(exact["mean"] * exact["rstd"]).max())
     found = {
-        "x": f"{' x '.join(map(str, p.x.shape))}, {case.dtypes['x']}, m = {p.count():,}, |mu|/sigma up to {far:.2g}",
+        "x": f"{' x '.join(map(str, p.x.shape))}, {case.dtypes['x']}, m = {p.count():,}, |mu| rstd up to {far:.2g}",
         "channel axis": f"{judged.layout.axis} ({judged.layout.name})",
         "eps": f"{judged.eps:g}" + ("" if "eps" in case.settings else " (not in the dump)"),
     }

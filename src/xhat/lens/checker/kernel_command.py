@@ -4,6 +4,7 @@ Only the command line lives here; `data`, `crossing` and `check` do the work.
 """
 
 import argparse
+import sys
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 from xhat.errors import ArgumentError
 from xhat.lens.checker.verdict import Verdict
 
-__all__ = ["arguments", "imported", "judged", "write_probes"]
+__all__ = ["arguments", "imported", "judged", "show", "write_probes"]
 
 _ASKED = """{path} has {cases} cases for layout {layout} in {dtype}: run the kernel on x, gamma, beta and dy of each,
 and save y, dx, dgamma and dbeta under the same case ("{first}/y", ...), in this file or in another one. Then:
@@ -32,6 +33,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--against", metavar="NAME", help="check an importable object, such as torch.nn.BatchNorm2d"
+    )
+    parser.add_argument(
+        "--thorough", action="store_true", help="more sizes, and float32 and 16 bits besides float64"
     )
 
 
@@ -63,9 +67,27 @@ def judged(args: argparse.Namespace) -> Verdict | None:
     if args.against is not None:
         from xhat.lens.checker.check import check
 
-        names = ("like", "correction", "layout", "dtype", "eps")
+        names = ("like", "correction", "layout", "dtype", "eps", "thorough")
         return check(imported(args.against), **{name: getattr(args, name) for name in names})
     return None
+
+
+def show(verdict: Verdict, args: argparse.Namespace) -> int:
+    """Print a verdict, write its page if one is asked for, and return the exit status. Raises ArgumentError."""
+    if args.output is not None:
+        try:
+            verdict.to_html(args.output)
+        except OSError as error:
+            raise ArgumentError(
+                f"check: can't write {args.output} ({error.strerror}), choose another --output."
+            ) from None
+    if args.json:
+        print(verdict.as_json())
+    elif verdict.problem is not None:
+        print(f"xhat check: {verdict.headline}", file=sys.stderr)
+    else:
+        verdict.show()
+    return verdict.status
 
 
 def imported(name: str) -> Any:

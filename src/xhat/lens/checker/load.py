@@ -49,7 +49,6 @@ def check_files(
     memory: float = 4.0,
     processes: int | None = None,
     expect: Sequence[str] = (),
-    pages: bool = False,
     each: Callable[[Verdicts], None] = lambda verdicts: None,
     **options: Any,
 ) -> list[Graded]:
@@ -58,7 +57,7 @@ def check_files(
     A process is ended after `time_limit` seconds, with everything that it has started, and may have `memory` gigabytes
     (on Linux); `processes` of them run at a time (the number of cores). The code runs with the rights of whoever calls:
     limits are no sandbox. Names that are expected of every submission are not judged where
-    they are missing. With `pages`, each verdict gets its HTML page. `each` is called with the verdicts of a file
+    they are missing. `each` is called with the verdicts of a file
     when they are there.
 
     Returns a result for each submission: a file, or a file or folder in a folder. Raises ArgumentError for invalid
@@ -72,10 +71,11 @@ def check_files(
             raise ArgumentError(f"check: {name} is {value!r}, expected a finite number above 0.")
     settings: dict[str, Any] = dict.fromkeys(("like", "correction", "layout", "dtype", "eps")) | options
     adapter = settings.pop("adapter", None) or Adapter()
+    settings.pop("thorough", None)
     _check_arguments(forward=print, backward=None, adapter=adapter, **settings)
     found = submissions([Path(path) for path in paths], [name for name in (forward, backward) if name])
     files = [file for submission in found for file in submission.files]
-    asked = options | {"forward": forward, "backward": backward, "pages": pages}
+    asked = options | {"forward": forward, "backward": backward}
     found_in: dict[Path, Verdicts] = {}
     todo = judge_files(files, time_limit=time_limit, memory=memory, processes=processes, options=asked)
     for file, verdicts in zip(files, todo, strict=True):

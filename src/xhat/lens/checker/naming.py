@@ -190,7 +190,8 @@ def _worst_channels(c: Comparison) -> Comparison:
 
 def _cancels(c: Comparison, wrong: list[str], correction: int) -> bool:
     """Whether a mean that is far from 0 and a one-pass variance explain the errors."""
-    if ("y" in c.yours and "y" not in wrong) or c.probe.count() < 3:
+    untouched = {"dbeta", "mean"} & set(wrong)  # no variance is in them
+    if ("y" in c.yours and "y" not in wrong) or untouched or c.probe.count() < 3:
         return False
     f = forward(c.probe, correction)
     far = (np.abs(f.mu) / np.sqrt(np.maximum(f.var, np.finfo(float).tiny))).max()

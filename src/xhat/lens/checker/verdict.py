@@ -10,8 +10,6 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from xhat.lens.checker.comparison import Comparison
-
 __all__ = ["SECTIONS", "FormulaRead", "FoundMistake", "Row", "Verdict", "WrongLine"]
 
 _PATH_2, _PATH_3 = "Path 2: Gradient with respect to Variance σ^2", "Path 3: Gradient with respect to Mean μ"
@@ -124,7 +122,7 @@ class Verdict:
     incomplete: bool = False
     wrong_lines: tuple[WrongLine, ...] = ()
     formulas: tuple[FormulaRead, ...] = ()
-    comparisons: tuple[Comparison, ...] = field(default=(), repr=False, compare=False)  # for the page
+    comparisons: tuple[Any, ...] = field(default=(), repr=False, compare=False)  # of `views`, for the page
 
     @property
     def right(self) -> bool | None:
@@ -210,11 +208,9 @@ class Verdict:
 
         The page is one file and makes no network requests. Needs Jinja2 (the extra `lens`).
         """
-        from xhat.lens.checker.page import render
+        from xhat.lens.checker.page import write_page
 
-        where = Path(path)
-        where.write_text(render(self), encoding="utf-8")
-        return where
+        return write_page([self], path)
 
     def show(self) -> None:
         """Print the verdict as a table in the terminal. Needs rich (the extra `lens`); without it, plain text."""

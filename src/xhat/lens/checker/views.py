@@ -4,14 +4,14 @@ No HTML lives here (see `page`), and nothing is judged.
 """
 
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from xhat.lens.checker.comparison import Comparison
 from xhat.lens.checker.probes import Array
 
-__all__ = ["Map", "views"]
+__all__ = ["pictured"]
 
 _ROWS, _COLUMNS = 24, 64  # channels, and places along the batch, in a map
 _LEVELS = 4  # shades of each colour
@@ -19,18 +19,13 @@ _LARGEST = 5  # places that are listed
 _PATHS = {"direct": "direct path", "mean": "path through mu", "variance": "path through var"}
 
 
-class Map(NamedTuple):
-    """A map of cells: `levels` has the cells of each shade as the outline of a path; `scale` is its full shade."""
-
-    title: str
-    columns: int
-    rows: int
-    levels: dict[str, str]
-    scale: float
+def pictured(c: Comparison) -> dict[str, Any]:
+    """A comparison for the page, in types of JSON: {"title", "shape", "views"}."""
+    return {"title": c.title, "shape": " × ".join(map(str, c.probe.x.shape)), "views": _views(c)}
 
 
-def views(c: Comparison) -> list[dict[str, Any]]:
-    """One view for each output, dx with its three paths; empty values have no view."""
+def _views(c: Comparison) -> list[dict[str, Any]]:
+    """One view for each output, dx with its three paths; results of another shape have no view."""
     found = [
         _view(c, o, c.yours[o], c.exact[o], c.allowed[o])
         for o in c.yours
@@ -61,7 +56,7 @@ def _view(c: Comparison, output: str, yours: Array, exact: Array, allowed: Array
         "channels": [] if by_channel else chosen,
         "along": "channels"
         if by_channel
-        else f"{rows[0].shape[1]:,} values of each channel, in the order of memory",
+        else f"{rows[0].shape[1]:,} values of each channel, by sample and then by position",
         "by_channel": None if by_channel else _curve(rows[3].max(axis=1)),
         "by_place": _curve(rows[3].max(axis=0)),
         "largest": _largest(yours, exact, off, ratio),
@@ -79,8 +74,11 @@ def _shown(ratio: Array) -> list[int]:
     return [int(channel) for channel in np.sort(worst)]
 
 
-def _maps(rows: list[Array], chosen: list[int], allowed: float) -> list[Map]:
-    """Yours, exact and difference; of places that share a column, that with the largest difference is shown."""
+def _maps(rows: list[Array], chosen: list[int], allowed: float) -> list[dict[str, Any]]:
+    """Yours, exact and difference; of places that share a column, that with the largest difference is shown.
+
+    levels: the cells of each shade as the outline of a path; scale: the number of the full shade.
+    """
     yours, exact, off, ratio = (v[chosen] for v in rows)
     count, m = ratio.shape
     edges = np.linspace(0, m, min(m, _COLUMNS) + 1).astype(int)
@@ -89,7 +87,13 @@ def _maps(rows: list[Array], chosen: list[int], allowed: float) -> list[Map]:
     size = float(np.abs(exact[np.isfinite(exact)]).max(initial=0.0)) or 1.0
     largest = max(float(np.abs(off[np.isfinite(off)]).max(initial=0.0)), allowed) or 1.0
     return [
-        Map(title, picked.shape[1], count, _levels(values / scale), scale)
+        {
+            "title": title,
+            "columns": picked.shape[1],
+            "rows": count,
+            "levels": _levels(values / scale),
+            "scale": scale,
+        }
         for title, values, scale in (
             ("yours", yours, size),
             ("exact", exact, size),

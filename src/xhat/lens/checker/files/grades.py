@@ -13,7 +13,7 @@ from typing import Any
 from xhat.lens.checker.files.verdicts import Verdicts, combined
 from xhat.lens.checker.verdict import Verdict
 
-__all__ = ["Graded", "causes", "with_missing", "write_csv", "write_gradescope", "write_pages"]
+__all__ = ["Graded", "causes", "with_missing", "write_csv", "write_gradescope"]
 
 COLUMNS = (
     "submission",
@@ -150,17 +150,6 @@ def _results(one: Graded, points: float | None) -> dict[str, Any]:
             }
         )
     return {"output": "\n".join(str(file) for file in one.files) or str(one.problem), "tests": tests}
-
-
-def write_pages(path: Path, graded: Sequence[Graded]) -> list[Path]:
-    """Write the page of the only verdict to a file; of several, page.html, page-2.html and so on."""
-    pages = [page for one in graded for file in one.files for page in file.pages]
-    written = [
-        path if k == 0 else path.with_name(f"{path.stem}-{k + 1}{path.suffix}") for k in range(len(pages))
-    ]
-    for name, page in zip(written, pages, strict=True):
-        name.write_text(page, encoding="utf-8")
-    return written
 
 
 def causes(graded: Sequence[Graded]) -> list[tuple[str, list[str]]]:

@@ -27,6 +27,7 @@ def _hinted(verdict: Verdict, level: int) -> Verdict:
         unnamed=(),
         conventions={},
         notes=(),
+        comparisons=(),
         wrong_lines=verdict.wrong_lines if level >= LEVELS.index("line") else (),
         formulas=verdict.formulas if level >= LEVELS.index("formula") else (),
     )

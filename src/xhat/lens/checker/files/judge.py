@@ -16,7 +16,6 @@ from xhat.lens.checker.files.importing import Loaded, loaded
 from xhat.lens.checker.files.pairs import Found, Pair, find_pairs, named_pair
 from xhat.lens.checker.files.text import Code, read_code
 from xhat.lens.checker.files.verdicts import Verdicts
-from xhat.lens.checker.page import render
 from xhat.lens.checker.verdict import Verdict
 
 __all__ = ["Step", "judged"]
@@ -31,14 +30,13 @@ def judged(
     forward: str | None = None,
     backward: str | None = None,
     by_syntax: str | None = None,
-    pages: bool = False,
     done: Collection[str] = (),
     step: Step = lambda what, value: None,
     **options: Any,
 ) -> Verdicts:
     """The verdicts of a file.
 
-    by_syntax: a reason not to import it; pages: whether each verdict gets its page; done: pairs to leave out, as text.
+    by_syntax: a reason not to import it; done: pairs to leave out, as text.
     `step` is called with "pairs" and their texts when the file is loaded, with "file" and what is known of it, and with
     "verdict" and a verdict for each pair.
     """
@@ -56,9 +54,7 @@ def judged(
                     if str(pair) not in done:
                         verdict = _checked(file, pair, options)
                         step("verdict", verdict)
-                        made = (*result.pages, render(verdict)) if pages else ()
-                        step("pages", made)
-                        result = replace(result, verdicts=(*result.verdicts, verdict), pages=made)
+                        result = replace(result, verdicts=(*result.verdicts, verdict))
         except Unjudged as problem:
             result = Verdicts(path.name, problem=str(problem))
             step("file", result)

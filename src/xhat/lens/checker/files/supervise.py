@@ -18,7 +18,7 @@ from typing import Any, Protocol
 from xhat.lens.checker.adapter import Adapter
 from xhat.lens.checker.files.judge import judged
 from xhat.lens.checker.files.limits import bound_memory, bound_processes, family, kill
-from xhat.lens.checker.files.verdicts import Verdicts, flattened, revived
+from xhat.lens.checker.files.verdicts import Verdicts, revived
 from xhat.lens.checker.verdict import Verdict
 
 __all__ = ["Child", "Request", "child", "supervise"]
@@ -76,7 +76,7 @@ def child(folder: str, request: str, more: dict[str, Any]) -> None:
     results = os.open(Path(folder) / "results", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
 
     def step(what: str, value: Any) -> None:
-        data = flattened(value) if what == "verdict" else asdict(value) if what == "file" else value
+        data = asdict(value) if what in ("file", "verdict") else value
         os.write(results, (json.dumps([what, data], default=str) + "\n").encode())
 
     try:
@@ -98,7 +98,6 @@ class Seen:
     file: Verdicts | None = None
     verdicts: list[Verdict] = field(default_factory=list)
     judged: list[str] = field(default_factory=list)  # the pairs of these verdicts
-    pages: list[str] = field(default_factory=list)
     raised: str | None = None
     done: bool = False
 
@@ -110,8 +109,6 @@ class Seen:
                 self.file = revived(Verdicts, data)
             elif what == "verdict":
                 self.add(revived(Verdict, data))
-            elif what == "pages":
-                self.pages = data
             elif what == "raised":
                 self.raised = data
             self.done = what == "done"
@@ -152,7 +149,7 @@ def supervise(request: Request, start: Start) -> Verdicts:
         else:
             break
     file = Verdicts(Path(request.path).name) if seen.file is None else seen.file
-    return replace(file, verdicts=tuple(seen.verdicts), output=output, pages=tuple(seen.pages))
+    return replace(file, verdicts=tuple(seen.verdicts), output=output)
 
 
 def _watch(

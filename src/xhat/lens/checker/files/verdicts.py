@@ -5,12 +5,12 @@
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, fields, is_dataclass, replace
+from dataclasses import dataclass, fields, is_dataclass
 from typing import Any, get_args, get_origin, get_type_hints, overload
 
 from xhat.lens.checker.verdict import Verdict
 
-__all__ = ["Verdicts", "combined", "flattened", "revived"]
+__all__ = ["Verdicts", "combined", "revived"]
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -18,8 +18,7 @@ class Verdicts(Sequence[Verdict]):
     """The verdicts of a file, one for each pair or layer; true if each of them is right.
 
     ``path``: the file; ``notes``: how it was read; ``others``: its functions that were not called, with the reason
-    where their names speak of a norm; ``problem``: why nothing could be judged; ``output``: what the code printed;
-    ``pages``: the HTML pages of the verdicts, if they were asked for.
+    where their names speak of a norm; ``problem``: why nothing could be judged; ``output``: what the code printed.
     """
 
     path: str
@@ -28,7 +27,6 @@ class Verdicts(Sequence[Verdict]):
     others: tuple[str, ...] = ()
     problem: str | None = None
     output: str = ""
-    pages: tuple[str, ...] = ()
 
     @overload
     def __getitem__(self, index: int) -> Verdict: ...
@@ -129,13 +127,6 @@ def revived(kind: type, data: Any) -> Any:
         if field.name in data
     }
     return kind(**given)
-
-
-def flattened(verdict: Verdict) -> dict[str, Any]:
-    """What `revived` reads: the fields in types of JSON, without the arrays that a page shows."""
-    fields = asdict(replace(verdict, comparisons=()))
-    del fields["comparisons"]
-    return fields
 
 
 def _revived(hint: Any, value: Any) -> Any:

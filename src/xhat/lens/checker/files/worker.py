@@ -11,14 +11,13 @@ import subprocess
 import sys
 import warnings
 from contextlib import suppress
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from xhat.lens.checker.files.limits import adopt_orphans, kill
 from xhat.lens.checker.files.supervise import Child, Request, child, supervise
-from xhat.lens.checker.files.verdicts import flattened
 
 __all__ = ["ENVIRONMENT", "interpreter", "serve", "spawn"]
 
@@ -91,8 +90,7 @@ def serve() -> None:
         _preload(request.path)
         verdicts = supervise(request, fork)
         _reap()
-        flat = asdict(replace(verdicts, verdicts=())) | {"verdicts": list(map(flattened, verdicts.verdicts))}
-        answers.write(json.dumps(flat, default=str) + "\n")
+        answers.write(json.dumps(asdict(verdicts), default=str) + "\n")
         answers.flush()
 
 
