@@ -57,6 +57,10 @@ def test_every_pair_of_a_file_is_found_and_the_rest_is_named_with_its_reason() -
         ("batch_norm; d_batch_norm", {("batch_norm", "d_batch_norm")}),
         ("batchnorm; bprop", {("batchnorm", "bprop")}),  # a backward that is only called that
         ("batch_norm; _fwd; _bwd", {("batch_norm", None), ("_fwd", "_bwd")}),  # its own derivative in JAX
+        (
+            "batch_norm; batch_norm_fwd; batch_norm_bwd",
+            {("batch_norm", None), ("batch_norm_fwd", "batch_norm_bwd")},
+        ),
         ("batch_norm; _batch_norm", {("batch_norm", None)}),  # a part of the public function
         ("batchnorm_backward(dy, x)", {(None, "batchnorm_backward")}),
         ("normalize(x, gamma, beta); relu(x)", {("normalize", None)}),
