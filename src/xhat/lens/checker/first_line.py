@@ -16,7 +16,7 @@ from xhat.lens.checker.adapter import Unjudged
 from xhat.lens.checker.powers import Scales, scales_of
 from xhat.lens.checker.probes import Array, Probe
 from xhat.lens.checker.runner import Runner
-from xhat.lens.checker.steps import Steps, steps_of
+from xhat.lens.checker.steps import Steps, arrangements, steps_of
 from xhat.lens.checker.values import Value, by_channel, cost, multiple_of, reduced, values_of
 from xhat.lens.checker.verdict import WrongLine
 from xhat.lens.checker.watch import Moment, Watch, files_of, watching
@@ -31,7 +31,9 @@ _STEPS = {
     "μ": "mu mean batchmean samplemean mub xmean",
     "σ²": "var variance sigma2 sigmasq batchvar samplevar",
     "√(σ² + ε)": "std stddev sqrtvar",
-    "r": "rstd ivar invstd istd invvar invstddev",
+    "r": "rstd ivar invstd istd invvar invstddev r",
+    "d√(σ² + ε)": "dsqrtvar dstd dstddev dsigma",
+    "Σ dx̂ (x - μ)": "divar drstd dinvstd dinvvar divstd",
     "x̂": "xhat xnorm xn xnormalized normalized",
     "x - μ": "xmu xcentered xc centered xcentred",
     "dx̂": "dxhat dxnorm dxn dnorm dxnormalized gradxhat gradnorm",
@@ -39,8 +41,6 @@ _STEPS = {
     "dμ": "dmu dmean gradmean dldmu",
     "Σ dy x̂": "dgamma dweight dscale ggamma gradgamma gradweight dw dg",
     "Σ dy": "dbeta dbias dshift gradbeta gradbias db",
-    "dx": "dx gradx gradinput dinput",
-    "y": "out y output",
 }
 _BY_NAME = {name: step for step, names in _STEPS.items() for name in names.split()}
 
@@ -122,25 +122,27 @@ def wrong_lines(
         return (), ["The source of the code is not available, so no line of it was examined."]
     with watching(runner, files) as (watched, watch):
         search = _Search(watched, watch, batch, correction, tolerance)
+        search.left = _SLOW_RUNS if runner.spec.kind == "jax" else _RUNS
         problem = _observe(search)
         if problem:
             return (), [problem]
         found: list[WrongLine] = []
         while wrong and len(found) < _LINES:
             repairs = _first(search, wrong)
-            if not repairs:
-                break
             found += [_line(search, repair) for repair in repairs]
+            if not all(any(repair.plans) for repair in repairs) or not repairs:
+                break
             for repair in repairs:
                 search.plans = [a | b for a, b in zip(search.plans, repair.plans, strict=True)]
             wrong = wrong - search.right(0, search.run(0, {}))
-        return tuple(dict.fromkeys(found)), []
+            _observe(search)
+        return tuple(dict.fromkeys(found or _detached(search, wrong))), []
 
 
 def _observe(search: _Search) -> str | None:
     """Run the code on all batches, and recognize what it computes."""
     seen = []
-    search.plans = [{} for _ in search.batch]
+    search.plans = search.plans or [{} for _ in search.batch]
     for k in range(len(search.batch)):
         search.run(k, {}, recording=True)
         seen.append(search.watch.seen())
@@ -154,7 +156,6 @@ def _observe(search: _Search) -> str | None:
     names = {"y": "y", "dx": "dx", "dgamma": "Σ dy x̂", "dbeta": "Σ dy"}
     search.exact = [{o: (s.whole | s.by_channel)[n] for o, n in names.items()} for s in search.steps]
     search.values = values_of(seen, search.watch.sites, search.steps, search.tolerance)
-    search.left = _SLOW_RUNS if search.runner.spec.kind == "jax" else _RUNS
     return None
 
 
@@ -183,82 +184,165 @@ def _first(search: _Search, wrong: set[str]) -> list[Repair]:
     weak: Repair | None = None
     last: Repair | None = None
     suspects: list[tuple[Value, _Effect]] = []
+    outputs = _outputs(search, plain, wrong)
     for index, value in enumerate(search.values):
         if search.left <= 0:
             break
         wanted = _wanted(value, search.steps[0])
         misnamed = wanted is not None and wanted not in value.names
-        if value.site.role == "addend" or (value.names and not misnamed) or not _is_suspect(value):
+        output = outputs.get(index)
+        if not _is_suspect(search, value) or (
+            value.names and value.kind != "number" and not misnamed and not output
+        ):
             continue
         effect = _effect(search, value, index, plain, right)
-        if not effect.outputs & wrong or (effect.cleared and not misnamed):
+        if not effect.outputs & wrong or (effect.cleared and not misnamed and not output):
             continue
-        repair = _repair(search, value, effect, wrong, right, plain, wanted if misnamed else None)
+        repair = _repair(search, value, effect, wrong, right, plain, wanted if misnamed else output)
         if repair is None:
             suspects.append((value, effect))
-        elif repair.strong and value.site.role == "sum":
-            term = _addend(search, repair, wrong, right, plain)
-            if term or repair.expected not in ("dx", "y"):
-                return [term or repair]
-            last = repair
-            break
-        elif repair.strong and repair.expected in ("dx", "y"):
-            last = repair
-            break
-        elif repair.strong:
-            return [repair]
-        else:
+        elif not repair.strong:
             weak = weak or repair
+        else:
+            term = _addend(search, repair, wrong, right, plain) if value.site.role == "sum" else None
+            if term or not (output or repair.expected in ("dx", "y")):
+                return _also_misnamed(search, suspects, term or repair) or [term or repair]
+            last = repair
+            break
     if weak:
         return [weak]
+    strange = _reduced(search, suspects)
     if last is None:
+        return strange
+    return (
+        strange
+        or _also_misnamed(search, suspects, last)
+        or _pair(search, suspects, wrong, right, plain)
+        or [last]
+    )
+
+
+def _also_misnamed(search: _Search, suspects: list[tuple[Value, _Effect]], repair: Repair) -> list[Repair]:
+    """An earlier value that is not what its variable's name says, if the repaired one is simpler once this is right."""
+    kind = repair.value.kind
+    if kind not in ("whole", "by channel"):
         return []
-    return _pair(search, suspects, wrong, right, plain) or [last]
+    before = _described(search, [a[0].value for a in repair.value.arranged], kind)[1]
+    for value, _ in suspects:
+        wanted = _wanted(value, search.steps[0])
+        if wanted is None or value.kind not in ("whole", "by channel"):
+            continue
+        plans = [value.plan(k, s.of_kind(value.kind)[wanted]) for k, s in enumerate(search.steps)]
+        after = []
+        for k, plan in enumerate(plans):
+            search.run(k, plan, recording=True)
+            seen, moments = search.watch.seen(), repair.value.moments[k]
+            if all(m in seen for m in moments):
+                raw = np.stack([seen[m] for m in moments]) if len(moments) > 1 else seen[moments[0]]
+                after += [w.value for w in arrangements(raw, search.batch[k])][:1]
+        if len(after) == len(plans) and _described(search, after, kind)[1] < before:
+            return [Repair(value, plans, wanted, True)]
+    return []
 
 
-def _is_suspect(value: Value) -> bool:
-    if value.kind == "number":
-        whole = all(float(r.ravel()[0]).is_integer() and r.ravel()[0] > 1 for r in value.raw)
-        return whole and len({float(r.ravel()[0]) for r in value.raw}) > 1
-    return value.site.role != "copy" or bool(value.site.name)
+def _reduced(search: _Search, suspects: list[tuple[Value, _Effect]]) -> list[Repair]:
+    """A value whose shape is none of batch norm's, if it is known what it is."""
+    for value, _ in suspects:
+        text = (
+            reduced(value.raw[0], search.steps[0], 100 * search.tolerance) if value.kind == "other" else None
+        )
+        if text is not None:
+            step = text.partition(" in the shape ")
+            wanted = (
+                f"{step[0]} with the channels along an axis of their own" if step[1] else "sums by channel"
+            )
+            return [Repair(value, [], wanted, True)]
+    return []
+
+
+def _detached(search: _Search, wrong: set[str]) -> list[WrongLine]:
+    """The first exact step without a gradient, if PyTorch differentiates the code and only gradients are wrong."""
+    own = search.runner.backward is None and search.runner.spec.kind == "torch" and "y" not in wrong
+    known = [
+        v for v in search.values if v.names and v.kind in ("whole", "by channel") and v.site.role != "addend"
+    ]
+    constant = {"γ", "β", "dy", "x"}
+    flowing = [v for v in known if v.moments[0][-1].site not in search.watch.detached]
+    if not own or not any(set(v.names) - constant for v in flowing):
+        return []
+    stopped = [v for v in known if v not in flowing and not set(v.names) & constant]
+    return [
+        WrongLine(
+            v.site.function,
+            v.site.line,
+            v.site.source,
+            v.site.name or v.site.text,
+            f"{v.names[0]}, but no gradient flows through it",
+            f"{v.names[0]} as a part of the graph",
+        )
+        for v in stopped[:1]
+    ]
+
+
+def _outputs(search: _Search, plain: list[dict[str, Array] | None], wrong: set[str]) -> dict[int, str]:
+    """The places that give the wrong outputs their final values, and which steps they should be.
+
+    For a variable that is returned, this is the line that set it, unless it is there what its name says.
+    """
+    found: dict[int, str] = {}
+    for o in sorted(wrong):
+        equal = [k for k, v in enumerate(search.values) if _is_output(search, v, plain, o)]
+        if not equal:
+            continue
+        last, step = equal[-1], {"dgamma": "Σ dy x̂", "dbeta": "Σ dy"}.get(o, o)
+        site = search.values[last].site
+        origin = [k for k in equal[:-1] if site.text and search.values[k].site.name == site.text]
+        named = _wanted(search.values[origin[-1]], search.steps[0]) if origin else None
+        found[last if not origin or named in search.values[origin[-1]].names else origin[-1]] = step
+    return found
+
+
+def _is_output(search: _Search, value: Value, plain: list[dict[str, Array] | None], o: str) -> bool:
+    """Whether a value is what the code returns as this output."""
+    return value.kind == ("whole" if o in ("y", "dx") else "by channel") and all(
+        p is not None
+        and o in p
+        and p[o].size == w[0].value.size
+        and not _moved(w[0].value, p[o].reshape(w[0].value.shape), search)
+        for p, w in zip(plain, value.arranged, strict=True)
+    )
+
+
+def _is_suspect(search: _Search, value: Value) -> bool:
+    """Whether a value may be a mistake: not a term of a sum that is examined with it, nor the count itself."""
+    role = value.site.role
+    if value.kind == "number" or value.constant:
+        exempt = {search.scales.letter if search.scales else "N", "ε"}
+        return not value.constant and not exempt & set(value.names) and role != "addend"
+    return role != "addend" and (role != "copy" or bool(value.site.name))
 
 
 def _effect(
     search: _Search, value: Value, index: int, plain: list[dict[str, Array] | None], right: set[str]
 ) -> _Effect:
-    rng = np.random.default_rng(1)
+    """Half of the value is added to it. (A change of one element would move sums that a wrong factor does not.)"""
     slopes: list[dict[str, Array]] = []
     outputs: set[str] = set()
     cleared = False
-    for k in range(len(search.batch)):
-        # a change of every channel by its own share, and of every element on the first batch
-        share = 0.3 * rng.uniform(0.5, 1.0, value.raw[k].shape)
-        raw = value.raw[k] * (1 + share) + (0 if value.raw[k].any() else 0.3)
-        plan = (
-            dict(zip(value.moments[k], raw, strict=True))
-            if len(value.moments[k]) > 1
-            else {value.moments[k][0]: raw}
-        )
-        changed = search.run(k, plan, recording=k == 0)
-        if changed is None or plain[k] is None:
-            return _Effect(set(), False, [])
+    for k, base in enumerate(plain):
+        raw = value.raw[k]
+        more = raw * 1.5 if np.abs(raw).max() > 1e-9 else raw + 1.0
+        changed = search.run(k, value.plan_of(k, more), recording=k == 0)
+        if (
+            changed is None
+            or base is None
+            or any(changed[o].shape != base[o].shape for o in base if o in changed)
+        ):
+            return _Effect(outputs, cleared, [])
         if k == 0:
-            outputs = {o for o in changed if _moved(changed[o], plain[k][o], search)}  # type: ignore[index]
+            outputs = {o for o in changed if o in base and _moved(changed[o], base[o], search)}
             cleared = bool(outputs & right) or _clears(search, index)
-    if not outputs:
-        return _Effect(outputs, cleared, [])
-    for k in range(len(search.batch)):
-        raw = value.raw[k] * 2
-        plan = (
-            dict(zip(value.moments[k], raw, strict=True))
-            if len(value.moments[k]) > 1
-            else {value.moments[k][0]: raw}
-        )
-        changed = search.run(k, plan)
-        base = plain[k]
-        slopes.append(
-            {o: changed[o] - base[o] for o in outputs} if changed is not None and base is not None else {}
-        )
+        slopes.append({o: 2 * (changed[o] - base[o]) for o in outputs})
     return _Effect(outputs, cleared, slopes)
 
 
@@ -294,16 +378,20 @@ def _repair(
 ) -> Repair | None:
     """What this value has to be so that a wrong output is right; None if nothing that is tried repairs it."""
     if wanted is not None:
-        exact = [s.of_kind(value.kind)[wanted] for s in search.steps]
-        plans = search.repairs(value, exact, wrong, right)
+        exact = next((c for name, c in _candidates(search, value) if name == wanted), None)
+        plans = search.repairs(value, exact, wrong, right) if exact else []
         if plans:
             return Repair(value, plans, wanted, True)
-    if value.names:
+    if value.names and value.kind != "number":
         return None
     scaled = _scaled(search, value, effect.slopes, wrong, right, plain)
     if scaled:
         return scaled
-    if not value.site.name and value.site.role != "result":
+    if (
+        not value.site.name
+        and value.site.role not in ("result", "sum")
+        and value.kind not in ("number", "other")
+    ):
         return None
     for name, candidates in _candidates(search, value):
         plans = search.repairs(value, candidates, wrong, right)
@@ -321,13 +409,13 @@ def _candidates(search: _Search, value: Value) -> Iterator[tuple[str, list[Array
         for name in search.steps[0].of_kind(value.kind):
             yield name, [s.of_kind(value.kind)[name] for s in search.steps]
     else:
-        dims = value.raw[0].ndim
+        dims = value.raw[0].ndim if value.raw[0].size > 1 else search.batch[0].x.ndim
         for name in search.steps[0].by_channel:
             if dims == search.batch[0].x.ndim:
                 yield name, [_wide(s.by_channel[name], s.probe) for s in search.steps]
             else:
                 yield name, [s.by_channel[name] for s in search.steps]
-        for name in search.steps[0].whole if dims == 2 else ():
+        for name in search.steps[0].whole if value.raw[0].ndim == 2 else ():
             rows = [by_channel(s.whole[name], s.probe) for s in search.steps]
             last = all(v.shape[-1] == s.probe.channels for v, s in zip(value.raw, search.steps, strict=True))
             yield name, [r.T if last else r for r in rows]
@@ -436,12 +524,16 @@ def _addend(
             continue
         if set(term.names) & _PATHS:
             continue
+        before = search.values[:index]
+        origin = [v for v in before if v.site.name == site.text and v.site.function == site.function]
+        if not origin or _wanted(origin[-1], search.steps[0]) in term.names:
+            continue
         effect = _effect(search, term, index, plain, set())
         repair = _scaled(search, term, effect.slopes, wrong, right, plain)
-        origin = [
-            v for v in search.values[:index] if v.site.name == site.text and v.site.function == site.function
-        ]
-        if repair and origin:
+        if repair is None and effect.outputs & wrong:
+            tried = ((n, search.repairs(term, c, wrong, right)) for n, c in _candidates(search, term))
+            repair = next((Repair(term, plans, n, True) for n, plans in tried if plans), None)
+        if repair:
             return repair._replace(value=origin[-1])
     return None
 
@@ -501,7 +593,8 @@ def _together(
 
 
 def _line(search: _Search, repair: Repair) -> WrongLine:
-    value, site = repair.value, repair.value.site
+    value = _inside(search, repair.value)
+    site = value.site
     return WrongLine(
         function=site.function,
         line=site.line,
@@ -510,6 +603,17 @@ def _line(search: _Search, repair: Repair) -> WrongLine:
         found=_found(search, value, repair.expected),
         expected=repair.expected,
     )
+
+
+def _inside(search: _Search, value: Value) -> Value:
+    """If a value is what a function of the file returned: the place in this function where it was computed."""
+    for earlier in reversed(search.values[: search.values.index(value)]):
+        if earlier.site.function == value.site.function or earlier.site.role == "addend":
+            continue
+        same = earlier.raw[0].shape == value.raw[0].shape and np.array_equal(earlier.raw[0], value.raw[0])
+        if same and f"{earlier.site.function}(" in value.site.text:
+            return earlier
+    return value
 
 
 def _found(search: _Search, value: Value, expected: str) -> str:

@@ -191,14 +191,26 @@ def _terms(
             found.pop(without)
             if not is_zero:
                 found[without] = fit(rest, scales, near)
+    r = scales.roots["r"]
+    for name in [n for n, f in found.items() if f is None]:
+        # an eps of its own: in x - mu, since this x̂ is not ours
+        power = name.count("x̂") if "²" not in name else 0
+        factor = fit(present[name] * r**power, scales, near, another_eps=True)
+        if factor is not None:
+            found[name.replace("x̂", "(x - μ)") if power else name] = factor
+            found.pop(name) if power else None
     return [_without_xhat(Term(n, f)) for n, f in found.items()]
 
 
 def _without_xhat(term: Term) -> Term:
     """A term with another root than r, in x - mu: its own xhat is not ours."""
-    own = term.factor is not None and any(n not in "N m γ r (N - 1) (m - 1)" for n, _ in term.factor.powers)
-    if not own or term.factor is None or "x̂" not in term.symbol or "²" in term.symbol:
+    own = term.factor is not None and any(n not in "N m γ r (N - 1) (m - 1) C" for n, _ in term.factor.powers)
+    if term.factor is None or "x̂" not in term.symbol or "²" in term.symbol:
         return term
+    if not own:
+        divided = dict(term.factor.powers).get("r", 0.0) in (-1.0, -2.0)  # x̂/r is x - mu
+        r = Factor(1.0, (("r", 1.0),))
+        return Term(term.symbol.replace("x̂", "(x - μ)", 1), term.factor * r) if divided else term
     r = Factor(1.0, (("r", float(term.symbol.count("x̂"))),))
     return Term(term.symbol.replace("x̂", "(x - μ)"), term.factor * r)
 
@@ -273,14 +285,17 @@ def _forward(
 ) -> FormulaRead:
     """y = gamma (x - mu) r + beta: the parts with gamma, with beta and with neither, each fitted to x - mu and 1."""
     alone = replace(runner, backward=None)
-    parts: dict[str, list[dict[str, float]]] = {"γ": [], "β": [], "": []}
+    parts: dict[str, list[dict[str, float]]] = {"γ": [], "β": [], "": [], "γ β": []}
     rest = 0.0
     for p, f in zip(batch, forwards, strict=True):
         zero = np.zeros_like(p.gamma)
         plain = _y(alone, replace(p, gamma=zero, beta=zero), correction)
         with_gamma = (_y(alone, replace(p, beta=zero), correction) - plain) / by_channel(p.gamma, p)
         with_beta = (_y(alone, replace(p, gamma=zero), correction) - plain) / by_channel(p.beta, p)
-        for name, values in (("γ", with_gamma), ("β", with_beta), ("", plain)):
+        with_both = _y(alone, p, correction) - plain
+        with_both -= with_gamma * by_channel(p.gamma, p) + with_beta * by_channel(p.beta, p)
+        with_both /= by_channel(p.gamma * p.beta, p)
+        for name, values in zip(parts, (with_gamma, with_beta, plain, with_both), strict=True):
             for row, centred in zip(values, by_channel(p.x - f.mu, p), strict=True):
                 found, error = _solve(row, {"(x - μ)": centred, "1": np.ones(len(centred))})
                 parts[name].append(found)
@@ -297,7 +312,7 @@ def _forward(
         columns = {n: np.array([r[n] for r in rows]) for n in rows[0]}
         if max(float(np.abs(v).max()) for v in columns.values()) > 10 * near:
             for term in _terms(columns, scales, mean, False, near):
-                gamma = Factor(1.0, ((name, 1.0),)) if name else Factor()
+                gamma = Factor(1.0, tuple((letter, 1.0) for letter in name.split()))
                 terms.append(Term(term.symbol, term.factor * gamma if term.factor else None))
     return _compared("y", terms, exact)
 

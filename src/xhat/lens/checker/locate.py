@@ -15,7 +15,9 @@ from xhat.lens.checker.verdict import FormulaRead, WrongLine
 
 __all__ = ["located"]
 
-TOLERANCES = {dtype: TOLERANCE[dtype] for dtype in ("float64", "float32")}  # 16 bits are too few to recognize a value
+TOLERANCES = {
+    dtype: TOLERANCE[dtype] for dtype in ("float64", "float32")
+}  # 16 bits are too few to recognize a value
 _OUTPUTS = ("y", "dx", "dgamma", "dbeta")
 
 
@@ -29,7 +31,12 @@ def located(
     fit, wrong, tolerance = found.fit, _wrong(found), TOLERANCES[found.fit.dtype]
     correction = fit.best[0].correction
     with np.errstate(all="ignore"):
-        lines, notes = wrong_lines(found.runner, fit.batch, correction, wrong, tolerance)
+        try:
+            lines, notes = wrong_lines(found.runner, fit.batch, correction, wrong, tolerance)
+        except (
+            Exception
+        ) as e:  # the values of other people's code may be anything; the verdict stands without its line
+            lines, notes = (), [f"Its lines could not be examined ({type(e).__name__}: {e})."]
         read = formulas(found.runner, fit.batch, correction, wrong, tolerance)
     notes += [LEGEND] if read else []
     notes += [UNKNOWN] if any("[?]" in formula.yours for formula in read) else []

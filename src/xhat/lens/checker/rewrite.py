@@ -166,11 +166,14 @@ class _Rewriter(ast.NodeTransformer):
         return node
 
     def _returned(self, node: ast.expr) -> ast.expr:
-        if isinstance(node, ast.Tuple):
+        if isinstance(node, ast.Tuple | ast.List):
             node.elts = [self._returned(e) for e in node.elts]
             return node
-        if isinstance(node, ast.Name):
+        if isinstance(node, ast.Dict):
+            node.values = [self._returned(e) for e in node.values]
             return node
+        if isinstance(node, ast.Name):
+            return self._hook(node, "", "result")
         result = self.visit(node)
         if isinstance(result, ast.Call) and getattr(result.func, "id", "") == HOOK:
             number = result.args[0].value - self.first  # type: ignore[attr-defined]

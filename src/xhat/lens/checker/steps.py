@@ -185,8 +185,8 @@ class Arranged:
 def arrangements(value: Array, p: Probe) -> Iterator[Arranged]:
     """All ways to read an array as one of the shape of x, of the channels, or as a number."""
     shape = tuple(n for n in value.shape if n != 1)
-    if value.size == 1:
-        yield Arranged("number", value.reshape(()), lambda v: np.asarray(v).reshape(value.shape))
+    if value.size == 1 or (value.ndim == 1 and value[0] % 1 == 0 and (value == value[0]).all()):
+        yield Arranged("number", value.ravel()[0], lambda v: np.broadcast_to(v, value.shape))
     elif shape == (p.channels,):
         yield Arranged("by channel", value.ravel(), lambda v: v.reshape(value.shape))
     elif value.size == p.x.size:

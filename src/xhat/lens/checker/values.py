@@ -32,15 +32,30 @@ class Value:
 
     @property
     def kind(self) -> str:
-        return self.arranged[0][0].kind if all(self.arranged) else "other"
+        """Whole, by channel, a count, or other: an array of another shape, or a number that is no count."""
+        kind = self.arranged[0][0].kind if all(self.arranged) else "other"
+        is_count = kind == "number" and all(
+            (v == v.ravel()[0]).all() and v.ravel()[0] % 1 == 0 for v in self.raw
+        )
+        return "other" if kind == "number" and not is_count and not self.names else kind
+
+    @property
+    def constant(self) -> bool:
+        """Whether it is a number that is the same on every batch."""
+        return len({float(v.ravel()[0]) for v in self.raw}) == 1 and all(v.size == 1 for v in self.raw)
 
     def plan(self, batch: int, numbers: Array, way: int = 0) -> dict[Moment, Array]:
         """The replacement of this value by another one in the axes of x (or by one of the channels, or a number)."""
         arranged, moments = self.arranged[batch], self.moments[batch]
-        made = arranged[way].arrange(numbers) if arranged else numbers
-        if len(moments) == 1:
-            return {moments[0]: made}
-        return dict(zip(moments, made, strict=True))
+        if numbers.ndim == 0:
+            return dict.fromkeys(moments, numbers)
+        made = arranged[way].arrange(numbers) if arranged and self.kind != "other" else numbers
+        return self.plan_of(batch, made)
+
+    def plan_of(self, batch: int, raw: Array) -> dict[Moment, Array]:
+        """The replacement by an array that is arranged as this value is; of a loop, one row for each evaluation."""
+        moments = self.moments[batch]
+        return {moments[0]: raw} if len(moments) == 1 else dict(zip(moments, raw, strict=True))
 
 
 def values_of(
@@ -61,7 +76,7 @@ def values_of(
 
 
 def _order_ways(values: list[Value], steps: list[Steps], tolerance: float) -> None:
-    """Put first the way in which the values of a loop were read: by rows or by channels, as others of this loop were."""
+    """Put first the way in which the values of a loop were read: by rows or by channels, as others of it were."""
     ways: dict[tuple[str, int], int] = {}
     for value in values:
         ambiguous = len(value.arranged[0]) > 1 and value.names
@@ -76,7 +91,9 @@ def _order_ways(values: list[Value], steps: list[Steps], tolerance: float) -> No
     for value in values:
         first = ways.get((value.site.function, len(value.moments[0])), 0)
         if first and len(value.moments[0]) > 1:
-            value.arranged = [[a[first], *a[:first], *a[first + 1 :]] if len(a) > first else a for a in value.arranged]
+            value.arranged = [
+                [a[first], *a[:first], *a[first + 1 :]] if len(a) > first else a for a in value.arranged
+            ]
 
 
 def _groups(
@@ -92,9 +109,13 @@ def _groups(
         total = sum(a.size for a in arrays)
         if len(moments) > 1 and alike and total in (p.channels, p.x.size):
             yield (site, -1), (moments, np.stack(arrays))
+        elif alike and arrays[0].size == 1 and len({float(a.ravel()[0]) for a in arrays}) == 1:
+            yield (site, -1), (moments, np.stack([a.reshape(()) for a in arrays]))
         elif len(moments) <= _SEVERAL:
             for moment, array in zip(moments, arrays, strict=True):
                 yield (site, moment.occurrence), ([moment], array)
+        else:  # what is left behind by a loop
+            yield (site, -2), (moments[-1:], arrays[-1])
 
 
 def _names(value: Value, steps: list[Steps], tolerance: float) -> list[str]:
