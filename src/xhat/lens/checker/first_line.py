@@ -199,9 +199,11 @@ def _first(search: _Search, wrong: set[str]) -> list[Repair]:
         if not effect.outputs & wrong or (effect.cleared and not misnamed and not output):
             continue
         repair = _repair(search, value, effect, wrong, right, plain, wanted if misnamed else output)
-        if repair is None:
+        if repair is None or not repair.strong:
             suspects.append((value, effect))
-        elif not repair.strong:
+        if repair is None:
+            continue
+        if not repair.strong:
             weak = weak or repair
         else:
             term = _addend(search, repair, wrong, right, plain) if value.site.role == "sum" else None
@@ -217,9 +219,29 @@ def _first(search: _Search, wrong: set[str]) -> list[Repair]:
     return (
         strange
         or _also_misnamed(search, suspects, last)
+        or _misplaced(search, last, wrong, right, plain)
         or _pair(search, suspects, wrong, right, plain)
         or [last]
     )
+
+
+def _misplaced(
+    search: _Search, last: Repair, wrong: set[str], right: set[str], plain: list[dict[str, Array] | None]
+) -> list[Repair]:
+    """A variable whose value is an exact step, but another one than is needed there: a multiple of it."""
+    for index, value in enumerate(search.values[: search.values.index(last.value)]):
+        named = _wanted(value, search.steps[0]) in value.names
+        if not value.names or not value.site.name or named or value.site.role in ("seen", "copy"):
+            continue
+        if value.kind not in ("whole", "by channel"):
+            continue
+        effect = _effect(search, value, index, plain, right)
+        if effect.cleared or not effect.outputs & wrong:
+            continue
+        repair = _scaled(search, value, effect.slopes, wrong, right, plain)
+        if repair and repair.strong:
+            return [repair]
+    return []
 
 
 def _also_misnamed(search: _Search, suspects: list[tuple[Value, _Effect]], repair: Repair) -> list[Repair]:
@@ -248,9 +270,8 @@ def _also_misnamed(search: _Search, suspects: list[tuple[Value, _Effect]], repai
 def _reduced(search: _Search, suspects: list[tuple[Value, _Effect]]) -> list[Repair]:
     """A value whose shape is none of batch norm's, if it is known what it is."""
     for value, _ in suspects:
-        text = (
-            reduced(value.raw[0], search.steps[0], 100 * search.tolerance) if value.kind == "other" else None
-        )
+        shaped = value.kind in ("other", "whole") and not value.names
+        text = reduced(value.raw[0], search.steps[0], 100 * search.tolerance) if shaped else None
         if text is not None:
             step = text.partition(" in the shape ")
             wanted = (
@@ -291,7 +312,8 @@ def _outputs(search: _Search, plain: list[dict[str, Array] | None], wrong: set[s
     """
     found: dict[int, str] = {}
     for o in sorted(wrong):
-        equal = [k for k, v in enumerate(search.values) if _is_output(search, v, plain, o)]
+        values = enumerate(search.values)
+        equal = [k for k, v in values if v.site.role != "seen" and _is_output(search, v, plain, o)]
         if not equal:
             continue
         last, step = equal[-1], {"dgamma": "Σ dy x̂", "dbeta": "Σ dy"}.get(o, o)
@@ -319,7 +341,7 @@ def _is_suspect(search: _Search, value: Value) -> bool:
     if value.kind == "number" or value.constant:
         exempt = {search.scales.letter if search.scales else "N", "ε"}
         return not value.constant and not exempt & set(value.names) and role != "addend"
-    return role != "addend" and (role != "copy" or bool(value.site.name))
+    return role not in ("addend", "seen") and (role != "copy" or bool(value.site.name))
 
 
 def _effect(
@@ -357,8 +379,10 @@ def _clears(search: _Search, index: int) -> bool:
     seen = search.watch.seen()
     for later in search.values[index + 1 :]:
         if later.names and later.kind in ("whole", "by channel") and later.site.role != "addend":
-            before = later.raw[0] if len(later.moments[0]) > 1 else later.raw[0][None]
-            for moment, old in zip(later.moments[0], before, strict=True):
+            single = later.filled or len(later.moments[0]) == 1
+            moments = later.moments[0][-1:] if single else later.moments[0]
+            before = later.raw[0][None] if single else later.raw[0]
+            for moment, old in zip(moments, before, strict=True):
                 if moment in seen and _moved(seen[moment], old, search):
                     return True
     return False
@@ -620,15 +644,15 @@ def _found(search: _Search, value: Value, expected: str) -> str:
     """What the value is: a step, a multiple of one, the expected one and something more, or none of these."""
     if value.names:
         return value.names[0]
-    if value.kind == "other":
-        text = reduced(value.raw[0], search.steps[0], 100 * search.tolerance)
+    text = reduced(value.raw[0], search.steps[0], 100 * search.tolerance)
+    if value.kind == "other" or text:
         return text or f"an array of shape {value.raw[0].shape}, which is none of the exact values"
     numbers = [a[0].value for a in value.arranged]
-    text, far = _described(search, numbers, value.kind)
+    words, far = _described(search, numbers, value.kind)
     known = [s.of_kind(value.kind).get(expected) for s in search.steps] if value.kind != "number" else [None]
     if far == float("inf") and all(k is not None for k in known):
         rest, more = _described(search, [n - e for n, e in zip(numbers, known, strict=True)], value.kind)
         if more < float("inf"):
             sign = "-" if rest.startswith("-") else "+"
             return f"{expected} {sign} {rest.removeprefix('-')}"
-    return text
+    return words

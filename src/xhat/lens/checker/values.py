@@ -20,7 +20,7 @@ __all__ = ["Value", "by_channel", "multiple_of", "values_of"]
 _SEVERAL = 8  # calls of one function, at most; more evaluations of a site are a loop
 
 
-@dataclass
+@dataclass(eq=False)
 class Value:
     """What one place computed on every batch, and which steps it equals on all of them."""
 
@@ -28,6 +28,7 @@ class Value:
     moments: list[list[Moment]]
     arranged: list[list[Arranged]]
     raw: list[Array]
+    filled: bool = False  # an array that a loop fills: every evaluation is the same array
     names: list[str] = field(default_factory=list)
 
     @property
@@ -55,7 +56,9 @@ class Value:
     def plan_of(self, batch: int, raw: Array) -> dict[Moment, Array]:
         """The replacement by an array that is arranged as this value is; of a loop, one row for each evaluation."""
         moments = self.moments[batch]
-        return {moments[0]: raw} if len(moments) == 1 else dict(zip(moments, raw, strict=True))
+        if len(moments) == 1 or self.filled:
+            return dict.fromkeys(moments, raw)
+        return dict(zip(moments, raw, strict=True))
 
 
 def values_of(
@@ -68,7 +71,7 @@ def values_of(
         if all(key in g for g in grouped):
             moments, raw = ([g[key][k] for g in grouped] for k in (0, 1))
             arranged = [list(arrangements(v, s.probe)) for v, s in zip(raw, steps, strict=True)]
-            value = Value(sites[key[0]], moments, arranged, raw)  # type: ignore[arg-type]
+            value = Value(sites[key[0]], moments, arranged, raw, key[1] == -2)  # type: ignore[arg-type]
             value.names = _names(value, steps, tolerance)
             found.append(value)
     _order_ways(found, steps, tolerance)
@@ -114,8 +117,8 @@ def _groups(
         elif len(moments) <= _SEVERAL:
             for moment, array in zip(moments, arrays, strict=True):
                 yield (site, moment.occurrence), ([moment], array)
-        else:  # what is left behind by a loop
-            yield (site, -2), (moments[-1:], arrays[-1])
+        else:  # an array that a loop fills: what it is in the end
+            yield (site, -2), (moments, arrays[-1])
 
 
 def _names(value: Value, steps: list[Steps], tolerance: float) -> list[str]:
@@ -188,17 +191,21 @@ def _ratio(value: Array, exact: Array, p: Probe, near: float) -> Array | None:
 def reduced(value: Array, steps: Steps, tolerance: float) -> str | None:
     """What a value of another shape is: a mean or a sum of a step over some axes, or a reshaped step."""
     p = steps.probe
-    known = {n: v for n, v in steps.whole.items() if n in ("x", "dy", "x²", "(x - μ)²", "dx̂", "dy x̂", "dx̂ x̂")}
-    for count in range(1, p.x.ndim + 1):
-        for axes in combinations(range(p.x.ndim), count):
-            for name, exact in known.items():
-                for word, taken in (("mean", exact.mean(axis=axes)), ("sum", exact.sum(axis=axes))):
-                    if taken.size == value.size and _equal(value.ravel(), taken.ravel(), tolerance):
-                        return f"the {word} of {name} over {'axes' if count > 1 else 'axis'} {str(axes).strip('(),')}"
-            variance = p.x.var(axis=axes)
-            if variance.size == value.size and _equal(value.ravel(), variance.ravel(), tolerance):
-                return f"the variance of x over {'axes' if count > 1 else 'axis'} {str(axes).strip('(),')}"
     for name, exact in steps.whole.items():
-        if exact.size == value.size and _equal(value.ravel(), exact.ravel(), tolerance):
+        if (
+            exact.size == value.size
+            and value.size > p.channels
+            and _equal(value.ravel(), exact.ravel(), tolerance)
+        ):
             return f"{name} in the shape {value.shape}, which mixes the channels"
+    known = {n: v for n, v in steps.whole.items() if n in ("x", "dy", "x²", "(x - μ)²", "dx̂", "dy x̂", "dx̂ x̂")}
+    known |= {"dx̂ (x - μ)": steps.whole["dx̂ (x - μ)"]}
+    for count in range(1, p.x.ndim + 1):
+        for axes in combinations([a for a in range(p.x.ndim) if p.x.shape[a] > 1], count):
+            taken = {"the variance of x": p.x.var(axis=axes)}
+            taken |= {f"the mean of {n}": v.mean(axis=axes) for n, v in known.items()}
+            taken |= {f"the sum of {n}": v.sum(axis=axes) for n, v in known.items()}
+            for words, exact in taken.items():
+                if exact.size == value.size and _equal(value.ravel(), exact.ravel(), tolerance):
+                    return f"{words} over {'axes' if count > 1 else 'axis'} {str(axes).strip('(),')}"
     return None

@@ -54,7 +54,7 @@ class Watch:
     counts: dict[int, int] = field(default_factory=dict)
 
     def begin(self) -> None:
-        """A new pass: the forward is called again, or the backward for the first time."""
+        """A new pass: the forward is called again, or a backward that has no forward."""
         self.records.append({})
         self.counts.clear()
 
@@ -179,9 +179,8 @@ def watching(runner: Runner, files: list[str]) -> Iterator[tuple[Runner, Watch]]
                 function.__code__ = code
                 function.__globals__[HOOK] = watch
                 scopes.append(function.__globals__)
-        watched = replace(
-            runner, forward=_counted(runner.forward, watch), backward=_counted(runner.backward, watch)
-        )
+        first = "backward" if runner.forward is None else "forward"
+        watched = replace(runner, **{first: _counted(getattr(runner, first), watch)})
         with _eager(runner):
             yield watched, watch
     finally:
