@@ -45,6 +45,23 @@ class Value:
         """Whether it is a number that is the same on every batch."""
         return len({float(v.ravel()[0]) for v in self.raw}) == 1 and all(v.size == 1 for v in self.raw)
 
+    @property
+    def is_array(self) -> bool:
+        """Whether it has the shape of x or of the channels."""
+        return self.kind in ("whole", "by channel")
+
+    @property
+    def numbers(self) -> list[Array]:
+        """The values on every batch in the axes of x, or by channel."""
+        return [ways[0].value for ways in self.arranged]
+
+    def moments_with_values(self, batch: int) -> list[tuple[Moment, Array]]:
+        """Each evaluation with its value; of an array that a loop fills, the last one."""
+        moments, raw = self.moments[batch], self.raw[batch]
+        if self.filled or len(moments) == 1:
+            return [(moments[-1], raw)]
+        return list(zip(moments, raw, strict=True))
+
     def plan(self, batch: int, numbers: Array, way: int = 0) -> dict[Moment, Array]:
         """The replacement of this value by another one in the axes of x (or by one of the channels, or a number)."""
         arranged, moments = self.arranged[batch], self.moments[batch]

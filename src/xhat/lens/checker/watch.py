@@ -65,7 +65,7 @@ class Watch:
         self.counts[number] = moment.occurrence + 1
         if moment in self.plan:
             value = _like(value, self.plan[moment])
-        if self.recording:
+        if self.recording and self.records:
             self._record(moment, value)
         return value
 
