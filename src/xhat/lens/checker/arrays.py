@@ -13,7 +13,7 @@ import numpy as np
 
 from xhat.lens.checker.probes import Array
 
-__all__ = ["KINDS", "dtype_of", "gradient", "holds", "is_array", "kinds_for", "make", "read"]
+__all__ = ["KINDS", "copied", "dtype_of", "gradient", "holds", "is_array", "kinds_for", "make", "read"]
 
 _EMPTY = CellType()
 KINDS = ("numpy", "torch", "jax")
@@ -42,6 +42,11 @@ def read(value: Any) -> Array:
     if hasattr(value, "detach"):
         value = value.detach().cpu().double().numpy()
     return np.array(value, dtype=np.float64)
+
+
+def copied(value: Any) -> Any:
+    """A copy of an array of any kind."""
+    return value.clone() if hasattr(value, "clone") else value.copy()
 
 
 def dtype_of(value: Any) -> str:
@@ -109,7 +114,14 @@ def gradient(
         }
     if kind == "jax":
         jax = import_module("jax")
-        y, back = jax.vjp(lambda leaves: y_of(**leaves), arguments)
-        (found,) = back(dy.astype(y.dtype).reshape(y.shape))
+
+        def pulled_back(leaves: dict[str, Any], dy: Any) -> Any:
+            y, back = jax.vjp(lambda leaves: y_of(**leaves), leaves)
+            return back(dy.astype(y.dtype).reshape(y.shape))[0]
+
+        try:  # one compilation in place of one for each operation
+            found = jax.jit(pulled_back)(arguments, dy)
+        except Exception:  # code that looks at values can't be traced
+            found = pulled_back(arguments, dy)
         return {"d" + name: g for name, g in found.items()}
     return None

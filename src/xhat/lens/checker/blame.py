@@ -6,9 +6,10 @@ the output itself can be repaired, the mistake may be two values together, or an
 
 import numpy as np
 
+from xhat.lens.checker.exact import arrangements
 from xhat.lens.checker.experiment import OUTPUTS, Effect, Experiment, Plan
+from xhat.lens.checker.probes import Array
 from xhat.lens.checker.repair import Repair, candidates, described, repair, scaled, shares, times, wanted
-from xhat.lens.checker.steps import arrangements
 from xhat.lens.checker.values import Value, reduced
 
 __all__ = ["detached", "first_mistakes"]
@@ -134,7 +135,7 @@ def _also_misnamed(e: Experiment, suspects: Suspects, found: Repair) -> list[Rep
     return []
 
 
-def _value_with(e: Experiment, k: int, plan: Plan, value: Value) -> list[np.ndarray]:  # type: ignore[type-arg]
+def _value_with(e: Experiment, k: int, plan: Plan, value: Value) -> list[Array]:
     """What a value is on batch k with this plan, or nothing."""
     e.run(k, plan, recording=True)
     seen, moments = e.watch.seen(), value.moments[k]
@@ -192,7 +193,7 @@ def _pair(e: Experiment, suspects: Suspects) -> list[Repair]:
 def _together(
     e: Experiment, values: tuple[Value, Value], effects: tuple[Effect, Effect], o: str
 ) -> list[Repair]:
-    numbers: list[list[np.ndarray]] = [[], []]  # type: ignore[type-arg]
+    numbers: list[list[Array]] = [[], []]
     plans: list[list[Plan]] = [[], []]
     for k, p in enumerate(e.batch):
         added = shares(e, k, o, [f.slopes[k] for f in effects])

@@ -14,7 +14,8 @@ import numpy as np
 from xhat.errors import ArgumentError
 from xhat.lens.checker.adapter import Adapter, Unjudged
 from xhat.lens.checker.arrays import KINDS, kinds_for
-from xhat.lens.checker.diagnose import Diagnosis, diagnose
+from xhat.lens.checker.diagnose import diagnose
+from xhat.lens.checker.diagnosis import Diagnosis
 from xhat.lens.checker.fit import forward_fits
 from xhat.lens.checker.locate import located
 from xhat.lens.checker.modules import functions_of
@@ -70,11 +71,11 @@ def check(
     expected = replace(expected, correction=correction) if correction is not None else expected
     if inspect.isclass(forward):
         try:
-            forward, own_backward, kind = functions_of(forward)
+            layer = functions_of(forward, adapter)
         except Unjudged as problem:
             return Verdict(forward.__name__, problem=str(problem))
-        backward = backward or own_backward
-        adapter = replace(adapter, arrays=adapter.arrays or kind)
+        forward, backward = layer.forward, backward or layer.backward
+        adapter = Adapter(arrays=adapter.arrays or layer.kind)
     functions = [f for f in (forward, backward) if f is not None]
     roles = (("forward", forward), ("backward", backward))
     subject = " and ".join(_name_of(function, role) for role, function in roles if function is not None)
@@ -173,5 +174,6 @@ def _verdict(subject: str, results: list[Diagnosis]) -> Verdict:
         wrong_lines=lines,
         formulas=formulas,
         notes=(*notes, *hints),
+        not_judged=tuple(first.not_judged),
         tolerance=first.tolerance,
     )

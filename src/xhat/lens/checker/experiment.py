@@ -1,7 +1,7 @@
 """The watched code, run again with some of its values replaced.
 
-What a change of a value changes, and whether an output is right once a value is another one. Which values are tried, and
-with what, is in `repair` and `blame`.
+What a change of a value changes, and whether an output is right once a value is another one. Which values are tried,
+and with what, is in `repair` and `blame`.
 """
 
 from dataclasses import dataclass, field
@@ -11,10 +11,10 @@ import numpy as np
 
 from xhat.lens.checker import reference
 from xhat.lens.checker.adapter import Unjudged
+from xhat.lens.checker.exact import Steps, steps_of
 from xhat.lens.checker.powers import Scales, scales_of
 from xhat.lens.checker.probes import Array, Probe
 from xhat.lens.checker.runner import Runner
-from xhat.lens.checker.steps import Steps, steps_of
 from xhat.lens.checker.values import Value, values_of
 from xhat.lens.checker.watch import Moment, Watch
 

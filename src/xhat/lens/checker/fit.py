@@ -11,10 +11,10 @@ from xhat.lens.checker import rounding
 from xhat.lens.checker.conventions import OTHERS, PLAIN, Convention
 from xhat.lens.checker.faults import Mistake
 from xhat.lens.checker.probes import Array, Probe, probes
-from xhat.lens.checker.reference import CLOSED, FORMULATIONS
 from xhat.lens.checker.runner import Runner
-from xhat.lens.checker.runs import RunResult
+from xhat.lens.checker.runs import TRAINING, Mode, RunResult
 from xhat.lens.checker.search import BACKWARD, LIMIT, Explanation, Names, Predictor, flat, predictor_for
+from xhat.lens.checker.steps import CLOSED, FORMULATIONS
 
 __all__ = ["Fit", "fit_at", "forward_fits", "run_probes"]
 
@@ -101,13 +101,15 @@ class Fit:
                 yield Explanation(correction, forward, formulation, unexplained | backward)
 
 
-def run_probes(runner: Runner, eps: float, correction: int | None, unit: float | None) -> Fit:
+def run_probes(
+    runner: Runner, eps: float, correction: int | None, unit: float | None, mode: Mode = TRAINING
+) -> Fit:
     """The runs of one layout, not explained yet. Raises Unjudged if the code can't run."""
     affine = runner.forward is None or runner.takes("gamma")
     batch = probes(runner.spec.layout, runner.spec.dtype, eps, affine, unit)
-    first = [runner.run(p, 0) for p in batch]
+    first = [runner.run(p, 0, mode=mode) for p in batch]
     uses_statistics = runner.backward is not None and runner.takes("mean", "var", "std", "rstd", "xhat")
-    runs = {0: first, 1: [runner.run(p, 1) for p in batch] if uses_statistics else first}
+    runs = {0: first, 1: [runner.run(p, 1, mode=mode) for p in batch] if uses_statistics else first}
     fit = Fit(runner, batch, runs, eps, unit, affine, correction)
     fit.dtype = rounding.coarse([runner.spec.dtype, *(d for s in first for d in s.dtypes)])
     fit.tolerance = rounding.TOLERANCE[fit.dtype]

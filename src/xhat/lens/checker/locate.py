@@ -7,10 +7,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from xhat.lens.checker.diagnose import Diagnosis
+from xhat.lens.checker.diagnosis import Diagnosis
 from xhat.lens.checker.first_line import wrong_lines
-from xhat.lens.checker.formula import LEGEND, UNKNOWN, formulas
+from xhat.lens.checker.formula import formulas
 from xhat.lens.checker.rounding import TOLERANCE
+from xhat.lens.checker.terms import LEGEND, UNKNOWN
 from xhat.lens.checker.verdict import FormulaRead, WrongLine
 
 __all__ = ["located"]

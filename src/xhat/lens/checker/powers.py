@@ -11,7 +11,7 @@ from itertools import product
 import numpy as np
 
 from xhat.lens.checker.probes import Array, Probe
-from xhat.lens.checker.reference import Forward
+from xhat.lens.checker.steps import Forward
 
 __all__ = ["ONE", "Factor", "Scales", "fit", "scales_of"]
 

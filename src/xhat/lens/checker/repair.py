@@ -9,9 +9,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from xhat.lens.checker.exact import Steps
 from xhat.lens.checker.experiment import Effect, Experiment, Outputs, Plan
 from xhat.lens.checker.probes import Array, Probe
-from xhat.lens.checker.steps import Steps
 from xhat.lens.checker.values import Value, by_channel, cost, multiple_of
 
 __all__ = ["Repair", "candidates", "described", "repair", "scaled", "shares", "times", "wanted"]

@@ -9,10 +9,11 @@ the hook does with a value is in `watch`.
 import ast
 from dataclasses import dataclass, field, replace
 from types import CodeType
-from typing import Any
+from typing import Any, TypeVar
 
 __all__ = ["HOOK", "Site", "codes_in", "rewritten"]
 
+Node = TypeVar("Node", bound=ast.AST)
 HOOK = "__xhat_watch__"
 
 
@@ -212,7 +213,8 @@ class _Rewriter(ast.NodeTransformer):
         return _placed(call, where)
 
 
-def _placed(node: Any, where: Any) -> Any:
+def _placed(node: Node, where: Any) -> Node:
+    """The node, with the place of another one wherever it has none."""
     for part in ast.walk(node):
         if not hasattr(part, "lineno") or part is node:
             ast.copy_location(part, where)

@@ -55,7 +55,9 @@ class Runner:
             values = self._values(p, correction, mode)
             cache = self._run_forward(p, values, result) if self.forward is not None else NO_CACHE
             try:
-                if self.backward is not None and mode.training:
+                if not mode.gradients:
+                    pass
+                elif self.backward is not None and mode.training:
                     given = self._values(p, correction, mode) | {"cache": cache}
                     self._run_backward(p, given, result)
                 elif self.backward is None and self.forward is not None:
@@ -67,6 +69,28 @@ class Runner:
                 result.unjudged = dict.fromkeys(expected, str(problem))
         result.read |= values["options"].read
         return result
+
+    def run_twice(self, p: Probe, q: Probe) -> tuple[Array | None, Array | None]:
+        """The running mean after a call on p, and after a second one on q that continues it."""
+        assert self.forward is not None
+        results = []
+        with warnings.catch_warnings(), np.errstate(all="ignore"):
+            warnings.simplefilter("ignore")
+            values, cache = self._values(p, 0, TRAINING), NO_CACHE
+            for probe in (p, q):
+                result = RunResult()
+                if isinstance(cache, Mapping) or cache is NO_CACHE or not hasattr(self.forward, "again"):
+                    values["x"] = self._array(probe.x)
+                    cache = self._run_forward(probe, values, result)
+                else:
+                    held = self.forward.again(cache, self._array(probe.x))
+                    result.running = {name: _numbers(value).ravel() for name, value in held.items()}
+                results.append(result.running.get("running_mean"))
+                if "running_mean" in result.running:
+                    values["running_mean"] = self._array(
+                        result.running["running_mean"].reshape(p.gamma.shape), "flat"
+                    )
+        return results[0], results[1]
 
     def _array(self, values: Array, style: str = "wide") -> Any:
         shaped = values.reshape(-1) if style == "flat" else values

@@ -9,10 +9,10 @@ from itertools import combinations
 
 import numpy as np
 
+from xhat.lens.checker.exact import Arranged, Steps, arrangements
 from xhat.lens.checker.powers import ONE, Factor, Scales, fit
 from xhat.lens.checker.probes import Array, Probe
 from xhat.lens.checker.rewrite import Site
-from xhat.lens.checker.steps import Arranged, Steps, arrangements
 from xhat.lens.checker.watch import Moment
 
 __all__ = ["Value", "by_channel", "multiple_of", "values_of"]
@@ -86,9 +86,9 @@ def values_of(
     found = []
     for key in grouped[0]:
         if all(key in g for g in grouped):
-            moments, raw = ([g[key][k] for g in grouped] for k in (0, 1))
+            moments, raw = [g[key][0] for g in grouped], [g[key][1] for g in grouped]
             arranged = [list(arrangements(v, s.probe)) for v, s in zip(raw, steps, strict=True)]
-            value = Value(sites[key[0]], moments, arranged, raw, key[1] == -2)  # type: ignore[arg-type]
+            value = Value(sites[key[0]], moments, arranged, raw, key[1] == -2)
             value.names = _names(value, steps, tolerance)
             found.append(value)
     _order_ways(found, steps, tolerance)

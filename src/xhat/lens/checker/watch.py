@@ -179,8 +179,10 @@ def watching(runner: Runner, files: list[str]) -> Iterator[tuple[Runner, Watch]]
                 function.__code__ = code
                 function.__globals__[HOOK] = watch
                 scopes.append(function.__globals__)
-        first = "backward" if runner.forward is None else "forward"
-        watched = replace(runner, **{first: _counted(getattr(runner, first), watch)})
+        if runner.forward is None:
+            watched = replace(runner, backward=_counted(runner.backward, watch))
+        else:
+            watched = replace(runner, forward=_counted(runner.forward, watch))
         with _eager(runner):
             yield watched, watch
     finally:
