@@ -72,10 +72,13 @@ class _Layer:
         self.kind = kinds_for([f for f in used if f is not None], adapter.arrays)[0]
         self.given = _constructor(layer, adapter)
         made = self._construct(3, {})
-        self.late = not {"gamma", "beta"} & {*state.parameters(made, adapter)[0], *self.given.values()}
-        if self.late:
-            made = self._called_once(made)
         self.places, self.guessed = state.parameters(made, adapter)
+        called = self._called_once(made)
+        later, guessed = state.parameters(called, adapter)
+        new = {q: place for q, place in later.items() if q not in {*self.places, *guessed}}
+        self.late = bool(new) or not {"gamma", "beta"} & {*self.places, *self.given.values()}
+        if self.late:
+            made, self.places = called, self.places | new
         self.unknown = state.unknown(made, adapter, 3) if self.late and "gamma" not in self.places else {}
         self._identify()
         self.options = self._options(made)
