@@ -44,24 +44,19 @@ def bounds(
     sums: that of its sums, if it is another.
     one_pass: the bounds of a kernel whose variance is mean(x^2) - mu^2.
     """
-    m, total = float(p.count()), p.total()
-    fixed = f.variance_slope == 0  # the moments are given: nothing is summed for them
-    s = (_ROUNDINGS + 4 * sqrt(m)) * (arithmetic if sums is None else sums)
-    size = np.abs(f.mu) + np.sqrt(f.var)
-    of_mean = 0 * size if fixed else s * size
-    spread = size**2 if one_pass else np.sqrt(f.var) * size
-    of_var = 0 * size if fixed else s * spread + of_mean**2
+    s = (_ROUNDINGS + 4 * sqrt(p.count())) * (arithmetic if sums is None else sums)
+    of_mean, of_var = _of_moments(f, s, one_pass)
     of_rstd = f.rstd * (of_var * f.rstd**2 / 2 + 4 * arithmetic)  # drstd = rstd^3 dvar / 2
-    relative = of_rstd / f.rstd
-    of_xhat = (of_mean + 2 * arithmetic * size) * f.rstd + (relative + _ROUNDINGS * arithmetic) * np.abs(
-        f.xhat
-    )
+    relative = of_rstd / f.rstd + _ROUNDINGS * arithmetic
+    offset = 2 * arithmetic * (np.abs(f.mu) + np.sqrt(f.var))
+    of_xhat = (of_mean + offset) * f.rstd + relative * np.abs(f.xhat)
+    total = p.total()
     dy, dy_xhat = np.abs(p.dy), np.abs(p.dy * f.xhat)
     of_sums = s * total(dy), s * total(dy_xhat) + total(dy * of_xhat)
     terms = np.abs(p.gamma * f.xhat) + np.abs(p.beta)
     found = {
         "y": np.abs(p.gamma) * of_xhat + 4 * arithmetic * terms,
-        "dx": _of_dx(p, f, b, correction, of_xhat, of_sums, relative + _ROUNDINGS * arithmetic),
+        "dx": _of_dx(p, f, b, correction, of_xhat, of_sums, relative),
         "dgamma": of_sums[1],
         "dbeta": of_sums[0],
         "mean": of_mean,
@@ -75,6 +70,14 @@ def bounds(
         name: bound + results.get(name, arithmetic) * 2 * np.abs(exact[name]) + _TINY * results.get(name, 0.0)
         for name, bound in found.items()
     }
+
+
+def _of_moments(f: Forward, s: float, one_pass: bool) -> tuple[Array, Array]:
+    """The bounds of the mean and of the variance; 0 for moments that are given, since nothing is summed for them."""
+    size = np.abs(f.mu) + np.sqrt(f.var)
+    if f.variance_slope == 0:
+        return 0 * size, 0 * size
+    return s * size, s * (size**2 if one_pass else np.sqrt(f.var) * size) + (s * size) ** 2
 
 
 def _of_dx(

@@ -73,8 +73,7 @@ def check(
     """
     adapter = adapter or Adapter()
     _check_arguments(forward, backward, adapter, like, correction, layout, dtype, eps)
-    expected = replace(CONVENTIONS[like]) if like else Expected()
-    expected = replace(expected, correction=correction) if correction is not None else expected
+    expected = _expected(like, correction)
     if inspect.isclass(forward):
         try:
             layer = functions_of(forward, adapter)
@@ -100,6 +99,11 @@ def check(
     if layout is None and first.runner.spec.layout == "CN":
         subject += ", with features in rows, (C, N)"
     return _verdict(subject, [first, *others])
+
+
+def _expected(like: str | None, correction: int | None) -> Expected:
+    expected = CONVENTIONS[like] if like else Expected()
+    return expected if correction is None else replace(expected, correction=correction)
 
 
 def _name_of(function: Any, role: str) -> str:

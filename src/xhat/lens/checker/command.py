@@ -36,10 +36,6 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--eps", type=float, help="eps of code that has no such parameter (detected)")
     kernel_command.arguments(parser)
-    parser.add_argument("--json", action="store_true", help="print the verdicts as JSON")
-    parser.add_argument(
-        "-o", "--output", type=Path, metavar="HTML", help="also write a page: yours, exact, difference"
-    )
     _limits(parser.add_argument_group("limits", "Each file runs in a process of its own, with your rights."))
     _for_teachers(
         parser.add_argument_group(

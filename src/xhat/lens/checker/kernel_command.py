@@ -20,7 +20,7 @@ and save y, dx, dgamma and dbeta under the same case ("{first}/y", ...), in this
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    """Add these options to a parser."""
+    """Add these options to a parser, and those about what is written."""
     parser.add_argument(
         "--data",
         nargs="+",
@@ -33,6 +33,10 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--against", metavar="NAME", help="check an importable object, such as torch.nn.BatchNorm2d"
+    )
+    parser.add_argument("--json", action="store_true", help="print the verdicts as JSON")
+    parser.add_argument(
+        "-o", "--output", type=Path, metavar="HTML", help="write a page: yours, exact, difference"
     )
     parser.add_argument(
         "--thorough", action="store_true", help="more sizes, and float32 and 16 bits besides float64"
