@@ -73,7 +73,8 @@ def test_the_current_folder_and_folders_above_are_on_the_path(
     text = "from sums_here import mean\nfrom above.number import EPS\n" + RIGHT.replace(
         "dy.mean(0)", "mean(dy)"
     )
-    assert of(tmp_path / "a" / "b" / "code.py", text.replace("1e-5", "EPS"))
+    verdicts = of(tmp_path / "a" / "b" / "code.py", text.replace("1e-5", "EPS"))
+    assert verdicts and verdicts.notes == ()
 
 
 def test_a_missing_module_is_an_error_only_where_it_is_used(tmp_path: Path) -> None:
@@ -82,8 +83,10 @@ def test_a_missing_module_is_an_error_only_where_it_is_used(tmp_path: Path) -> N
         "from past.builtins import xrange\nBLOCK = triton.next_power_of_2(5)\n"
         "@triton.jit\ndef kernel(p: tl.constexpr): pass\n"
         "class Table(Layer): pass\n"
+        "@triton.jit\ndef mean(x): return x.mean(0)\n"
     )
-    verdicts = of(tmp_path / "kernel.py", missing + RIGHT.replace("r = 1", "list(xrange(3)); r = 1"))
+    right = RIGHT.replace("dy.mean(0)", "mean(dy)").replace("r = 1", "list(xrange(3)); r = 1")
+    verdicts = of(tmp_path / "kernel.py", missing + right)
     assert verdicts
     assert "triton_of_nobody is not installed; the file was imported without it." in verdicts.notes
     used = of(tmp_path / "used.py", missing + RIGHT.replace("r = 1", "triton.cdiv(3, 2); r = 1"))
@@ -132,11 +135,14 @@ def test_a_notebook_is_read_and_only_its_functions_run(tmp_path: Path) -> None:
         ("markdown", "# Batch norm"),
         ("code", f"%matplotlib inline\n!pip install numpy \\\n   scipy\n{forward}"),
         ("code", "%%bash\nrm -rf nothing"),
+        ("code", "from side_effect import nothing\nimport side_effect"),
         ("code", ["def backward", backward]),
         ("code", f"open({str(tmp_path / 'ran')!r}, 'w')\nplot?\n"),
     ]
     text = json.dumps({"cells": [{"cell_type": kind, "source": source} for kind, source in cells]})
-    assert of(tmp_path / "nb.ipynb", text)
+    (tmp_path / "side_effect.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
+    verdicts = of(tmp_path / "nb.ipynb", text)
+    assert verdicts and verdicts.notes == ()
     assert not (tmp_path / "ran").exists()
     assert of(tmp_path / "no.ipynb", "{}").problem == "no.ipynb is no notebook: its JSON has no cells."
 

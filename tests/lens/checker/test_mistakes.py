@@ -16,8 +16,8 @@ from lens.checker.wrong import MISTAKES, PROGRAM
 
 from xhat.lens import check, check_file
 from xhat.lens.checker.faults import CATALOGUE, TITLES, compatible, sets_of
-from xhat.lens.checker.reference import CLOSED
 from xhat.lens.checker.search import predictor_for
+from xhat.lens.checker.steps import CLOSED
 from xhat.lens.checker.verdict import SECTIONS, Verdict
 from xhat.lens.prover import source
 

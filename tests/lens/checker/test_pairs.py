@@ -57,6 +57,10 @@ def test_every_pair_of_a_file_is_found_and_the_rest_is_named_with_its_reason() -
         ("batch_norm; d_batch_norm", {("batch_norm", "d_batch_norm")}),
         ("batchnorm; bprop", {("batchnorm", "bprop")}),  # a backward that is only called that
         ("batch_norm; _fwd; _bwd", {("batch_norm", None), ("_fwd", "_bwd")}),  # its own derivative in JAX
+        (
+            "batch_norm; batch_norm_fwd; batch_norm_bwd",
+            {("batch_norm", None), ("batch_norm_fwd", "batch_norm_bwd")},
+        ),
         ("batch_norm; _batch_norm", {("batch_norm", None)}),  # a part of the public function
         ("batchnorm_backward(dy, x)", {(None, "batchnorm_backward")}),
         ("normalize(x, gamma, beta); relu(x)", {("normalize", None)}),
@@ -66,6 +70,7 @@ def test_every_pair_of_a_file_is_found_and_the_rest_is_named_with_its_reason() -
             {("BatchNorm1d", None), ("BatchNorm2d", None)},
         ),
         ("BatchNorm: forward; BatchNormTable: rows", {("BatchNorm", None)}),
+        ("BatchNormAutograd: forward; BatchNormGrad: forward", {("BatchNormAutograd", None)}),
         ("Layer: forward backward", {("Layer", None)}),
         ("area(r); f(x)", set()),
         # Another layout is another computation: the nearest name alone is not enough.
@@ -81,8 +86,12 @@ def test_pairs_in_many_styles(text: str, expected: set[tuple[str | None, str | N
 
 def test_a_base_class_of_a_judged_class_is_not_judged() -> None:
     base = Function("BatchNormBase", ("forward",), is_class=True)
-    layer = Function("BatchNorm2d", ("forward",), is_class=True, bases=("BatchNormBase",))
-    assert find_pairs([base, layer]) == Found([Pair("BatchNorm2d")], [], ["BatchNormBase"])
+    one, two = (
+        Function(f"BatchNorm{k}d", ("forward",), True, ("BatchNormBase", "BatchNorm1d")) for k in (1, 2)
+    )
+    assert find_pairs([base, one, two]) == Found(
+        [Pair("BatchNorm1d"), Pair("BatchNorm2d")], [], ["BatchNormBase"]
+    )
 
 
 def test_a_folder_is_searched_more_strictly_than_a_file_that_was_named() -> None:

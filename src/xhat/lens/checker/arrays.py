@@ -144,7 +144,14 @@ def gradient(
         }
     if kind == "jax":
         jax = import_module("jax")
-        y, back = jax.vjp(lambda leaves: y_of(**leaves), arguments)
-        (found,) = back(dy.astype(y.dtype).reshape(y.shape))
+
+        def pulled_back(leaves: dict[str, Any], dy: Any) -> Any:
+            y, back = jax.vjp(lambda leaves: y_of(**leaves), leaves)
+            return back(dy.astype(y.dtype).reshape(y.shape))[0]
+
+        try:  # one compilation in place of one for each operation
+            found = jax.jit(pulled_back)(arguments, dy)
+        except Exception:  # code that looks at values can't be traced
+            found = pulled_back(arguments, dy)
         return {"d" + name: g for name, g in found.items()}
     return None

@@ -36,46 +36,64 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--eps", type=float, help="eps of code that has no such parameter (detected)")
     kernel_command.arguments(parser)
-    limits = parser.add_argument_group("limits", "Each file runs in a process of its own, with your rights.")
-    limits.add_argument("--time-limit", type=float, default=30, metavar="SECONDS", help="for a file (30)")
-    limits.add_argument("--memory", type=float, default=4, metavar="GB", help="for a process, on Linux (4)")
-    limits.add_argument("--processes", type=int, metavar="N", help="files at a time (the number of cores)")
-    limits.add_argument("--show-output", action="store_true", help="show what the code printed")
-    teachers = parser.add_argument_group(
-        "for teachers", "A file is a submission; so is all in a folder of a folder."
+    _limits(parser.add_argument_group("limits", "Each file runs in a process of its own, with your rights."))
+    _for_teachers(
+        parser.add_argument_group(
+            "for teachers", "A file is a submission; so is all in a folder of a folder."
+        )
     )
-    teachers.add_argument(
+
+
+def _limits(group: argparse._ArgumentGroup) -> None:
+    group.add_argument("--time-limit", type=float, default=30, metavar="SECONDS", help="for a file (30)")
+    group.add_argument("--memory", type=float, default=4, metavar="GB", help="for a process, on Linux (4)")
+    group.add_argument("--processes", type=int, metavar="N", help="files at a time (the number of cores)")
+    group.add_argument("--show-output", action="store_true", help="show what the code printed")
+
+
+def _for_teachers(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
         "--hint",
         choices=("wrong", "output", "line", "formula", "all"),
         default="all",
         help="show only that something is wrong, which output, which line, or which formula (all)",
     )
-    teachers.add_argument(
-        "--csv", type=Path, metavar="FILE", help="write a row for each submission and output"
+    group.add_argument(
+        "--expect",
+        nargs="+",
+        default=(),
+        metavar="NAME",
+        help="functions that every submission has to define",
     )
-    teachers.add_argument(
+    group.add_argument("--csv", type=Path, metavar="FILE", help="write a row for each submission and output")
+    group.add_argument(
         "--gradescope",
         type=Path,
         metavar="PATH",
         help="write results.json (of many submissions, a folder of them)",
     )
-    teachers.add_argument(
-        "--points", type=float, help="of a submission, for --gradescope (one for each output)"
-    )
+    group.add_argument("--points", type=float, help="of a submission, for --gradescope (one for each output)")
 
 
 def run(args: argparse.Namespace) -> int:
     """Check files. Returns 0 if everything is right, 1 if something is wrong, 2 if something could not be judged."""
-    from xhat.lens.checker.files.grades import write_csv, write_gradescope
-    from xhat.lens.checker.files.verdicts import combined
-    from xhat.lens.checker.page import write_page
-
     if args.probes is not None:
         return kernel_command.write_probes(args.probes, args.layout, args.dtype)
     if (verdict := kernel_command.judged(args)) is not None:
         return kernel_command.show(verdict, args)
     if not args.files:
         raise ArgumentError("check: got no file, expected Python files, --data, --probes or --against.")
+    if args.output is not None and args.hint != "all":
+        raise ArgumentError("check: --output shows everything, which --hint hides; omit one of them.")
+    return _judged(args)
+
+
+def _judged(args: argparse.Namespace) -> int:
+    """Judge the files, and print and write what is asked for."""
+    from xhat.lens.checker.files.grades import write_csv, write_gradescope
+    from xhat.lens.checker.files.verdicts import combined
+    from xhat.lens.checker.page import write_page
+
     graded = [_hinted(one, args.hint) for one in _graded(args)]
     try:
         if args.csv is not None:
@@ -106,6 +124,7 @@ def _graded(args: argparse.Namespace) -> "list[Graded]":
     from xhat.lens.checker.load import check_files
 
     options = {name: getattr(args, name) for name in (*_OPTIONS, *_LIMITS)}
+    options |= {"expect": args.expect}
     if len(args.files) == 1 and not args.files[0].is_dir():
         return check_files(args.files, **options)
     done = 0
@@ -133,7 +152,7 @@ def _hinted(one: "Graded", level: str) -> "Graded":
 def _asked(graded: "list[Graded]", args: argparse.Namespace) -> "list[Graded]":
     """Without files of a folder that hold no batch norm, except where each of them is somebody's submission."""
     grading = args.csv is not None or args.gradescope is not None
-    return graded if grading else [one for one in graded if one.files]
+    return graded if grading or args.expect else [one for one in graded if one.files]
 
 
 def _show(asked: "list[Graded]", graded: "list[Graded]", args: argparse.Namespace) -> None:

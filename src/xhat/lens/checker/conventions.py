@@ -9,7 +9,7 @@ import numpy as np
 
 from xhat import equations
 from xhat.lens.checker.probes import Probe
-from xhat.lens.checker.reference import Backward, Faults, Forward
+from xhat.lens.checker.steps import Backward, Faults, Forward
 
 __all__ = ["OTHERS", "PLAIN", "Convention"]
 

@@ -14,9 +14,9 @@ from xhat.lens.checker import reference
 from xhat.lens.checker.faults import TITLES, Mistake, compatible, sets_of, with_faults
 from xhat.lens.checker.fit import Fit, fit_at
 from xhat.lens.checker.probes import LARGE, Array, Probe, probes
-from xhat.lens.checker.reference import CLOSED, FORMULATIONS, Faults
 from xhat.lens.checker.runner import Runner
 from xhat.lens.checker.search import BACKWARD
+from xhat.lens.checker.steps import CLOSED, FORMULATIONS, Faults, Formulation
 
 __all__ = ["IGNORED", "OTHER", "PROBE_EPS", "fit_with_eps"]
 
@@ -201,7 +201,7 @@ def _with_another_eps(fit: Fit, large: Fit) -> Fit:
 
 def _eps_mistakes(
     large: Fit, output: str, inherited: tuple[Mistake, ...]
-) -> Iterator[tuple[tuple[Mistake, ...], reference.Formulation]]:
+) -> Iterator[tuple[tuple[Mistake, ...], Formulation]]:
     """The sets that explain an output where eps is invisible, each with another eps in the backward."""
     bases = _sets(large, output) or [()]
     places: list[str | float] = [*_USUAL_EPS, "missing", "outside"]

@@ -15,9 +15,9 @@ from xhat.lens.checker.faults import Mistake, compatible
 from xhat.lens.checker.faults.evaluation import EVALUATION, NORMALIZED
 from xhat.lens.checker.fit import Fit
 from xhat.lens.checker.probes import Array
-from xhat.lens.checker.reference import DERIVATIVE, EXACT, Faults
 from xhat.lens.checker.runs import Mode, RunResult
 from xhat.lens.checker.search import BACKWARD, flat
+from xhat.lens.checker.steps import DERIVATIVE, EXACT, Backward, Faults, Forward
 from xhat.lens.checker.verdict import Row
 
 __all__ = ["judge_evaluation"]
@@ -81,7 +81,7 @@ def _faults(chosen: tuple[Mistake, ...]) -> Faults:
     return Faults(**(NORMALIZED | values))
 
 
-def _states(fit: Fit, chosen: tuple[Mistake, ...]) -> list[reference.Forward]:
+def _states(fit: Fit, chosen: tuple[Mistake, ...]) -> list[Forward]:
     scaled = (fit.convention.scaled(p) for p in fit.batch)
     correction = fit.best[0].correction
     return [fit.convention.activated(reference.forward(p, correction, _faults(chosen))) for p in scaled]
@@ -126,7 +126,7 @@ def _judge_gradients(
 ) -> None:
     """The gradients of automatic differentiation: running statistics are constants."""
     faults, correction = _faults(chosen), fit.best[0].correction
-    backwards: list[reference.Backward] = []
+    backwards: list[Backward] = []
     for p, f in zip(fit.batch, _states(fit, chosen), strict=True):
         inner = fit.convention.inner(fit.convention.scaled(p), f, faults)
         b = reference.backward(inner, f, correction, EXACT, DERIVATIVE, faults)

@@ -11,10 +11,10 @@ from xhat.lens.checker import rounding
 from xhat.lens.checker.conventions import OTHERS, PLAIN, Convention
 from xhat.lens.checker.faults import Mistake
 from xhat.lens.checker.probes import Array, Probe, probes
-from xhat.lens.checker.reference import CLOSED, FORMULATIONS
 from xhat.lens.checker.runner import Runner
 from xhat.lens.checker.runs import TRAINING, Mode, RunResult
 from xhat.lens.checker.search import BACKWARD, LIMIT, Explanation, Names, Predictor, flat, predictor_for
+from xhat.lens.checker.steps import CLOSED, FORMULATIONS
 
 __all__ = ["Fit", "fit_at", "forward_fits", "run_probes"]
 

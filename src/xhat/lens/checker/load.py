@@ -10,7 +10,7 @@ from typing import Any
 from xhat.errors import ArgumentError
 from xhat.lens.checker.adapter import Adapter
 from xhat.lens.checker.check import _check_arguments
-from xhat.lens.checker.files.grades import Graded
+from xhat.lens.checker.files.grades import Graded, with_missing
 from xhat.lens.checker.files.judge import judged
 from xhat.lens.checker.files.pool import judge_files
 from xhat.lens.checker.files.submissions import Submission, submissions
@@ -48,14 +48,17 @@ def check_files(
     time_limit: float = 30.0,
     memory: float = 4.0,
     processes: int | None = None,
+    expect: Sequence[str] = (),
     each: Callable[[Verdicts], None] = lambda verdicts: None,
     **options: Any,
 ) -> list[Graded]:
     """Check files, notebooks and folders, each file in a process of its own; the options are those of `check`.
 
     A process is ended after `time_limit` seconds, with everything that it has started, and may have `memory` gigabytes
-    (on Linux); `processes` of them run at a time (the number of cores). `each` is called with the verdicts of a
-    file when they are there. The code runs with the rights of whoever calls: limits are no sandbox.
+    (on Linux); `processes` of them run at a time (the number of cores). The code runs with the rights of whoever calls:
+    limits are no sandbox. Names that are expected of every submission are not judged where
+    they are missing. `each` is called with the verdicts of a file
+    when they are there.
 
     Returns a result for each submission: a file, or a file or folder in a folder. Raises ArgumentError for invalid
     options, and for a folder that can't be read.
@@ -63,33 +66,32 @@ def check_files(
         >>> for one in xhat.lens.check_files(["submissions/"], time_limit=10):
         ...     print(one.name, one.status)
     """
-    for name, value in (("time_limit", time_limit), ("memory", memory), ("processes", processes or 1)):
-        if not 0 < value < float("inf"):
+    for name, value in (("time_limit", time_limit), ("memory", memory), ("processes", processes)):
+        if value is not None and not 0 < value < float("inf"):
             raise ArgumentError(f"check: {name} is {value!r}, expected a finite number above 0.")
     settings: dict[str, Any] = dict.fromkeys(("like", "correction", "layout", "dtype", "eps")) | options
+    adapter = settings.pop("adapter", None) or Adapter()
     settings.pop("thorough", None)
-    _check_arguments(print, None, settings.pop("adapter", None) or Adapter(), *settings.values())
+    _check_arguments(forward=print, backward=None, adapter=adapter, **settings)
     found = submissions([Path(path) for path in paths], [name for name in (forward, backward) if name])
     files = [file for submission in found for file in submission.files]
     asked = options | {"forward": forward, "backward": backward}
-    judged_files: dict[Path, Verdicts] = {}
+    found_in: dict[Path, Verdicts] = {}
     todo = judge_files(files, time_limit=time_limit, memory=memory, processes=processes, options=asked)
     for file, verdicts in zip(files, todo, strict=True):
-        judged_files[file] = verdicts
+        found_in[file] = verdicts
         each(verdicts)
-    return [
-        Graded(
-            one.name, tuple(judged_files[file] for file in one.files), next(iter(one.others.values()), None)
-        )
-        if one.files or len(one.others) == 1
-        else Graded(one.name, (), _nothing(one))
-        for one in found
-    ]
+    graded = [Graded(one.name, tuple(map(found_in.__getitem__, one.files)), _nothing(one)) for one in found]
+    return [with_missing(one, expect) for one in graded]
 
 
-def _nothing(submission: Submission) -> str:
-    if not submission.others:
-        return f"{submission.name} has no Python file and no notebook."
+def _nothing(submission: Submission) -> str | None:
+    """Why a submission has no file that is judged; None if it has one."""
+    name, others = submission.name, submission.others
+    if submission.files:
+        return None
+    if len(others) == 1:
+        return next(iter(others.values()))
     return (
-        f"none of the {len(submission.others)} files of {submission.name} defines a batch norm by its names."
+        f"none of the {len(others)} Python files and notebooks of {name} defines a batch norm by its names."
     )

@@ -7,10 +7,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from xhat.lens.checker.diagnose import Diagnosis
+from xhat.lens.checker.diagnosis import Diagnosis
 from xhat.lens.checker.first_line import wrong_lines
-from xhat.lens.checker.formula import LEGEND, UNKNOWN, formulas
+from xhat.lens.checker.formula import formulas
 from xhat.lens.checker.rounding import TOLERANCE
+from xhat.lens.checker.terms import LEGEND, UNKNOWN
 from xhat.lens.checker.verdict import FormulaRead, WrongLine
 
 __all__ = ["located"]
@@ -31,7 +32,12 @@ def located(
     fit, wrong, tolerance = found.fit, _wrong(found), TOLERANCES[found.fit.dtype]
     correction = fit.best[0].correction
     with np.errstate(all="ignore"):
-        lines, notes = wrong_lines(found.runner, fit.batch, correction, wrong, tolerance)
+        try:
+            lines, notes = wrong_lines(found.runner, fit.batch, correction, wrong, tolerance)
+        except (
+            Exception
+        ) as e:  # the values of other people's code may be anything; the verdict stands without its line
+            lines, notes = (), [f"Its lines could not be examined ({type(e).__name__}: {e})."]
         read = formulas(found.runner, fit.batch, correction, wrong, tolerance)
     notes += [LEGEND] if read else []
     notes += [UNKNOWN] if any("[?]" in formula.yours for formula in read) else []

@@ -72,10 +72,13 @@ class _Layer:
         self.kind = kinds_for([f for f in used if f is not None], adapter.arrays)[0]
         self.given = _constructor(layer, adapter)
         made = self._construct(3, {})
-        self.late = not {"gamma", "beta"} & {*state.parameters(made, adapter)[0], *self.given.values()}
-        if self.late:
-            made = self._called_once(made)
         self.places, self.guessed = state.parameters(made, adapter)
+        called = self._called_once(made)
+        later, guessed = state.parameters(called, adapter)
+        new = {q: place for q, place in later.items() if q not in {*self.places, *guessed}}
+        self.late = bool(new) or not {"gamma", "beta"} & {*self.places, *self.given.values()}
+        if self.late:
+            made, self.places = called, self.places | new
         self.unknown = state.unknown(made, adapter, 3) if self.late and "gamma" not in self.places else {}
         self._identify()
         self.options = self._options(made)
@@ -87,7 +90,7 @@ class _Layer:
         values = {q: v for q, v in usual.items() if q in ("channels", "ndim") or q in required} | values
         chosen = {name: values[q] for name, q in self.given.items() if q in values}
         try:
-            return self.layer(**chosen)
+            return _initialized(self.layer(**chosen), channels)
         except Exception as e:
             shown = ", ".join(f"{name}={value}" for name, value in chosen.items())
             raise Unjudged(f"{self.layer.__name__}({shown}) raised {type(e).__name__}: {e}") from e
@@ -182,8 +185,13 @@ class _Layer:
         def backward(dy: Any, cache: Any) -> dict[str, Any]:
             step = getattr(cache, self.steps["backward"] or "")
             positional, keywords = bind("backward", step, {"dy": dy}, adapter, ("dy",))
+            before = {
+                q: arrays.copied(state.value_at(cache, self.places[q])) for q in STATE[:2] if q in self.places
+            }
             result = step(*positional, **keywords)
-            held = state.gradients(cache, adapter)
+            after = {q: state.value_at(cache, self.places[q]) for q in before}
+            held = {f"d{q}": before[q] - after[q] for q in before} if hasattr(cache, "initialize") else {}
+            held |= state.gradients(cache, adapter)
             if result is None and not held:
                 raise Unjudged("backward returned None: not written yet.", (2, 0))
             found = (
@@ -226,6 +234,22 @@ class _Layer:
         step = getattr(self.layer, self.steps["forward"] or "")
         roles = {quantity(name, self.adapter) for name in inspect.signature(step).parameters}
         return bool(roles & {"training", "evaluation", "mode"})
+
+
+class _Descent:
+    """An optimizer for layers that update their parameters themselves: each moves by its gradient."""
+
+    def update(self, w: Any, grad_wrt_w: Any) -> Any:
+        return w - grad_wrt_w
+
+
+def _initialized(made: Any, channels: int) -> Any:
+    """The layer after `set_input_shape` and `initialize(optimizer)`, if it has them."""
+    if callable(getattr(made, "set_input_shape", None)):
+        made.set_input_shape((channels,))
+    if callable(getattr(made, "initialize", None)):
+        made.initialize(_Descent())
+    return made
 
 
 def _first_call(x: Any) -> dict[str, Any]:

@@ -6,11 +6,12 @@ Nothing here depends on what the factors belong to. r is (var + eps)^(-1/2); a f
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
+from itertools import product
 
 import numpy as np
 
 from xhat.lens.checker.probes import Array, Probe
-from xhat.lens.checker.reference import Forward
+from xhat.lens.checker.steps import Forward
 
 __all__ = ["ONE", "Factor", "Scales", "fit", "scales_of"]
 
@@ -20,7 +21,7 @@ _COUNTS = (
     *((2.0, 0.0), (-1.0, -1.0), (0.0, -2.0), (-0.5, 0.0), (0.5, 0.0), (-2.0, 1.0), (2.0, -1.0)),
 )
 _POWER = str.maketrans("0123456789.-", "⁰¹²³⁴⁵⁶⁷⁸⁹·⁻")
-_ORDER = "N m (N - 1) (m - 1) γ β r"  # of the factors of a product; roots come last
+_ORDER = "N m (N - 1) (m - 1) C γ β r"  # of the factors of a product; roots come last
 _NEAR = 1e-6
 
 
@@ -33,6 +34,8 @@ class Scales:
     var: Array
     running_var: Array
     m: Array
+    batch: Array
+    channels: Array
     eps: float
     correction: int
     letter: str = "N"
@@ -52,7 +55,12 @@ class Scales:
             f"√(Σ x²/{n} + ε)": (self.var + self.mu**2 + self.eps) ** 0.5,
             "√(running σ² + ε)": (self.running_var + self.eps) ** 0.5,
             "√(running σ²)": self.running_var**0.5,
-        }
+        } | self._other_counts
+
+    @property
+    def _other_counts(self) -> dict[str, Array]:
+        """Counts that are taken for m: the channels, and beside positions the samples."""
+        return {"C": self.channels} | ({"N": self.batch} if self.letter == "m" else {})
 
     @property
     def choices(self) -> list[tuple[str, ...]]:
@@ -126,13 +134,14 @@ def scales_of(batch: list[tuple[Probe, Forward]], correction: int) -> Scales:
 
     gamma, running_var = (flat([getattr(p, n) for p, _ in batch]) for n in ("gamma", "running_var"))
     mu, var = flat([f.mu for _, f in batch]), flat([f.var for _, f in batch])
-    m = flat([np.asarray(float(p.count())) for p, _ in batch])
+    m, n = (flat([np.asarray(float(p.count(over))) for p, _ in batch]) for over in ("all", "batch"))
+    channels = flat([np.asarray(float(p.channels)) for p, _ in batch])
     letter = "m" if batch[0][0].x.ndim > 2 else "N"
-    return Scales(gamma, mu, var, running_var, m, batch[0][0].eps, correction, letter)
+    return Scales(gamma, mu, var, running_var, m, n, channels, batch[0][0].eps, correction, letter)
 
 
-def fit(values: Array, scales: Scales, near: float = _NEAR) -> Factor | None:
-    """The simplest product that gives these values, or None."""
+def fit(values: Array, scales: Scales, near: float = _NEAR, another_eps: bool = False) -> Factor | None:
+    """The simplest product that gives these values, or None; `another_eps`: its root may have an eps of its own."""
     if not np.isfinite(values).all() or not np.abs(values).min() > 0:
         return None
     logarithms = np.log(np.abs(values))[:, None] - scales.counts
@@ -150,6 +159,23 @@ def fit(values: Array, scales: Scales, near: float = _NEAR) -> Factor | None:
             )
             if factor is not None:
                 return factor
+    return _with_another_eps(values, scales, near) if another_eps else None
+
+
+def _with_another_eps(values: Array, scales: Scales, near: float) -> Factor | None:
+    """gamma^p m^s (m - 1)^t (var + e)^(-q/2) with an unknown e: the one that is the same in every channel."""
+    for q, p, k in product((1, 2, 3), (0, 1), range(len(_COUNTS))):
+        rest = np.abs(values) / np.exp(scales.counts[:, k]) / np.abs(scales.gamma) ** p
+        for number in (1.0, 2.0, 0.5):
+            eps = (rest / number) ** (-2 / q) - scales.var
+            found = float(eps.mean())
+            close = np.abs(eps - found).max() <= 0.1 * near * (scales.var + abs(found)).min()
+            signs = np.sign(values) * (np.sign(scales.gamma) if p else 1)
+            if not close or found < 0 or (signs != signs[0]).any():
+                continue
+            names = ("γ", scales.letter, f"({scales.letter} - 1)", f"√(σ² + {found:.3g})")
+            powers = zip(names, (p, *_COUNTS[k], -q), strict=True)
+            return Factor(float(signs[0]) * number, tuple((n, float(power)) for n, power in powers if power))
     return None
 
 

@@ -78,8 +78,14 @@ class Probe:
     unit: float = 1.0  # the scale of x
 
     def axes(self, over: str) -> tuple[int, ...]:
-        """The summed axes: all but the channel axis, the batch axis, or all but the axis mistaken for the channels."""
+        """The summed axes: all but the channel axis, the batch axis, or all but the axis mistaken for the channels.
+
+        "everything": all axes; "instance", "layer": all but the batch axis, and the channel axis with "instance".
+        """
         kept = {self.layout.axis}
+        batch = next(a for a in range(self.x.ndim) if a != self.layout.axis)
+        if over in ("everything", "instance", "layer"):
+            kept = {"everything": set(), "instance": kept | {batch}, "layer": {batch}}[over]
         if over == "batch":
             return (next(a for a in range(self.x.ndim) if a not in kept),)
         if over in ("mistaken", "crossed"):
@@ -92,6 +98,11 @@ class Probe:
         if over == "crossed":  # over the mistaken axes, then transposed to the channel axis
             mistaken = self.total("mistaken")
             return lambda v: np.swapaxes(mistaken(v), self.layout.axis, self.layout.mistaken)
+        if over in ("all but the last", "the last twice"):
+            last = (slice(None),) * self.axes("batch")[0] + (slice(-1, None),)
+            sign = -1 if over == "all but the last" else 1
+            every, rest = self.total(), tuple(axes)
+            return lambda v: every(v) + sign * np.broadcast_to(v, shape)[last].sum(axis=rest, keepdims=True)
         return lambda v: (v if np.shape(v) == shape else np.broadcast_to(v, shape)).sum(
             axis=axes, keepdims=True
         )
@@ -104,7 +115,17 @@ class Probe:
 
     def count(self, over: str = "all") -> int:
         """The number of elements of such a sum."""
-        return prod(self.x.shape[a] for a in self.axes(over))
+        edge = {"all but the last": -1, "the last twice": 1}.get(over, 0)
+        count: int = prod(self.x.shape[a] for a in self.axes(over))
+        return count + edge * (count // self.x.shape[self.axes("batch")[0]] if edge else 0)
+
+    def reshaped(self) -> "Probe":
+        """The batch as x.reshape(-1, C), without moving the channel axis to the end first."""
+        c = self.channels
+        names = ("x", "dy", "gamma", "beta", "running_mean", "running_var")
+        return replace(
+            self, layout=LAYOUTS["NC"], **{name: getattr(self, name).reshape(-1, c) for name in names}
+        )
 
     @property
     def channels(self) -> int:

@@ -9,10 +9,11 @@ the hook does with a value is in `watch`.
 import ast
 from dataclasses import dataclass, field, replace
 from types import CodeType
-from typing import Any
+from typing import Any, TypeVar
 
 __all__ = ["HOOK", "Site", "codes_in", "rewritten"]
 
+Node = TypeVar("Node", bound=ast.AST)
 HOOK = "__xhat_watch__"
 
 
@@ -26,7 +27,7 @@ class Site:
     source: str  # the line
     name: str = ""  # the variable or the place that gets this value
     # "addend": a variable as a term of a sum; "sum": such a sum; "copy": a variable that gets another one's value;
-    # "result": what a function returns
+    # "result": what a function returns; "seen": an array of which a part was set, which can't be replaced
     role: str = ""
 
 
@@ -36,13 +37,19 @@ class _Rewriter(ast.NodeTransformer):
     first: int
     sites: list[Site] = field(default_factory=list)
     functions: list[str] = field(default_factory=list)
+    local: set[str] = field(default_factory=set)  # variables that the function sets
 
     # ---------------------------------------------------------------- scopes
 
     def visit_FunctionDef(self, node: Any) -> Any:
+        outer = self.local
+        self.local = {
+            n.id for n in ast.walk(node) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)
+        }
         self.functions.append(node.name)
         node.body = self._statements(node.body)
         self.functions.pop()
+        self.local = outer
         return node
 
     visit_AsyncFunctionDef = visit_FunctionDef
@@ -76,7 +83,7 @@ class _Rewriter(ast.NodeTransformer):
             return [node, *(self._after(t, node) for t in parts if isinstance(t, ast.Name))]
         node.value = self._stored(node.value, target)
         if isinstance(target, ast.Subscript) and isinstance(target.value, ast.Name | ast.Attribute):
-            return [node, self._after(target.value, node, rebind=False)]
+            return [node, self._after(target.value, node)]
         return node
 
     def visit_AnnAssign(self, node: ast.AnnAssign) -> Any:
@@ -92,7 +99,7 @@ class _Rewriter(ast.NodeTransformer):
         if isinstance(target, ast.Subscript):
             if not isinstance(target.value, ast.Name | ast.Attribute):
                 return node
-            return [node, self._after(target.value, node, rebind=False)]
+            return [node, self._after(target.value, node)]
         is_sum = isinstance(node.op, ast.Add | ast.Sub)
         return [node, self._after(target, node, role="sum" if is_sum else "")]
 
@@ -107,13 +114,17 @@ class _Rewriter(ast.NodeTransformer):
             self.sites[number] = replace(site, name=name)
         return result  # type: ignore[no-any-return]
 
-    def _after(self, target: ast.expr, statement: ast.stmt, rebind: bool = True, role: str = "") -> ast.stmt:
-        """A statement behind another one, which passes the variable that it has set."""
-        load = ast.parse(ast.unparse(target), mode="eval").body
-        call = self._call(load, statement, ast.unparse(target), role)
+    def _after(self, target: ast.expr, statement: ast.stmt, role: str = "") -> ast.stmt:
+        """A statement behind another one, which passes the variable that it has set, or of which it has set a part."""
+        text = ast.unparse(target)
+        rebind = (
+            target.id in self.local if isinstance(target, ast.Name) else not isinstance(statement, ast.Assign)
+        )
+        load = ast.parse(text, mode="eval").body
+        call = self._call(load, statement, text, role if rebind else "seen")
         if not rebind:
             return _placed(ast.Expr(call), statement)
-        store = ast.parse(f"{ast.unparse(target)} = 0").body[0].targets[0]  # type: ignore[attr-defined]
+        store = ast.parse(f"{text} = 0").body[0].targets[0]  # type: ignore[attr-defined]
         return _placed(ast.Assign([store], call), statement)
 
     # ----------------------------------------------------------- expressions
@@ -166,11 +177,14 @@ class _Rewriter(ast.NodeTransformer):
         return node
 
     def _returned(self, node: ast.expr) -> ast.expr:
-        if isinstance(node, ast.Tuple):
+        if isinstance(node, ast.Tuple | ast.List):
             node.elts = [self._returned(e) for e in node.elts]
             return node
-        if isinstance(node, ast.Name):
+        if isinstance(node, ast.Dict):
+            node.values = [self._returned(e) for e in node.values]
             return node
+        if isinstance(node, ast.Name):
+            return self._hook(node, "", "result")
         result = self.visit(node)
         if isinstance(result, ast.Call) and getattr(result.func, "id", "") == HOOK:
             number = result.args[0].value - self.first  # type: ignore[attr-defined]
@@ -199,7 +213,8 @@ class _Rewriter(ast.NodeTransformer):
         return _placed(call, where)
 
 
-def _placed(node: Any, where: Any) -> Any:
+def _placed(node: Node, where: Any) -> Node:
+    """The node, with the place of another one wherever it has none."""
     for part in ast.walk(node):
         if not hasattr(part, "lineno") or part is node:
             ast.copy_location(part, where)

@@ -15,7 +15,7 @@ from xhat.lens.checker import reference
 from xhat.lens.checker.conventions import PLAIN, Convention
 from xhat.lens.checker.faults import Mistake, sets_of, with_faults
 from xhat.lens.checker.probes import Array, Probe, probes
-from xhat.lens.checker.reference import CLOSED, Backward, Formulation, Forward
+from xhat.lens.checker.steps import CLOSED, Backward, Formulation, Forward
 
 __all__ = ["BACKWARD", "LIMIT", "Explanation", "Names", "Predictor", "flat", "predictor_for"]
 

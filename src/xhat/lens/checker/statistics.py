@@ -11,8 +11,8 @@ import numpy as np
 
 from xhat.lens.checker import reference
 from xhat.lens.checker.probes import Array, Probe
-from xhat.lens.checker.reference import EXACT, Faults, Forward
 from xhat.lens.checker.runs import RunResult
+from xhat.lens.checker.steps import EXACT, Faults, Forward
 from xhat.lens.checker.verdict import Row
 
 __all__ = ["Expected", "RunningStatistics", "check_returned", "check_running"]

@@ -9,10 +9,10 @@ from itertools import combinations
 
 import numpy as np
 
+from xhat.lens.checker.exact import Arranged, Steps, arrangements
 from xhat.lens.checker.powers import ONE, Factor, Scales, fit
 from xhat.lens.checker.probes import Array, Probe
 from xhat.lens.checker.rewrite import Site
-from xhat.lens.checker.steps import Arranged, Steps, arrangements
 from xhat.lens.checker.watch import Moment
 
 __all__ = ["Value", "by_channel", "multiple_of", "values_of"]
@@ -20,7 +20,7 @@ __all__ = ["Value", "by_channel", "multiple_of", "values_of"]
 _SEVERAL = 8  # calls of one function, at most; more evaluations of a site are a loop
 
 
-@dataclass
+@dataclass(eq=False)
 class Value:
     """What one place computed on every batch, and which steps it equals on all of them."""
 
@@ -28,19 +28,54 @@ class Value:
     moments: list[list[Moment]]
     arranged: list[list[Arranged]]
     raw: list[Array]
+    filled: bool = False  # an array that a loop fills: every evaluation is the same array
     names: list[str] = field(default_factory=list)
 
     @property
     def kind(self) -> str:
-        return self.arranged[0][0].kind if all(self.arranged) else "other"
+        """Whole, by channel, a count, or other: an array of another shape, or a number that is no count."""
+        kind = self.arranged[0][0].kind if all(self.arranged) else "other"
+        is_count = kind == "number" and all(
+            (v == v.ravel()[0]).all() and v.ravel()[0] % 1 == 0 for v in self.raw
+        )
+        return "other" if kind == "number" and not is_count and not self.names else kind
+
+    @property
+    def constant(self) -> bool:
+        """Whether it is a number that is the same on every batch."""
+        return len({float(v.ravel()[0]) for v in self.raw}) == 1 and all(v.size == 1 for v in self.raw)
+
+    @property
+    def is_array(self) -> bool:
+        """Whether it has the shape of x or of the channels."""
+        return self.kind in ("whole", "by channel")
+
+    @property
+    def numbers(self) -> list[Array]:
+        """The values on every batch in the axes of x, or by channel."""
+        return [ways[0].value for ways in self.arranged]
+
+    def moments_with_values(self, batch: int) -> list[tuple[Moment, Array]]:
+        """Each evaluation with its value; of an array that a loop fills, the last one."""
+        moments, raw = self.moments[batch], self.raw[batch]
+        if self.filled or len(moments) == 1:
+            return [(moments[-1], raw)]
+        return list(zip(moments, raw, strict=True))
 
     def plan(self, batch: int, numbers: Array, way: int = 0) -> dict[Moment, Array]:
         """The replacement of this value by another one in the axes of x (or by one of the channels, or a number)."""
         arranged, moments = self.arranged[batch], self.moments[batch]
-        made = arranged[way].arrange(numbers) if arranged else numbers
-        if len(moments) == 1:
-            return {moments[0]: made}
-        return dict(zip(moments, made, strict=True))
+        if numbers.ndim == 0:
+            return dict.fromkeys(moments, numbers)
+        made = arranged[way].arrange(numbers) if arranged and self.kind != "other" else numbers
+        return self.plan_of(batch, made)
+
+    def plan_of(self, batch: int, raw: Array) -> dict[Moment, Array]:
+        """The replacement by an array that is arranged as this value is; of a loop, one row for each evaluation."""
+        moments = self.moments[batch]
+        if len(moments) == 1 or self.filled:
+            return dict.fromkeys(moments, raw)
+        return dict(zip(moments, raw, strict=True))
 
 
 def values_of(
@@ -51,9 +86,9 @@ def values_of(
     found = []
     for key in grouped[0]:
         if all(key in g for g in grouped):
-            moments, raw = ([g[key][k] for g in grouped] for k in (0, 1))
+            moments, raw = [g[key][0] for g in grouped], [g[key][1] for g in grouped]
             arranged = [list(arrangements(v, s.probe)) for v, s in zip(raw, steps, strict=True)]
-            value = Value(sites[key[0]], moments, arranged, raw)  # type: ignore[arg-type]
+            value = Value(sites[key[0]], moments, arranged, raw, key[1] == -2)
             value.names = _names(value, steps, tolerance)
             found.append(value)
     _order_ways(found, steps, tolerance)
@@ -61,7 +96,7 @@ def values_of(
 
 
 def _order_ways(values: list[Value], steps: list[Steps], tolerance: float) -> None:
-    """Put first the way in which the values of a loop were read: by rows or by channels, as others of this loop were."""
+    """Put first the way in which the values of a loop were read: by rows or by channels, as others of it were."""
     ways: dict[tuple[str, int], int] = {}
     for value in values:
         ambiguous = len(value.arranged[0]) > 1 and value.names
@@ -94,9 +129,13 @@ def _groups(
         total = sum(a.size for a in arrays)
         if len(moments) > 1 and alike and total in (p.channels, p.x.size):
             yield (site, -1), (moments, np.stack(arrays))
+        elif alike and arrays[0].size == 1 and len({float(a.ravel()[0]) for a in arrays}) == 1:
+            yield (site, -1), (moments, np.stack([a.reshape(()) for a in arrays]))
         elif len(moments) <= _SEVERAL:
             for moment, array in zip(moments, arrays, strict=True):
                 yield (site, moment.occurrence), ([moment], array)
+        else:  # an array that a loop fills: what it is in the end
+            yield (site, -2), (moments, arrays[-1])
 
 
 def _names(value: Value, steps: list[Steps], tolerance: float) -> list[str]:
@@ -169,17 +208,21 @@ def _ratio(value: Array, exact: Array, p: Probe, near: float) -> Array | None:
 def reduced(value: Array, steps: Steps, tolerance: float) -> str | None:
     """What a value of another shape is: a mean or a sum of a step over some axes, or a reshaped step."""
     p = steps.probe
-    known = {n: v for n, v in steps.whole.items() if n in ("x", "dy", "x²", "(x - μ)²", "dx̂", "dy x̂", "dx̂ x̂")}
-    for count in range(1, p.x.ndim + 1):
-        for axes in combinations(range(p.x.ndim), count):
-            for name, exact in known.items():
-                for word, taken in (("mean", exact.mean(axis=axes)), ("sum", exact.sum(axis=axes))):
-                    if taken.size == value.size and _equal(value.ravel(), taken.ravel(), tolerance):
-                        return f"the {word} of {name} over {'axes' if count > 1 else 'axis'} {str(axes).strip('(),')}"
-            variance = p.x.var(axis=axes)
-            if variance.size == value.size and _equal(value.ravel(), variance.ravel(), tolerance):
-                return f"the variance of x over {'axes' if count > 1 else 'axis'} {str(axes).strip('(),')}"
     for name, exact in steps.whole.items():
-        if exact.size == value.size and _equal(value.ravel(), exact.ravel(), tolerance):
+        if (
+            exact.size == value.size
+            and value.size > p.channels
+            and _equal(value.ravel(), exact.ravel(), tolerance)
+        ):
             return f"{name} in the shape {value.shape}, which mixes the channels"
+    known = {n: v for n, v in steps.whole.items() if n in ("x", "dy", "x²", "(x - μ)²", "dx̂", "dy x̂", "dx̂ x̂")}
+    known |= {"dx̂ (x - μ)": steps.whole["dx̂ (x - μ)"]}
+    for count in range(1, p.x.ndim + 1):
+        for axes in combinations([a for a in range(p.x.ndim) if p.x.shape[a] > 1], count):
+            taken = {"the variance of x": p.x.var(axis=axes)}
+            taken |= {f"the mean of {n}": v.mean(axis=axes) for n, v in known.items()}
+            taken |= {f"the sum of {n}": v.sum(axis=axes) for n, v in known.items()}
+            for words, exact in taken.items():
+                if exact.size == value.size and _equal(value.ravel(), exact.ravel(), tolerance):
+                    return f"{words} over {'axes' if count > 1 else 'axis'} {str(axes).strip('(),')}"
     return None

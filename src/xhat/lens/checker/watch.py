@@ -28,7 +28,7 @@ __all__ = ["Moment", "Watch", "files_of", "watching"]
 
 _LIMIT = 100_000  # values of one run; code with more of them is not examined
 _OURS = str(Path(__file__).parents[2])
-_LIBRARIES = tuple(sysconfig.get_paths()[name] for name in ("stdlib", "purelib", "platlib"))
+_STANDARD = sysconfig.get_paths()["stdlib"]
 _INNER = ("__wrapped__", "fun", "fwd", "bwd", "func", "__func__", "py_func")  # of partials, jit, custom_vjp
 
 
@@ -54,7 +54,7 @@ class Watch:
     counts: dict[int, int] = field(default_factory=dict)
 
     def begin(self) -> None:
-        """A new pass: the forward is called again, or the backward for the first time."""
+        """A new pass: the forward is called again, or a backward that has no forward."""
         self.records.append({})
         self.counts.clear()
 
@@ -65,7 +65,7 @@ class Watch:
         self.counts[number] = moment.occurrence + 1
         if moment in self.plan:
             value = _like(value, self.plan[moment])
-        if self.recording:
+        if self.recording and self.records:
             self._record(moment, value)
         return value
 
@@ -105,16 +105,19 @@ def _is_numeric(value: Any) -> bool:
 
 def _like(value: Any, numbers: Array) -> Any:
     """The numbers as the same kind of value. A torch tensor keeps its place in the graph."""
-    if isinstance(value, int | float):
-        number = float(numbers)
+    numbers = np.asarray(numbers)
+    if numbers.size == 1 and isinstance(value, np.generic):
+        return value.dtype.type(numbers.item())
+    if numbers.size == 1 and isinstance(value, int | float):
+        number = float(numbers.item())
         return int(number) if isinstance(value, int) and number.is_integer() else number
-    if isinstance(value, np.generic):
-        return value.dtype.type(float(numbers))
+    if isinstance(value, int | float | np.generic):
+        return numbers
     if isinstance(value, np.ndarray):
         return np.asarray(numbers).astype(value.dtype if value.dtype.kind == "f" else float)
     if hasattr(value, "detach"):
-        made = value.new_tensor(np.ascontiguousarray(numbers)).reshape(value.shape)
-        return value + (made - value).detach()
+        made = value.new_tensor(np.ascontiguousarray(numbers))
+        return value + (made - value).detach() if made.shape == value.shape else made
     return import_module("jax.numpy").asarray(numbers, dtype=value.dtype)
 
 
@@ -135,7 +138,7 @@ def files_of(*functions: Any) -> list[str]:
             name = thing.__code__.co_filename
             if name.startswith(_OURS):
                 waiting += [(inner, given) for inner in _closure(thing)]
-            elif given or not name.startswith(_LIBRARIES):
+            elif given or not ("site-packages" in name or name.startswith(_STANDARD)):
                 found[name] = None
                 called = (thing.__globals__.get(n) for n in thing.__code__.co_names)
                 waiting += [(c, False) for c in (*_closure(thing), *called) if callable(c)]
@@ -176,9 +179,10 @@ def watching(runner: Runner, files: list[str]) -> Iterator[tuple[Runner, Watch]]
                 function.__code__ = code
                 function.__globals__[HOOK] = watch
                 scopes.append(function.__globals__)
-        watched = replace(
-            runner, forward=_counted(runner.forward, watch), backward=_counted(runner.backward, watch)
-        )
+        if runner.forward is None:
+            watched = replace(runner, backward=_counted(runner.backward, watch))
+        else:
+            watched = replace(runner, forward=_counted(runner.forward, watch))
         with _eager(runner):
             yield watched, watch
     finally:

@@ -11,7 +11,7 @@ from typing import Any
 from xhat.lens.checker.faults.backward import BACKWARD
 from xhat.lens.checker.faults.evaluation import EVALUATION
 from xhat.lens.checker.faults.forward import FORWARD
-from xhat.lens.checker.reference import Faults
+from xhat.lens.checker.steps import Faults
 
 __all__ = [
     "CATALOGUE",
@@ -27,7 +27,8 @@ __all__ = [
 # Properties of a batch that some mistakes need to show: spatial axes, or equal lengths of two axes.
 WITH_POSITIONS, SQUARE = "with positions", "square"
 
-_FORWARD_FAULTS = {field.name for field in fields(Faults)[:12]}
+_ON_POSITIONS = {"batch", "instance", "layer", "reshaped"}
+_FORWARD_FAULTS = {field.name for field in fields(Faults)[:13]}
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class Mistake:
     def needs(self) -> str:
         """The property that a batch must have for this mistake to show, or an empty string."""
         values = [value for _, value in self.faults]
-        return WITH_POSITIONS if "batch" in values else SQUARE if "crossed" in values else ""
+        return WITH_POSITIONS if _ON_POSITIONS & {*values} else SQUARE if "crossed" in values else ""
 
     @property
     def touches(self) -> frozenset[str]:
@@ -54,6 +55,8 @@ class Mistake:
 def _outputs(fault: str) -> tuple[str, ...]:
     if fault in _FORWARD_FAULTS:
         return ("y",)
+    if fault == "backward_grouping":
+        return ("dx", "dgamma", "dbeta")
     if fault.startswith("backward_"):
         return ("dx", "dgamma")
     return (fault.split("_")[0],) if fault.startswith(("dgamma_", "dbeta_")) else ("dx",)

@@ -6,14 +6,14 @@ The format is that of https://gradescope-autograders.readthedocs.io/en/latest/sp
 import csv
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from xhat.lens.checker.files.verdicts import Verdicts, combined
 from xhat.lens.checker.verdict import Verdict
 
-__all__ = ["Graded", "causes", "write_csv", "write_gradescope"]
+__all__ = ["Graded", "causes", "with_missing", "write_csv", "write_gradescope"]
 
 COLUMNS = (
     "submission",
@@ -48,6 +48,17 @@ class Graded:
         return self.problem or next(
             (file.problem for file in self.files if file.problem and not len(file)), None
         )
+
+
+def with_missing(one: Graded, expected: Sequence[str]) -> Graded:
+    """The submission with a verdict that is not judged for each function that is expected and was not found."""
+    subjects = [verdict.subject for file in one.files for verdict in file]
+    found = {name.partition(".")[0] for subject in subjects for name in subject.split(" and ")}
+    missing = [Verdict(name, problem=f"{one.name} has no {name}.") for name in expected if name not in found]
+    if not missing:
+        return one
+    file = one.files[0] if one.files else Verdicts(one.name)
+    return replace(one, files=(replace(file, verdicts=(*file.verdicts, *missing)), *one.files[1:]))
 
 
 def write_csv(path: Path, graded: Sequence[Graded]) -> None:

@@ -183,7 +183,8 @@ def _collect(module: ModuleType, found: Loaded) -> None:
 
 def _described(name: str, value: Any) -> Function:
     if inspect.isclass(value):
-        return Function(name, tuple(dir(value)), True, tuple(base.__name__ for base in value.__mro__[1:]))
+        own = (base.__name__ for base in value.__mro__[1:] if base.__module__ == value.__module__)
+        return Function(name, tuple(dir(value)), True, tuple(own))
     try:
         return Function(name, tuple(inspect.signature(value).parameters))
     except (TypeError, ValueError):

@@ -36,9 +36,9 @@ def judged(
 ) -> Verdicts:
     """The verdicts of a file.
 
-    by_syntax: a reason not to import it; done: pairs to leave out, as text. `step` is called with "pairs" and their
-    texts when the file is loaded, with "verdict" and a verdict for each pair, and with "file" and the verdicts at the
-    end.
+    by_syntax: a reason not to import it; done: pairs to leave out, as text.
+    `step` is called with "pairs" and their texts when the file is loaded, with "file" and what is known of it, and with
+    "verdict" and a verdict for each pair.
     """
     with contextlib.redirect_stdout(sys.stderr):  # standard output is for the verdict
         try:

@@ -66,6 +66,7 @@ class Reading(NamedTuple):
 @lru_cache(maxsize=4096)
 def read_name(name: str) -> Reading:
     """Read a name in snake case or camel case."""
+    name = re.sub(r"[Aa]uto_?[Gg]rad", "Function", name)
     joined = re.sub(r"(\d)_d(?=_|$)", r"_\1d", "_".join(_WORD.findall(name)).lower())  # BatchNorm2d
     role, rest = None, joined
     for candidate, pattern in (("backward", _BACKWARD), ("forward", _FORWARD)):

@@ -3,6 +3,7 @@
 `Function` is what is known of a function without calling it, whether the file was imported or only read.
 """
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
@@ -15,6 +16,7 @@ __all__ = ["Found", "Function", "Pair", "find_pairs", "named_pair"]
 _STEPS = frozenset((*PASSES["forward"], "apply"))
 # Parameters that a batch norm has and few other layers have: w, b and x say nothing.
 _OWN = ("eps", "momentum", "running_mean", "running_var", "options", "rstd", "xhat")
+_ABSTRACT = re.compile(r"^_|base|abstract|interface|mixin", re.IGNORECASE)
 _KIND_OF_DATA = words_of("spatial 1d 2d 3d conv2d temporal volumetric images")
 _PLAIN = Adapter()
 
@@ -131,9 +133,9 @@ def _only(functions: Sequence[Function]) -> list[Function]:
 
 
 def _outermost(functions: Sequence[Function]) -> list[Function]:
-    """Without the classes from which others of them are derived, and without private parts of public functions."""
+    """Without base classes that are called so, and without private parts of public functions."""
     bases = {name for f in functions for name in f.bases}
-    kept = [f for f in functions if not (f.is_class and f.name in bases)]
+    kept = [f for f in functions if not (f.is_class and f.name in bases and _ABSTRACT.search(f.name))]
     public = [f for f in kept if not f.name.startswith("_") or read_name(f.name).role is not None]
     return public or kept
 

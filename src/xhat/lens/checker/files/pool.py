@@ -19,6 +19,11 @@ __all__ = ["judge_files"]
 _FORKS = hasattr(os, "fork")
 
 
+def _cores() -> int:
+    """The number of cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 class Worker:
     """A process that judges one file after the other; started again if it was ended."""
 
@@ -71,7 +76,7 @@ def judge_files(
     paths: Sequence[Path], *, time_limit: float, memory: float, processes: int | None, options: dict[str, Any]
 ) -> Iterator[Verdicts]:
     """The verdicts of each file, in order, as they come."""
-    count = max(1, min(processes or os.cpu_count() or 1, len(paths)))
+    count = max(1, min(processes or _cores(), len(paths)))
     workers = [Worker() for _ in range(count)]
     free: queue.SimpleQueue[Worker] = queue.SimpleQueue()
     for worker in workers:

@@ -128,7 +128,7 @@ def _described(node: ast.stmt) -> Iterator[Function]:
         yield Function(node.name, tuple(argument.arg for argument in arguments))
     elif isinstance(node, ast.ClassDef):
         methods = tuple(n.name for n in node.body if isinstance(n, ast.FunctionDef))
-        bases = tuple(b.attr if isinstance(b, ast.Attribute) else getattr(b, "id", "") for b in node.bases)
+        bases = tuple(base.id for base in node.bases if isinstance(base, ast.Name))
         yield Function(node.name, methods or ("forward",), True, bases)
     elif isinstance(node, ast.Assign) and _makes_function(node.value):
         yield from (Function(target.id) for target in node.targets if isinstance(target, ast.Name))

@@ -108,13 +108,11 @@ def _without_magics(cell: str) -> str:
         return ""
     lines, continued = [], False
     for line in cell.split("\n"):
-        stripped = line.lstrip()
-        magic = (
-            continued or stripped.startswith(("%", "!", "?")) or (stripped.endswith("?") and "#" not in line)
-        )
-        magic = magic or re.match(r"[\w, ]+=\s*[!%]", stripped) is not None
-        continued = magic and line.rstrip().endswith("\\")
-        lines.append(line[: len(line) - len(stripped)] + "pass" if magic else line)
+        code = line.lstrip()
+        magic = code.startswith(("%", "!", "?")) or (code.endswith("?") and "#" not in line)
+        magic = magic or re.match(r"[\w, ]+=\s*[!%]", code) is not None
+        lines.append("" if continued else line[: len(line) - len(code)] + "pass" if magic else line)
+        continued = (continued or magic) and line.rstrip().endswith("\\")
     return "\n".join(lines)
 
 
