@@ -92,7 +92,7 @@ def test_mistakes_are_named_by_the_catalogue() -> None:
 
 
 def test_sums_of_a_part_of_the_values_are_described() -> None:
-    case = inputs(1025, channels=33)
+    case = inputs(1100, channels=33)
     block = first(1024)
 
     def stats(x: Any) -> Any:
@@ -100,12 +100,12 @@ def test_sums_of_a_part_of_the_values_are_described() -> None:
         return mu, block((x - mu[:, None]) ** 2) / np.float32(x.shape[1])
 
     verdict = check_data(dumped(case, kernel(case, stats, block)))
-    assert "dbeta: the sum of the first 1,024 of 1,025 values of each channel" in verdict.unnamed
+    assert "dbeta: the sum of the first 1,024 of 1,100 values of each channel" in verdict.unnamed
     assert any(text.startswith("y: its mean is made of a part of the values") for text in verdict.unnamed)
     right = kernel(case, two_passes(pairwise), pairwise)
     twice = right["dbeta"] + np.asarray(case["dy"])[:, 6].astype(np.float32)
     verdict = check_data(dumped(case, right | {"dbeta": twice}))
-    assert verdict.unnamed == ("dbeta: value 7 of 1,025 of each channel is summed twice",)
+    assert verdict.unnamed == ("dbeta: value 7 of 1,100 of each channel is summed twice",)
 
 
 def test_values_that_were_never_written_are_counted() -> None:
