@@ -1,6 +1,6 @@
 """Checks a batch-norm implementation and names its mistakes.
 
-check, load               entry points for functions and for files
+check, load, command      entry points for functions, for files, and for the command line
 adapter, modules          calling conventions: arguments and results by name; classes as functions
 arrays, probes, runner    the test data, as NumPy, PyTorch or JAX arrays, and one run of the code under test
 reference, faults         the exact computation with a fault in any step, and the faults that have names

@@ -4,12 +4,12 @@ Nothing is judged here. Usual names are recognized; an `Adapter` describes all o
 """
 
 import inspect
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from xhat.lens.checker.arrays import is_array
+from xhat.lens.checker.names import COTANGENTS, GRADIENTS, quantity_of
 
 __all__ = ["NO_CACHE", "Adapter", "Unjudged", "bind", "cache_of", "named_results", "quantity", "takes"]
 
@@ -18,37 +18,14 @@ NO_CACHE = object()  # not None, which a forward may return as its cache
 
 
 class Unjudged(Exception):
-    """The code under test can't be run or understood; the message is for its author."""
+    """The code under test can't be run or understood; the message is for its author.
 
+    progress: how far the code got, as (phase, line); of several attempts, the furthest one has the reason to show.
+    """
 
-# quantity -> its usual names, in lower case and without underscores
-_NAMES = {
-    "x": "x input inputs inp data xs batch hidden h hprebn",
-    "gamma": "gamma weight weights scale w g gain bngain",
-    "beta": "beta bias shift b offset bnbias",
-    "eps": "eps epsilon",
-    "dy": "dy dout gradoutput gradout gradoutputs grady dldy dlossdy upstream dz delta dhpreact grad douty",
-    "cache": "cache caches ctx context saved state memo stash residual residuals tape",
-    "mean": "mean mu batchmean samplemean savemean savedmean avg average mub",
-    "var": "var v variance sigma2 sigmasq sigmasquared batchvar samplevar savevar savedvar bnvar",
-    "std": "std stddev sigma sqrtvar",
-    "rstd": "rstd ivar invstd istd invvar stdinv rsqrt saveinvstd bnvarinv",
-    "xhat": "xhat xnorm xnormed normalized xnormalized bnraw xn",
-    "x - mu": "xmu xcentered xcentred centered centred xc bndiff xminusmu",
-    "m": "n m count batchsize num numel",
-    "y": "y out output",
-    "running_mean": "runningmean movingmean runmean runningmu rmean globalmean",
-    "running_var": "runningvar movingvar runvar movingvariance runningvariance rvar globalvar",
-    "momentum": "momentum",
-    "training": "training train istraining trainmode",
-    "mode": "mode",
-    "axis": "axis dim channelaxis channeldim",
-    "options": "bnparam bnparams options opts params config",
-    "dx": "dx gradx gradinput dinput dinputs dhprebn gradinputs",
-    "dgamma": "dgamma dweight dscale gradgamma gradweight gradscale dgain dw dg dbngain",
-    "dbeta": "dbeta dbias dshift gradbeta gradbias gradshift db dbnbias",
-}
-_QUANTITY = {name: quantity for quantity, names in _NAMES.items() for name in names.split()}
+    def __init__(self, message: str, progress: tuple[int, int] = (0, 0)) -> None:
+        super().__init__(message)
+        self.progress = progress
 
 
 @dataclass(frozen=True)
@@ -72,7 +49,7 @@ class Adapter:
 
 def quantity(name: str, adapter: Adapter) -> str | None:
     """The quantity that a name denotes, or None."""
-    return adapter.names.get(name) or _QUANTITY.get(re.sub(r"[\W_]", "", name.lower()))
+    return adapter.names.get(name) or quantity_of(name)
 
 
 def _parameters(function: Callable[..., Any]) -> list[inspect.Parameter] | None:
@@ -95,15 +72,29 @@ def _roles(
             roles += [(None, name) for name in order[len(roles) :]]
         elif parameter.kind is not parameter.VAR_KEYWORD:
             found = quantity(parameter.name, adapter)
+            found = None if found in GRADIENTS and parameter.name not in adapter.names else found
             roles.append((parameter, found or (order[0] if i == 0 else None)))
+    if order[0] == "dy" and "dy" not in {found for _, found in roles}:
+        roles = [(p, "dy" if p is not None and p.name in COTANGENTS else found) for p, found in roles]
+    if order[0] == "dy" and "dy" in {found for _, found in roles}:  # then dx is an array to write to
+        roles = [(p, found or (p is not None and _written(p.name)) or None) for p, found in roles]
     return roles
 
 
-def takes(function: Callable[..., Any] | None, adapter: Adapter, *quantities: str) -> bool:
+def _written(name: str) -> str | None:
+    found = quantity_of(name)
+    return found if found in GRADIENTS else None
+
+
+def takes(
+    function: Callable[..., Any] | None,
+    adapter: Adapter,
+    *quantities: str,
+    order: tuple[str, ...] = ("x", "gamma", "beta"),
+) -> bool:
     """Whether a function has a parameter for one of these quantities."""
     if function is None:
         return False
-    order = ("x", "gamma", "beta")
     return any(found in quantities for _, found in _roles(function, adapter, order))
 
 
@@ -120,7 +111,7 @@ def bind(
     skipped = False
     for parameter, found in _roles(function, adapter, order):
         optional = parameter is not None and parameter.default is not parameter.empty
-        if found is None or found not in values or (optional and found in ("axis", "m", "y")):
+        if found is None or found not in values or (optional and found in ("axis", "m", "y", "ndim")):
             if optional:
                 skipped = True
                 continue
@@ -161,11 +152,14 @@ def named_results(
     items = _items(result)
     if returns is not None and len(items) != len(returns):
         raise Unjudged(
-            f"{title} returned {len(items)} values, expected {len(returns)}: {', '.join(returns)}."
+            f"{title} returned {len(items)} values, expected {len(returns)}: {', '.join(returns)}.", (2, 0)
         )
+    if result is None or (items and all(value is None for _, value in items)):
+        raise Unjudged(f"{title} returned None: not written yet.", (2, 0))
     if not items:
-        kind = "nothing" if result is None else f"a {type(result).__name__}"
-        raise Unjudged(f"{title} returned {kind}, expected {' or '.join(usual[:1])} as an array.")
+        raise Unjudged(
+            f"{title} returned a {type(result).__name__}, expected {usual[0]} as an array.", (2, 0)
+        )
     found: dict[str, Any] = {}
     for i, (name, value) in enumerate(items):
         if returns is not None:
