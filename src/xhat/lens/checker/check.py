@@ -81,6 +81,8 @@ def check(
             return Verdict(forward.__name__, problem=str(problem))
         forward, backward = layer.forward, backward or layer.backward
         adapter = Adapter(arrays=adapter.arrays or layer.kind)
+    if backward is not None and getattr(forward, "bwd", None) is backward:
+        backward = None  # the backward of a custom_vjp runs where its forward is differentiated
     functions = [f for f in (forward, backward) if f is not None]
     roles = (("forward", forward), ("backward", backward))
     subject = " and ".join(_name_of(function, role) for role, function in roles if function is not None)
