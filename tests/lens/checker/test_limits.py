@@ -86,6 +86,16 @@ def test_a_folder_that_contains_itself_is_searched_once(judged: dict[str, Graded
 
 
 @needs_fork
+def test_nothing_of_a_file_but_its_functions_runs_without_an_import(tmp_path: Path) -> None:
+    (tmp_path / "code.py").write_text(f"print('imported')\n{RIGHT}")
+    for imports in (True, False):
+        ((verdicts,),) = (
+            one.files for one in check_files([tmp_path / "code.py"], imports=imports, time_limit=120)
+        )
+        assert verdicts and (verdicts.output == "imported\n") is imports
+
+
+@needs_fork
 def test_output_is_kept_apart_and_cut(judged: dict[str, Graded]) -> None:
     output = judged["prints_much.py"].files[0].output
     assert output.startswith("xxx") and len(output) < 30_000 and output.endswith("(more was printed)")
@@ -118,7 +128,9 @@ def test_a_file_is_ended_at_its_limit_and_what_was_judged_before_is_kept(tmp_pat
     right, endless = loop.files[0]
     assert right and endless.problem == "it ran past the time limit of 6 s."
     assert on_import.files[0]
-    assert on_import.files[0].notes[0].startswith("The file does not import (ran past the time limit of 6 s)")
+    assert (
+        on_import.files[0].notes[0].startswith("The file was not imported (ran past the time limit of 6 s)")
+    )
 
 
 def test_a_process_that_is_spawned_judges_the_same(tmp_path: Path) -> None:
