@@ -15,15 +15,20 @@ __all__ = ["reduced_once"]
 
 
 class Zero(nn.Module):
-    """0, as a function of parameters, with gradients of 0."""
+    """The parameters, buffers and children of a module, whose output is 0, with gradients of 0."""
 
-    def __init__(self, parameters: list[nn.Parameter]) -> None:
+    def __init__(self, of: nn.Module) -> None:
         super().__init__()
-        self.held = parameters
+        self.training, self._parameters, self._buffers, self._modules = (
+            of.training,
+            of._parameters,
+            of._buffers,
+            of._modules,
+        )
 
     def forward(self) -> Tensor:
-        """The sum of 0 times one element of each."""
-        return torch.stack([0 * p.flatten()[:1].sum() for p in self.held]).sum()
+        """The sum of 0 times one element of each parameter."""
+        return torch.stack([0 * p.flatten()[:1].sum() for p in self.parameters() if p.requires_grad]).sum()
 
 
 @contextmanager
@@ -41,7 +46,7 @@ def reduced_once(model: Any) -> Iterator[None]:
 
 def _pass(ddp: DistributedDataParallel) -> Tensor:
     inner = ddp.module
-    ddp.module = Zero([p for p in inner.parameters() if p.requires_grad])
+    ddp.module = Zero(inner)
     try:
         result: Tensor = ddp()
         return result
