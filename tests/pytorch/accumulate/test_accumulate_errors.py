@@ -122,9 +122,9 @@ RAISE = {
     "no tensor": (
         model, {"micro_batches": [3]}, ArgumentError, r"accumulate: micro-batch 0 \(int\) holds no tensor with a row"),
     "too few weights": (
-        model, {"weights": [1]}, ArgumentError, r"accumulate: the weights are \[1.0\], expected a number of at least 0 for"),
+        model, {"weights": [1]}, ArgumentError, r"accumulate: the weights are \[1.0\], expected a number "),
     "nowhere to keep": (
-        model, {"keep": "/no/such/folder"}, ArgumentError, "accumulate: keep is '/no/such/folder', expected 'inputs', 'all',"),
+        model, {"keep": "/no/such/folder"}, ArgumentError, "accumulate: keep is '/no/such/folder', expected "),
     "no model": (lambda: mean, {}, ArgumentError, "accumulate: model is function, expected a torch.nn.Module."),
 }  # fmt: skip
 

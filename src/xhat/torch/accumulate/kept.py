@@ -18,7 +18,7 @@ from torch.utils.checkpoint import checkpoint
 
 from xhat.errors import ArgumentError
 
-__all__ = ["Keep", "blocks", "check_keep", "keeping"]
+__all__ = ["Keep", "blocks", "check_keep", "keeping", "recomputed"]
 
 Keep = Callable[[], AbstractContextManager[Any]]  # what surrounds each walker's forward pass
 
@@ -39,7 +39,7 @@ def keeping(model: nn.Module, keep: str | Path, layers: list[nn.Module]) -> Iter
     elif keep == "inputs":
         with ExitStack() as stack:
             for block in blocks(model, set(layers)):
-                stack.enter_context(_recomputed(block))
+                stack.enter_context(recomputed(block))
             yield nullcontext
     elif keep == "host":
         yield partial(saved_tensors_hooks, *_elsewhere(model, _on_the_host))
@@ -106,7 +106,7 @@ def _in_turn(run: list[nn.Module], input: Any) -> Any:
 
 
 @contextmanager
-def _recomputed(block: Block) -> Iterator[None]:
+def recomputed(block: Block) -> Iterator[None]:
     """The block as a region of activation checkpointing."""
     module, forward = block
     own = vars(module).get("forward")
