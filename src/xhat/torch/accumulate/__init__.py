@@ -17,7 +17,7 @@ from xhat.checks import number, shown
 from xhat.errors import ArgumentError, XhatError
 from xhat.torch.accumulate.in_step import Walker, walk
 from xhat.torch.accumulate.kept import Keep, check_keep, keeping
-from xhat.torch.accumulate.layers import batch_norms, failures_announced, walked
+from xhat.torch.accumulate.layers import batch_norms, check_layers_alone, failures_announced, walked
 from xhat.torch.accumulate.replicas import reduced_once
 from xhat.torch.accumulate.restore import buffers_stay, gradients_added, state_kept
 from xhat.torch.errors import first_line
@@ -137,6 +137,8 @@ class _Step:
         with self.pack():
             value = self.loss(self.forward(self.model, batch), batch)
             _check_loss(value, k)
+            if k == 0:
+                check_layers_alone(value)
             value = value.reshape(()) * share
         try:
             value.backward()

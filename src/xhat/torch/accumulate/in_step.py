@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
 
 from xhat.errors import ArgumentError
 from xhat.torch.operators import Where
@@ -216,20 +215,6 @@ class Settings:
                 torch.accelerator.set_stream(self.stream)  # and its device
             for kind, dtype, enabled in self.autocast:
                 stack.enter_context(torch.autocast(kind, dtype, enabled, cache_enabled=False))
-            stack.enter_context(LayersAlone())
             # The backward pass of an accelerator runs in this thread too, where it can wait.
             stack.enter_context(torch.autograd.set_multithreading_enabled(False))
             yield
-
-
-class LayersAlone(TorchFunctionMode):
-    """Refuses a batch norm by the batch's statistics that is no layer: it would have those of one micro-batch."""
-
-    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        if function is torch.nn.functional.batch_norm and kwargs.get("training"):
-            raise ArgumentError(
-                "accumulate: the model calls torch.nn.functional.batch_norm with training=True, expected layers alone. "
-                "Use torch.nn.BatchNorm1d, 2d or 3d."
-            )
-        return function(*args, **kwargs)

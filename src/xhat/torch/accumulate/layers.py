@@ -5,7 +5,7 @@ from contextlib import ExitStack, contextmanager
 from functools import cache
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from xhat.errors import ArgumentError
@@ -20,7 +20,7 @@ from xhat.torch.sync import frames, shared_batch
 from xhat.torch.sync.frames import FrameHeader
 from xhat.torch.sync.layer import SyncBatchNorm
 
-__all__ = ["batch_norms", "failures_announced", "walked"]
+__all__ = ["batch_norms", "check_layers_alone", "failures_announced", "walked"]
 
 
 class InStep(BatchNorm):
@@ -75,6 +75,22 @@ def batch_norms(model: nn.Module) -> dict[str, Any]:
                 f"{reason}. Put it in evaluation mode, or one of xhat.torch's layers in its place."
             )
     return found
+
+
+def check_layers_alone(value: Tensor) -> None:
+    """Raises ArgumentError if a batch norm by the batch's statistics that is no such layer has led to this value."""
+    seen, left = set(), [value.grad_fn]
+    while left:
+        node = left.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if "BatchNorm" in node.name() and getattr(node, "_saved_training", False):
+            raise ArgumentError(
+                "accumulate: the model calls torch.nn.functional.batch_norm with training=True, expected layers alone. "
+                "Use torch.nn.BatchNorm1d, 2d or 3d."
+            )
+        left += [before for before, _ in node.next_functions]
 
 
 def _by_the_batch(m: Any) -> bool:
