@@ -28,21 +28,22 @@ TORCH_INPUTS = {"torch.errors", "torch.internals", "torch.inputs", "torch.memory
 TORCH_WAYS = {
     f"torch.{way}" for way in ("cpu", "composed", "engines", "autograd", "operators", "running_stats")
 }
-SEEN = ("composed", "cpu", "freeze", "functional", "nn", "progress", "recalibrate", "recorder", "sync")
+SEEN = (
+    "composed",
+    "cpu",
+    "freeze",
+    "functional",
+    "nn",
+    "progress",
+    "recalibrate",
+    "recorder",
+    "sync",
+    "trees",
+)
+WALKED = ("convert", "ghost", "nn", "operators", "recalibrate", "running_stats", "sync", "trees")
 TORCH_PUBLIC = (
-    *(
-        "adapt",
-        "average",
-        "convert",
-        "doctor",
-        "domains",
-        "engines",
-        "exponential_average",
-        "fold",
-        "freeze",
-        "functional",
-    ),
-    *("ghost", "nn", "recalibrate", "renorm", "sync"),
+    *("accumulate", "adapt", "average", "convert", "doctor", "domains", "engines", "exponential_average", "fold"),
+    *("freeze", "functional", "ghost", "nn", "recalibrate", "renorm", "sync"),
 )
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
@@ -81,6 +82,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     | TORCH_INPUTS
     | {"torch.cpu", "torch.functional", "torch.nn", "torch.running_stats"},
     "torch.domains": {"errors", "torch.errors"},
+    "torch.trees": set(),
+    "torch.accumulate": CORE | TORCH_INPUTS | {f"torch.{part}" for part in WALKED},
     "torch.adapt": CORE | TORCH_INPUTS | TORCH_WAYS | {"torch.freeze", "torch.nn"},
     "torch.ghost": CORE | TORCH_INPUTS | {"torch.nn"},
     "torch.freeze": CORE | {"torch.nn"},

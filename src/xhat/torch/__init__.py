@@ -1,5 +1,6 @@
 """Batch normalization for PyTorch: torch.nn's layers, replaced. The public names; no code."""
 
+from xhat.torch.accumulate import accumulate as accumulate
 from xhat.torch.adapt import Adaptation as Adaptation
 from xhat.torch.adapt import adapt as adapt
 from xhat.torch.average import average as average
@@ -64,6 +65,7 @@ __all__ = [
     "LazyBatchNorm3d",
     "Recalibrated",
     "SyncBatchNorm",
+    "accumulate",
     "adapt",
     "average",
     "batch_norm",
