@@ -18,7 +18,7 @@ from xhat.jax.inputs import Weighed, arrays
 from xhat.jax.moments import Batch, Moments, merged
 from xhat.plan import Options, check_options
 
-__all__ = ["batch_norm", "by_batch", "by_statistics", "merge", "moments", "normalize"]
+__all__ = ["batch_norm", "by_batch", "by_statistics", "merge", "moments", "normalize", "on_channels"]
 
 Axis = int | tuple[int, ...]
 _LAYERS = "xhat.flax and xhat.equinox have layers with running statistics."
@@ -118,7 +118,7 @@ def moments(
     mask = inputs.mask_for(mask, "moments", x, axes)
     batch = inputs.batch_of("moments", axes, x.ndim, axis_name, axis_index_groups)
     weighed = inputs.weighed(x, mask, axes, inputs.precision(x))
-    return _on_channels(standardized(batch, 1.0, 0, weighed.x, weighed.w)[1], batch)
+    return on_channels(standardized(batch, 1.0, 0, weighed.x, weighed.w)[1], batch)
 
 
 def merge(a: Moments, *others: Moments) -> Moments:
@@ -154,7 +154,7 @@ def by_batch(
     y = _finished(pre, residual, o)
     if t.padding is not None:
         y = jnp.where(t.padding, jnp.nan, y)
-    return y, _on_channels(found, batch)
+    return y, on_channels(found, batch)
 
 
 def by_statistics(
@@ -178,7 +178,7 @@ def _column(vector: Array | None, x: Array, batch: Batch) -> Any:
     return vector.astype(x.dtype).reshape([1 if a in batch.axes else n for a, n in enumerate(x.shape)])
 
 
-def _on_channels(found: Moments, batch: Batch) -> Moments:
+def on_channels(found: Moments, batch: Batch) -> Moments:
     """Moments of the channels' shape; the count is one number, unless a mask tells channels apart."""
     rest = (v.squeeze(batch.axes) for v in found[1:])
     return Moments(

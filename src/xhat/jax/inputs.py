@@ -26,6 +26,7 @@ __all__ = [
     "check_batch",
     "mask_for",
     "precision",
+    "promoted",
     "weighed",
 ]
 
@@ -74,6 +75,12 @@ def precision(*arrays: Any) -> Any:
     return jnp.result_type(jnp.float32, *(a.dtype for a in arrays if a is not None))
 
 
+def promoted(x: Any, *others: Any) -> list[Any]:
+    """All of them in the dtype of the arithmetic, for layers, which take parameters that are narrower than x."""
+    dtype = precision(x, *others)
+    return [None if a is None else a.astype(dtype) for a in (x, *others)]
+
+
 def batch_of(operation: str, axes: tuple[int, ...], ndim: int, name: Any, groups: Any) -> Batch:
     """What is summed over, for channels along these axes. Raises ArgumentError for groups of no devices."""
     if groups is not None and name is None:
@@ -102,7 +109,7 @@ def check(
 
 
 def check_batch(operation: str, x: Array, mask: Maybe, batch: Batch, correction: int) -> None:
-    """Raises DegenerateBatchError where it is known that the batch has no variance, ArgumentError for a sum of weights.
+    """Raises DegenerateBatchError where it is known that no channel has a variance, ArgumentError for a sum of weights.
 
     On many devices, others have other masks; and symbolic dimensions have no size yet.
     """
@@ -113,10 +120,9 @@ def check_batch(operation: str, x: Array, mask: Maybe, batch: Batch, correction:
     if mask is not None:
         if not known(mask) or batch.name is not None:
             return
-        weights = np.asarray(mask).astype(np.float64)
-        repeats = values // weights.size
-        count = check_sum(repeats * float(weights.sum()), operation)
-        values = repeats * int(np.count_nonzero(weights))
+        weights = np.broadcast_to(np.asarray(mask).astype(np.float64), x.shape)
+        count = check_sum(float(weights.sum(batch.axes).max()), operation)
+        values = int(np.count_nonzero(weights, batch.axes).max())
     check_count(count, values, correction, operation, x.shape, masked=mask is not None)
 
 

@@ -13,11 +13,11 @@ from jax import Array, lax
 from xhat import equations
 from xhat.checks import check_correction
 
-__all__ = ["Batch", "Moments", "merged"]
+__all__ = ["Batch", "Moments", "followed", "merged"]
 
 
 class Moments(NamedTuple):
-    """Count, mean and m2 = sum w (x - mean)^2 of each channel. The mean is high + low, with twice a number's digits.
+    """Count, mean and m2 = sum w (x - mean)^2 of each channel. The mean is high + low, more digits than a number has.
 
     It is a pytree, as every NamedTuple is. An empty batch has count 0, and zeros.
     """
@@ -81,9 +81,11 @@ class Batch(NamedTuple):
         values = math.prod(x.shape[a] for a in self.axes)
         if self.name is None or not self.rows:
             m = self.devices() * jnp.asarray(values, x.dtype) if w is None else self.total(w)
-            return _moments(x, None, self.total, m, w)
+            rough = _rough_mean(x, self.total, m, w)
+            return _moments_about(rough, x - rough, self.total, m, w)
         m = jnp.asarray(values, x.dtype) if w is None else self.here(w)
-        found = merged(self._rows(_moments(x, None, self.here, m, w)))
+        rough = _rough_mean(x, self.here, m, w)
+        found = merged(self._rows(_moments_about(rough, x - rough, self.here, m, w)))
         return found if m.size > 1 else found._replace(count=found.count.max(keepdims=True, initial=0))
 
     def _rows(self, mine: Moments) -> Moments:
@@ -100,24 +102,37 @@ def merged(rows: Moments) -> Moments:
     def total(v: Array) -> Array:
         return v.sum(0, keepdims=True)
 
-    means = _moments(rows.high, rows.low, total, total(rows.count), rows.count)
+    # The mean of one of them: it is selected and not computed, so a compiler that computes it twice gets the same bits.
+    rough = jnp.take_along_axis(rows.high, jnp.argmax(rows.count, 0, keepdims=True), 0)
+    means = _moments_about(rough, (rows.high - rough) + rows.low, total, total(rows.count), rows.count)
     m, high, low, m2 = (v[0] for v in means)
     return Moments(m, high, low, m2 + rows.m2.sum(0))
 
 
-def _moments(x: Array, rest: Array | None, total: Callable[[Any], Any], m: Array, w: Array | None) -> Moments:
-    """The moments of x + rest about a rough mean of x, which cancels: every difference is small.
+def _rough_mean(x: Array, total: Callable[[Any], Any], m: Array, w: Array | None) -> Array:
+    """A mean of x but for its rounding, whose last binary digits are 0.
 
-    Where w is 0, x may be anything. No derivative is taken of this.
+    These digits are no loss, since a mean about this one follows. They keep a compiler that computes it in several
+    places from contracting a product and a difference: it would be another number in each.
     """
+    bits = {4: jnp.int32, 8: jnp.int64}[x.dtype.itemsize]
+    mean = total(x if w is None else jnp.where(w != 0, x, 0) * w) / jnp.where(m > 0, m, 1)
+    return lax.bitcast_convert_type(lax.bitcast_convert_type(mean, bits) & -4, x.dtype)
 
-    def kept(v: Array) -> Array:
-        return v if w is None else jnp.where(w != 0, v, 0)
 
-    safe = jnp.where(m > 0, m, 1)
-    rough = total(kept(x) if w is None else kept(x) * w) / safe
-    d = x - rough if rest is None else (x - rough) + rest
-    low, m2 = equations.moments(kept(d), total, safe, 1 if w is None else w)
-    high = rough + low
-    m2 = m2 + 0 * m2  # NaN where a square overflows: an infinite variance would hide x
-    return Moments(m, high, (rough - high) + low, m2)
+def _moments_about(rough: Array, d: Array, total: Callable[[Any], Any], m: Array, w: Array | None) -> Moments:
+    """The moments of rough + d, where d is small: every difference is. Where w is 0, d may be anything."""
+    d = d if w is None else jnp.where(w != 0, d, 0)
+    low, m2 = equations.moments(d, total, jnp.where(m > 0, m, 1), 1 if w is None else w)
+    return Moments(
+        m, rough, low, m2 + 0 * m2
+    )  # NaN where a square overflows: an infinite variance would hide x
+
+
+def followed(mean: Array, var: Array, found: Moments, momentum: Any) -> tuple[Array, Array]:
+    """The running statistics after a batch, whose variance is m2 / m; a channel without a value leaves them."""
+    weight = 1 - momentum
+    return (
+        jnp.where(found.count > 0, equations.track(mean, found.mean, weight), mean).astype(mean.dtype),
+        jnp.where(found.count > 0, equations.track(var, found.var(), weight), var).astype(var.dtype),
+    )
