@@ -28,9 +28,9 @@ class BatchNorm(eqx.nn.BatchNorm):
     It stands inside a vmap or pmap with `axis_name`, as Equinox's. The running variance of mode "batch" starts at 1.
     Equinox takes the bias out as if it started at 0: after one batch of momentum 0.99 it evaluates by var + 99. Here
     it is taken out from 1. The state is the same; evaluation agrees with Equinox's as the number of batches grows.
-    Complex x is left to Equinox.
+    One value per channel gives bias, as it does there. Complex x is left to Equinox.
 
-    Raises classes of xhat.errors for what can't be normalized: shapes that do not fit, one value per channel.
+    Raises classes of xhat.errors where shapes do not fit.
 
     >>> layer, state = eqx.nn.make_with_state(BatchNorm)(64, axis_name="batch", mode="batch")
     >>> ys, state = jax.vmap(layer, axis_name="batch", in_axes=(0, None), out_axes=(0, None))(xs, state)
@@ -55,7 +55,6 @@ class BatchNorm(eqx.nn.BatchNorm):
             dtypes.append(mean.dtype)
         else:
             batch = Batch(tuple(range(1, x.ndim)), _name(self.axis_name), rows=False)
-            inputs.check_batch(OPERATION, wide, None, batch, 0)
             step = self._by_average if self.mode == "ema" else self._by_batch
             y, state = step(wide, batch, (gamma, beta), state, o)
         return y.astype(jnp.result_type(*dtypes)), state

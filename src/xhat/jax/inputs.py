@@ -72,7 +72,7 @@ def mask_for(
 
 def precision(*arrays: Any) -> Any:
     """The dtype of the arithmetic: at least float32, and float64 where an array is."""
-    return jnp.result_type(jnp.float32, *(a.dtype for a in arrays if a is not None))
+    return jnp.float64 if any(a is not None and a.dtype == jnp.float64 for a in arrays) else jnp.float32
 
 
 def promoted(x: Any, *others: Any) -> list[Any]:
