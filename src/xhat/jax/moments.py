@@ -86,7 +86,10 @@ class Batch(NamedTuple):
         m = jnp.asarray(values, x.dtype) if w is None else self.here(w)
         rough = _rough_mean(x, self.here, m, w)
         found = merged(self._rows(_moments_about(rough, x - rough, self.here, m, w)))
-        return found if m.size > 1 else found._replace(count=found.count.max(keepdims=True, initial=0))
+        if m.size > 1:  # a mask that tells channels apart
+            return found
+        count = found.count.max(keepdims=True) if found.count.size else self._exchanged(m)
+        return found._replace(count=count)
 
     def _rows(self, mine: Moments) -> Moments:
         """The moments of all devices along a new first dimension: one sum of rows that are 0 but for one's own."""
