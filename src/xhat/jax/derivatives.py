@@ -22,15 +22,27 @@ def _is_zero(tangent: Any) -> bool:
     return tangent is None or isinstance(tangent, SymbolicZero)
 
 
-@partial(jax.custom_jvp, nondiff_argnums=(0, 1, 2))
 def standardized(
     batch: Batch, eps: float, correction: int, x: Array, w: Array | None
 ) -> tuple[Array, Moments]:
-    """xhat = (x - mu) rstd of x's shape, and the moments, which have size 1 along the batch's axes."""
+    """xhat = (x - mu) rstd of x's shape, and the moments, which have size 1 along the batch's axes.
+
+    On named axes, JAX's own autodiff differentiates the exchange: it would run a rule of ours later, where a name of
+    vmap is no longer bound.
+    """
+    return (_closed if batch.name is None else _standardized)(batch, eps, correction, x, w)
+
+
+def _standardized(
+    batch: Batch, eps: float, correction: int, x: Array, w: Array | None
+) -> tuple[Array, Moments]:
     found = batch.moments(x, w)
     var = equations.variance(found.m2, found.count, correction)
     rstd = equations.reciprocal_std(var, eps, jnp.sqrt)
     return equations.standardize(x - found.high, found.low, rstd), found
+
+
+_closed = partial(jax.custom_jvp, nondiff_argnums=(0, 1, 2))(_standardized)
 
 
 def _tangents(batch: Batch, eps: float, correction: int, primals: Any, tangents: Any) -> tuple[Any, Any]:
@@ -44,11 +56,11 @@ def _tangents(batch: Batch, eps: float, correction: int, primals: Any, tangents:
     The first is `input_gradient` of dx: the map from dx to dxhat is symmetric, up to the weights.
     """
     (x, w), (dx, dw) = primals, tangents
-    xhat, found = standardized(batch, eps, correction, x, w)
+    xhat, found = _closed(batch, eps, correction, x, w)
     m, k = found.count, found.count - correction
     var = equations.variance(found.m2, m, correction)
     rstd = equations.reciprocal_std(var, eps, jnp.sqrt)
-    dxhat, dm, dmu, dm2 = (jnp.zeros_like(v) for v in (xhat, found.count, found.high, found.m2))
+    dxhat, dm, dmu, dm2 = (jnp.zeros_like(v) for v in (xhat, found.count, found.low, found.m2))
     if not _is_zero(dx):
         weighed = dx if w is None else w * dx
         sums = batch.totals(weighed, weighed * xhat)
@@ -59,19 +71,23 @@ def _tangents(batch: Batch, eps: float, correction: int, primals: Any, tangents:
         dm = batch.total(dw)
         dxhat = dxhat - first / m - xhat * (second - var * rstd**2 * whole) / (2 * k)
         dmu, dm2 = dmu + first / (m * rstd), dm2 + second / rstd**2
-    return (xhat, found), (dxhat, Moments(dm, dmu, jnp.zeros_like(found.low), dm2))
+    return (xhat, found), (dxhat, Moments(dm, jnp.zeros_like(found.high), dmu, dm2))
 
 
-standardized.defjvp(_tangents, symbolic_zeros=True)
+_closed.defjvp(_tangents, symbolic_zeros=True)
 
 
-@partial(jax.custom_jvp, nondiff_argnums=(0,))
 def centred(batch: Batch, z: Array, w: Array | None, m: Array) -> Array:
     """z - sum(w z) / m, which is z = gamma xhat itself.
 
     Its transpose takes the mean out of dy, on which dx and dgamma do not depend, before anything is multiplied. So an
-    offset of dy costs no digits.
+    offset of dy costs no digits; on named axes it does.
     """
+    return _centred(batch, z, w, m) if batch.name is None else z
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _centred(batch: Batch, z: Array, w: Array | None, m: Array) -> Array:
     return z
 
 
@@ -81,7 +97,7 @@ def _centred_tangent(batch: Batch, primals: Any, tangents: Any) -> tuple[Any, An
     parts = moved if w is None else w * moved
     if not _is_zero(dw):
         parts = parts + dw * z
-    return centred(batch, z, w, m), moved - batch.total(parts) / m
+    return _centred(batch, z, w, m), moved - batch.total(parts) / m
 
 
-centred.defjvp(_centred_tangent, symbolic_zeros=True)
+_centred.defjvp(_centred_tangent, symbolic_zeros=True)

@@ -106,7 +106,8 @@ def merged(rows: Moments) -> Moments:
         return v.sum(0, keepdims=True)
 
     # The mean of one of them: it is selected and not computed, so a compiler that computes it twice gets the same bits.
-    rough = jnp.take_along_axis(rows.high, jnp.argmax(rows.count, 0, keepdims=True), 0)
+    heaviest = jnp.argmax(rows.count, 0, keepdims=True)
+    rough = lax.stop_gradient(jnp.take_along_axis(rows.high, heaviest, 0))
     means = _moments_about(rough, (rows.high - rough) + rows.low, total, total(rows.count), rows.count)
     m, high, low, m2 = (v[0] for v in means)
     return Moments(m, high, low, m2 + rows.m2.sum(0))
@@ -115,12 +116,14 @@ def merged(rows: Moments) -> Moments:
 def _rough_mean(x: Array, total: Callable[[Any], Any], m: Array, w: Array | None) -> Array:
     """A mean of x but for its rounding, whose last binary digits are 0.
 
-    These digits are no loss, since a mean about this one follows. They keep a compiler that computes it in several
-    places from contracting a product and a difference: it would be another number in each.
+    These digits are no loss, since a mean about this one follows; it cancels, and so it has no derivative. They keep a
+    compiler that computes it in several places from contracting a product and a difference: it would be another number
+    in each.
     """
     bits = {4: jnp.int32, 8: jnp.int64}[x.dtype.itemsize]
     mean = total(x if w is None else jnp.where(w != 0, x, 0) * w) / jnp.where(m > 0, m, 1)
-    return lax.bitcast_convert_type(lax.bitcast_convert_type(mean, bits) & -4, x.dtype)
+    short = lax.bitcast_convert_type(lax.bitcast_convert_type(lax.stop_gradient(mean), bits) & -4, x.dtype)
+    return lax.stop_gradient(short)
 
 
 def _moments_about(rough: Array, d: Array, total: Callable[[Any], Any], m: Array, w: Array | None) -> Moments:
