@@ -4,7 +4,7 @@
     python -m benchmarks.jax_steps --write      and put it into docs/jax.md
 
 Whole steps (forward, cross-entropy, backward, SGD with momentum) in one jit, float32, NHWC. The steps of all networks
-take turns in one process, and the least time of each counts, so that what else runs on the machine weighs little.
+take turns in one process, and the least CPU time of each counts, so that what else runs on the machine weighs little.
 """
 
 import argparse
@@ -105,7 +105,7 @@ def stepper(norm: Any) -> Callable[[], float]:
 
 
 def measured(rounds: int) -> dict[str, list[float]]:
-    """The least times of a step: of all rounds, of the first half and of the second."""
+    """The least CPU times of a step: of all rounds, of the first half and of the second."""
     steps = {name: stepper(norm) for name, norm in NORMS.items()}
     losses = {name: [run() for _ in range(3)] for name, run in steps.items()}
     for name, loss in losses.items():
@@ -114,9 +114,9 @@ def measured(rounds: int) -> dict[str, list[float]]:
     times: dict[str, list[float]] = {name: [] for name in steps}
     for _ in range(rounds):
         for name, run in steps.items():
-            start = time.perf_counter()
+            start = time.process_time()
             run()
-            times[name].append(time.perf_counter() - start)
+            times[name].append(time.process_time() - start)
     half = rounds // 2
     return {name: [min(t), min(t[:half]), min(t[half:])] for name, t in times.items()}
 
@@ -129,8 +129,8 @@ def table(found: dict[str, list[float]], rounds: int) -> str:
         for name, t in found.items()
     ]
     text = (
-        f"A training step of ResNet-20, batch {BATCH} of (32, 32, 3), one jit, one thread: the least of {rounds} steps "
-        "that take turns, and its ratio to Flax's over all rounds, the first half and the second. "
+        f"A training step of ResNet-20, batch {BATCH} of (32, 32, 3), one jit, one thread: the least CPU time of "
+        f"{rounds} steps that take turns, and its ratio to Flax's over all rounds, the first half and the second. "
         f"{described_as(machine(1))}"
     )
     return f"{markdown(['', 'least', 'ratio', 'first half', 'second half'], rows, 1)}\n\n{text}\n"
