@@ -19,7 +19,7 @@ MADE := $(VENV)/made-for-$(VERSION)
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 INSTALL := install --quiet --constraint constraints.txt --build-constraint constraints-build.txt
-EXTRAS := demo,doctor,lens,test
+EXTRAS := demo,doctor,lens,jax,flax,equinox,keras,test
 # A file's tests share what they compute, so they stay in one process; files start in the order of their names.
 PYTEST := -m pytest --numprocesses $(PROCESSES) --dist loadfile --no-loadscope-reorder
 
@@ -153,6 +153,6 @@ wheel: $(PACKAGE) | $(MADE)/python
 	$(PIP) wheel --quiet --no-deps --build-constraint constraints-build.txt --wheel-dir dist .
 	$(BIN)/python -m venv --clear $(WHEEL)
 	$(PIP) --python $(WHEEL)/bin/python install --quiet --constraint constraints.txt \
-	    "$$(echo dist/xhat-*.whl)[demo,doctor,lens,test]"
+	    "$$(echo dist/xhat-*.whl)[$(EXTRAS)]"
 	$(WHEEL)/bin/python -c 'import xhat, sys; sys.exit(not xhat.__file__.startswith(sys.prefix))'
 	$(WHEEL)/bin/python $(PYTEST)
