@@ -22,9 +22,6 @@ __all__ = ["BatchNormalization", "convert", "revert"]
 # A tensor of the backend, or one of Keras's symbolic tensors.
 Tensor = Any
 
-# NumPy adds the rows of a matrix one after another, which would cost digits in float32; JAX and torch add in blocks.
-_COMPUTED = {"numpy": "float64"}
-
 
 @keras.saving.register_keras_serializable(package="xhat")
 class BatchNormalization(keras.layers.BatchNormalization):
@@ -37,7 +34,7 @@ class BatchNormalization(keras.layers.BatchNormalization):
 
     Constructor, weights and their names, config and defaults are inherited; `.weights.h5` files load in both
     directions. x: float32, float64, float16 or bfloat16, any rank, with the channels on `axis`; 16 bits are computed in
-    float32. y has the compute dtype of the layer's policy.
+    float32, float64 in float64. y has the compute dtype of the layer's policy.
 
     mask: one dimension less than x, broadcastable to x without its last axis; bool, or weights w >= 0, whose values
     are not checked. A channel of which nothing is included, and every channel of an empty batch, keeps its moving
@@ -65,7 +62,7 @@ class BatchNormalization(keras.layers.BatchNormalization):
         if of_this_batch and (self.renorm or self.synchronized):
             return super().call(inputs, training=training, mask=mask)
         check(inputs, mask)
-        dtype = keras.backend.result_type(inputs.dtype, _COMPUTED.get(keras.backend.backend(), "float32"))
+        dtype = precision(inputs)
         x, axis = ops.cast(inputs, dtype), self.axis % len(inputs.shape)
 
         def along(vector: Tensor) -> Tensor:
@@ -88,6 +85,15 @@ class BatchNormalization(keras.layers.BatchNormalization):
                 x, mean, equations.reciprocal_std(var, self.epsilon, ops.sqrt), gamma, beta
             )
         return ops.cast(y, self.compute_dtype)
+
+
+def precision(x: Tensor) -> str:
+    """What the equations are computed in: float32, or float64 for float64 and on the numpy backend.
+
+    NumPy adds the rows of a matrix one after another, which costs digits in float32; JAX and torch add in blocks.
+    """
+    wide = keras.backend.backend() == "numpy" or keras.backend.standardize_dtype(x.dtype) == "float64"
+    return "float64" if wide else "float32"
 
 
 def check(x: Tensor, mask: Tensor | None) -> None:
@@ -127,7 +133,7 @@ def normalize(
     def total(v: Tensor) -> Tensor:
         return ops.sum(v, axes, keepdims=True)
 
-    included = padding = None
+    padding = None
     if w is None:
         shape = ops.shape(x)
         w, m = 1, ops.cast(math.prod(shape[a] for a in axes), x.dtype)
@@ -136,14 +142,15 @@ def normalize(
         padding = ops.logical_and(w == 0, ops.logical_not(ops.isfinite(x)))
         x = ops.where(padding, 0.0, x)  # 0 times NaN is NaN
     included = ops.where(m > 0, m, 1)
-    rough = ops.stop_gradient(total(w * x) / included)
+    # A sum comes last, not a division: XLA fuses that into some of the differences x - rough and rounds it in others.
+    rough = ops.stop_gradient(total(w * x / included))
     x = x - rough
     mu, m2 = equations.moments(x, total, included, w)
     m2 = m2 + 0 * m2  # NaN where a square overflows: an infinite variance would hide x
     var = equations.variance(m2, included)
-    xhat = equations.standardize(x, mu, gamma * equations.reciprocal_std(var, eps, ops.sqrt))
-    # sum(w xhat) is 0 but for rounding. Through it the gradient loses its rough mean.
-    y = xhat - total(w * xhat) / included + beta
+    z = equations.standardize(x, mu, gamma * equations.reciprocal_std(var, eps, ops.sqrt))
+    # z = gamma xhat, and sum(w z) is 0 but for rounding. Through it the gradient loses its rough mean.
+    y = z - total(w * z) / included + beta
     if padding is not None:
         y = ops.where(padding, math.nan, y)
     return y, m, rough + mu, var
