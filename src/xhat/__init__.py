@@ -13,15 +13,19 @@ from xhat.ops import config as config
 from xhat.ops import gradient_paths as gradient_paths
 from xhat.ops import moments as moments
 from xhat.ops import normalize as normalize
+from xhat.states import ConvertedState as ConvertedState
+from xhat.states import convert_state as convert_state
 
 __all__ = [
     "Context",
+    "ConvertedState",
     "Gradients",
     "Moments",
     "Paths",
     "batch_norm",
     "batch_norm_backward",
     "config",
+    "convert_state",
     "gradient_paths",
     "moments",
     "normalize",
