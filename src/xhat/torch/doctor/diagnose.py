@@ -18,7 +18,6 @@ from xhat.torch.doctor.measure import Runner, measure
 from xhat.torch.doctor.measured import MODES, Measured
 from xhat.torch.doctor.ranks import header_of
 from xhat.torch.doctor.rules import judged
-from xhat.torch.doctor.signals import signals
 from xhat.torch.doctor.trials import try_remedies
 from xhat.torch.progress import with_progress
 from xhat.torch.recalibrate import call, in_lockstep
@@ -124,9 +123,11 @@ def _call(model: nn.Module, batch: Any) -> Any:
 
 def _row(measured: Measured, layer: Layer) -> dict[str, Any]:
     """What a diagnosis reports of one layer."""
-    tap = measured.tap(layer)
     calls = measured.tap(layer, "evaluation").calls / measured.count
-    numbers = signals(layer, tap)._asdict() | {"left": layer.left, "repair": measured.swapped.get(layer.path)}
+    numbers = measured.signals(layer)._asdict() | {
+        "left": layer.left,
+        "repair": measured.swapped.get(layer.path),
+    }
     return {
         "layer": layer.path,
         "class": type(layer.module).__name__,

@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 from xhat import equations
 from xhat.torch.doctor.exactness import Errors
 from xhat.torch.doctor.layers import Layer
+from xhat.torch.doctor.scatter import nothing
 from xhat.torch.doctor.signals import running
-from xhat.torch.doctor.tap import Tap, nothing
+from xhat.torch.doctor.tap import Tap
 from xhat.torch.sync import frames
 from xhat.torch.sync.frames import FrameHeader
 from xhat.torch.sync.merge import Moments, merged
@@ -72,8 +73,10 @@ def _failed(measured: "Measured") -> list[bool]:
 
 
 def _moments(tap: Tap) -> list[Moments]:
+    if tap.scatter is not None:
+        return [tap.scatter.samples, tap.scatter.batches]
     by_call = [*tap.by_call, *[nothing(tap.channels)] * CALLS][:CALLS]
-    return [*tap.halves, tap.samples, tap.batch_means, tap.unpadded, *by_call]
+    return [*tap.halves, tap.batch_means, tap.unpadded, *by_call]
 
 
 def _numbers(tap: Tap) -> Array:
@@ -104,7 +107,10 @@ def _set(tap: Tap, numbers: Array, moments: list[Moments]) -> None:
     kind = (tap.errors.dtype, tap.errors.layout) if tap.errors else ("float32", "contiguous")
     offset, theirs, ours = (float(v) for v in worst)
     tap.errors = Errors(offset, theirs, ours, *kind) if theirs else None
-    even, odd, tap.samples, tap.batch_means, tap.unpadded, *by_call = moments
+    if tap.scatter is not None:
+        tap.scatter.samples, tap.scatter.batches = moments
+        return
+    even, odd, tap.batch_means, tap.unpadded, *by_call = moments
     tap.halves = [even, odd]
     tap.by_call = [call for call in by_call if call[0].any()]
 

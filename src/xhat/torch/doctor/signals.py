@@ -19,7 +19,7 @@ class Signals(NamedTuple):
 
     shift         |pooled mean - running mean| / sigma, which 90 % of the channels do not exceed
     log_variance  |log((running_var + eps) / (var + eps))|, likewise
-    icc           variance of the batches' means over what shuffled samples would give (1: shuffled)
+    icc           variance of the batches' means, or mean squares, over what shuffled samples would give (1: shuffled)
     noise         scatter of a batch's mean, in sigmas
     m             values per channel and batch
     """
@@ -67,22 +67,18 @@ def off(layer: Layer, tap: Tap) -> float:
     return float("inf") if any(value != value for value in found) else max(found)
 
 
-def signals(layer: Layer, tap: Tap) -> Signals:
-    """The signals of this layer by what it got."""
-    nan = float("nan")
+def signals(layer: Layer, tap: Tap, in_evaluation: Tap) -> Signals:
+    """The signals of this layer by what it got by the batch's statistics, and in evaluation."""
     shift, log_variance = deviation(layer, tap)
-    icc = noise = nan
-    batches, samples = float(tap.batch_means[0].max()), float(tap.samples[0].max())
-    if batches > 1 and samples > batches:
-        between = equations.variance(tap.batch_means[2], batches, 1)
-        of_samples = equations.variance(tap.samples[2], tap.samples[0], 1)
+    icc = noise = float("nan")
+    if in_evaluation.scatter is not None:
+        icc = in_evaluation.scatter.icc(in_evaluation.batches, layer.eps)
+    batches = float(tap.batch_means[0].max())
+    if batches > 1:
         with np.errstate(all="ignore"):
-            expected = of_samples * (tap.inverse_sizes / batches) / tap.sigma**2
-            between = between / tap.sigma**2
-        if np.nansum(expected) > 0:
-            icc = float(np.nansum(between) / np.nansum(expected))
-        noise = float(np.sqrt(np.nanmean(between))) if np.isfinite(between).any() else nan
-    m = float(tap.pooled[0].max()) / tap.calls if tap.calls else nan
+            between = equations.variance(tap.batch_means[2], batches, 1) / tap.sigma**2
+        noise = float(np.sqrt(np.nanmean(between))) if np.isfinite(between).any() else noise
+    m = float(tap.pooled[0].max()) / tap.calls if tap.calls else float("nan")
     return Signals(shift, log_variance, icc, noise, m)
 
 

@@ -11,7 +11,7 @@ from xhat.torch.doctor.findings import Finding, Proof, Severity, Unjudged
 from xhat.torch.doctor.layers import Layer
 from xhat.torch.doctor.measured import Measured
 from xhat.torch.doctor.rules.relevance import is_relevant, listed, tried
-from xhat.torch.doctor.signals import Gap, deviation, most, off, running, signals
+from xhat.torch.doctor.signals import Gap, deviation, most, off, running
 
 __all__ = ["CAUSES", "judge"]
 
@@ -132,7 +132,7 @@ def _apart(measured: Measured, layers: list[Layer]) -> list[Layer]:
         if any(gain >= at.EXPLAINED * gap.gain for gain in gained):
             return []
     # Running averages of very small batches scatter too: they have to be farther off.
-    noisy = any(signals(x, measured.tap(x)).noise > at.NOISE for x in layers)
+    noisy = any(measured.signals(x).noise > at.NOISE for x in layers)
     apart = [x for x in layers if _off(measured, x) > (at.FAR if noisy else at.AGREES)]
     large = measured.quantity == "loss" and gap.gain > at.GAIN_BY_SWAPS * abs(gap.after)
     if not apart and not noisy and large:
@@ -242,7 +242,7 @@ def _finding(
     measured: Measured, cause: str, severity: Severity, layers: list[Layer], proof: Proof | None
 ) -> Finding:
     worst = layers[0]
-    s = signals(worst, measured.tap(worst))
+    s = measured.signals(worst)
     evidence: dict[str, Any] = {
         "layers": len(layers),
         "shift": s.shift,
