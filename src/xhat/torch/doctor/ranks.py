@@ -12,7 +12,6 @@ from xhat import equations
 from xhat.torch.doctor.exactness import Errors
 from xhat.torch.doctor.layers import Layer
 from xhat.torch.doctor.scatter import nothing
-from xhat.torch.doctor.signals import running
 from xhat.torch.doctor.tap import Tap
 from xhat.torch.sync import frames
 from xhat.torch.sync.frames import FrameHeader
@@ -42,7 +41,7 @@ def share_taps(measured: "Measured", group: str) -> None:
     mine = [np.array([measured.count, *_failed(measured)], float)]
     for tap in taps:
         mine += [_numbers(tap), *(np.concatenate(moments) for moments in _moments(tap))]
-    mine += [np.concatenate(([_tracked(x)], *running(x))) for x in measured.layers if x.tracks]
+    mine += [np.concatenate(([_tracked(x)], *x.running)) for x in measured.layers if x.tracks]
     gathered = frames.gather(np.concatenate(mine), header_of(measured), group)
     parts = iter(np.split(gathered, np.cumsum([len(part) for part in mine])[:-1], axis=1))
     first = next(parts)

@@ -9,7 +9,7 @@ from xhat import equations
 from xhat.torch.doctor.layers import Layer
 from xhat.torch.doctor.tap import Tap
 
-__all__ = ["Gap", "Signals", "deviation", "gap", "most", "off", "running", "signals"]
+__all__ = ["Gap", "Signals", "deviation", "gap", "most", "off", "signals"]
 
 Array = NDArray[np.float64]
 
@@ -37,22 +37,12 @@ def most(values: Array) -> float:
     return float(np.quantile(known, 0.9)) if len(known) else float("nan")
 
 
-def running(layer: Layer) -> tuple[Array, Array]:
-    """Running mean and variance (C,) in float64."""
-    if layer.first_rank is not None:
-        return layer.first_rank[1:]
-    mean, var = (
-        t.detach().cpu().double().numpy() for t in (layer.module.running_mean, layer.module.running_var)
-    )
-    return mean, var
-
-
 def deviation(layer: Layer, tap: Tap) -> tuple[float, float]:
     """shift and log_variance of the running statistics from the moments of this tap."""
     live = tap.pooled[0] > 0
     if not layer.tracks or not live.any():
         return float("nan"), float("nan")
-    mean, var = (values[live] for values in running(layer))
+    mean, var = (values[live] for values in layer.running)
     with np.errstate(all="ignore"):
         shift = np.abs(tap.pooled[1][live] - mean) / tap.sigma[live]
         ratio = np.abs(np.log((var + layer.eps) / (tap.variance[live] + layer.eps)))
