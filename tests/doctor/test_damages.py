@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from small import batches, fitted, net, snapshot, squared, taught
+from small import batches, far_off, fitted, net, snapshot, squared, taught
 from torch import nn
 
 import xhat.torch as xt
@@ -68,3 +68,21 @@ def test_what_json_cannot_hold_is_none_and_the_page_shows_it() -> None:
     json.dumps(d.findings[0].to_dict(), allow_nan=False)
     assert d.to_dict()["modes"]["evaluation"] is None
     assert "NaN" in d.to_html()
+
+
+def test_a_batch_of_nan_hides_no_damage_and_is_a_risk_of_its_own() -> None:
+    model = fitted(net(), batches(8))
+    data = taught(model, batches(8))
+    expected = xt.diagnose(far_off(model, "5"), data, squared, progress=False)
+    bad = torch.full_like(data[3][0], torch.nan), data[3][1]
+    d = xt.diagnose(model, [*data[:4], bad, *data[4:]], squared, progress=False)
+    assert [f.cause for f in d.findings[:1]] == [f.cause for f in expected.findings[:1]]
+    assert (d.findings[0].severity, d.findings[0].layers) == ("harmful", ("5",))
+    assert d.modes["pooled"] is not None
+    soon = next(f for f in d.findings if f.cause == "statistics-not-finite")
+    assert (soon.severity, soon.layers, soon.evidence["inputs"], soon.evidence["of"]) == (
+        "risk",
+        ("1", "5"),
+        1,
+        9,
+    )

@@ -62,6 +62,7 @@ def diagnose(
         print(d)
     """
     model = unwrapped(model)
+    _check(loss, forward, optimizer, layers)
     found = _chosen(batch_norms(model), layers)
     checked(model, found)
     group = groups.group_name(process_group)
@@ -77,6 +78,21 @@ def diagnose(
         {mode: measured.mean(mode) for mode in MODES} if measured.count else dict.fromkeys(MODES),
         [_row(measured, layer) for layer in measured.layers], by_severity(findings), unjudged, measured,
     )  # fmt: skip
+
+
+def _check(loss: Any, forward: Any, optimizer: Any, layers: Any) -> None:
+    """Raises ArgumentError for options of another kind."""
+    for name, value, signature in (("loss", loss, "(output, batch)"), ("forward", forward, "(model, batch)")):
+        if value is not None and not callable(value):
+            raise ArgumentError(
+                f"diagnose: {name} is {type(value).__name__}, expected a function {name}{signature}."
+            )
+    if optimizer is not None and not hasattr(optimizer, "param_groups"):
+        raise ArgumentError(
+            f"diagnose: optimizer is {type(optimizer).__name__}, expected a torch.optim.Optimizer."
+        )
+    if layers is not None and not isinstance(layers, Iterable):
+        raise ArgumentError(f"diagnose: layers is {type(layers).__name__}, expected paths of batch norms.")
 
 
 def _chosen(found: list[Layer], paths: Iterable[str] | None) -> list[Layer]:

@@ -82,7 +82,7 @@ def _numbers(tap: Tap) -> Array:
     e = tap.errors or Errors(0.0, 0.0, 0.0, "", "")
     never = tap.first_call if tap.first_call >= 0 else np.inf
     return np.array([
-        tap.calls, tap.batches, tap.inverse_sizes, tap.smallest, tap.in_training, never, tap.dimensions,
+        tap.calls, tap.batches, tap.inverse_sizes, tap.smallest, tap.in_training, never, tap.dimensions, tap.not_finite,
         e.offset, e.theirs, e.ours,
     ], float)  # fmt: skip
 
@@ -93,7 +93,7 @@ def _merged(rows: Array) -> Moments:
 
 def _set(tap: Tap, numbers: Array, moments: list[Moments]) -> None:
     """Makes the numbers of all ranks the tap's."""
-    calls, batches, inverse_sizes, smallest, in_training, first_call, dimensions, *_ = numbers.T
+    calls, batches, inverse_sizes, smallest, in_training, first_call, dimensions, not_finite, *_ = numbers.T
     tap.calls, tap.batches, tap.inverse_sizes = (
         int(calls.sum()),
         int(batches.sum()),
@@ -101,8 +101,8 @@ def _set(tap: Tap, numbers: Array, moments: list[Moments]) -> None:
     )
     tap.smallest, tap.in_training = float(smallest.min()), bool(in_training.any())
     tap.first_call = int(first_call.min()) if np.isfinite(first_call.min()) else -1
-    tap.dimensions = int(dimensions.max())
-    worst = numbers[numbers[:, 8].argmax(), 7:]
+    tap.dimensions, tap.not_finite = int(dimensions.max()), int(not_finite.sum())
+    worst = numbers[numbers[:, 9].argmax(), 8:]
     kind = (tap.errors.dtype, tap.errors.layout) if tap.errors else ("float32", "contiguous")
     offset, theirs, ours = (float(v) for v in worst)
     tap.errors = Errors(offset, theirs, ours, *kind) if theirs else None

@@ -12,7 +12,7 @@ from torch import Tensor
 from xhat.torch.recorder import moments_of
 from xhat.torch.sync.merge import Moments, merge
 
-__all__ = ["Scatter", "nothing", "wide"]
+__all__ = ["Scatter", "finite", "nothing", "wide"]
 
 Array = NDArray[np.float64]
 
@@ -20,6 +20,13 @@ Array = NDArray[np.float64]
 def nothing(channels: int) -> Moments:
     """The moments of no values."""
     return np.zeros(channels), np.zeros(channels), np.zeros(channels)
+
+
+def finite(moments: Moments) -> Moments:
+    """The moments without the channels that have NaN or infinity, which count as having had no values."""
+    m, mean, m2 = moments
+    known = np.isfinite(mean) & np.isfinite(m2)
+    return moments if known.all() else (m * known, np.where(known, mean, 0.0), np.where(known, m2, 0.0))
 
 
 def wide(x: Tensor) -> Tensor:
@@ -51,7 +58,7 @@ class Scatter:
 
     def end_of_batch(self) -> None:
         """Merges the calls of one forward pass."""
-        for m, mean, m2 in self._now:
+        for m, mean, m2 in map(finite, self._now):
             self.samples = merge(self.samples, (m, mean, m2))
             self.batches = merge(self.batches, (m, mean, np.zeros_like(m2)))
         self.forget()

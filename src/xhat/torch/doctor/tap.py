@@ -15,7 +15,7 @@ from xhat import equations
 from xhat.torch.doctor.exactness import Errors, errors_of_call
 from xhat.torch.doctor.layers import Layer
 from xhat.torch.doctor.padding import Padding
-from xhat.torch.doctor.scatter import Scatter, nothing
+from xhat.torch.doctor.scatter import Scatter, finite, nothing
 from xhat.torch.doctor.thresholds import LARGE_MEAN
 from xhat.torch.nn import BatchNorm
 from xhat.torch.recorder import moments_of
@@ -35,6 +35,7 @@ class Tap:
     batch_means    the same of the means of batches, each with weight 1
     inverse_sizes  the sum of 1 / N over the batches
     by_call        pooled, of the first, second, ... call of the layer in a forward pass
+    not_finite     calls with NaN or infinity in some channel, whose moments do not count
     calls          all calls; batches: those with at least one
     smallest       the least number of values per channel in a call
     unpadded       pooled, without padding, where some was found; padded: the share of the values that are padding
@@ -54,7 +55,7 @@ class Tap:
         self.inverse_sizes = 0.0
         self.by_call: list[Moments] = []
         self.calls = self.batches = self.calls_now = 0
-        self.smallest = float("inf")
+        self.smallest, self.not_finite = float("inf"), 0
         self.in_training = False  # whether a call has found the layer in training mode
         self.first_call = -1
         self._now: list[
@@ -112,12 +113,14 @@ class Tap:
         """Merges the calls of the forward pass of the batch of this index."""
         if self.scatter is not None:
             self.scatter.end_of_batch()
-        for k, (moments, samples, unpadded) in enumerate(self._now):
+        for k, (found, samples, unpadded) in enumerate(self._now):
+            moments = finite(found)
+            self.not_finite += moments is not found
             if k == len(self.by_call):
                 self.by_call.append(nothing(self.channels))
             self.by_call[k] = merge(self.by_call[k], moments)
             self.halves[index % 2] = merge(self.halves[index % 2], moments)
-            self.unpadded = merge(self.unpadded, unpadded)
+            self.unpadded = merge(self.unpadded, finite(unpadded))
             if moments[0].any():
                 one = np.ones(self.channels), moments[1], np.zeros(self.channels)
                 self.batch_means = merge(self.batch_means, one)

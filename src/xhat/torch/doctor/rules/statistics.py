@@ -55,6 +55,23 @@ def judge(measured: Measured) -> Iterator[Finding | Unjudged]:
         gained = gap.defined and severity != "note" and gap.gain > 0
         proof = Proof(measured.quantity, gap.before, gap.after) if gained else None
         yield _finding(measured, cause, severity, found, proof)
+    reached = [x for x in layers if measured.tap(x).not_finite]
+    if reached and "statistics-not-finite" not in groups:
+        yield _not_finite_soon(measured, reached)
+
+
+def _not_finite_soon(measured: Measured, layers: list[Layer]) -> Finding:
+    """Batches with NaN or infinity, which have not reached the running statistics yet."""
+    tap, text = measured.tap(layers[0]), TEXTS["statistics-not-finite"]
+    count = f"{tap.not_finite} of {tap.calls} inputs hold{'s' * (tap.not_finite == 1)}"
+    return Finding(
+        "statistics-not-finite", "risk", tuple(x.path for x in layers[: at.LISTED]),
+        f"{listed(layers[0], layers)}: {count} NaN or infinity; a training step with such a batch leaves its running "
+        "statistics without a finite value, for good. The pooled moments here are those of the other batches.",
+        {"layers": len(layers), "inputs": tap.not_finite, "of": tap.calls},
+        text.why, "Find the batch, or leave it out of the statistics.",
+        'model, _ = xt.convert(model)\nlayer.nonfinite = "skip"', None,
+    )  # fmt: skip
 
 
 def _beyond_lag(measured: Measured, gap: Gap) -> bool:
