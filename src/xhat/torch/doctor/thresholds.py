@@ -52,8 +52,11 @@ FIRST_LAYER = 0.5
 
 # ---------------------------------------------------------------------------------------------------------- batches
 
-# Variance of the batches' means over that of shuffled samples. Healthy: .6 to 1.7; sorted or two domains: 19, 31.
+# icc: the variance of the batches' means (or mean squares) over that of shuffled samples, in evaluation. Healthy: .5 to
+# 1.2 with 32 batches; sorted or two domains: 8 to 59; two kinds that differ in texture alone: 3.4 to 4.
 NOT_ALIKE = 4.0
+# With few batches the ratio scatters: this many deviations of a normal distribution, a chance of 1 in 1000.
+SHUFFLED = 3.09
 # Scatter of a batch's mean, in deviations. Healthy: .07 to .38 (N = 8, 1 / sqrt(8) = .35 without positions);
 # batches of 4: .45; of 3: .57; of 2: .50 to .68.
 NOISE = 0.42
