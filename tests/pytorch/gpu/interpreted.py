@@ -173,7 +173,58 @@ def errors(case: Case) -> dict[str, float]:
     return report
 
 
+def second_derivatives() -> dict[str, float]:
+    """The gradient of |dx|^2 with respect to x, weight and dy, in float64, beside that of the definition."""
+    case = Case((4, 3, 2, 4), dtype="float64", offset=1.0)
+    t = inputs(case)
+    found = []
+    for function in (ours, exact):
+        x, weight, bias, dy = (
+            t[name].double().clone().requires_grad_() for name in ("x", "weight", "bias", "dy")
+        )  # type: ignore[union-attr]
+        y = function(case, x=x, weight=weight, bias=bias, residual=None, mask=None)
+        (dx,) = torch.autograd.grad(y, x, dy, create_graph=True)
+        found.append(torch.autograd.grad((dx**2).sum(), (x, weight, dy)))
+    names = ("by x", "by weight", "by dy")
+    return {name: float((a - b).norm() / b.norm()) for name, a, b in zip(names, *found, strict=True)}
+
+
+def graphs() -> dict[str, float]:
+    """Whether a compiled layer gives the bits of the eager one, in training and with its gradient."""
+    case = Case((4, 8, 6, 4), activation="relu")
+    t = inputs(case)
+    eager = differentiated(ours, case, t, wide=False)
+    compiled = differentiated(torch.compile(ours, backend="aot_eager", fullgraph=True), case, t, wide=False)
+    return {"same bits": float(all(map(torch.equal, eager, compiled)))}
+
+
+def layers() -> dict[str, float]:
+    """Running statistics after two batches, beside torch's layer in float64; momentum a number, and None."""
+    found = {}
+    for momentum in (0.1, None):
+        layer, stock = (
+            xt.BatchNorm2d(8, momentum=momentum),
+            torch.nn.BatchNorm2d(8, momentum=momentum).double(),
+        )
+        for seed in (1, 2):
+            x = torch.randn(4, 8, 6, 4, generator=torch.Generator().manual_seed(seed))
+            layer(x)
+            stock(x.double())
+        for name in ("running_mean", "running_var"):
+            wanted = getattr(stock, name)
+            found[f"{name}, momentum {momentum}"] = float(
+                (getattr(layer, name) - wanted).norm() / wanted.norm()
+            )
+        assert layer.num_batches_tracked == stock.num_batches_tracked == 2
+        layer.eval()
+        y, wanted = layer(x), stock.eval()(x.double())
+        found[f"evaluation, momentum {momentum}"] = float((y - wanted).norm() / wanted.norm())
+    return found
+
+
 if __name__ == "__main__":
     assert engines.engine_of(torch.zeros(2, 3)) == "triton"
     for case in cases():
         print(json.dumps({"case": case.name, "dtype": case.dtype, "errors": errors(case)}), flush=True)
+    for other in (second_derivatives, graphs, layers):
+        print(json.dumps({"case": other.__name__, "dtype": "", "errors": other()}), flush=True)

@@ -70,3 +70,21 @@ def test_an_offset_of_x_or_of_dy_costs_no_digits() -> None:
     assert len(chosen) >= 16
     assert max(r["errors"]["dx"] for r in chosen) < 3e-7
     assert max(r["errors"]["dweight"] for r in chosen) < 3e-7
+
+
+def named(case: str) -> dict[str, float]:
+    """The errors of what is no case of one forward and backward pass."""
+    (found,) = (r["errors"] for r in reports() if r["case"] == case)
+    return dict(found)
+
+
+def test_second_derivatives_are_exact() -> None:
+    assert max(named("second_derivatives").values()) < 1e-12
+
+
+def test_a_compiled_graph_gives_the_bits_of_eager_mode() -> None:
+    assert named("graphs") == {"same bits": 1.0}
+
+
+def test_layers_track_and_evaluate_as_torchs_do() -> None:
+    assert max(named("layers").values()) < 2e-7
