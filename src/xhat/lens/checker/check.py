@@ -66,8 +66,7 @@ def check(
     """
     adapter = adapter or Adapter()
     _check_arguments(forward, backward, adapter, like, correction, layout, dtype, eps)
-    expected = replace(CONVENTIONS[like]) if like else Expected()
-    expected = replace(expected, correction=correction) if correction is not None else expected
+    expected = _expected(like, correction)
     if inspect.isclass(forward):
         try:
             layer = functions_of(forward, adapter)
@@ -78,8 +77,7 @@ def check(
     if backward is not None and getattr(forward, "bwd", None) is backward:
         backward = None  # the backward of a custom_vjp runs where its forward is differentiated
     functions = [f for f in (forward, backward) if f is not None]
-    roles = (("forward", forward), ("backward", backward))
-    subject = " and ".join(_name_of(function, role) for role, function in roles if function is not None)
+    subject = _subject(forward, backward)
     specs = array_specs(
         kinds_for(functions, adapter.arrays),
         (dtype,) if dtype else ("float64", "float32"),
@@ -95,6 +93,16 @@ def check(
     if layout is None and first.runner.spec.layout == "CN":
         subject += ", with features in rows, (C, N)"
     return _verdict(subject, [first, *others])
+
+
+def _expected(like: str | None, correction: int | None) -> Expected:
+    expected = CONVENTIONS[like] if like else Expected()
+    return expected if correction is None else replace(expected, correction=correction)
+
+
+def _subject(forward: Any, backward: Any) -> str:
+    roles = (("forward", forward), ("backward", backward))
+    return " and ".join(_name_of(function, role) for role, function in roles if function is not None)
 
 
 def _name_of(function: Any, role: str) -> str:
