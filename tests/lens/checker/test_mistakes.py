@@ -182,7 +182,7 @@ def test_mistakes_of_axes_are_named_on_images(name: str, tmp_path: Path) -> None
     if name.startswith("channel axis transposed in the forward"):
         text = text.replace("mean = x.mean(axis=AXES", "mean = x.mean(axis=(0, 1, 2)")
     (tmp_path / "wrong.py").write_text(text.replace(old, new))
-    verdict = check_file(tmp_path / "wrong.py")
+    (verdict,) = check_file(tmp_path / "wrong.py")
     assert verdict.names == {name}, str(verdict)
 
 

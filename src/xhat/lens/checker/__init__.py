@@ -1,6 +1,6 @@
 """Checks a batch-norm implementation and names its mistakes.
 
-check, load               entry points for functions and for files
+check, load, command      entry points for functions, for files, and for the command line
 adapter, names            calling conventions: arguments and results by name
 modules, state            classes as functions, and where they keep their arrays
 arrays, probes            the test data, as NumPy, PyTorch or JAX arrays

@@ -76,7 +76,14 @@ def _roles(
             roles.append((parameter, found or (order[0] if i == 0 else None)))
     if order[0] == "dy" and "dy" not in {found for _, found in roles}:
         roles = [(p, "dy" if p is not None and p.name in COTANGENTS else found) for p, found in roles]
+    if order[0] == "dy" and "dy" in {found for _, found in roles}:  # then dx is an array to write to
+        roles = [(p, found or (p is not None and _written(p.name)) or None) for p, found in roles]
     return roles
+
+
+def _written(name: str) -> str | None:
+    found = quantity_of(name)
+    return found if found in GRADIENTS else None
 
 
 def takes(

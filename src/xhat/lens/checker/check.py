@@ -14,9 +14,11 @@ import numpy as np
 from xhat.errors import ArgumentError
 from xhat.lens.checker.adapter import Adapter, Unjudged
 from xhat.lens.checker.arrays import KINDS, kinds_for
+from xhat.lens.checker.comparison import compared
 from xhat.lens.checker.diagnose import diagnose
 from xhat.lens.checker.diagnosis import Diagnosis
 from xhat.lens.checker.fit import forward_fits
+from xhat.lens.checker.locate import located
 from xhat.lens.checker.modules import functions_of
 from xhat.lens.checker.plans import choose
 from xhat.lens.checker.probes import LAYOUTS, UNIT
@@ -24,6 +26,7 @@ from xhat.lens.checker.runner import Runner
 from xhat.lens.checker.runs import ArraySpec, array_specs
 from xhat.lens.checker.statistics import Expected
 from xhat.lens.checker.verdict import Verdict
+from xhat.lens.checker.views import pictured
 
 __all__ = ["CONVENTIONS", "check"]
 
@@ -49,6 +52,7 @@ def check(
     layout: str | None = None,
     dtype: str | None = None,
     eps: float | None = None,
+    thorough: bool = False,
 ) -> Verdict:
     """Check a batch-norm implementation, and name the mistakes that explain wrong outputs.
 
@@ -60,6 +64,9 @@ def check(
     ``like`` ("torch", "keras", "flax", "onnx") and ``correction`` require a convention; by default any consistent
     convention is detected and accepted. ``layout`` ("NC", "NCHW", "NHWC", "NCL", "NLC", "CN"), ``dtype`` ("float64",
     "float32", "bfloat16", "float16") and ``eps`` (of code without this parameter) are detected too, unless given.
+
+    Code that is right on small batches is run on longer channels, on memory with strides, and on equal inputs again, as
+    kernels fail there; ``thorough`` adds more sizes, float32 and 16 bits, whose sums belong in float32.
 
     The verdict is true if the code is right. If the code fails to run, the verdict has status 2 and no exception is
     raised. Raises ArgumentError for an unknown convention, layout or dtype, and if there is nothing to check.
@@ -86,10 +93,10 @@ def check(
     with np.errstate(all="ignore"):  # a mistake may make the numbers undefined
         try:
             unplanned = Runner(forward, backward, adapter, ArraySpec("", "", ""))
-            first = diagnose(choose(specs, unplanned, eps), expected, eps)
+            first = diagnose(choose(specs, unplanned, eps), expected, eps, thorough)
         except Unjudged as problem:
             return Verdict(subject, problem=str(problem))
-        others = _on_images(first, expected) if layout is None else []
+        others = _on_images(first, expected, thorough) if layout is None else []
     if layout is None and first.runner.spec.layout == "CN":
         subject += ", with features in rows, (C, N)"
     return _verdict(subject, [first, *others])
@@ -138,7 +145,7 @@ def _check_arguments(
         raise ArgumentError(f"check: eps is {eps!r}, expected a finite number of at least 0.")
 
 
-def _on_images(first: Diagnosis, expected: Expected) -> list[Diagnosis]:
+def _on_images(first: Diagnosis, expected: Expected, thorough: bool) -> list[Diagnosis]:
     """Diagnoses on image layouts of a forward that is right on (N, C), where it is right there too."""
     if first.runner.forward is None or first.runner.spec.layout != "NC" or not first.forward_right:
         return []
@@ -149,7 +156,7 @@ def _on_images(first: Diagnosis, expected: Expected) -> list[Diagnosis]:
             runner = replace(first.runner, spec=wide_or_flat)
             try:
                 if forward_fits(runner, first.fit):
-                    found.append(diagnose(runner, expected, first.fit.eps))
+                    found.append(diagnose(runner, expected, first.fit.eps, thorough))
                     break
             except Unjudged:
                 continue
@@ -173,13 +180,17 @@ def _verdict(subject: str, results: list[Diagnosis]) -> Verdict:
         mistakes += [f for f in other.mistakes if f.names not in {m.names for m in mistakes}]
         unnamed += [f"{name}: {text}" for text in other.unnamed if text not in unnamed]
         rows += [replace(row, output=f"{row.output} ({name})") for row in other.rows if not row.right]
+    lines, formulas, hints = located(results)
     return Verdict(
         subject=subject,
         rows=tuple(rows),
         mistakes=tuple(mistakes),
         unnamed=tuple(unnamed),
         conventions=first.conventions,
-        notes=tuple(notes),
+        wrong_lines=lines,
+        formulas=formulas,
+        notes=(*notes, *hints),
         not_judged=tuple(first.not_judged),
         tolerance=first.tolerance,
+        comparisons=tuple(pictured(c) for r in results for c in (compared(r.fit), *r.comparisons)),
     )

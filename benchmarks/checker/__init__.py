@@ -1,0 +1,1 @@
+"""The checker on implementations that are right and on mistakes planted in others: what it passes, refuses and finds."""
