@@ -19,7 +19,7 @@ from math import sqrt
 import numpy as np
 
 from xhat.lens.checker.probes import Array, Probe
-from xhat.lens.checker.reference import Backward, Forward
+from xhat.lens.checker.steps import Backward, Forward
 
 __all__ = ["bounds"]
 

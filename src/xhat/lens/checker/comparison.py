@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from xhat.lens.checker.probes import Array, Probe
-from xhat.lens.checker.reference import Backward
+from xhat.lens.checker.steps import Backward
 
 if TYPE_CHECKING:
     from xhat.lens.checker.fit import Fit

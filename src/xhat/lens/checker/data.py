@@ -22,9 +22,9 @@ from xhat.lens.checker.faults import TITLES
 from xhat.lens.checker.joining import joined
 from xhat.lens.checker.naming import explain
 from xhat.lens.checker.probes import UNIT, Array, Layout, Probe
-from xhat.lens.checker.reference import DERIVATIVE, EXACT, Faults
 from xhat.lens.checker.runs import RunResult
 from xhat.lens.checker.statistics import Expected, check_running
+from xhat.lens.checker.steps import DERIVATIVE, EXACT, Faults
 from xhat.lens.checker.verdict import FoundMistake, Row, Verdict
 from xhat.lens.checker.views import pictured
 

@@ -17,10 +17,11 @@ from xhat.lens.checker.faults import TITLES
 from xhat.lens.checker.fit import Fit
 from xhat.lens.checker.lost import part_of_the_sum
 from xhat.lens.checker.probes import UNIT, Array
-from xhat.lens.checker.reference import CLOSED, FORMULATIONS, forward
+from xhat.lens.checker.reference import forward
 from xhat.lens.checker.runner import Runner
 from xhat.lens.checker.runs import ArraySpec, RunResult
 from xhat.lens.checker.search import BACKWARD, LIMIT, Explanation, Predictor, flat
+from xhat.lens.checker.steps import CLOSED, FORMULATIONS
 from xhat.lens.checker.unexplained import localize
 from xhat.lens.checker.verdict import FoundMistake
 
