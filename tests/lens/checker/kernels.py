@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from xhat.lens.checker.probes import rounded
+
 Array = np.ndarray[Any, Any]
 Sum = Callable[[Array], Array]
 Stats = Callable[[Array], tuple[Array, Array]]
@@ -72,3 +74,34 @@ def kernel(
         mean = dbeta[:, None] / m if mean_path else single(0)
         dx = scale[:, None] * (dy - mean - xhat * dgamma[:, None] / m)
     return {"y": y, "dx": dx, "dgamma": dgamma, "dbeta": dbeta, "mean": mu, "var": var, "rstd": rstd}
+
+
+def saved(values: Any, dtype: str) -> Any:
+    """Rounded, as a dump of this dtype has it; bfloat16 as its bits."""
+    values = rounded(np.asarray(values, np.float64), dtype)
+    if dtype == "bfloat16":
+        return (values.astype(np.float32).view(np.uint32) >> np.uint32(16)).astype(np.uint16)
+    return values.astype(dtype)
+
+
+def inputs(m: int, distance: float = 1.0, dtype: str = "float32", channels: int = 5) -> dict[str, Any]:
+    """x, dy, gamma, beta and eps of a case as numbers; x is (C, m), `distance` deviations from 0."""
+    rng = np.random.default_rng(m)
+    x = distance + rng.standard_normal((channels, m)) * rng.uniform(0.5, 2, (channels, 1))
+    dy = rng.standard_normal((channels, m)) + rng.uniform(-1, 1, (channels, 1))
+    gamma, beta = rng.uniform(0.5, 2, channels), rng.uniform(-2, 2, channels)
+    case = {"x": rounded(x, dtype), "dy": rounded(dy, dtype), "eps": 1e-5}
+    return case | {"gamma": rounded(gamma, "float32"), "beta": rounded(beta, "float32")}
+
+
+def dumped(case: dict[str, Any], results: dict[str, Any], dtype: str = "float32") -> dict[str, Any]:
+    """The dump of a case with results, of the layout CN."""
+    arrays = {
+        name: saved(value, dtype)
+        for name, value in (case | results).items()
+        if name in ("x", "dy", "y", "dx")
+    }
+    rest = {
+        name: np.asarray(value, np.float32) for name, value in (case | results).items() if name not in arrays
+    }
+    return rest | arrays | {"eps": case["eps"], "layout": "CN"}

@@ -6,7 +6,6 @@ nothing is named here.
 
 from collections.abc import Iterator
 from dataclasses import replace
-from time import perf_counter
 from typing import NamedTuple
 
 import numpy as np
@@ -27,14 +26,14 @@ __all__ = ["judge_conditions"]
 _EQUAL_CALLS = 4
 # Right code differs from the exact results by a tenth of the bounds; whatever these conditions find is far larger.
 _SLACK = 30.0
-_SHORT = (Crossing("33 channels", 33, (3, 2, 5)), Crossing("4097 values a channel", 3, (17, 1, 241)))
+_SHORT = (Crossing("4097 values a channel", 3, (17, 1, 241)), Crossing("33 channels", 33, (3, 2, 5)))
+_ONE = (Crossing("33 channels of 4097 values", 33, (17, 1, 241)),)  # in JAX, which compiles for every shape
 _ALL = (
     *_SHORT,
     Crossing("1023 values a channel", 33, (3, 11, 31)),
     Crossing("1025 values a channel", 33, (5, 5, 41)),
     Crossing("4097 values a channel", 33, (17, 1, 241)),
 )
-_SECONDS = 0.5  # that a long probe may take, by the time of a short one
 
 
 class Failure(NamedTuple):
@@ -74,7 +73,8 @@ def _failures(fit: Fit, thorough: bool = False) -> Iterator[Failure]:
     if found or fit.cost != (0, 0):
         return
     yield from _strided(fit)
-    yield from _long(runner, fit, _ALL if thorough else _SHORT, fit.dtype)
+    short = _ONE if runner.spec.kind == "jax" else _SHORT
+    yield from _long(runner, fit, _ALL if thorough else short, fit.dtype)
     if thorough:
         for dtype in ("float32", "float16", "bfloat16"):
             if UNIT[dtype] > UNIT[fit.dtype] and holds(runner.spec.kind, dtype):
@@ -90,8 +90,9 @@ def _outputs(runner: Runner, p: Probe, fit: Fit) -> dict[str, Array]:
 
 def _equal_calls(fit: Fit) -> Iterator[Failure]:
     """Calls with equal inputs give equal bits."""
+    calls = 2 if fit.runner.spec.kind == "jax" else _EQUAL_CALLS
     try:
-        first, *others = (_outputs(fit.runner, fit.batch[0], fit) for _ in range(_EQUAL_CALLS))
+        first, *others = (_outputs(fit.runner, fit.batch[0], fit) for _ in range(calls))
     except Unjudged as problem:
         yield Failure(("y",), f"y: a call with the same inputs as before fails: {problem}")
         return
@@ -147,7 +148,6 @@ def _strided(fit: Fit) -> Iterator[Failure]:
 def _long(runner: Runner, fit: Fit, crossings: tuple[Crossing, ...], dtype: str) -> Iterator[Failure]:
     """Batches that cross the block sizes of kernels."""
     layout = fit.batch[0].layout
-    started = perf_counter()
     for crossing in crossings:
         p = crossing_probe(layout, crossing, eps=fit.eps, dtype=runner.spec.dtype)
         if not fit.affine:
@@ -166,7 +166,4 @@ def _long(runner: Runner, fit: Fit, crossings: tuple[Crossing, ...], dtype: str)
             inside = "" if dtype == fit.dtype else f" in {dtype}, whose sums belong in float32"
             text = f"{', '.join(off)}: wrong on {crossing.name}{inside}, right on short ones"
             yield Failure(off, text, comparison=c)
-            return
-        if perf_counter() - started > _SECONDS:
-            yield Failure((), f"Longer channels than those of {crossing.name} were not run, to save time.")
             return

@@ -68,7 +68,7 @@ def crossing_probe(layout: Layout, crossing: Crossing, *, eps: float, dtype: str
 def _shaped(rows: Array, layout: Layout, crossing: Crossing) -> Array:
     """(C, m) values in the shape of a layout; the last of the values of a channel stay the last."""
     n, h, w = crossing.sizes
-    others = {2: (n * h * w,), 3: (n, h * w), 4: (n, h, w)}[len(layout.shapes[0])]
+    others = {2: (n * h * w,), 3: (n, h * w), 4: (n, h, w), 5: (n, h, 1, w)}[len(layout.shapes[0])]
     return np.ascontiguousarray(np.moveaxis(rows.reshape(-1, *others), 0, layout.axis))
 
 
