@@ -11,7 +11,7 @@ from lens.checker.corpus.wrong.planted import Planted
 from xhat.lens import check_file
 from xhat.lens.checker.verdict import Verdict
 
-__all__ = ["RightRow", "WrongRow", "judge", "right", "wrong"]
+__all__ = ["RightRow", "WrongRow", "agrees", "judge", "right", "wrong"]
 
 
 class RightRow(NamedTuple):
@@ -76,10 +76,11 @@ def _formula(mistake: Planted, verdict: Verdict) -> bool | None:
     if not mistake.formulas:
         return None
     read = {formula.output: formula.yours for formula in verdict.formulas}
-    return all(output in read and _agrees(read[output], text) for output, text in mistake.formulas.items())
+    return all(output in read and agrees(read[output], text) for output, text in mistake.formulas.items())
 
 
-def _agrees(read: str, expected: str) -> bool:
+def agrees(read: str, expected: str) -> bool:
+    """Whether a formula is the expected one; after … a text that has to occur."""
     if expected.startswith("…"):
         return expected.removeprefix("…") in read
     return _plain(read.partition(" = ")[2]) == _plain(expected)
