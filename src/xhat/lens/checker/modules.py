@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from xhat.lens.checker import arrays, state
-from xhat.lens.checker.adapter import Adapter, Unjudged, bind, named_results, quantity
+from xhat.lens.checker.adapter import Adapter, Unjudged, bind, bind_layer, is_listed, named_results, quantity
 from xhat.lens.checker.arrays import kinds_for
 from xhat.lens.checker.names import GRADIENTS, PASSES, WIDTHS
 from xhat.lens.checker.probes import LAYOUTS
@@ -88,8 +88,9 @@ class _Layer:
         required = {"gamma", "beta"} & set(self.given.values())
         values = {q: v for q, v in usual.items() if q in ("channels", "ndim") or q in required} | values
         chosen = {name: values[q] for name, q in self.given.items() if q in values}
+        listed = "channels" not in self.given.values() and is_listed(self.layer)
         try:
-            return _initialized(self.layer(**chosen), channels)
+            return _initialized(self.layer(*[channels] * listed, **chosen), channels)
         except Exception as e:
             shown = ", ".join(f"{name}={value}" for name, value in chosen.items())
             raise Unjudged(f"{self.layer.__name__}({shown}) raised {type(e).__name__}: {e}") from e
@@ -129,7 +130,7 @@ class _Layer:
             if self.steps["forward"] == "__call__" or callable(made)
             else getattr(made, self.steps["forward"] or "")
         )
-        positional, keywords = bind("forward", step, values, self.adapter, ("x",))
+        positional, keywords = bind_layer(step, values, self.adapter)
         return step(*positional, **keywords)
 
     def _prepared(self, given: dict[str, Any]) -> Any:
