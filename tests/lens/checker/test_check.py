@@ -23,7 +23,7 @@ forward, backward = closed.forward, closed.backward
 
 @pytest.mark.parametrize("name", RIGHT)
 def test_a_right_specimen_passes(name: str) -> None:
-    verdict = check_file(SPECIMENS / f"{name}.py")
+    (verdict,) = check_file(SPECIMENS / f"{name}.py")
     assert verdict, str(verdict)
     assert {"y", "dx", "dgamma", "dbeta"} <= {row.output for row in verdict.rows}
 
@@ -31,21 +31,21 @@ def test_a_right_specimen_passes(name: str) -> None:
 @pytest.mark.parametrize("name", WITH_TORCH)
 def test_a_right_specimen_in_pytorch_passes(name: str) -> None:
     pytest.importorskip("torch")
-    verdict = check_file(SPECIMENS / f"{name}.py")
+    (verdict,) = check_file(SPECIMENS / f"{name}.py")
     assert verdict, str(verdict)
     assert {"y", "dx", "dgamma", "dbeta"} <= {row.output for row in verdict.rows}
 
 
 def test_a_right_specimen_in_jax_passes_in_its_precision() -> None:
     pytest.importorskip("jax")
-    verdict = check_file(SPECIMENS / "autodiff_jax.py")
+    (verdict,) = check_file(SPECIMENS / "autodiff_jax.py")
     assert verdict, str(verdict)
     assert verdict.conventions["arrays"] == "jax, float32"
     assert 1e-9 < max(row.error or 0.0 for row in verdict.rows) < 1e-5
 
 
 def test_the_source_derivation_mixes_its_conventions() -> None:
-    verdict = check_file(SPECIMENS / "the_source.py")
+    (verdict,) = check_file(SPECIMENS / "the_source.py")
     assert verdict.status == 1
     (finding,) = verdict.mistakes
     assert finding.names == ("N - 1 in one place and N in another: variance path",)
@@ -55,7 +55,7 @@ def test_the_source_derivation_mixes_its_conventions() -> None:
 
 def test_detached_statistics_have_two_names() -> None:
     pytest.importorskip("torch")
-    (finding,) = check_file(SPECIMENS / "detached.py").mistakes
+    (finding,) = check_file(SPECIMENS / "detached.py")[0].mistakes
     assert set(finding.names) == {
         "mean and variance paths both dropped",
         "statistics detached from the graph",

@@ -35,7 +35,7 @@ def planted(key: str) -> Planted:
 def lines_of(mistake: Planted, folder: Path) -> list[int]:
     path = folder / f"{mistake.program}_{mistake.key}.py"
     path.write_text(mistake.source(), encoding="utf-8")
-    return sorted({line.line for line in check_file(path, layout=mistake.layout).wrong_lines})
+    return sorted({line.line for line in check_file(path, layout=mistake.layout)[0].wrong_lines})
 
 
 @pytest.mark.parametrize("key", QUICK)

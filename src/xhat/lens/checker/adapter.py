@@ -11,7 +11,18 @@ from typing import Any
 from xhat.lens.checker.arrays import is_array
 from xhat.lens.checker.names import COTANGENTS, GRADIENTS, quantity_of
 
-__all__ = ["NO_CACHE", "Adapter", "Unjudged", "bind", "cache_of", "named_results", "quantity", "takes"]
+__all__ = [
+    "NO_CACHE",
+    "Adapter",
+    "Unjudged",
+    "bind",
+    "bind_layer",
+    "cache_of",
+    "is_listed",
+    "named_results",
+    "quantity",
+    "takes",
+]
 
 
 NO_CACHE = object()  # not None, which a forward may return as its cache
@@ -76,7 +87,14 @@ def _roles(
             roles.append((parameter, found or (order[0] if i == 0 else None)))
     if order[0] == "dy" and "dy" not in {found for _, found in roles}:
         roles = [(p, "dy" if p is not None and p.name in COTANGENTS else found) for p, found in roles]
+    if order[0] == "dy" and "dy" in {found for _, found in roles}:  # then dx is an array to write to
+        roles = [(p, found or (p is not None and _written(p.name)) or None) for p, found in roles]
     return roles
+
+
+def _written(name: str) -> str | None:
+    found = quantity_of(name)
+    return found if found in GRADIENTS else None
 
 
 def takes(
@@ -119,6 +137,21 @@ def bind(
         else:
             positional.append(values[found])
     return positional, keywords
+
+
+def is_listed(function: Any) -> bool:
+    """Whether arguments are taken as a list, so that the signature has no names for them."""
+    return any(p.kind is p.VAR_POSITIONAL for p in _parameters(function) or ())
+
+
+def bind_layer(step: Any, values: Mapping[str, Any], adapter: Adapter) -> tuple[list[Any], dict[str, Any]]:
+    """The arguments of a layer's forward. In Keras, __call__(*args, **kwargs) hands them to call(inputs, training)."""
+    described = getattr(step, "call", None)
+    if described is None or not is_listed(step):
+        return bind("forward", step, values, adapter, ("x",))
+    positional, keywords = bind("forward", described, values, adapter, ("x",))
+    names = list(inspect.signature(described).parameters)
+    return positional[:1], dict(zip(names[1:], positional[1:], strict=False)) | keywords
 
 
 def _items(result: Any) -> list[tuple[str | None, Any]]:

@@ -13,7 +13,18 @@ import numpy as np
 
 from xhat.lens.checker.probes import Array
 
-__all__ = ["KINDS", "copied", "dtype_of", "gradient", "holds", "is_array", "kinds_for", "make", "read"]
+__all__ = [
+    "KINDS",
+    "copied",
+    "dtype_of",
+    "gradient",
+    "holds",
+    "is_array",
+    "kinds_for",
+    "laid_out",
+    "make",
+    "read",
+]
 
 _EMPTY = CellType()
 KINDS = ("numpy", "torch", "jax")
@@ -30,6 +41,25 @@ def make(values: Array, kind: str, dtype: str) -> Any:
     if dtype == "bfloat16":
         return values.astype(import_module("ml_dtypes").bfloat16)
     return values.astype(dtype)
+
+
+def laid_out(array: Any, kind: str, memory: str) -> Any:
+    """The same values elsewhere in memory: "contiguous" as they are, "reversed" with their axes in reverse order,
+    "sliced" as every second element of an array of NaN, behind its first one."""
+    if memory == "contiguous" or kind == "jax":
+        return array
+    if kind == "torch":
+        axes = tuple(range(array.ndim))[::-1]
+        if memory == "reversed":
+            return array.permute(axes).contiguous().permute(axes)
+        wide = array.new_full((*array.shape[:-1], 2 * array.shape[-1] + 1), float("nan"))
+        wide[..., 1::2] = array
+        return wide[..., 1::2]
+    if memory == "reversed":
+        return np.asfortranarray(array)
+    wide = np.full((*array.shape[:-1], 2 * array.shape[-1] + 1), np.nan, array.dtype)
+    wide[..., 1::2] = array
+    return wide[..., 1::2]
 
 
 def is_array(value: Any) -> bool:

@@ -14,6 +14,7 @@ import numpy as np
 from xhat.errors import ArgumentError
 from xhat.lens.checker.adapter import Adapter, Unjudged
 from xhat.lens.checker.arrays import KINDS, kinds_for
+from xhat.lens.checker.comparison import compared
 from xhat.lens.checker.diagnose import diagnose
 from xhat.lens.checker.diagnosis import Diagnosis
 from xhat.lens.checker.fit import forward_fits
@@ -25,6 +26,7 @@ from xhat.lens.checker.runner import Runner
 from xhat.lens.checker.runs import ArraySpec, array_specs
 from xhat.lens.checker.statistics import Expected
 from xhat.lens.checker.verdict import Verdict
+from xhat.lens.checker.views import pictured
 
 __all__ = ["CONVENTIONS", "check"]
 
@@ -50,6 +52,7 @@ def check(
     layout: str | None = None,
     dtype: str | None = None,
     eps: float | None = None,
+    thorough: bool = False,
 ) -> Verdict:
     """Check a batch-norm implementation, and name the mistakes that explain wrong outputs.
 
@@ -62,13 +65,15 @@ def check(
     convention is detected and accepted. ``layout`` ("NC", "NCHW", "NHWC", "NCL", "NLC", "CN"), ``dtype`` ("float64",
     "float32", "bfloat16", "float16") and ``eps`` (of code without this parameter) are detected too, unless given.
 
+    Code that is right on small batches is run on longer channels, on memory with strides, and on equal inputs again, as
+    kernels fail there; ``thorough`` adds more sizes, float32 and 16 bits, whose sums belong in float32.
+
     The verdict is true if the code is right. If the code fails to run, the verdict has status 2 and no exception is
     raised. Raises ArgumentError for an unknown convention, layout or dtype, and if there is nothing to check.
     """
     adapter = adapter or Adapter()
     _check_arguments(forward, backward, adapter, like, correction, layout, dtype, eps)
-    expected = replace(CONVENTIONS[like]) if like else Expected()
-    expected = replace(expected, correction=correction) if correction is not None else expected
+    expected = _expected(like, correction)
     if inspect.isclass(forward):
         try:
             layer = functions_of(forward, adapter)
@@ -76,9 +81,10 @@ def check(
             return Verdict(forward.__name__, problem=str(problem))
         forward, backward = layer.forward, backward or layer.backward
         adapter = Adapter(arrays=adapter.arrays or layer.kind)
+    if backward is not None and getattr(forward, "bwd", None) is backward:
+        backward = None  # the backward of a custom_vjp runs where its forward is differentiated
     functions = [f for f in (forward, backward) if f is not None]
-    roles = (("forward", forward), ("backward", backward))
-    subject = " and ".join(_name_of(function, role) for role, function in roles if function is not None)
+    subject = _subject(forward, backward)
     specs = array_specs(
         kinds_for(functions, adapter.arrays),
         (dtype,) if dtype else ("float64", "float32"),
@@ -87,13 +93,23 @@ def check(
     with np.errstate(all="ignore"):  # a mistake may make the numbers undefined
         try:
             unplanned = Runner(forward, backward, adapter, ArraySpec("", "", ""))
-            first = diagnose(choose(specs, unplanned, eps), expected, eps)
+            first = diagnose(choose(specs, unplanned, eps), expected, eps, thorough)
         except Unjudged as problem:
             return Verdict(subject, problem=str(problem))
-        others = _on_images(first, expected) if layout is None else []
+        others = _on_images(first, expected, thorough) if layout is None else []
     if layout is None and first.runner.spec.layout == "CN":
         subject += ", with features in rows, (C, N)"
     return _verdict(subject, [first, *others])
+
+
+def _expected(like: str | None, correction: int | None) -> Expected:
+    expected = CONVENTIONS[like] if like else Expected()
+    return expected if correction is None else replace(expected, correction=correction)
+
+
+def _subject(forward: Any, backward: Any) -> str:
+    roles = (("forward", forward), ("backward", backward))
+    return " and ".join(_name_of(function, role) for role, function in roles if function is not None)
 
 
 def _name_of(function: Any, role: str) -> str:
@@ -129,7 +145,7 @@ def _check_arguments(
         raise ArgumentError(f"check: eps is {eps!r}, expected a finite number of at least 0.")
 
 
-def _on_images(first: Diagnosis, expected: Expected) -> list[Diagnosis]:
+def _on_images(first: Diagnosis, expected: Expected, thorough: bool) -> list[Diagnosis]:
     """Diagnoses on image layouts of a forward that is right on (N, C), where it is right there too."""
     if first.runner.forward is None or first.runner.spec.layout != "NC" or not first.forward_right:
         return []
@@ -140,7 +156,7 @@ def _on_images(first: Diagnosis, expected: Expected) -> list[Diagnosis]:
             runner = replace(first.runner, spec=wide_or_flat)
             try:
                 if forward_fits(runner, first.fit):
-                    found.append(diagnose(runner, expected, first.fit.eps))
+                    found.append(diagnose(runner, expected, first.fit.eps, thorough))
                     break
             except Unjudged:
                 continue
@@ -176,4 +192,5 @@ def _verdict(subject: str, results: list[Diagnosis]) -> Verdict:
         notes=(*notes, *hints),
         not_judged=tuple(first.not_judged),
         tolerance=first.tolerance,
+        comparisons=tuple(pictured(c) for r in results for c in (compared(r.fit), *r.comparisons)),
     )

@@ -10,6 +10,7 @@ from itertools import product
 import numpy as np
 
 from xhat.lens.checker import rounding
+from xhat.lens.checker.conditions import judge_conditions
 from xhat.lens.checker.diagnosis import Diagnosis, named
 from xhat.lens.checker.eps import IGNORED, OTHER, PROBE_EPS, fit_with_eps
 from xhat.lens.checker.evaluation import judge_evaluation
@@ -26,7 +27,7 @@ from xhat.lens.checker.verdict import FoundMistake, Row
 __all__ = ["diagnose"]
 
 
-def diagnose(runner: Runner, expected: Expected, eps: float | None) -> Diagnosis:
+def diagnose(runner: Runner, expected: Expected, eps: float | None, thorough: bool = False) -> Diagnosis:
     """Diagnose the code with the arrays of one spec. Raises Unjudged if a run fails."""
     fit = fit_with_eps(runner, eps, expected.correction)
     diagnosis = Diagnosis(runner, fit, tolerance=fit.tolerance)
@@ -37,6 +38,7 @@ def diagnose(runner: Runner, expected: Expected, eps: float | None) -> Diagnosis
     judge_running(fit, diagnosis, expected)
     judge_evaluation(fit, diagnosis)
     _find_rounding(fit, diagnosis)
+    judge_conditions(fit, diagnosis, thorough)
     _note_unjudged(fit, diagnosis)
     diagnosis.notes += list(dict.fromkeys(note for s in fit.runs[0] for note in s.notes))
     return diagnosis
@@ -46,7 +48,8 @@ def _note_unjudged(fit: Fit, diagnosis: Diagnosis) -> None:
     """A row for every output that the code was to compute and did not."""
     reasons: dict[str, str] = {}
     for run in fit.runs[0]:
-        reasons |= {output: why for output, why in run.unjudged.items() if output not in fit.outputs()}
+        missing = {output: why for output, why in run.unjudged.items() if output not in fit.outputs()}
+        reasons = missing | reasons
     diagnosis.rows += [Row(output, None, None, why) for output, why in reasons.items()]
 
 

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 
+from xhat.lens.checker.comparison import Comparison
 from xhat.lens.checker.faults import TITLES
 from xhat.lens.checker.fit import Fit
 from xhat.lens.checker.runner import Runner
@@ -23,6 +24,7 @@ class Diagnosis:
     notes: list[str] = field(default_factory=list)
     not_judged: list[str] = field(default_factory=list)
     tolerance: float = 0.0
+    comparisons: list[Comparison] = field(default_factory=list)  # with what other conditions show
 
     @property
     def right(self) -> bool:

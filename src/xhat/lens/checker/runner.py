@@ -52,16 +52,20 @@ class Runner:
         result = RunResult()
         with warnings.catch_warnings(), np.errstate(all="ignore"):
             warnings.simplefilter("ignore")
-            values = self._values(p, correction, mode)
+            values = self._values(p, correction, mode) | {"y": self._undefined(p.x)}
             cache = self._run_forward(p, values, result) if self.forward is not None else NO_CACHE
             try:
                 if not mode.gradients:
                     pass
                 elif self.backward is not None and mode.training:
                     given = self._values(p, correction, mode) | {"cache": cache}
+                    given |= {
+                        g: self._undefined(values[of]) for g, of in zip(GRADIENTS, _FORWARD, strict=True)
+                    }
                     self._run_backward(p, given, result)
                 elif self.backward is None and self.forward is not None:
-                    self._differentiate(p, self._values(p, correction, mode), result)
+                    fresh = self._values(p, correction, mode) | {"y": values["y"]}
+                    self._differentiate(p, fresh, result)
             except Unjudged as problem:
                 if self.forward is None:
                     raise
@@ -96,9 +100,14 @@ class Runner:
         shaped = values.reshape(-1) if style == "flat" else values
         return arrays.make(shaped, self.spec.kind, self.spec.dtype)
 
+    def _undefined(self, like: Any) -> Any:
+        """An argument for a result, filled with NaN: what the code does not write shows."""
+        return self._array(np.full(tuple(like.shape), np.nan))
+
     def _values(self, p: Probe, correction: int, mode: Mode) -> dict[str, Any]:
         spec, f = self.spec, reference.forward(p, correction)
-        values: dict[str, Any] = {"x": self._array(p.x), "dy": self._array(p.dy)}
+        x, dy = (arrays.laid_out(self._array(v), spec.kind, spec.memory) for v in (p.x, p.dy))
+        values: dict[str, Any] = {"x": x, "dy": dy}
         for name, style in zip(_STATE, (spec.parameters,) * 2 + (spec.running,) * 2, strict=True):
             values[name] = self._array(getattr(p, name), style)
         exact = {"mean": f.mu, "var": f.var, "std": 1 / f.rstd, "rstd": f.rstd}
@@ -130,6 +139,8 @@ class Runner:
         assert self.forward is not None
         title = title_of(self.forward, "forward")
         returned = self._call(title, self.forward, values, _FORWARD)
+        if returned is None and takes(self.forward, self.adapter, "y"):
+            returned = {"y": values["y"]}
         running = (
             ("running_mean", "running_var") if self.takes("running_mean", "options") else ("mean", "var")
         )
@@ -175,6 +186,8 @@ class Runner:
             why = "no forward was given" if self.forward is None else "its forward returns y alone"
             raise Unjudged(f"{title} asks for a cache, but {why}; give the forward that makes it.", (2, 0))
         returned = self._call(title, self.backward, values, _BACKWARD)
+        written = {name: values[name] for name in GRADIENTS if self._backward_takes(name)}
+        returned = written if returned is None and written else returned
         self._note_overwritten(title, ("dy",), p, values, result)
         returns = self.adapter.backward_returns
         found = gradients_in(title, returned, self.adapter)
@@ -187,6 +200,8 @@ class Runner:
             )
         for name, value in found.items():
             numbers = _sized(title, name, value, p.x.shape) if name == "dx" else _numbers(value)
+            if numbers.size == 1:  # one number for all channels
+                numbers = np.full(p.channels, float(numbers.ravel()[0]))
             result.outputs[name] = numbers
             result.dtypes.add(arrays.dtype_of(value))
         is_unnamed = isinstance(returned, (tuple, list)) and not hasattr(returned, "_fields")

@@ -27,6 +27,7 @@ class ArraySpec:
     parameters: str = "flat"
     statistics: str = "flat"
     running: str = "flat"
+    memory: str = "contiguous"  # of x and dy: see `arrays.laid_out`
 
 
 def array_specs(

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from xhat.lens.checker.adapter import Adapter, quantity
+from xhat.lens.checker.adapter import Adapter, Unjudged, quantity
 from xhat.lens.checker.arrays import is_array, read
 from xhat.lens.checker.names import GRADIENTS
 
@@ -35,6 +35,8 @@ def put(made: Any, place: Place, value: Any) -> None:
     holder = value_at(made, place[:-1])
     old = value_at(made, place)
     shape = tuple(getattr(old, "shape", value.shape))
+    if prod(shape) not in (prod(value.shape), 1):
+        raise Unjudged(f"{'.'.join(place)} has shape {shape}, expected one number for each channel.", (2, 0))
     shaped = value.reshape(shape) if prod(shape) == prod(value.shape) else value
     if isinstance(holder, dict):
         holder[place[-1]] = shaped

@@ -6,7 +6,8 @@ a failed assertion; ``print(verdict)`` shows everything.
 """
 
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 __all__ = ["SECTIONS", "FormulaRead", "FoundMistake", "Row", "Verdict", "WrongLine"]
@@ -121,6 +122,7 @@ class Verdict:
     incomplete: bool = False
     wrong_lines: tuple[WrongLine, ...] = ()
     formulas: tuple[FormulaRead, ...] = ()
+    comparisons: tuple[Any, ...] = field(default=(), repr=False, compare=False)  # of `views`, for the page
 
     @property
     def right(self) -> bool | None:
@@ -194,10 +196,21 @@ class Verdict:
 
     def as_dict(self) -> dict[str, Any]:
         """Everything, in types of JSON."""
-        return {"status": self.status, "headline": self.headline, "right": self.right, **asdict(self)}
+        fields = asdict(replace(self, comparisons=()))
+        fields.pop("comparisons")
+        return {"status": self.status, "headline": self.headline, "right": self.right, **fields}
 
     def as_json(self) -> str:
         return json.dumps(self.as_dict(), indent=2, ensure_ascii=False, default=str)
+
+    def to_html(self, path: str | Path = "check.html") -> Path:
+        """Write a page that shows yours, exact and difference for every output, and return its path.
+
+        The page is one file and makes no network requests. Needs Jinja2 (the extra `lens`).
+        """
+        from xhat.lens.checker.page import write_page
+
+        return write_page([self], path)
 
     def show(self) -> None:
         """Print the verdict as a table in the terminal. Needs rich (the extra `lens`); without it, plain text."""
