@@ -107,9 +107,10 @@ def test_the_command_writes_a_page_and_judges_dumps_and_libraries(
     assert cli.main(["check"]) == 2
 
 
-def test_a_library_layer_is_checked_by_its_name() -> None:
+@pytest.mark.parametrize("name", ["torch.nn.BatchNorm2d", "xhat.torch.BatchNorm2d"])
+def test_a_library_layer_is_checked_by_its_name(name: str) -> None:
     pytest.importorskip("torch")
-    assert cli.main(["check", "--against", "torch.nn.BatchNorm2d", "--json"]) == 0
+    assert cli.main(["check", "--against", name, "--json"]) == 0
 
 
 def test_code_that_fails_on_long_channels_is_shown_there() -> None:

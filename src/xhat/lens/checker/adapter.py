@@ -11,7 +11,18 @@ from typing import Any
 from xhat.lens.checker.arrays import is_array
 from xhat.lens.checker.names import COTANGENTS, GRADIENTS, quantity_of
 
-__all__ = ["NO_CACHE", "Adapter", "Unjudged", "bind", "cache_of", "named_results", "quantity", "takes"]
+__all__ = [
+    "NO_CACHE",
+    "Adapter",
+    "Unjudged",
+    "bind",
+    "bind_layer",
+    "cache_of",
+    "is_listed",
+    "named_results",
+    "quantity",
+    "takes",
+]
 
 
 NO_CACHE = object()  # not None, which a forward may return as its cache
@@ -128,6 +139,21 @@ def bind(
     return positional, keywords
 
 
+def is_listed(function: Any) -> bool:
+    """Whether arguments are taken as a list, so that the signature has no names for them."""
+    return any(p.kind is p.VAR_POSITIONAL for p in _parameters(function) or ())
+
+
+def bind_layer(step: Any, values: Mapping[str, Any], adapter: Adapter) -> tuple[list[Any], dict[str, Any]]:
+    """The arguments of a layer's forward. In Keras, __call__(*args, **kwargs) hands them to call(inputs, training)."""
+    described = getattr(step, "call", None)
+    if described is None or not is_listed(step):
+        return bind("forward", step, values, adapter, ("x",))
+    positional, keywords = bind("forward", described, values, adapter, ("x",))
+    names = list(inspect.signature(described).parameters)
+    return positional[:1], dict(zip(names[1:], positional[1:], strict=False)) | keywords
+
+
 def _items(result: Any) -> list[tuple[str | None, Any]]:
     """The parts of a result, each with its name or None."""
     if isinstance(result, Mapping):
@@ -138,6 +164,10 @@ def _items(result: Any) -> list[tuple[str | None, Any]]:
         return [(None, value) for value in result]
     if is_array(result):
         return [(None, result)]
+    if hasattr(data := getattr(result, "data", None), "shape") and is_array(
+        data
+    ):  # a Variable or Tensor of the code
+        return [(None, data)]
     attributes = {name: value for name, value in getattr(result, "__dict__", {}).items() if is_array(value)}
     return list(attributes.items())
 

@@ -145,6 +145,8 @@ def files_of(*functions: Any) -> list[str]:
         elif isinstance(thing, type):
             held = [v for c in thing.__mro__[:-1] for v in vars(c).values()]
             waiting += [(v, False) for v in held if callable(v) or hasattr(v, "__func__")]
+        elif type(thing).__module__.startswith(__name__.rpartition(".")[0]):  # how a layer is called
+            waiting += [(held, given) for held in vars(thing).values()]
         waiting += [(inner, given) for name in _INNER if callable(inner := _inner(thing, name))]
     return [name for name in found if linecache.getlines(name)]
 
@@ -215,10 +217,15 @@ def _rewritten_functions(filename: str, sites: list[Site]) -> list[tuple[Functio
         key = old.co_qualname, old.co_firstlineno
         if old.co_filename != filename or key not in codes:
             continue
-        same = originals[key].co_code == old.co_code and codes[key].co_freevars == old.co_freevars
-        if same:
+        if _alike(originals[key], old) and codes[key].co_freevars == old.co_freevars:
             found.append((function, codes[key]))
     return found
+
+
+def _alike(a: CodeType, b: CodeType) -> bool:
+    """Whether two codes come from the same source. (Their instructions may differ by the imports of the module.)"""
+    lines = [{line for _, _, line in code.co_lines()} for code in (a, b)]
+    return lines[0] == lines[1] and a.co_varnames == b.co_varnames and set(a.co_names) == set(b.co_names)
 
 
 def _counted(function: Callable[..., Any] | None, watch: Watch) -> Callable[..., Any] | None:
