@@ -1,6 +1,7 @@
 """Code as people have it: packages, missing modules, other Pythons, notebooks, and files that don't import."""
 
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -125,7 +126,7 @@ def test_functions_of_a_file_that_does_not_import_are_taken_from_its_syntax_tree
     verdicts = of(tmp_path / "code.py", RIGHT + "\nEPS = 1e-5\nscale = lambda x: x\n" + text + mark)
     assert verdicts, str(verdicts)
     (note,) = verdicts.notes
-    assert note.startswith("The file does not import (") and reason in note and "syntax tree" in note
+    assert note.startswith("The file was not imported (") and reason in note and "syntax tree" in note
     assert not (tmp_path / "ran").exists()
 
 
@@ -152,6 +153,11 @@ def test_files_that_hold_no_code_have_their_reason(tmp_path: Path) -> None:
     (tmp_path / "binary.py").write_bytes(bytes(range(256)) * 9)
     problem = check_file(tmp_path / "binary.py").problem
     assert problem == "binary.py is a binary file, expected Python source."
+    if hasattr(os, "mkfifo"):  # which no read would end
+        os.mkfifo(tmp_path / "pipe.py")
+        assert "is no regular file" in str(check_file(tmp_path / "pipe.py").problem)
+    deep = of(tmp_path / "deep.py", "x = " + "(" * 9000 + ")" * 9000)
+    assert deep.status == 2
     assert str(check_file(tmp_path).problem).endswith("is a folder, expected a Python file or a notebook.")
 
 

@@ -100,7 +100,7 @@ def test_a_hint_shows_what_its_level_shows_and_no_more() -> None:
 def test_mistakes_are_grouped_over_the_class() -> None:
     found = dict(causes(CLASS))
     assert found[NAME] == ["ada", "=bob"]
-    assert found["wrong, without a name: dgamma"] == ["ada", "=bob"]
+    assert found["wrong: dgamma"] == ["ada", "=bob"]
     assert found["not judged: the file is empty."] == ["cleo"]
     assert found[f"not judged: {CLASS[3].problem}"] == ["dan"]
     assert [len(names) for _, names in causes(CLASS)] == [2, 2, 2, 1, 1]

@@ -2,8 +2,10 @@
 
 import contextlib
 import os
+import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -11,6 +13,7 @@ import pytest
 
 from xhat.errors import ArgumentError
 from xhat.lens import check_files
+from xhat.lens.checker.files import pool
 from xhat.lens.checker.files.grades import Graded
 from xhat.lens.checker.files.supervise import Request, supervise
 from xhat.lens.checker.files.worker import spawn
@@ -86,6 +89,16 @@ def test_a_folder_that_contains_itself_is_searched_once(judged: dict[str, Graded
 
 
 @needs_fork
+def test_nothing_of_a_file_but_its_functions_runs_without_an_import(tmp_path: Path) -> None:
+    (tmp_path / "code.py").write_text(f"print('imported')\n{RIGHT}")
+    for imports in (True, False):
+        ((verdicts,),) = (
+            one.files for one in check_files([tmp_path / "code.py"], imports=imports, time_limit=120)
+        )
+        assert verdicts and (verdicts.output == "imported\n") is imports
+
+
+@needs_fork
 def test_output_is_kept_apart_and_cut(judged: dict[str, Graded]) -> None:
     output = judged["prints_much.py"].files[0].output
     assert output.startswith("xxx") and len(output) < 30_000 and output.endswith("(more was printed)")
@@ -118,7 +131,9 @@ def test_a_file_is_ended_at_its_limit_and_what_was_judged_before_is_kept(tmp_pat
     right, endless = loop.files[0]
     assert right and endless.problem == "it ran past the time limit of 6 s."
     assert on_import.files[0]
-    assert on_import.files[0].notes[0].startswith("The file does not import (ran past the time limit of 6 s)")
+    assert (
+        on_import.files[0].notes[0].startswith("The file was not imported (ran past the time limit of 6 s)")
+    )
 
 
 def test_a_process_that_is_spawned_judges_the_same(tmp_path: Path) -> None:
@@ -129,18 +144,44 @@ def test_a_process_that_is_spawned_judges_the_same(tmp_path: Path) -> None:
     assert verdicts.output.startswith("hello")
 
 
+def sleeping(folder: Path) -> Path:
+    """A file whose function writes its process into the file `pid` and sleeps."""
+    text = f"open({str(folder / 'pid')!r}, 'w').write(str(os.getpid())); time.sleep(999)"
+    (folder / "slow.py").write_text(ONE + text)
+    return folder / "slow.py"
+
+
+def process_of(folder: Path) -> int:
+    """The process that `sleeping` has written, as soon as it is there."""
+    while not (folder / "pid").exists() or not (folder / "pid").read_text():
+        time.sleep(0.01)
+    return int((folder / "pid").read_text())
+
+
+@needs_fork
 def test_an_interrupt_ends_the_processes(tmp_path: Path) -> None:
-    (tmp_path / "slow.py").write_text(
-        ONE + f"open({str(tmp_path / 'pid')!r}, 'w').write(str(os.getpid())); time.sleep(999)"
-    )
-    code = f"import sys, xhat.cli; sys.exit(xhat.cli.main(['check', {str(tmp_path / 'slow.py')!r}]))"
+    code = f"import sys, xhat.cli; sys.exit(xhat.cli.main(['check', {str(sleeping(tmp_path))!r}]))"
     run = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.DEVNULL)
-    while not (tmp_path / "pid").exists() or not (tmp_path / "pid").read_text():
-        assert run.poll() is None
-    run.send_signal(2)
+    pid = process_of(tmp_path)
+    run.send_signal(signal.SIGINT)
     assert run.wait() == 130
     with pytest.raises(ProcessLookupError):
-        os.kill(int((tmp_path / "pid").read_text()), 0)
+        os.kill(pid, 0)
+
+
+@needs_fork
+def test_where_nothing_forks_an_end_ends_the_process_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pool, "_FORKS", False)
+    worker = pool.Worker()
+    judge = threading.Thread(target=worker.judge, args=[Request(str(sleeping(tmp_path)), {}, 120.0, 4.0)])
+    judge.start()
+    pid = process_of(tmp_path)
+    worker.close()
+    judge.join()
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
 
 
 @pytest.mark.parametrize("name", ["time_limit", "memory", "processes"])

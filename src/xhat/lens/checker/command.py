@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["arguments", "run"]
 
 _OPTIONS = ("forward", "backward", "like", "correction", "layout", "dtype", "eps", "thorough")
-_LIMITS = ("time_limit", "memory", "processes")
+_LIMITS = ("time_limit", "memory", "processes", "imports")
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -48,6 +48,9 @@ def _limits(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--time-limit", type=float, default=30, metavar="SECONDS", help="for a file (30)")
     group.add_argument("--memory", type=float, default=4, metavar="GB", help="for a process, on Linux (4)")
     group.add_argument("--processes", type=int, metavar="N", help="files at a time (the number of cores)")
+    group.add_argument(
+        "--no-import", dest="imports", action="store_false", help="run nothing of a file but its functions"
+    )
     group.add_argument("--show-output", action="store_true", help="show what the code printed")
 
 

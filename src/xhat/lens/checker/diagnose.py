@@ -48,7 +48,8 @@ def _note_unjudged(fit: Fit, diagnosis: Diagnosis) -> None:
     """A row for every output that the code was to compute and did not."""
     reasons: dict[str, str] = {}
     for run in fit.runs[0]:
-        reasons |= {output: why for output, why in run.unjudged.items() if output not in fit.outputs()}
+        missing = {output: why for output, why in run.unjudged.items() if output not in fit.outputs()}
+        reasons = missing | reasons
     diagnosis.rows += [Row(output, None, None, why) for output, why in reasons.items()]
 
 

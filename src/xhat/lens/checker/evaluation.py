@@ -56,16 +56,25 @@ def _runs(fit: Fit) -> list[RunResult]:
     reason: Unjudged | None = None
     for word in _WORDS:
         try:
-            return [fit.runner.run(p, mode=Mode(training=False, word=word)) for p in fit.batch]
+            runs = [fit.runner.run(p, mode=Mode(training=False, word=word)) for p in fit.batch]
         except Unjudged as problem:
             reason = reason or problem
+            continue
+        if reason is not None and _same(fit, runs):  # the word means training: the first one was evaluation
+            break
+        return runs
     assert reason is not None
     raise reason
 
 
-def _judge_without_statistics(fit: Fit, runs: list[RunResult], diagnosis: Diagnosis) -> None:
+def _same(fit: Fit, runs: list[RunResult]) -> bool:
+    """Whether y is that of training."""
     pairs = zip(fit.runs[0], runs, strict=True)
-    if all(np.allclose(a.outputs["y"], b.outputs["y"], rtol=1e-12, atol=0) for a, b in pairs):
+    return all(np.allclose(a.outputs["y"], b.outputs["y"], rtol=1e-12, atol=0) for a, b in pairs)
+
+
+def _judge_without_statistics(fit: Fit, runs: list[RunResult], diagnosis: Diagnosis) -> None:
+    if _same(fit, runs):
         diagnosis.not_judged.append("evaluation (the code keeps no running statistics)")
         return
     why = "the running statistics that it uses have no known name, and could not be set"

@@ -119,7 +119,6 @@ def _backward(found: Steps, p: Probe, f: Forward, m: float, correction: int) -> 
     dxhat = p.dy * p.gamma
     sum_dy, sum_dy_xhat = equations.gradient_sums(p.dy, f.xhat, total)
     sums = equations.gradient_sums(dxhat, f.xhat, total)
-    paths = equations.paths(dxhat, f.xhat, *sums, rstd=r, m=p.count(), correction=correction)
     drstd = total(dxhat * centred)
     dvar = -0.5 * drstd * r**3
     dmu = -r * sums[0]
@@ -148,6 +147,18 @@ def _backward(found: Steps, p: Probe, f: Forward, m: float, correction: int) -> 
     direct = {"dx̂": dxhat, "dx̂ r": dxhat * r, "dy r": p.dy * r, "dy x̂": p.dy * f.xhat, "dx̂ x̂": dxhat * f.xhat}
     direct |= {"dx̂ (x - μ)": dxhat * centred, "dy (x - μ)": p.dy * centred}
     direct |= {"dx̂ x": dxhat * p.x, "dy x": p.dy * p.x}
+    _add(found, direct, by_channel)
+    _paths(found, p, f, m, correction)
+
+
+def _paths(found: Steps, p: Probe, f: Forward, m: float, correction: int) -> None:
+    total, centred, r, divisor = p.total(), p.x - f.mu, f.rstd, m - correction
+    dxhat = p.dy * p.gamma
+    sum_dy, sum_dy_xhat = equations.gradient_sums(p.dy, f.xhat, total)
+    sums = equations.gradient_sums(dxhat, f.xhat, total)
+    paths = equations.paths(dxhat, f.xhat, *sums, rstd=r, m=p.count(), correction=correction)
+    drstd = total(dxhat * centred)
+    dvar = -0.5 * drstd * r**3
     products = {
         "(x - μ) dσ²": centred * dvar,
         "2 (x - μ) dσ²/N": 2 * centred * dvar / divisor,
@@ -159,7 +170,7 @@ def _backward(found: Steps, p: Probe, f: Forward, m: float, correction: int) -> 
         "(x - μ) Σ dy (x - μ)": centred * total(p.dy * centred),
         "(x - μ) Σ dx̂ (x - μ)": centred * drstd,
         "2 (x - μ)/N": 2 * centred / divisor,
-        "dμ/N": np.broadcast_to(dmu / m, p.x.shape),
+        "dμ/N": np.broadcast_to(-r * sums[0] / m, p.x.shape),
         "dx without its path through σ²": paths.direct + paths.mean,
         "the paths through μ and σ²": paths.mean + paths.variance,
         "dy - Σ dy/N": p.dy - sum_dy / m,
@@ -171,7 +182,7 @@ def _backward(found: Steps, p: Probe, f: Forward, m: float, correction: int) -> 
     }
     dx = products["dx"]
     products |= {"dx/r": dx / r, "dx/(γ r)": dx / (p.gamma * r), "dx/γ": dx / p.gamma}
-    _add(found, direct | products, by_channel)
+    _add(found, products, {})
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ __all__ = ["OUTPUTS", "Effect", "Experiment", "Outputs", "Plan"]
 Plan = dict[Moment, Array]
 Outputs = dict[str, Array]
 OUTPUTS = {"y": "y", "dx": "dx", "dgamma": "Σ dy x̂", "dbeta": "Σ dy"}  # output -> the step that it should be
-_RUNS, _SLOW_RUNS = 4000, 400  # replacements tried, at most; JAX compiles every operation for itself
+_RUNS, _SLOW_RUNS = 1500, 300  # replacements tried, at most; JAX compiles every operation for itself
 
 
 class Effect(NamedTuple):

@@ -49,6 +49,7 @@ def check_files(
     memory: float = 4.0,
     processes: int | None = None,
     expect: Sequence[str] = (),
+    imports: bool = True,
     each: Callable[[Verdicts], None] = lambda verdicts: None,
     **options: Any,
 ) -> list[Graded]:
@@ -56,9 +57,8 @@ def check_files(
 
     A process is ended after `time_limit` seconds, with everything that it has started, and may have `memory` gigabytes
     (on Linux); `processes` of them run at a time (the number of cores). The code runs with the rights of whoever calls:
-    limits are no sandbox. Names that are expected of every submission are not judged where
-    they are missing. `each` is called with the verdicts of a file
-    when they are there.
+    limits are no sandbox. `expect`: names that every submission has to define. Without `imports`, functions are taken
+    from syntax trees, and nothing else of a file is run. `each` is called with the verdicts of a file when they come.
 
     Returns a result for each submission: a file, or a file or folder in a folder. Raises ArgumentError for invalid
     options, and for a folder that can't be read.
@@ -76,6 +76,7 @@ def check_files(
     found = submissions([Path(path) for path in paths], [name for name in (forward, backward) if name])
     files = [file for submission in found for file in submission.files]
     asked = options | {"forward": forward, "backward": backward}
+    asked |= {} if imports else {"by_syntax": "as was asked for"}
     found_in: dict[Path, Verdicts] = {}
     todo = judge_files(files, time_limit=time_limit, memory=memory, processes=processes, options=asked)
     for file, verdicts in zip(files, todo, strict=True):

@@ -24,12 +24,11 @@ _FIRST_CALLS = ("NC", "NCHW", "NHWC", "NCL")
 
 
 class Functions(NamedTuple):
-    """The forward and backward of a layer as functions, its kind of array, and arrays with an unknown meaning."""
+    """The forward and backward of a layer as functions, and its kind of array."""
 
     forward: Callable[..., Any]
     backward: Callable[..., Any] | None
     kind: str
-    unknown: tuple[str, ...] = ()
 
 
 def functions_of(layer: type, adapter: Adapter) -> Functions:
@@ -161,60 +160,54 @@ class _Layer:
         return made
 
     def functions(self) -> Functions:
-        name, adapter = self.layer.__name__, self.adapter
-
         def forward(**given: Any) -> dict[str, Any]:
-            made = self._prepared(given)
-            training = given.get("training", True)
-            values = {
-                "x": given["x"],
-                "training": training,
-                "evaluation": not training,
-                "mode": given.get("mode", "train"),
-            }
-            returned = self._call(made, values)
-            y = named_results("forward", returned, adapter.forward_returns, ("y",), adapter)["y"]
-            for q in ("gamma", "beta"):
-                if q in self.places and training:
-                    self._expect_kept(made, q, given[q])
-            return {"y": y, "cache": made, **self._running(made)}
+            return self._run_forward(given)
 
         def again(made: Any, x: Any) -> dict[str, Any]:
             self._call(made, _first_call(x))
             return self._running(made)
 
         def backward(dy: Any, cache: Any) -> dict[str, Any]:
-            step = getattr(cache, self.steps["backward"] or "")
-            positional, keywords = bind("backward", step, {"dy": dy}, adapter, ("dy",))
-            before = {
-                q: arrays.copied(state.value_at(cache, self.places[q])) for q in STATE[:2] if q in self.places
-            }
-            result = step(*positional, **keywords)
-            after = {q: state.value_at(cache, self.places[q]) for q in before}
-            held = {f"d{q}": before[q] - after[q] for q in before} if hasattr(cache, "initialize") else {}
-            held |= state.gradients(cache, adapter)
-            if result is None and not held:
-                raise Unjudged("backward returned None: not written yet.", (2, 0))
-            found = (
-                {}
-                if result is None
-                else named_results("backward", result, adapter.backward_returns, GRADIENTS, adapter)
-            )
-            return held | {q: value for q, value in found.items() if value is not None}
+            return self._run_backward(dy, cache)
 
         forward.again = again  # type: ignore[attr-defined]
         forward.guessed = self.guessed  # type: ignore[attr-defined]
+        name, only = self.layer.__name__, inspect.Parameter.KEYWORD_ONLY
         made = [*self.places, *(q for q in STATE[:2] if q in self.given.values() and q not in self.places)]
-        only = inspect.Parameter.KEYWORD_ONLY
         given = [inspect.Parameter(q, only) for q in ("x", *made)]
         given += [inspect.Parameter(q, only, default=None) for q in self.options]
-        given += [inspect.Parameter(q, only, default=True) for q in ("training",) if self._has_mode()]
-        given += [inspect.Parameter("mode", only, default="train")] * self._has_mode()
+        if self._has_mode():
+            given += [inspect.Parameter(q, only, default=True) for q in ("training", "mode")]
         _set_signature(forward, f"{name}.{self.steps['forward']}", given)
         both = [inspect.Parameter(q, inspect.Parameter.POSITIONAL_OR_KEYWORD) for q in ("dy", "cache")]
         _set_signature(backward, f"{name}.{self.steps['backward']}", both)
-        shown = tuple(".".join(place) for place in self.unknown)
-        return Functions(forward, backward if self.steps["backward"] else None, self.kind, shown)
+        return Functions(forward, backward if self.steps["backward"] else None, self.kind)
+
+    def _run_forward(self, given: dict[str, Any]) -> dict[str, Any]:
+        made, training = self._prepared(given), given.get("training", True)
+        mode = given.get("mode", "train")
+        values = {"x": given["x"], "training": training, "evaluation": not training, "mode": mode}
+        returns = self.adapter.forward_returns
+        y = named_results("forward", self._call(made, values), returns, ("y",), self.adapter)["y"]
+        for q in ("gamma", "beta"):
+            if q in self.places and training:
+                self._expect_kept(made, q, given[q])
+        return {"y": y, "cache": made, **self._running(made)}
+
+    def _run_backward(self, dy: Any, made: Any) -> dict[str, Any]:
+        step = getattr(made, self.steps["backward"] or "")
+        positional, keywords = bind("backward", step, {"dy": dy}, self.adapter, ("dy",))
+        places = {q: self.places[q] for q in STATE[:2] if q in self.places}
+        before = {q: arrays.copied(state.value_at(made, place)) for q, place in places.items()}
+        result = step(*positional, **keywords)
+        held: dict[str, Any] = {}
+        if hasattr(made, "initialize"):  # the parameters have moved by their gradients
+            held = {f"d{q}": before[q] - state.value_at(made, place) for q, place in places.items()}
+        held |= state.gradients(made, self.adapter)
+        if result is None and held:
+            return held
+        found = named_results("backward", result, self.adapter.backward_returns, GRADIENTS, self.adapter)
+        return held | {q: value for q, value in found.items() if value is not None}
 
     def _running(self, made: Any) -> dict[str, Any]:
         return {q: state.value_at(made, self.places[q]) for q in STATE[2:] if q in self.places}

@@ -83,12 +83,7 @@ def backward(
 ) -> Backward:
     """The backward pass with faults k, in one formulation, of the forward f that has `forward_faults`."""
     if "reshaped" in (k.backward_grouping, forward_faults.grouping):
-        q, plain = p.reshaped(), replace(forward_faults, grouping="channels")
-        f, k = forward(q, correction, plain), replace(k, backward_grouping="channels")
-        b = backward(q, f, correction, k, formulation, plain)
-        parts = {name: getattr(b, name) for name in ("direct", "mean", "variance", "dx")}
-        wide = {name: np.broadcast_to(part, q.x.shape).reshape(p.x.shape) for name, part in parts.items()}
-        return b._replace(**wide)
+        return _regrouped(p, correction, k, formulation, forward_faults)
     rstd, xhat, dvar_factor = _own_root(p, f, correction, k, formulation)
     direct_factor, mean_factor, variance_factor, overall = _factors(p, rstd, correction, k)
     variance_factor = variance_factor * dvar_factor
@@ -118,6 +113,22 @@ def backward(
     variance = sources[k.variance_source][2] * variance_factor * overall
     dgamma, dbeta = _parameters(p, f, k, xhat, forward_faults if formulation.style == "derivative" else EXACT)
     return Backward(direct, mean, variance, direct + mean + variance, dgamma, dbeta)
+
+
+def _regrouped(
+    p: Probe, correction: int, k: Faults, formulation: Formulation, forward_faults: Faults
+) -> Backward:
+    """The backward pass where it, or the forward that it is the derivative of, takes other values for a channel."""
+    plain, own = replace(forward_faults, grouping="channels"), replace(k, backward_grouping="channels")
+    if (
+        k.backward_grouping == "channels" and formulation.style != "derivative"
+    ):  # from x, not from the forward
+        return backward(p, forward(p, correction, plain), correction, own, formulation, plain)
+    q = p.reshaped()
+    b = backward(q, forward(q, correction, plain), correction, own, formulation, plain)
+    parts = {name: getattr(b, name) for name in ("direct", "mean", "variance", "dx")}
+    wide = {name: np.broadcast_to(part, q.x.shape).reshape(p.x.shape) for name, part in parts.items()}
+    return b._replace(**wide)
 
 
 def _own_root(
@@ -183,4 +194,5 @@ def _parameters(p: Probe, f: Forward, k: Faults, xhat: Array, forward_faults: Fa
     dbeta = p.total(k.dbeta_over)((p.dy if k.dbeta_of == "dy" else p.dy * p.gamma) * factors[k.dbeta_with])
     dgamma = dgamma / (p.count(k.dgamma_over) if k.dgamma_count == "mean" else 1)
     dbeta = dbeta / (p.count(k.dbeta_over) if k.dbeta_count == "mean" else 1)
+    dgamma, dbeta = (np.broadcast_to(d, p.gamma.shape) if d.size == 1 else d for d in (dgamma, dbeta))
     return dgamma * forward_faults.gamma, dbeta * forward_faults.beta

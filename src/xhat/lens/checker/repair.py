@@ -64,7 +64,9 @@ def repair(e: Experiment, value: Value, effect: Effect, first: str | None) -> Re
     found = scaled(e, value, effect)
     if found or not (value.site.name or value.site.role in ("result", "sum") or not value.is_array):
         return found
-    tried = ((name, e.repaired(value, numbers)) for name, numbers in candidates(e, value))
+    # the steps of a forward have no gradient (no d) in their names
+    steps = (c for c in candidates(e, value) if "y" not in effect.outputs or "d" not in c[0])
+    tried = ((name, e.repaired(value, numbers)) for name, numbers in steps)
     return next((Repair(value, plans, name, True) for name, plans in tried if plans), None)
 
 

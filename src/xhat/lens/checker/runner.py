@@ -200,6 +200,8 @@ class Runner:
             )
         for name, value in found.items():
             numbers = _sized(title, name, value, p.x.shape) if name == "dx" else _numbers(value)
+            if numbers.size == 1:  # one number for all channels
+                numbers = np.full(p.channels, float(numbers.ravel()[0]))
             result.outputs[name] = numbers
             result.dtypes.add(arrays.dtype_of(value))
         is_unnamed = isinstance(returned, (tuple, list)) and not hasattr(returned, "_fields")

@@ -79,27 +79,40 @@ def check_running(
         if k_mean is None:
             found.unnamed.append("running_mean is no average of the running mean and the batch's")
     if all("running_var" in s.running for s in runs):
-        before, after = [p.running_var for p in probes], [s.running["running_var"] for s in runs]
-        fits = {
-            (i, c, power): solve_weight(before, _variances(probes, s, correction, c, power), after)
-            for i, s in enumerate(states)
-            for c in (0, 1)
-            for power in (1.0, 0.5)
-        }
-        (_, running_correction, power), best = min(fits.items(), key=lambda item: item[1].error)
-        if best.error <= tolerance:
-            k_var = best.weight
-            if power == 1:
-                _correction(found, correction, running_correction, expected)
-            else:
-                found.mistakes.append(("standard deviation stored as the running variance", "running_var"))
-        else:
-            found.unnamed.append(
-                "running_var is no average of the running variance and the batch's, with N or N - 1"
-            )
+        k_var = _variance_weight(found, probes, runs, states, correction, expected, tolerance)
     batch = [f.mu for f in states[0]], _variances(probes, states[0], correction, 0)
     _momentum(found, probes, plain, (k_mean, k_var), batch, expected)
     return found
+
+
+def _variance_weight(
+    found: RunningStatistics,
+    probes: tuple[Probe, ...],
+    runs: list[RunResult],
+    states: list[list[Forward]],
+    correction: int,
+    expected: Expected,
+    tolerance: float,
+) -> float | None:
+    """The weight of the batch in running_var, with the correction, or the root, that fits best."""
+    before, after = [p.running_var for p in probes], [s.running["running_var"] for s in runs]
+    fits = {
+        (i, c, power): solve_weight(before, _variances(probes, s, correction, c, power), after)
+        for i, s in enumerate(states)
+        for c in (0, 1)
+        for power in (1.0, 0.5)
+    }
+    (_, running_correction, power), best = min(fits.items(), key=lambda item: item[1].error)
+    if best.error > tolerance:
+        found.unnamed.append(
+            "running_var is no average of the running variance and the batch's, with N or N - 1"
+        )
+        return None
+    if power == 1:
+        _correction(found, correction, running_correction, expected)
+    else:
+        found.mistakes.append(("standard deviation stored as the running variance", "running_var"))
+    return best.weight
 
 
 def _states(probes: tuple[Probe, ...], correction: int, faults: Faults) -> list[Forward]:

@@ -173,7 +173,7 @@ def _causes(file: Verdicts) -> Iterator[str]:
         named = {output for mistake in verdict.mistakes for output in mistake.outputs}
         unnamed = [row.output for row in verdict.rows if row.right is False and row.output not in named]
         if unnamed:
-            yield f"wrong, without a name: {', '.join(unnamed)}"
+            yield f"wrong: {', '.join(unnamed)}"
 
 
 def _general(problem: str, file: Verdicts) -> str:

@@ -97,8 +97,8 @@ def _notes(file: Loaded) -> tuple[str, ...]:
     notes = list(file.notes)
     if file.problem is not None:
         notes.append(
-            f"The file does not import ({file.problem}). Its functions were taken from its syntax tree; nothing else "
-            "of it was run."
+            f"The file was not imported ({file.problem}): its functions were taken from its syntax tree, and run "
+            "without the rest of it."
         )
     return tuple(notes)
 

@@ -82,7 +82,7 @@ def child(folder: str, request: str, more: dict[str, Any]) -> None:
     try:
         bound_memory(asked.memory)
         bound_processes(2 * _PROCESSES)
-        judged(Path(asked.path), step=step, **asked.options, **more)
+        judged(Path(asked.path), step=step, **(asked.options | more))
         step("done", None)
     except BaseException as error:
         step("raised", f"raised {type(error).__name__}")
@@ -125,7 +125,7 @@ class Seen:
 def supervise(request: Request, start: Start) -> Verdicts:
     """The verdicts of a file, judged in processes that `start` starts; ends them, and all that they have started."""
     seen, end = Seen(), time.monotonic() + request.time_limit
-    more: dict[str, Any] = {}
+    more = {key: value for key, value in request.options.items() if key == "by_syntax"}
     output = ""
     while not seen.done:
         with TemporaryDirectory(prefix="xhat-check-", ignore_cleanup_errors=True) as folder:

@@ -7,6 +7,7 @@ import ast
 import io
 import json
 import re
+import stat
 import tokenize
 import warnings
 from dataclasses import dataclass, field
@@ -52,7 +53,10 @@ def read_code(path: Path) -> Code:
     if path.is_dir():
         raise Unjudged(f"{path} is a folder, expected a Python file or a notebook.")
     try:
-        size = path.stat().st_size
+        status = path.stat()
+        size = status.st_size
+        if not stat.S_ISREG(status.st_mode):
+            raise Unjudged(f"{path} is no regular file, expected a Python file or a notebook.")
         data = b"" if size > _LARGEST else path.read_bytes()
     except FileNotFoundError:
         raise Unjudged(f"there is no file {path}.") from None
@@ -95,7 +99,7 @@ def _cells(path: Path, data: bytes) -> list[Part]:
             for number, cell in enumerate(cells, 1)
             if cell.get("cell_type") == "code"
         ]
-    except (ValueError, KeyError, TypeError, AttributeError, IndexError):
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError):
         raise Unjudged(f"{path.name} is no notebook: its JSON has no cells.") from None
     joined = [(number, "".join(s) if isinstance(s, list) else str(s)) for number, s in sources]
     return [Part(f"{path.name}, cell {number}", _without_magics(text)) for number, text in joined]
