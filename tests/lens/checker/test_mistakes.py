@@ -138,6 +138,8 @@ def test_nothing_is_guessed_without_finite_numbers(pair: tuple[str, str]) -> Non
 def test_the_names_of_the_catalogue_are_distinguished(layout: str, output: str) -> None:
     """The numbers of each entry are explained by its own name only, or by names known to be equivalent."""
     same = {name: names for names in wrong.SAME for name in names}
+    same["xhat forgotten in dgamma"] = {"xhat forgotten in dgamma", "dgamma and dbeta exchanged"}
+    same["dgamma and dbeta exchanged"] = same["xhat forgotten in dgamma"]
     # rstd^4 instead of rstd^3 is a missing root at one place: these two have an entry in common
     power = {"square root missing in the backward", "power of rstd wrong in the variance path"}
     predictor = predictor_for(layout, "float64", 0.4, True, 0)

@@ -13,7 +13,7 @@ import numpy as np
 
 from xhat.lens.checker import reference
 from xhat.lens.checker.conventions import PLAIN, Convention
-from xhat.lens.checker.faults import Mistake, sets_of, with_faults
+from xhat.lens.checker.faults import EXCHANGED, Mistake, sets_of, with_faults
 from xhat.lens.checker.probes import Array, Probe, probes
 from xhat.lens.checker.steps import CLOSED, Backward, Formulation, Forward
 
@@ -166,7 +166,7 @@ class Predictor:
         formulation: Formulation,
     ) -> dict[str, tuple[Names, ...]]:
         """The sets that explain each output of the backward, given the mistakes of its forward."""
-        return {
+        found = {
             output: tuple(
                 dict.fromkeys(
                     frozenset(m.name for m in chosen)
@@ -175,6 +175,10 @@ class Predictor:
             )
             for output, values in observed.items()
         }
+        both = [found.get(output, ()) for output in ("dgamma", "dbeta")]
+        if not all(any(EXCHANGED in names for names in sets) for sets in both):
+            found = {o: tuple(n for n in sets if EXCHANGED not in n) for o, sets in found.items()}
+        return found
 
 
 def _size(values: Array) -> Array:

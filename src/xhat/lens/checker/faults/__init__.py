@@ -8,13 +8,14 @@ from dataclasses import dataclass, fields
 from itertools import combinations
 from typing import Any
 
-from xhat.lens.checker.faults.backward import BACKWARD
+from xhat.lens.checker.faults.backward import BACKWARD, EXCHANGED
 from xhat.lens.checker.faults.evaluation import EVALUATION
 from xhat.lens.checker.faults.forward import FORWARD
 from xhat.lens.checker.steps import Faults
 
 __all__ = [
     "CATALOGUE",
+    "EXCHANGED",
     "SQUARE",
     "TITLES",
     "WITH_POSITIONS",

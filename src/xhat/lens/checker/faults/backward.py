@@ -2,7 +2,9 @@
 
 from typing import Any
 
-__all__ = ["BACKWARD"]
+__all__ = ["BACKWARD", "EXCHANGED"]
+
+EXCHANGED = "dgamma and dbeta exchanged"  # in both, or in none
 
 Entries = tuple[tuple[str, str, str, tuple[dict[str, Any], ...]], ...]
 
@@ -248,8 +250,9 @@ _PARAMETERS: Entries = (
         (f"dgamma with {factor} instead of xhat", "gamma-gradient", _DGAMMA, ({"dgamma_with": factor},))
         for factor in ("x", "x - mu", "y")
     ),
+    ("xhat forgotten in dgamma", "gamma-gradient", _DGAMMA, ({"dgamma_with": "1"},)),
     (
-        "dgamma and dbeta exchanged",
+        EXCHANGED,
         "gamma-gradient",
         f"{_DGAMMA} dbeta = sum(dy). They are returned in the order of the arguments.",
         ({"dgamma_with": "1", "dbeta_with": "xhat"},),
