@@ -1,1 +1,1 @@
-"""The checker on implementations that are right and on mistakes planted in others: what it passes, refuses and finds."""
+"""The checker on right implementations, and on mistakes planted in others: what it passes, refuses and finds."""

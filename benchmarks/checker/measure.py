@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 from lens.checker.corpus.wrong.planted import Planted
+from lens.checker.test_right import LAYOUT_IN_JAX, cases
 
-from xhat.lens import check_file
+from xhat.lens import check, check_file
 from xhat.lens.checker.verdict import Verdict
 
-__all__ = ["RightRow", "WrongRow", "judge", "right", "wrong"]
+__all__ = ["RightRow", "WrongRow", "agrees", "judge", "right", "wrong"]
 
 
 class RightRow(NamedTuple):
@@ -24,23 +25,25 @@ class RightRow(NamedTuple):
 
 
 class WrongRow(NamedTuple):
-    """The answer to one planted mistake; None where nothing was expected."""
+    """The answer to one planted mistake: whether it is refused, and named, placed and read as expected."""
 
     planted: Planted
     refused: bool
     named: bool
     line: bool
-    formula: bool | None
+    formula: bool | None  # None where no formula is expected
     said: Verdict
     seconds: float
 
 
-def right(files: Iterable[Path]) -> Iterator[RightRow]:
-    """Each right implementation; in its file, a first line `# layout: NCHW` chooses the data."""
-    for path in files:
+def right(names: Iterable[tuple[str, str]]) -> Iterator[RightRow]:
+    """Each right implementation, by its file and its name in it."""
+    for file, name in names:
         start = time.perf_counter()
-        verdict = check_file(path)
-        yield RightRow(path.stem, bool(verdict), verdict.headline, time.perf_counter() - start)
+        verdict = check(
+            *cases(file)[name], layout=LAYOUT_IN_JAX.get(name, "NC") if file == "in_jax" else None
+        )
+        yield RightRow(f"{file}: {name}", bool(verdict), verdict.headline, time.perf_counter() - start)
 
 
 def wrong(planted: Iterable[Planted]) -> Iterator[WrongRow]:
@@ -76,10 +79,11 @@ def _formula(mistake: Planted, verdict: Verdict) -> bool | None:
     if not mistake.formulas:
         return None
     read = {formula.output: formula.yours for formula in verdict.formulas}
-    return all(output in read and _agrees(read[output], text) for output, text in mistake.formulas.items())
+    return all(output in read and agrees(read[output], text) for output, text in mistake.formulas.items())
 
 
-def _agrees(read: str, expected: str) -> bool:
+def agrees(read: str, expected: str) -> bool:
+    """Whether a formula is the expected one; after … a text that has to occur."""
     if expected.startswith("…"):
         return expected.removeprefix("…") in read
     return _plain(read.partition(" = ")[2]) == _plain(expected)

@@ -13,4 +13,8 @@ diagnose, diagnosis       the judgement of one layout
 running, evaluation       running statistics, and the mode that uses them
 verdict                   its presentation
 statistics, rounding, unexplained    what `search` does not cover
+rewrite, watch            the code under test, with a hook at each of its values
+exact, powers, values     which exact step a value is, or a multiple of which
+experiment, repair, blame, first_line    values replaced until an output is right: the first wrong line
+jacobian, terms, formula  the formula that an output obeys; `locate` asks for lines and formulas
 """

@@ -215,10 +215,15 @@ def _rewritten_functions(filename: str, sites: list[Site]) -> list[tuple[Functio
         key = old.co_qualname, old.co_firstlineno
         if old.co_filename != filename or key not in codes:
             continue
-        same = originals[key].co_code == old.co_code and codes[key].co_freevars == old.co_freevars
-        if same:
+        if _alike(originals[key], old) and codes[key].co_freevars == old.co_freevars:
             found.append((function, codes[key]))
     return found
+
+
+def _alike(a: CodeType, b: CodeType) -> bool:
+    """Whether two codes come from the same source. (Their instructions may differ by the imports of the module.)"""
+    lines = [{line for _, _, line in code.co_lines()} for code in (a, b)]
+    return lines[0] == lines[1] and a.co_varnames == b.co_varnames and set(a.co_names) == set(b.co_names)
 
 
 def _counted(function: Callable[..., Any] | None, watch: Watch) -> Callable[..., Any] | None:

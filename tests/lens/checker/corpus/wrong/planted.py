@@ -45,7 +45,9 @@ class Planted(NamedTuple):
         return [k for k, line in enumerate(text, 1) if line not in before]
 
 
-def _p(key: str, program: str, edits: str, outputs: str, name: str = "", line: str = "", **formulas: str) -> Planted:
+def _p(
+    key: str, program: str, edits: str, outputs: str, name: str = "", line: str = "", **formulas: str
+) -> Planted:
     """`edits` is one edit a line, old -> new; @ stands for a new line within one."""
     rows = (edit.split("  ->  ") for edit in edits.split("\n"))
     pairs = tuple((old.replace("@", "\n"), new.replace("@", "\n")) for old, new in rows)
@@ -188,7 +190,8 @@ AXES = (
 )  # fmt: skip
 
 LOOPS = (
-    _p("one_value_less", "loops", "for i in range(n):@            dgamma  ->  for i in range(n - 1):@            dgamma",
+    _p("one_value_less", "loops",
+       "for i in range(n):@            dgamma  ->  for i in range(n - 1):@            dgamma",
        "dx dgamma dbeta", dgamma="…value 4 of 4 not at all", dbeta="…value 4 of 4 not at all",
        dx="…value 4 of 4 not at all"),
     _p("divided_by_c", "loops", "mean_path = dbeta[j] / n  ->  mean_path = dbeta[j] / c", "dx",
