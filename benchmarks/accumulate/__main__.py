@@ -3,7 +3,8 @@
 Forms: the whole batch; the same with its blocks recomputed (activation checkpointing); plain accumulation, in which
 each micro-batch has statistics of its own; and `xt.accumulate`. Gradients are compared with those of the whole batch in
 float64 first. Memory is the peak of the resident set above that before the step, of a process of its own whose second
-step is measured (Linux). Times are least times of steps that alternate between the forms, as ratios to the whole batch.
+step is measured (Linux). Times are least processor times of steps that alternate between the forms, as ratios to the
+whole batch: on a machine that others use, elapsed time is theirs too.
 """
 
 import argparse

@@ -132,14 +132,14 @@ def off(form: Form, name: str, x: Tensor, expected: list[Tensor]) -> float:
 
 
 def times(steps: dict[str, Form], name: str, x: Tensor, repeats: int) -> dict[str, float]:
-    """The least time of a step of each form; the steps alternate."""
+    """The least processor time of a step of each form; the steps alternate."""
     models = {form: build(name) for form in steps}
     least = dict.fromkeys(steps, float("inf"))
     for k in range(repeats + 1):
         for form, step in steps.items():
-            start = time.perf_counter()
+            start = time.process_time()
             step(models[form], x)
-            least[form] = min(least[form], time.perf_counter() - start) if k else least[form]
+            least[form] = min(least[form], time.process_time() - start) if k else least[form]
     return least
 
 

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from datetime import timedelta
 from typing import Any, TypeVar
 
@@ -34,6 +35,7 @@ __all__ = [
     "tool_by_exact_class",
     "tracing",
     "transforming",
+    "uncompiled",
     "unrecorded",
     "untransformed",
 ]
@@ -93,6 +95,12 @@ def constant(function: F) -> F:
     """
     function._dynamo_marked_constant = True  # type: ignore[attr-defined]
     return function
+
+
+def uncompiled() -> AbstractContextManager[Any]:
+    """Surrounds calls of a model whose compiled parts are to run as they were written."""
+    loaded = "torch._dynamo" in sys.modules  # else nothing was compiled, and the import would take seconds
+    return torch.compiler.set_stance("force_eager") if loaded else nullcontext()
 
 
 def tangents(*tensors: Tensor | None) -> bool:

@@ -3,7 +3,6 @@
 What runs in turn is in `in_step`, a batch norm that does in `layers`, and what is kept for the backward pass in `kept`.
 """
 
-import sys
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -21,6 +20,7 @@ from xhat.torch.accumulate.layers import batch_norms, check_layers_alone, failur
 from xhat.torch.accumulate.replicas import reduced_once
 from xhat.torch.accumulate.restore import buffers_stay, gradients_added, state_kept
 from xhat.torch.errors import first_line
+from xhat.torch.internals import uncompiled
 from xhat.torch.recalibrate import call, unwrapped
 from xhat.torch.trees import tensors
 
@@ -84,8 +84,7 @@ def accumulate(
         stack.enter_context(failures_announced(layers))
         stack.enter_context(walked(layers))
         pack = stack.enter_context(keeping(inner, keep, list(layers.values())))
-        if "torch._dynamo" in sys.modules:  # else nothing was compiled
-            stack.enter_context(torch.compiler.set_stance("force_eager"))
+        stack.enter_context(uncompiled())
         step = _Step(inner, loss, forward or _call, pack)
         walk([Walker(*each) for each in _parts(step, batches, shares, losses)])
     return torch.stack(losses).sum()
