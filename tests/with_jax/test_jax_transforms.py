@@ -70,6 +70,23 @@ def test_every_transform(name: str) -> None:
         assert relative(got, expected) < 1e-11
 
 
+WRAPPED: dict[str, Callable[[Callable[..., Any]], Any]] = {
+    "jit inside": jax.jit,
+    "remat inside": jax.checkpoint,
+    "scan inside": lambda f: lambda x: lax.scan(lambda x, _: (f(x), None), x, None, 1)[0],
+}
+
+
+@pytest.mark.parametrize("name", WRAPPED)
+def test_a_named_axis_is_differentiated_from_outside(name: str) -> None:
+    """Where the gradient is taken, the name is no longer bound."""
+    one = jax.vmap(lambda x: xj.batch_norm(x, GAMMA, BETA, axis_name="examples")[0], axis_name="examples")
+    with enable_x64(True):
+        got = jax.jit(jax.grad(loss(WRAPPED[name](one))))(X)
+        expected = jax.jit(jax.grad(loss(lambda x: definition(x, GAMMA, BETA))))(X)
+        assert relative(got, expected) < 1e-11
+
+
 def test_eager_calls_are_the_same_as_compiled_ones() -> None:
     with enable_x64(True):
         assert relative(ours(X), theirs(X)) < 1e-11

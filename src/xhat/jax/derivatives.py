@@ -22,6 +22,11 @@ def _is_zero(tangent: Any) -> bool:
     return tangent is None or isinstance(tangent, SymbolicZero)
 
 
+def _zeros(v: Array) -> Array:
+    """Zeros that vary over devices as v does, which JAX asks of a tangent in shard_map."""
+    return jnp.where(False, v, 0)
+
+
 def standardized(
     batch: Batch, eps: float, correction: int, x: Array, w: Array | None
 ) -> tuple[Array, Moments]:
@@ -60,7 +65,7 @@ def _tangents(batch: Batch, eps: float, correction: int, primals: Any, tangents:
     m, k = found.count, found.count - correction
     var = equations.variance(found.m2, m, correction)
     rstd = equations.reciprocal_std(var, eps, jnp.sqrt)
-    dxhat, dm, dmu, dm2 = (jnp.zeros_like(v) for v in (xhat, found.count, found.low, found.m2))
+    dxhat, dm, dmu, dm2 = (_zeros(v) for v in (xhat, found.count, found.low, found.m2))
     if not _is_zero(dx):
         weighed = dx if w is None else w * dx
         sums = batch.totals(weighed, weighed * xhat)
@@ -71,7 +76,7 @@ def _tangents(batch: Batch, eps: float, correction: int, primals: Any, tangents:
         dm = batch.total(dw)
         dxhat = dxhat - first / m - xhat * (second - var * rstd**2 * whole) / (2 * k)
         dmu, dm2 = dmu + first / (m * rstd), dm2 + second / rstd**2
-    return (xhat, found), (dxhat, Moments(dm, jnp.zeros_like(found.high), dmu, dm2))
+    return (xhat, found), (dxhat, Moments(dm, _zeros(found.high), dmu, dm2))
 
 
 _closed.defjvp(_tangents, symbolic_zeros=True)
@@ -93,7 +98,7 @@ def _centred(batch: Batch, z: Array, w: Array | None, m: Array) -> Array:
 
 def _centred_tangent(batch: Batch, primals: Any, tangents: Any) -> tuple[Any, Any]:
     (z, w, m), (dz, dw, _) = primals, tangents
-    moved = jnp.zeros_like(z) if _is_zero(dz) else dz
+    moved = _zeros(z) if _is_zero(dz) else dz
     parts = moved if w is None else w * moved
     if not _is_zero(dw):
         parts = parts + dw * z
