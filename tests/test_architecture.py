@@ -52,6 +52,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "ops": {"results", "operands", "plan", "checks", "equations", "layout", "errors"},
     "numpy": {"numpy_checks", "ops", "equations", "layout", "errors"},
     "numpy_checks": {"checks", "errors"},
+    "stored": {"numpy_checks", "checks", "errors"},
+    "states": {"stored", "checks", "errors"},
+    "keras": {"equations", "errors"},
     "jax": ENGINE,
     # PyTorch, from the bottom up: each file, then the packages for whole models, which nothing below imports.
     "torch.errors": {"errors"},
@@ -108,6 +111,9 @@ MAY_LOAD: dict[str, set[str]] = {
     "ops": {"numpy"},
     "numpy": {"numpy"},
     "numpy_checks": {"numpy"},
+    "stored": {"numpy"},
+    "states": {"numpy"},
+    "keras": {"keras"},
     "jax": {"numpy", "jax"},
     "torch": {"numpy", "jinja2", "rich", "safetensors", "torch"},
     "lens": set(),
@@ -196,6 +202,8 @@ def test_imports_follow_the_arrows() -> None:
         ("lens.paths", "from xhat.lens.reporter.data import Layer"),
         ("lens.prover", "from xhat.lens import check"),
         ("numpy", "from . import _kernels"),
+        ("keras", "from xhat.torch import BatchNorm2d"),
+        ("states", "import keras"),
         ("a part that is on no map", "from xhat import errors"),
     ],
 )

@@ -8,10 +8,14 @@ import pytest
 EXAMPLES = sorted((Path(__file__).parent.parent / "examples").glob("*.py"))
 
 
+@pytest.mark.filterwarnings(
+    "ignore:__array__ implementation doesn't accept a copy:DeprecationWarning"
+)  # Keras's
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
 def test_an_example_runs_and_is_short(path, capsys):
-    if "import torch" in path.read_text():
-        pytest.importorskip("torch")
+    for framework in ("torch", "keras"):
+        if f"import {framework}" in path.read_text():
+            pytest.importorskip(framework)
     runpy.run_path(str(path))
     assert capsys.readouterr().out
     assert len(path.read_text().splitlines()) <= 60

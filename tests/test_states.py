@@ -1,6 +1,5 @@
 """The state of a batch norm from one framework to another: into their own layers, whose results are compared."""
 
-import os
 from typing import Any
 
 import numpy as np
@@ -11,8 +10,6 @@ import xhat
 import xhat.numpy
 from xhat.errors import ArgumentError, DtypeError, OptionError, ShapeError
 from xhat.stored import CONVENTIONS, read
-
-os.environ.setdefault("KERAS_BACKEND", "jax")  # before Keras is imported
 
 C, M, EPS = 5, 24, 1e-3
 RNG = np.random.default_rng(0)
