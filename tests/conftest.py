@@ -16,6 +16,8 @@ from typing import Any, NamedTuple
 # One OpenMP thread, here and in child processes, set before any library reads it. Results do not depend on the number
 # of threads, while idle threads of several pools spin on cores that the tests need. Tests of threads set the number.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Keras reads its backend when it is imported; a test that needs another runs in a process of its own.
+os.environ.setdefault("KERAS_BACKEND", "jax")
 
 import hypothesis
 import ml_dtypes

@@ -102,6 +102,8 @@ def test_imports_follow_the_arrows() -> None:
         ("lens.paths", "from xhat.lens.reporter.data import Layer"),
         ("lens.prover", "from xhat.lens import check"),
         ("numpy", "from . import _kernels"),
+        ("keras", "from xhat.torch import BatchNorm2d"),
+        ("states", "import keras"),
         ("a part that is on no map", "from xhat import errors"),
     ],
 )

@@ -9,9 +9,12 @@ import pytest
 EXAMPLES = sorted((Path(__file__).parent.parent / "examples").glob("*.py"))
 
 
+@pytest.mark.filterwarnings(
+    "ignore:__array__ implementation doesn't accept a copy:DeprecationWarning"
+)  # Keras's
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
 def test_an_example_runs_and_is_short(path, capsys):
-    for package in ("torch", "flax", "optax"):
+    for package in ("torch", "flax", "keras", "optax"):
         if re.search(rf"^(import|from) {package}\b", path.read_text(), flags=re.MULTILINE):
             pytest.importorskip(package)
     runpy.run_path(str(path))

@@ -142,8 +142,9 @@ def normalize(
         padding = ops.logical_and(w == 0, ops.logical_not(ops.isfinite(x)))
         x = ops.where(padding, 0.0, x)  # 0 times NaN is NaN
     included = ops.where(m > 0, m, 1)
-    # A sum comes last, not a division: XLA fuses that into some of the differences x - rough and rounds it in others.
-    rough = ops.stop_gradient(total(w * x / included))
+    # Any number will do for it. The bounds keep compilers from contracting the division with some of the differences
+    # x - rough and not with others: rough would be another number in each.
+    rough = ops.stop_gradient(ops.clip(total(w * x) / included, -3e38, 3e38))
     x = x - rough
     mu, m2 = equations.moments(x, total, included, w)
     m2 = m2 + 0 * m2  # NaN where a square overflows: an infinite variance would hide x

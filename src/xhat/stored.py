@@ -96,7 +96,8 @@ def _leaves(state: Mapping[Any, Any], c: Convention) -> Iterator[tuple[Path, Any
     for key, value in state.items():
         path = tuple(str(key).split(c.separator)) if c.separator else (str(key),)
         if not isinstance(value, Mapping):
-            yield path, value
+            if not c.collections:
+                yield path, value
         elif not c.collections:
             yield from ((path + below, leaf) for below, leaf in _leaves(value, c))
         elif key in c.collections:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-BACKEND = os.environ.setdefault("KERAS_BACKEND", "jax")
+BACKEND = os.environ["KERAS_BACKEND"]
 
 collect_ignore_glob = [] if find_spec("keras") and find_spec(BACKEND) else ["*"]
 

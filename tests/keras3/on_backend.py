@@ -46,6 +46,10 @@ def built(kind: type, x: Any, gamma: Any = None, beta: Any = None, **options: An
 def run(layer: Any, x: Any, dy: Any = None, training: bool = True, mask: Any = None) -> Results:
     """One call of a layer; with dy, its gradients, by the backend's automatic differentiation."""
     arguments = [None if a is None else ops.convert_to_tensor(a, str(a.dtype)) for a in (x, mask)]
+    if dy is None and BACKEND == "jax":
+        return run(layer, x, np.zeros_like(x), training, mask)._replace(
+            dx=None, dgamma=None, dbeta=None
+        )  # compiled
     if dy is None or not trains:
         y, gradients = layer(arguments[0], training=training, mask=arguments[1]), (None,) * 3
     else:
@@ -58,19 +62,17 @@ def _on_jax(layer: Any, x: Any, mask: Any, dy: Any, training: bool) -> Any:
     trained, others = (
         [v.value for v in vs] for vs in (layer.trainable_variables, layer.non_trainable_variables)
     )
-    y, dx, dtrained, others = _compiled(_key(layer), training)(layer, trained, others, x, mask, dy)
+    y, dx, dtrained, others = _compiled(repr((type(layer), layer.get_config())), training)(
+        layer, trained, others, x, mask, dy
+    )
     for variable, value in zip(layer.non_trainable_variables, others, strict=True):
         variable.assign(value)
-    return y, dx, *dtrained
-
-
-def _key(layer: Any) -> Any:
-    return type(layer), layer.axis, layer.epsilon, layer.momentum, layer.compute_dtype
+    return y, dx, *dtrained, *(None,) * (2 - len(dtrained))
 
 
 @cache
-def _compiled(key: Any, training: bool) -> Callable[..., Any]:
-    """One function of jax.jit for all layers that differ in their values alone."""
+def _compiled(kind: str, training: bool) -> Callable[..., Any]:
+    """One function of jax.jit for all layers of one kind."""
     import jax
 
     first: list[Any] = []

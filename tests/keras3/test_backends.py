@@ -12,7 +12,7 @@ from on_backend import BACKEND
 
 @pytest.mark.parametrize("backend", ["torch", "numpy"])
 def test_these_tests_pass_on_another_backend(backend: str) -> None:
-    if BACKEND == backend or not find_spec(backend):
+    if backend == BACKEND or not find_spec(backend):
         pytest.skip(f"without {backend}")
     here = Path(__file__)
     done = subprocess.run(

@@ -28,7 +28,7 @@ def masks(*shape: int) -> dict[str, Any]:
 
 def agree(x: Any, dy: Any, mask: Any, w: Any, axis: int = -1) -> None:
     """A call of ours against the oracle, whose mask is w."""
-    layer = built(XHAT, x, axis=axis, momentum=0, epsilon=EPS)
+    layer = built(XHAT, x, name="bn", axis=axis, momentum=0, epsilon=EPS)
     got = run(layer, x, dy, mask=mask)
     expected = oracle.forward(x, axis=axis, eps=EPS, mask=w)
     assert oracle.worst(got.y, expected.y) <= 2e-6
@@ -38,8 +38,7 @@ def agree(x: Any, dy: Any, mask: Any, w: Any, axis: int = -1) -> None:
         assert oracle.relative_l2(got.dx, oracle.backward(dy, x, axis=axis, eps=EPS, mask=w).dx) <= 1e-6
 
 
-@pytest.mark.parametrize("offset", [0, 1e6])
-@pytest.mark.parametrize("kind", ["bool", "int", "weights"])
+@pytest.mark.parametrize(("kind", "offset"), [("bool", 0), ("bool", 1e6), ("int", 0), ("weights", 1e6)])
 def test_a_mask_weighs_the_statistics(kind: str, offset: float) -> None:
     x, dy = data(5, 7, 3, offset=offset)
     mask = masks(5, 7)[kind]
@@ -91,7 +90,7 @@ def test_padding_that_is_not_finite_reaches_nothing_else() -> None:
 
 def statistics(kind: type, x: Any, mask: Any) -> Any:
     """y, and the moving statistics before and after a batch."""
-    layer = built(kind, x, momentum=0.99)
+    layer = built(kind, x, name="bn")
     layer.moving_mean.assign([3, -0.1, np.pi][: x.shape[-1]])
     before = f64(layer.moving_mean), f64(layer.moving_variance)
     with np.errstate(invalid="ignore", divide="ignore"):
