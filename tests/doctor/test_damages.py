@@ -3,12 +3,15 @@
 import json
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from small import batches, far_off, fitted, net, snapshot, squared, taught
 from torch import nn
 
 import xhat.torch as xt
+from xhat.torch.doctor.rules.statistics import _beyond_lag
+from xhat.torch.doctor.signals import Gap
 
 
 def worst(model: nn.Module, data: Any, *args: Any) -> xt.Finding:
@@ -86,3 +89,25 @@ def test_a_batch_of_nan_hides_no_damage_and_is_a_risk_of_its_own() -> None:
         1,
         9,
     )
+
+
+@pytest.mark.parametrize(
+    ("factor", "batches_seen", "gain", "beyond"),
+    [
+        (30.0, 100, 0.5, True),  # far off after many batches
+        (30.0, 30, 0.5, False),  # the average has not forgotten its beginning: it may trail the weights
+        (1.5, 100, 0.5, False),
+        (1.5, 30, 1.5, True),  # the gain alone
+    ],
+)
+def test_statistics_that_trail_the_weights_are_told_from_those_of_others(
+    factor: float, batches_seen: int, gain: float, beyond: bool
+) -> None:
+    model = fitted(net(), batches(8, 64))
+    model[5].running_var.mul_(factor)
+    for layer in (model[1], model[5]):
+        layer.num_batches_tracked.fill_(batches_seen)
+    measured = xt.diagnose(model, batches(8, 64), progress=False)._measured
+    assert measured is not None
+    measured.losses["evaluation"] = np.zeros(8)  # a diagnosis with a loss
+    assert _beyond_lag(measured, Gap(1 + gain, 1.0, gain, 0.0, 0.0), measured.layers) == beyond

@@ -48,7 +48,7 @@ def judge(measured: Measured) -> Iterator[Finding | Unjudged]:
             )
         )
         blamed = harmful and (not culprits or any(x.path in culprits for x in found))
-        lag = cause == "statistics-of-other-weights" and not _beyond_lag(measured, gap)
+        lag = cause == "statistics-of-other-weights" and not _beyond_lag(measured, gap, found)
         severity: Severity = (
             "harmful" if blamed and not lag else "risk" if blamed or cause in _RISKS else "note"
         )
@@ -74,9 +74,19 @@ def _not_finite_soon(measured: Measured, layers: list[Layer]) -> Finding:
     )  # fmt: skip
 
 
-def _beyond_lag(measured: Measured, gap: Gap) -> bool:
-    """Whether the gain is more than that of a model in the middle of its training, whose weights move fast."""
-    return gap.gain > (at.LAG_GAIN * abs(gap.after) if measured.quantity == "loss" else at.LAG_DISTANCE)
+def _beyond_lag(measured: Measured, gap: Gap, layers: list[Layer]) -> bool:
+    """Whether this is more than in the middle of a training, whose weights move faster than the average follows.
+
+    It is, by its gain; or by statistics that are far off after many batches, where a batch's own scatter is small.
+    """
+    if gap.gain > (at.LAG_GAIN * abs(gap.after) if measured.quantity == "loss" else at.LAG_DISTANCE):
+        return True
+    settled = [
+        x
+        for x in layers
+        if (x.tracked or 0) * (x.momentum or 0) >= at.SETTLED and not measured.signals(x).noise > at.NOISE
+    ]
+    return any(_off(measured, x) > at.FAR for x in settled)
 
 
 def _by_cause(measured: Measured, layers: list[Layer], harmful: bool) -> dict[str, list[Layer]]:
