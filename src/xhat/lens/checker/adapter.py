@@ -164,6 +164,10 @@ def _items(result: Any) -> list[tuple[str | None, Any]]:
         return [(None, value) for value in result]
     if is_array(result):
         return [(None, result)]
+    if hasattr(data := getattr(result, "data", None), "shape") and is_array(
+        data
+    ):  # a Variable or Tensor of the code
+        return [(None, data)]
     attributes = {name: value for name, value in getattr(result, "__dict__", {}).items() if is_array(value)}
     return list(attributes.items())
 
