@@ -42,7 +42,7 @@ HOSTILE = {
 }
 if LINUX:
     HOSTILE |= {
-        "hoards.py": (ONE + "return numpy.ones(100 * 2**27)", "forward raised MemoryError"),
+        "hoards.py": (ONE + "return numpy.empty(6 * 2**27)", "forward raised MemoryError"),
         "forks.py": (
             ONE + "[os.fork() or (os.setsid(), time.sleep(999)) for _ in range(99)]",
             "it started more than 64 processes.",
@@ -138,9 +138,13 @@ def test_a_file_is_ended_at_its_limit_and_what_was_judged_before_is_kept(tmp_pat
 
 def test_a_process_that_is_spawned_judges_the_same(tmp_path: Path) -> None:
     path = tmp_path / "code.py"
-    path.write_text(f"print('hello')\n{RIGHT}\ndef backward_alt(dy, cache):\n    import os; os._exit(5)")
+    leaves = "def backward_alt(dy, cache):\n    import os; os._exit(5)\n"
+    leaves += "def backward_simple(dy, cache): return backward(dy, cache)"
+    path.write_text(f"print('hello')\n{RIGHT}\n{leaves}")
     verdicts = supervise(Request(str(path), {"eps": None}, 120.0, 4.0), spawn)
-    assert verdicts[0] and verdicts[1].problem == "it ended the process with status 5."
+    right, left, also_right = verdicts  # what comes behind is judged in another process
+    assert right and left.problem == "it ended the process with status 5." and also_right
+    assert also_right.subject == "forward and backward_simple"
     assert verdicts.output.startswith("hello")
 
 
