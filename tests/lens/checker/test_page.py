@@ -52,6 +52,15 @@ def test_the_largest_differences_are_those_of_numpy() -> None:
     assert difference["scale"] == pytest.approx(np.abs(given["dx"] - exact).max(), rel=1e-6)
 
 
+def test_a_single_wrong_value_is_seen_among_those_that_share_its_column() -> None:
+    given = dump(mean_path=True)
+    given["dx"][7, 57] += 3
+    view = view_of(check_data(given), "dx")
+    assert view["largest"][0]["place"] == (7, 57)
+    assert view["maps"][2]["scale"] == pytest.approx(3, rel=1e-5)
+    assert sum(cells.count("M") for cells in view["maps"][2]["levels"].values()) == 1
+
+
 def test_dx_is_shown_along_its_three_paths() -> None:
     verdict = check_data(dump(mean_path=False))
     for output, factor in (("direct path", 1), ("path through mu", 0), ("path through var", 1)):
