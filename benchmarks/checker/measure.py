@@ -58,7 +58,7 @@ def wrong(planted: Iterable[Planted]) -> Iterator[WrongRow]:
 def judge(mistake: Planted, path: Path) -> WrongRow:
     """The verdict on a planted mistake beside what was expected."""
     start = time.perf_counter()
-    verdict = check_file(path, layout=mistake.layout)
+    (verdict,) = check_file(path, layout=mistake.layout)
     seconds = time.perf_counter() - start
     wrong_rows = {row.output for row in verdict.rows if row.right is False}
     shown = [line.line for line in verdict.wrong_lines]

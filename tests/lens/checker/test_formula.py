@@ -20,7 +20,7 @@ def formulas_of(key: str, folder: Path) -> None:
     mistake = next(p for p in PLANTED if f"{p.program}:{p.key}" == key)
     path = folder / f"{mistake.key}.py"
     path.write_text(mistake.source(), encoding="utf-8")
-    read = {f.output: f.yours for f in check_file(path, layout=mistake.layout).formulas}
+    read = {f.output: f.yours for f in check_file(path, layout=mistake.layout)[0].formulas}
     for output, expected in mistake.formulas.items():
         assert agrees(read[output], expected), (read[output], expected)
 

@@ -16,9 +16,8 @@ from xhat.lens.checker.verdict import FormulaRead, WrongLine
 
 __all__ = ["located"]
 
-TOLERANCES = {
-    dtype: TOLERANCE[dtype] for dtype in ("float64", "float32")
-}  # 16 bits are too few to recognize a value
+# 16 bits are too few to recognize a value.
+TOLERANCES = {dtype: TOLERANCE[dtype] for dtype in ("float64", "float32")}
 _OUTPUTS = ("y", "dx", "dgamma", "dbeta")
 
 
@@ -34,9 +33,7 @@ def located(
     with np.errstate(all="ignore"):
         try:
             lines, notes = wrong_lines(found.runner, fit.batch, correction, wrong, tolerance)
-        except (
-            Exception
-        ) as e:  # the values of other people's code may be anything; the verdict stands without its line
+        except Exception as e:  # other people's code may do anything; the verdict stands without its line
             lines, notes = (), [f"Its lines could not be examined ({type(e).__name__}: {e})."]
         read = formulas(found.runner, fit.batch, correction, wrong, tolerance)
     notes += [LEGEND] if read else []

@@ -145,6 +145,8 @@ def files_of(*functions: Any) -> list[str]:
         elif isinstance(thing, type):
             held = [v for c in thing.__mro__[:-1] for v in vars(c).values()]
             waiting += [(v, False) for v in held if callable(v) or hasattr(v, "__func__")]
+        elif type(thing).__module__.startswith(__name__.rpartition(".")[0]):  # how a layer is called
+            waiting += [(held, given) for held in vars(thing).values()]
         waiting += [(inner, given) for name in _INNER if callable(inner := _inner(thing, name))]
     return [name for name in found if linecache.getlines(name)]
 
