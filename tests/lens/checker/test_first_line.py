@@ -184,3 +184,11 @@ def test_rewritten_statements_compute_the_same(statement: str) -> None:
     scope["f"].__code__ = codes["f", 1]
     assert scope["f"](2.5) == plain
     assert seen and max(seen) < len(sites)
+
+
+def test_the_planted_mistakes_are_many_and_in_many_styles() -> None:
+    assert len({(p.program, p.key) for p in PLANTED}) == len(PLANTED) >= 60
+    assert len({p.program for p in PLANTED}) >= 10
+    for mistake in PLANTED:
+        assert mistake.lines(), mistake.key
+        compile(mistake.source(), mistake.key, "exec")
