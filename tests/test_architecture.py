@@ -113,7 +113,11 @@ MAY_LOAD: dict[str, set[str]] = {
     "lens": set(),
     "lens.paths": {"numpy"},
     "lens.prover": {"numpy", "sympy", "mpmath", "rich"},
-    "lens.checker": {"jinja2", "numpy", "rich"},  # PyTorch and JAX by name, where the code under test uses them
+    "lens.checker": {
+        "jinja2",
+        "numpy",
+        "rich",
+    },  # PyTorch and JAX by name, where the code under test uses them
     "lens.reporter": {"numpy", "torch"},
     "demo": {"numpy", "sklearn", "matplotlib", "rich", "threadpoolctl", "torch"},
     "cli": set(),

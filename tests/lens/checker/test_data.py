@@ -158,3 +158,13 @@ def test_dx_without_dy_is_not_judged() -> None:
     assert verdict.status == 2 and verdict.headline == (
         "the dump: y right; dx not judged: dy is not in the dump."
     )
+
+
+def test_a_factor_is_no_rounding() -> None:
+    case = inputs(300)
+    results = kernel(case, two_passes(pairwise), pairwise)
+    (text,) = check_data(dumped(case, results | {"dx": results["dx"] * np.float32(1.01)})).unnamed
+    assert text.endswith("it is 1.01 times the exact one")
+    halves = {name: results[name].astype(np.float16).astype(np.float32) for name in ("y", "dx")}
+    (text,) = check_data(dumped(case, results | halves), layout="CN").unnamed
+    assert text == "y, dx: right to the digits of float16 only; compute in float32, and round once"

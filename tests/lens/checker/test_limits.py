@@ -2,8 +2,10 @@
 
 import contextlib
 import os
+import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -11,6 +13,7 @@ import pytest
 
 from xhat.errors import ArgumentError
 from xhat.lens import check_files
+from xhat.lens.checker.files import pool
 from xhat.lens.checker.files.grades import Graded
 from xhat.lens.checker.files.supervise import Request, supervise
 from xhat.lens.checker.files.worker import spawn
@@ -39,7 +42,7 @@ HOSTILE = {
 }
 if LINUX:
     HOSTILE |= {
-        "hoards.py": (ONE + "return numpy.ones(100 * 2**27)", "forward raised MemoryError"),
+        "hoards.py": (ONE + "return numpy.empty(6 * 2**27)", "forward raised MemoryError"),
         "forks.py": (
             ONE + "[os.fork() or (os.setsid(), time.sleep(999)) for _ in range(99)]",
             "it started more than 64 processes.",
@@ -135,24 +138,54 @@ def test_a_file_is_ended_at_its_limit_and_what_was_judged_before_is_kept(tmp_pat
 
 def test_a_process_that_is_spawned_judges_the_same(tmp_path: Path) -> None:
     path = tmp_path / "code.py"
-    path.write_text(f"print('hello')\n{RIGHT}\ndef backward_alt(dy, cache):\n    import os; os._exit(5)")
+    leaves = "def backward_alt(dy, cache):\n    import os; os._exit(5)\n"
+    leaves += "def backward_simple(dy, cache): return backward(dy, cache)"
+    path.write_text(f"print('hello')\n{RIGHT}\n{leaves}")
     verdicts = supervise(Request(str(path), {"eps": None}, 120.0, 4.0), spawn)
-    assert verdicts[0] and verdicts[1].problem == "it ended the process with status 5."
+    right, left, also_right = verdicts  # what comes behind is judged in another process
+    assert right and left.problem == "it ended the process with status 5." and also_right
+    assert also_right.subject == "forward and backward_simple"
     assert verdicts.output.startswith("hello")
 
 
+def sleeping(folder: Path) -> Path:
+    """A file whose function writes its process into the file `pid` and sleeps."""
+    text = f"open({str(folder / 'pid')!r}, 'w').write(str(os.getpid())); time.sleep(999)"
+    (folder / "slow.py").write_text(ONE + text)
+    return folder / "slow.py"
+
+
+def process_of(folder: Path) -> int:
+    """The process that `sleeping` has written, as soon as it is there."""
+    while not (folder / "pid").exists() or not (folder / "pid").read_text():
+        time.sleep(0.01)
+    return int((folder / "pid").read_text())
+
+
+@needs_fork
 def test_an_interrupt_ends_the_processes(tmp_path: Path) -> None:
-    (tmp_path / "slow.py").write_text(
-        ONE + f"open({str(tmp_path / 'pid')!r}, 'w').write(str(os.getpid())); time.sleep(999)"
-    )
-    code = f"import sys, xhat.cli; sys.exit(xhat.cli.main(['check', {str(tmp_path / 'slow.py')!r}]))"
+    code = f"import sys, xhat.cli; sys.exit(xhat.cli.main(['check', {str(sleeping(tmp_path))!r}]))"
     run = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.DEVNULL)
-    while not (tmp_path / "pid").exists() or not (tmp_path / "pid").read_text():
-        assert run.poll() is None
-    run.send_signal(2)
+    pid = process_of(tmp_path)
+    run.send_signal(signal.SIGINT)
     assert run.wait() == 130
     with pytest.raises(ProcessLookupError):
-        os.kill(int((tmp_path / "pid").read_text()), 0)
+        os.kill(pid, 0)
+
+
+@needs_fork
+def test_where_nothing_forks_an_end_ends_the_process_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pool, "_FORKS", False)
+    worker = pool.Worker()
+    judge = threading.Thread(target=worker.judge, args=[Request(str(sleeping(tmp_path)), {}, 120.0, 4.0)])
+    judge.start()
+    pid = process_of(tmp_path)
+    worker.close()
+    judge.join()
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
 
 
 @pytest.mark.parametrize("name", ["time_limit", "memory", "processes"])

@@ -90,7 +90,7 @@ def test_a_parameter_that_the_call_replaces_is_not_judged() -> None:
     assert verdict.problem == "gamma could not be set: the layer replaces gamma when it is called."
 
 
-def test_parameters_of_unknown_names_are_found_by_their_values_or_described() -> None:
+def test_parameters_of_unknown_names_are_found_by_their_effect_or_described() -> None:
     class Odd:
         def __init__(self) -> None:
             self.ready = False
@@ -102,7 +102,20 @@ def test_parameters_of_unknown_names_are_found_by_their_values_or_described() ->
 
     adapter = Adapter(names={"second": "gamma", "first": "beta"})
     assert check(Odd, adapter=adapter)
-    assert check(Odd).status == 1
+    assert check(Odd)
+
+
+def test_a_layer_whose_gamma_is_not_found_is_not_judged() -> None:
+    class Unclear:
+        def __init__(self, dim: int) -> None:
+            self.first, self.second = np.ones(dim), np.zeros(dim)
+
+        def forward(self, x: Any) -> Any:
+            return np.tanh(self.first * (x - x.mean(0)) / np.sqrt(x.var(0) + 1e-5) + self.second)
+
+    verdict = check(Unclear)
+    assert verdict.status == 2
+    assert str(verdict.problem).startswith("gamma could not be set: it may be first of Unclear")
 
 
 def test_a_running_statistic_that_is_never_stored_is_wrong() -> None:

@@ -17,7 +17,7 @@ from xhat.lens.checker.verdict import FormulaRead, Verdict, WrongLine
 
 running, visit = browsing.running, browsing.visit  # the fixtures
 HOSTILE = "</script><img src=x onerror=\"document.title='taken'\">"
-M, C = 40, 33
+M, C = 100, 33
 
 
 def dump(mean_path: bool) -> dict[str, Any]:
@@ -48,8 +48,17 @@ def test_the_largest_differences_are_those_of_numpy() -> None:
         assert one["off"] == pytest.approx(one["yours"] - one["exact"])
     _, shown, difference = view["maps"]
     assert [m["title"] for m in view["maps"]] == ["yours", "exact", "difference"]
-    assert (shown["columns"], shown["rows"]) == (M, 24)  # the 24 worst channels
+    assert (shown["columns"], shown["rows"]) == (64, 24)  # places that share a column; the 24 worst channels
     assert difference["scale"] == pytest.approx(np.abs(given["dx"] - exact).max(), rel=1e-6)
+
+
+def test_a_single_wrong_value_is_seen_among_those_that_share_its_column() -> None:
+    given = dump(mean_path=True)
+    given["dx"][7, 57] += 3
+    view = view_of(check_data(given), "dx")
+    assert view["largest"][0]["place"] == (7, 57)
+    assert view["maps"][2]["scale"] == pytest.approx(3, rel=1e-5)
+    assert sum(cells.count("M") for cells in view["maps"][2]["levels"].values()) == 1
 
 
 def test_dx_is_shown_along_its_three_paths() -> None:

@@ -30,6 +30,7 @@ FOUND = {
     "options with momentum 0.999": ("momentum", "fixed, batch weighs 0.001"),
     "Cumulative": ("momentum", "cumulative average (first weight 1)"),
     "float32 inside": ("arrays", "numpy, float64 (float32 inside)"),
+    "gamma alone": ("parameters", "gamma alone"),
     "the unbiased variance": ("variance", "N - 1"),
 }
 

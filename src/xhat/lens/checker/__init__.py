@@ -2,7 +2,7 @@
 
 check, load, command      entry points for functions, for files, and for the command line
 adapter, names            calling conventions: arguments and results by name
-modules, state            classes as functions, and where they keep their arrays
+modules, construction, state    classes as functions, and where they keep their arrays
 arrays, probes            the test data, as NumPy, PyTorch or JAX arrays
 runs, runner              one run of the code under test
 reference, steps, faults  the exact computation with a fault in any step, and the faults that have names

@@ -18,6 +18,7 @@ __all__ = [
     "bind",
     "bind_layer",
     "cache_of",
+    "gradients_in",
     "is_listed",
     "named_results",
     "quantity",
@@ -164,6 +165,10 @@ def _items(result: Any) -> list[tuple[str | None, Any]]:
         return [(None, value) for value in result]
     if is_array(result):
         return [(None, result)]
+    if hasattr(data := getattr(result, "data", None), "shape") and is_array(
+        data
+    ):  # a Variable or Tensor of the code
+        return [(None, data)]
     attributes = {name: value for name, value in getattr(result, "__dict__", {}).items() if is_array(value)}
     return list(attributes.items())
 
@@ -195,6 +200,35 @@ def named_results(
         else:
             key = usual[i] if i < len(usual) else f"value {i + 1}"
         found[key] = value
+    return found
+
+
+def gradients_in(title: str, returned: Any, adapter: Adapter) -> dict[str, Any]:
+    """dx, dgamma and dbeta in what a backward returned, also nested: (dx, (dgamma, dbeta)), or under "x", "gamma"."""
+    if adapter.backward_returns is None and isinstance(returned, (tuple, list)):
+        flat: list[Any] = []
+        for part in returned:
+            nested = isinstance(part, (tuple, list)) and part and all(is_array(v) for v in part)
+            flat += [*part] if nested else [*part.values()] if isinstance(part, Mapping) else [part]
+        returned = returned if hasattr(returned, "_fields") else tuple(flat)
+    found = named_results(title, returned, adapter.backward_returns, GRADIENTS, adapter)
+    found = {f"d{name}" if name in ("x", "gamma", "beta") else name: value for name, value in found.items()}
+    found = {name: value for name, value in found.items() if name in GRADIENTS and value is not None}
+    if not found:
+        raise Unjudged(f"{title} returned none of dx, dgamma and dbeta by a known name.", (2, 0))
+    return found
+
+
+def returned_state(returned: Any, adapter: Adapter) -> dict[str, Any]:
+    """The running statistics in a dictionary or a pair beside y: y, {"mean": ..., "var": ...}; or y, (mean, var)."""
+    found: dict[str, Any] = {}
+    for part in returned[1:] if isinstance(returned, (tuple, list)) else ():
+        if isinstance(part, Mapping):
+            named = {quantity(str(name), adapter): value for name, value in part.items()}
+            found |= {f"running_{q}": named[q] for q in ("mean", "var") if is_array(named.get(q))}
+            found |= {q: named[q] for q in ("running_mean", "running_var") if is_array(named.get(q))}
+        elif isinstance(part, (tuple, list)) and len(part) == 2 and all(map(is_array, part)):
+            found |= dict(zip(("running_mean", "running_var"), part, strict=True))
     return found
 
 

@@ -83,10 +83,9 @@ def check(
         adapter = Adapter(arrays=adapter.arrays or layer.kind)
     if backward is not None and getattr(forward, "bwd", None) is backward:
         backward = None  # the backward of a custom_vjp runs where its forward is differentiated
-    functions = [f for f in (forward, backward) if f is not None]
     subject = _subject(forward, backward)
     specs = array_specs(
-        kinds_for(functions, adapter.arrays),
+        kinds_for([f for f in (forward, backward) if f is not None], adapter.arrays),
         (dtype,) if dtype else ("float64", "float32"),
         (layout,) if layout else _TRIED,
     )

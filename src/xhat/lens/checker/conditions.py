@@ -8,8 +8,6 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import NamedTuple
 
-import numpy as np
-
 from xhat.lens.checker.adapter import Unjudged
 from xhat.lens.checker.arrays import holds
 from xhat.lens.checker.bounds import bounds
@@ -149,9 +147,7 @@ def _long(runner: Runner, fit: Fit, crossings: tuple[Crossing, ...], dtype: str)
     """Batches that cross the block sizes of kernels."""
     layout = fit.batch[0].layout
     for crossing in crossings:
-        p = crossing_probe(layout, crossing, eps=fit.eps, dtype=runner.spec.dtype)
-        if not fit.affine:
-            p = replace(p, gamma=np.ones_like(p.gamma), beta=np.zeros_like(p.beta))
+        p = crossing_probe(layout, crossing, eps=fit.eps, dtype=runner.spec.dtype).with_parameters(fit.affine)
         sums = UNIT["float32"] if UNIT[dtype] > UNIT["float32"] else None
         try:
             found = _outputs(runner, p, fit)

@@ -72,6 +72,8 @@ def _find_conventions(fit: Fit, diagnosis: Diagnosis, expected: Expected) -> Non
             places[0].removeprefix("eps ").removesuffix(" in the forward") if places else "inside the root"
         )
         conventions["eps"] = place if fit.eps == PROBE_EPS else f"{fit.eps:g} in the code, {place}"
+    if isinstance(fit.affine, str):
+        conventions["parameters"] = f"{fit.affine} alone"
     if fit.convention.words:
         conventions["convention"] = fit.convention.words
     if "y" in fit.own_eps:

@@ -15,7 +15,7 @@ from xhat.lens.checker.faults import TITLES, Mistake, compatible, sets_of, with_
 from xhat.lens.checker.fit import Fit, fit_at
 from xhat.lens.checker.probes import LARGE, Array, Probe, probes
 from xhat.lens.checker.runner import Runner
-from xhat.lens.checker.search import BACKWARD
+from xhat.lens.checker.search import BACKWARD, LIMIT
 from xhat.lens.checker.steps import CLOSED, FORMULATIONS, Faults, Formulation
 
 __all__ = ["IGNORED", "OTHER", "PROBE_EPS", "fit_with_eps"]
@@ -49,7 +49,9 @@ def _without_eps(
     """The fit of code whose eps, or that of one pass, is not the one it is given."""
     runner = fit.runner if fit is not None else runner
     assert runner is not None
-    large = fit_at(runner, CUSTOMARY, correction, LARGE[runner.spec.dtype])
+    # With the eps that is given, only mistakes beside that of eps are searched for: one in each output.
+    most = LIMIT if fit is None else 1
+    large = fit_at(runner, CUSTOMARY, correction, LARGE[runner.spec.dtype], most)
     found: list[Fit] = [fit] if fit is not None else []
     if fit is None or "y" in _unexplained(fit):
         for value in _candidates(large, given):

@@ -29,9 +29,10 @@ class Fit:
     runs: dict[int, list[RunResult]]
     eps: float
     unit: float | None
-    affine: bool
+    affine: bool | str
     correction: int | None = None  # required; the other is accepted only if this one explains nothing
     convention: Convention = PLAIN
+    most: int = LIMIT  # mistakes that are searched for in one output
     tolerance: float = 0.0
     dtype: str = "float64"
     accumulates: bool = False  # sums in float16
@@ -74,7 +75,7 @@ class Fit:
         self.tolerance = tolerance
         every = (0, 1)
         for corrections in (every,) if self.correction is None else ((self.correction,), every):
-            for limit in range(LIMIT + 1):
+            for limit in range(self.most + 1):
                 found = [e for correction in corrections for e in self._explain(correction, limit)]
                 cheapest = min((e.cost for e in found), default=(1, 0))
                 self.best = [e for e in found if e.cost == cheapest]
@@ -90,7 +91,7 @@ class Fit:
         unexplained: dict[str, tuple[Names, ...]] = {}
         if "y" in outputs:
             forwards = predictor.explain("y", self.flat(correction, "y"), self.tolerance, limit)
-            if not forwards and limit == LIMIT:
+            if not forwards and limit == self.most:
                 forwards, unexplained = [()], {"y": ()}
         for forward in forwards:
             inherited = forward if self.runner.uses_cache else ()
@@ -105,7 +106,7 @@ def run_probes(
     runner: Runner, eps: float, correction: int | None, unit: float | None, mode: Mode = TRAINING
 ) -> Fit:
     """The runs of one layout, not explained yet. Raises Unjudged if the code can't run."""
-    affine = runner.forward is None or runner.takes("gamma")
+    affine = _affine(runner)
     batch = probes(runner.spec.layout, runner.spec.dtype, eps, affine, unit)
     first = [runner.run(p, 0, mode=mode) for p in batch]
     uses_statistics = runner.backward is not None and runner.takes("mean", "var", "std", "rstd", "xhat")
@@ -116,9 +117,19 @@ def run_probes(
     return fit
 
 
-def fit_at(runner: Runner, eps: float, correction: int | None, unit: float | None = None) -> Fit:
+def _affine(runner: Runner) -> bool | str:
+    """Whether the code has gamma and beta (True), one of them (its name), or none (False)."""
+    if runner.forward is None:
+        return True
+    taken = [name for name in ("gamma", "beta") if runner.takes(name)]
+    return len(taken) == 2 or (taken[0] if taken else False)
+
+
+def fit_at(
+    runner: Runner, eps: float, correction: int | None, unit: float | None = None, most: int = LIMIT
+) -> Fit:
     """Runs and explanations at one eps, at the tightest tolerance with an explanation."""
-    fit = _conventional(run_probes(runner, eps, correction, unit))
+    fit = _conventional(replace(run_probes(runner, eps, correction, unit), most=most))
     fit.explain(fit.tolerance)
     if fit.cost != (0, 0) and all(s.swappable for s in fit.runs[0]):
         swapped = replace(fit, runs={c: [s.swapped() for s in results] for c, results in fit.runs.items()})

@@ -14,7 +14,8 @@ import numpy as np
 from xhat.lens.checker import arrays, state
 from xhat.lens.checker.adapter import Adapter, Unjudged, bind, bind_layer, is_listed, named_results, quantity
 from xhat.lens.checker.arrays import kinds_for
-from xhat.lens.checker.names import GRADIENTS, PASSES, WIDTHS
+from xhat.lens.checker.construction import initialized, quantities_of
+from xhat.lens.checker.names import GRADIENTS, PASSES
 from xhat.lens.checker.probes import LAYOUTS
 from xhat.lens.checker.state import STATE
 
@@ -69,7 +70,8 @@ class _Layer:
             raise Unjudged(f"class {layer.__name__} has no forward and no __call__.")
         used = [getattr(layer, self.steps["forward"]), vars(layer).get("__init__")]
         self.kind = kinds_for([f for f in used if f is not None], adapter.arrays)[0]
-        self.given = _constructor(layer, adapter)
+        self.given = quantities_of(layer, adapter)
+        self.sample: Any = None
         made = self._construct(3, {})
         self.places, self.guessed = state.parameters(made, adapter)
         called = self._called_once(made)
@@ -78,8 +80,7 @@ class _Layer:
         self.late = bool(new) or not {"gamma", "beta"} & {*self.places, *self.given.values()}
         if self.late:
             made, self.places = called, self.places | new
-        self.unknown = state.unknown(made, adapter, 3) if self.late and "gamma" not in self.places else {}
-        self._identify()
+        self._identify(called, self.sample)
         self.options = self._options(made)
 
     def _construct(self, channels: int, values: dict[str, Any]) -> Any:
@@ -90,7 +91,7 @@ class _Layer:
         chosen = {name: values[q] for name, q in self.given.items() if q in values}
         listed = "channels" not in self.given.values() and is_listed(self.layer)
         try:
-            return _initialized(self.layer(*[channels] * listed, **chosen), channels)
+            return initialized(self.layer(*[channels] * listed, **chosen), channels)
         except Exception as e:
             shown = ", ".join(f"{name}={value}" for name, value in chosen.items())
             raise Unjudged(f"{self.layer.__name__}({shown}) raised {type(e).__name__}: {e}") from e
@@ -103,16 +104,35 @@ class _Layer:
             with suppress(Exception):
                 fresh = self._construct(shape[LAYOUTS[layout].axis], {})
                 self._call(fresh, _first_call(x))
+                self.sample = x
                 return fresh
         return made
 
-    def _identify(self) -> None:
-        """Parameters with unknown names, by their first values: gamma is 1 everywhere, and beta 0."""
-        for q, fill in (("gamma", 1.0), ("beta", 0.0)):
-            alike = state.place_in(self.unknown, fill)
-            if q not in self.places and len(alike) == 1:
-                self.places[q] = alike[0]
-                del self.unknown[alike[0]]
+    def _identify(self, made: Any, x: Any) -> None:
+        """Find parameters with unknown names by their effect on y. Raises Unjudged if there may still be one."""
+        if x is None or {"gamma", "beta"} <= {*self.places, *self.given.values()}:
+            return
+
+        def y() -> Any:
+            returned = self._call(made, _first_call(arrays.copied(x)))
+            return named_results("forward", returned, self.adapter.forward_returns, ("y",), self.adapter)["y"]
+
+        arrays_left = state.unknown(made, self.adapter, 3)
+        with suppress(Exception):
+            self.places |= {
+                q: p for q, p in state.by_effect(made, arrays_left, y).items() if q not in self.places
+            }
+        left = [
+            p
+            for p in arrays_left
+            if p not in self.places.values() and (arrays.read(arrays_left[p]) == 1).all()
+        ]
+        if left and "gamma" not in {*self.places, *self.given.values()}:
+            names = " or ".join(".".join(place) for place in left)
+            raise Unjudged(
+                f"gamma could not be set: it may be {names} of {self.layer.__name__}; "
+                "describe the attributes with Adapter(names={...})."
+            )
 
     def _options(self, made: Any) -> dict[str, str | None]:
         """eps and momentum: set in the constructor (None), or as this attribute."""
@@ -230,22 +250,6 @@ class _Layer:
         return bool(roles & {"training", "evaluation", "mode"})
 
 
-class _Descent:
-    """An optimizer for layers that update their parameters themselves: each moves by its gradient."""
-
-    def update(self, w: Any, grad_wrt_w: Any) -> Any:
-        return w - grad_wrt_w
-
-
-def _initialized(made: Any, channels: int) -> Any:
-    """The layer after `set_input_shape` and `initialize(optimizer)`, if it has them."""
-    if callable(getattr(made, "set_input_shape", None)):
-        made.set_input_shape((channels,))
-    if callable(getattr(made, "initialize", None)):
-        made.initialize(_Descent())
-    return made
-
-
 def _first_call(x: Any) -> dict[str, Any]:
     """The arguments of a call that makes the parameters."""
     return {"x": x, "training": True, "evaluation": False, "mode": "train"}
@@ -254,22 +258,6 @@ def _first_call(x: Any) -> dict[str, Any]:
 def _own(layer: type, name: str) -> bool:
     """Whether a class defines this method, `type.__call__` excepted."""
     return any(name in vars(c) for c in layer.__mro__ if c is not object)
-
-
-def _constructor(layer: type, adapter: Adapter) -> dict[str, str | None]:
-    """Each parameter of the constructor with its quantity; "channels" is the number of channels."""
-    found: dict[str, str | None] = {}
-    for name, parameter in inspect.signature(layer).parameters.items():
-        if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
-            continue
-        width = name.lower().replace("_", "") in WIDTHS and name not in adapter.names
-        known = quantity(name, adapter)
-        required = parameter.default is parameter.empty
-        if width or (required and not found and known not in ("gamma", "beta")):
-            found[name] = "channels"
-        elif required or known not in STATE:  # bias=True is no array
-            found[name] = known
-    return found
 
 
 def _set_mode(made: Any, training: bool) -> None:

@@ -27,9 +27,9 @@ _NAMES = {
     "m": "n m count batchsize num numel",
     "y": "y out output",
     "running_mean": "runningmean movingmean runmean runningmu rmean globalmean rollingmean avgmean emamean popmean "
-    "populationmean meanrunning movingavgmean movingmeans runningmeans means bnmeanrunning",
+    "populationmean expmean meanrunning movingavgmean movingmeans runningmeans means bnmeanrunning",
     "running_var": "runningvar movingvar runvar movingvariance runningvariance rvar globalvar rollingvar avgvar "
-    "rollingvariance emavar popvar populationvar populationvariance varrunning movingavgvar runningvars vars",
+    "rollingvariance emavar popvar populationvar populationvariance expvar varrunning movingavgvar runningvars vars",
     "momentum": "momentum decay bnmomentum mom",
     "training": "training train istraining trainmode trainflg trainflag istrain trainingmode",
     "evaluation": "evaluation isevaluation testing istest inference isinference deterministic useglobalstats "

@@ -91,6 +91,7 @@ def _from_sums(c: Comparison, rest: list[str], correction: int) -> tuple[list[st
             if o in coarse
             and coarse[o].max() < 0.5 * np.abs(c.exact[o]).max()  # else anything would be rounding
             and (np.abs(c.difference(o)) <= coarse[o]).all()
+            and _is_noise(c, o)
         ]
         if rounded:
             sentences.append(
@@ -187,6 +188,12 @@ def _worst_channels(c: Comparison) -> Comparison:
         {o: part(v) for o, v in c.allowed.items()},
         type(c.paths)(*(part(v) for v in c.paths)),
     )
+
+
+def _is_noise(c: Comparison, output: str) -> bool:
+    """Whether the error is no multiple of the exact output, as rounding is none."""
+    off, exact = c.difference(output).ravel(), c.exact[output].ravel()
+    return bool((off @ exact) ** 2 < 0.5 * (off @ off) * (exact @ exact))
 
 
 def _cancels(c: Comparison, wrong: list[str], correction: int) -> bool:

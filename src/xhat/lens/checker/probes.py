@@ -119,6 +119,13 @@ class Probe:
         count: int = prod(self.x.shape[a] for a in self.axes(over))
         return count + edge * (count // self.x.shape[self.axes("batch")[0]] if edge else 0)
 
+    def with_parameters(self, affine: bool | str) -> "Probe":
+        """The batch with gamma 1 or beta 0 where the code has no such parameter: all (True), one's name, or none."""
+        gamma = self.gamma if affine in (True, "gamma") else np.ones_like(self.gamma)
+        return replace(
+            self, gamma=gamma, beta=self.beta if affine in (True, "beta") else np.zeros_like(self.beta)
+        )
+
     def reshaped(self) -> "Probe":
         """The batch as x.reshape(-1, C), without moving the channel axis to the end first."""
         c = self.channels
@@ -182,9 +189,15 @@ def _in_dtype(probe: Probe, dtype: str) -> Probe:
 
 @lru_cache(maxsize=256)
 def probes(
-    layout: str, dtype: str = "float64", eps: float = 0.4, affine: bool = True, unit: float | None = None
+    layout: str,
+    dtype: str = "float64",
+    eps: float = 0.4,
+    affine: bool | str = True,
+    unit: float | None = None,
 ) -> tuple[Probe, ...]:
     """The probes of one layout, all values representable in the dtype. Not affine: gamma is 1 and beta 0.
+
+    affine: "gamma" or "beta" if the code has only one of them.
 
     unit: the scale of x; by default that at which eps matters. At `LARGE` no usual eps is visible.
     """
@@ -192,8 +205,7 @@ def probes(
     scale = unit_for(eps) if unit is None else unit
     for seed, shape in enumerate(LAYOUTS[layout].shapes):
         probe = _probe(LAYOUTS[layout], shape, eps, seed + 11, scale)
-        if not affine:
-            probe = replace(probe, gamma=np.ones_like(probe.gamma), beta=np.zeros_like(probe.beta))
+        probe = probe.with_parameters(affine)
         found.append(_in_dtype(probe, dtype))
     return tuple(found)
 

@@ -11,7 +11,17 @@ from typing import Any
 import numpy as np
 
 from xhat.lens.checker import arrays, reference
-from xhat.lens.checker.adapter import NO_CACHE, Adapter, Unjudged, bind, cache_of, named_results, takes
+from xhat.lens.checker.adapter import (
+    NO_CACHE,
+    Adapter,
+    Unjudged,
+    bind,
+    cache_of,
+    gradients_in,
+    named_results,
+    returned_state,
+    takes,
+)
 from xhat.lens.checker.names import GRADIENTS
 from xhat.lens.checker.probes import Array, Probe
 from xhat.lens.checker.runs import TRAINING, ArraySpec, Mode, Options, RunResult
@@ -159,7 +169,7 @@ class Runner:
                 result.extra[name] = value
         is_unnamed = isinstance(returned, (tuple, list)) and not hasattr(returned, "_fields")
         result.named = self.adapter.forward_returns is not None or not is_unnamed
-        self._observe_running(p, values, result)
+        self._observe_running(returned, p, values, result)
         return cache_of(returned, found)
 
     def _note_overwritten(
@@ -169,12 +179,15 @@ class Runner:
             if not np.array_equal(arrays.read(values[name]).ravel(), getattr(p, name).ravel()):
                 result.notes.append(f"{title} overwrites {name}.")
 
-    def _observe_running(self, p: Probe, values: dict[str, Any], result: RunResult) -> None:
+    def _observe_running(self, returned: Any, p: Probe, values: dict[str, Any], result: RunResult) -> None:
         """Find running statistics that were updated in place, in the options, or returned."""
+        nested = returned_state(returned, self.adapter) if self.takes("running_mean", "options") else {}
         for name in _STATE[2:]:
             before = getattr(p, name).ravel()
-            for holder in (values, values["options"], result.extra):
+            for holder in (nested, values, values["options"], result.extra):
                 after = _numbers(dict.__getitem__(holder, name)).ravel() if name in holder else before
+                if holder is nested and after.size != p.channels:
+                    continue
                 if not np.array_equal(after, before):
                     result.running[name] = after
             result.extra.pop(name, None)
@@ -252,22 +265,6 @@ def _line_reached(e: BaseException) -> int:
             return frame.tb_lineno
         frame = frame.tb_next
     return 0
-
-
-def gradients_in(title: str, returned: Any, adapter: Adapter) -> dict[str, Any]:
-    """dx, dgamma and dbeta in what a backward returned, also nested: (dx, (dgamma, dbeta)), or under "x", "gamma"."""
-    if adapter.backward_returns is None and isinstance(returned, (tuple, list)):
-        flat: list[Any] = []
-        for part in returned:
-            nested = isinstance(part, (tuple, list)) and part and all(arrays.is_array(v) for v in part)
-            flat += [*part] if nested else [*part.values()] if isinstance(part, Mapping) else [part]
-        returned = returned if hasattr(returned, "_fields") else tuple(flat)
-    found = named_results(title, returned, adapter.backward_returns, GRADIENTS, adapter)
-    found = {f"d{name}" if name in _FORWARD else name: value for name, value in found.items()}
-    found = {name: value for name, value in found.items() if name in GRADIENTS and value is not None}
-    if not found:
-        raise Unjudged(f"{title} returned none of dx, dgamma and dbeta by a known name.", (2, 0))
-    return found
 
 
 def title_of(function: Callable[..., Any], role: str) -> str:

@@ -197,7 +197,7 @@ def predictor_for(
     layout: str,
     dtype: str,
     eps: float,
-    affine: bool,
+    affine: bool | str,
     correction: int,
     unit: float | None = None,
     convention: Convention = PLAIN,

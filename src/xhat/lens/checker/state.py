@@ -3,7 +3,7 @@
 Nothing is judged here. A place is found in one instance of a layer, and used in others.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from math import prod
 from typing import Any
 
@@ -13,7 +13,7 @@ from xhat.lens.checker.adapter import Adapter, Unjudged, quantity
 from xhat.lens.checker.arrays import is_array, read
 from xhat.lens.checker.names import GRADIENTS
 
-__all__ = ["STATE", "Place", "gradients", "parameters", "place_in", "put", "unknown", "value_at"]
+__all__ = ["STATE", "Place", "by_effect", "gradients", "parameters", "put", "unknown", "value_at"]
 
 STATE = ("gamma", "beta", "running_mean", "running_var")
 Place = tuple[str, ...]  # the names on the way from a layer to an array
@@ -92,6 +92,16 @@ def unknown(made: Any, adapter: Adapter, channels: int) -> dict[Place, Any]:
     return {place: value for place, value in found if np.size(read(value)) == channels}
 
 
-def place_in(values: dict[Place, Any], fill: float) -> list[Place]:
-    """The places whose values are all this number."""
-    return [place for place, value in values.items() if (read(value) == fill).all()]
+def by_effect(made: Any, values: Mapping[Place, Any], y: Callable[[], Any]) -> dict[str, Place]:
+    """gamma and beta among arrays, by what happens to y when they grow by 1: xhat is added to it, or 1."""
+    found: dict[str, Place] = {}
+    for place, value in values.items():
+        before = read(y())
+        put(made, place, value + 1)
+        change = read(y()) - before
+        put(made, place, value)
+        if np.allclose(change, 1, atol=1e-4):
+            found.setdefault("beta", place)
+        elif abs(change.mean()) < 1e-4 and 0.5 < change.std() < 2:
+            found.setdefault("gamma", place)
+    return found

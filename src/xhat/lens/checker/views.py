@@ -127,7 +127,9 @@ def _curve(ratio: Array) -> dict[str, Any]:
 
 
 def _largest(yours: Array, exact: Array, off: Array, ratio: Array) -> list[dict[str, Any]]:
-    order = np.argsort(-ratio, axis=None, kind="stable")[:_LARGEST]
+    flat = -ratio.ravel()
+    largest = np.argpartition(flat, min(_LARGEST, flat.size) - 1)[:_LARGEST]
+    order = largest[np.argsort(flat[largest], kind="stable")]
     places = [tuple(map(int, np.unravel_index(i, ratio.shape))) for i in order]
     return [
         {

@@ -5,18 +5,21 @@ import json
 import os
 import queue
 import subprocess
+import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from xhat.lens.checker.files.supervise import Request, supervise
+from xhat.lens.checker.files.limits import kill
+from xhat.lens.checker.files.supervise import Child, Request, supervise
 from xhat.lens.checker.files.verdicts import Verdicts, revived
 from xhat.lens.checker.files.worker import ENVIRONMENT, interpreter, spawn
 
 __all__ = ["judge_files"]
 
-_FORKS = hasattr(os, "fork")
+# Elsewhere libraries of the system don't survive a fork, or there is none.
+_FORKS = sys.platform == "linux"
 
 
 def _cores() -> int:
@@ -29,10 +32,15 @@ class Worker:
 
     def __init__(self) -> None:
         self._process: subprocess.Popen[str] | None = None
+        self._child: Child | None = None  # of the file that is judged, where nothing forks
+        self._closed = False
 
     def judge(self, request: Request) -> Verdicts:
         if not _FORKS:
-            return supervise(request, spawn)
+            try:
+                return supervise(request, self._spawn)
+            except InterruptedError:
+                return Verdicts(Path(request.path).name, problem="it was interrupted.")
         process = self._process or self._start()
         self._process = process
         assert process.stdin is not None and process.stdout is not None
@@ -42,12 +50,20 @@ class Worker:
             process.stdin.flush()
             answer = process.stdout.readline()
         if not answer:
-            self.close()
+            self._end()
             return Verdicts(
                 Path(request.path).name, problem="the process that judges it was ended from outside."
             )
         found: Verdicts = revived(Verdicts, json.loads(answer))
         return found
+
+    def _spawn(self, folder: str, request: str, more: dict[str, Any]) -> Child:
+        if self._closed:
+            raise InterruptedError
+        self._child = spawn(folder, request, more)
+        if self._closed:  # in the meantime
+            kill(self._child.pid)
+        return self._child
 
     def _start(self) -> "subprocess.Popen[str]":
         return subprocess.Popen(
@@ -62,6 +78,12 @@ class Worker:
 
     def close(self) -> None:
         """End the process, and the file that it judges."""
+        self._closed = True
+        if self._child is not None and self._child.poll() is None:
+            kill(self._child.pid)
+        self._end()
+
+    def _end(self) -> None:
         if self._process is not None:
             self._process.terminate()
             self._process.wait()

@@ -1,6 +1,6 @@
 // What stands out in a model: findings grouped over its layers, where values are first not finite, curves over layers.
 
-const CURVE = { w: 640, h: 190, left: 46, right: 10, top: 12, bottom: 26 };
+const CURVE = { w: 640, h: 190, left: 62, right: 10, top: 12, bottom: 26 };
 
 function drawModel() {
   document.getElementById("whole").hidden = !DATA.model;

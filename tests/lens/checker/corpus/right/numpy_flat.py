@@ -217,6 +217,10 @@ def without_parameters(x, eps=1e-5):
     return (x - x.mean(0)) / np.sqrt(x.var(0) + eps)
 
 
+def gamma_alone(x, gamma, eps=1e-5):
+    return gamma * (x - x.mean(0)) / np.sqrt(x.var(0) + eps)
+
+
 def single_precision(x, gamma, beta, eps=1e-5):
     x = x.astype(np.float32)
     y = (x - x.mean(0)) / np.sqrt(x.var(0) + np.float32(eps))
@@ -257,6 +261,7 @@ CASES = {
     "leaky relu after it": (leaky_after, None),
     "features in rows": (rows_forward, rows_backward),
     "no parameters": (without_parameters, None),
+    "gamma alone": (gamma_alone, None),
     "float32 inside": (single_precision, None),
     "nested gradients": (nested_forward, nested_backward),
     "gradients by the names of what they are of": (nested_forward, keyed_backward),

@@ -96,7 +96,22 @@ def deterministic(x, scale, offset, pop_mean, pop_var, deterministic=False, epsi
     return scale * (x - mean) / np.sqrt(var + epsilon) + offset
 
 
+def state_in_a_dictionary(x, gamma, beta, running_mean, running_var, training=True):
+    mean, var = (x.mean(0), x.var(0)) if training else (running_mean, running_var)
+    state = {"mean": running_mean, "var": running_var}
+    if training:
+        state = {"mean": 0.9 * running_mean + 0.1 * mean, "var": 0.9 * running_var + 0.1 * var}
+    return gamma * (x - mean) / np.sqrt(var + 1e-5) + beta, state
+
+
+def state_in_a_pair(x, gamma, beta, running_mean, running_var, training=True):
+    y, state = state_in_a_dictionary(x, gamma, beta, running_mean, running_var, training)
+    return y, (state["mean"], state["var"])
+
+
 CASES = {
+    "running statistics in a dictionary beside y": (state_in_a_dictionary, None),
+    "running statistics in a pair beside y": (state_in_a_pair, None),
     "options": (options_forward, options_backward),
     "options with momentum 0.999": (slow_options, None),
     "running statistics in place": (in_place, None),
