@@ -18,7 +18,7 @@ INTRODUCTION = (
     "`python -m benchmarks.checker --write` writes this page. The right implementations are in "
     "`tests/lens/checker/corpus/right`. The mistakes are planted in the programs of "
     "`tests/lens/checker/corpus/wrong`; `planted.py` has what is expected of each, which was written down before "
-    "the checker was run on it. The search for the first wrong line was then improved on these mistakes, so the "
+    "the checker was run on it; names that the catalogue has gained since were added by their meaning. The search for the first wrong line was then improved on these mistakes, so the "
     "numbers are not those of unseen ones. A mistake is refused if every output that it makes wrong is called wrong. "
     "It is named if the names of the catalogue that were expected are among those found; a mistake for which no "
     "name was expected counts as not named. The line is right if the first line shown is the one that was changed "
