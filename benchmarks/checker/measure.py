@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from lens.checker.corpus.wrong.planted import Planted
+from lens.checker.corpus.wrong.planting import Planted
 from lens.checker.test_right import LAYOUT_IN_JAX, cases
 
 from xhat.lens import check, check_file

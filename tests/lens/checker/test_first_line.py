@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 from lens.checker import wrong
-from lens.checker.corpus.wrong.planted import PLANTED, Planted
+from lens.checker.corpus.wrong.planted import PLANTED
+from lens.checker.corpus.wrong.planting import Planted
 
 from xhat.lens import check, check_file
 from xhat.lens.checker.adapter import Adapter

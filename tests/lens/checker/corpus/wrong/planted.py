@@ -1,58 +1,13 @@
 """Mistakes planted in the programs of this folder, each with what the checker should say about it.
 
-Every expectation was written down before the checker was run: the outputs that are wrong, the name if the catalogue had
+Every expectation was written down before the checker was run: the outputs that are wrong, the name if the catalogue has
 one, the line (the first one that the edit changes, unless `line` has another), and the formulas that the numbers then
 obey, worked out by hand. Brackets and spaces of formulas don't count; a text with … has to occur in what is shown.
 """
 
-from pathlib import Path
-from typing import NamedTuple
-
-PROGRAMS = Path(__file__).parent / "programs"
+from lens.checker.corpus.wrong.planting import mistake as _p
 
 DX, M = "γ r dy - γ r Σ dy/N - γ r x̂ Σ(dy x̂)/N", "γ r dy - γ r Σ dy/m - γ r x̂ Σ(dy x̂)/m"
-
-
-class Planted(NamedTuple):
-    """A mistake: the program, the edits, and the expectations."""
-
-    key: str
-    program: str
-    edits: tuple[tuple[str, str], ...]
-    outputs: str
-    name: str = ""  # of the catalogue; several are separated by " + "
-    formulas: dict[str, str] = {}  # noqa: RUF012 - never changed
-    line: str = ""  # a part of the line, if it is not the first one that is edited
-
-    @property
-    def layout(self) -> str | None:
-        return "NCHW" if self.program in ("spatial", "axes") else None
-
-    def source(self) -> str:
-        """The program with the mistake."""
-        text = (PROGRAMS / f"{self.program}.py").read_text(encoding="utf-8")
-        for old, new in self.edits:
-            assert text.count(old) == 1, (self.key, old, text.count(old))
-            text = text.replace(old, new)
-        return text
-
-    def lines(self) -> list[int]:
-        """The numbers of the lines that are wrong."""
-        text = self.source().splitlines()
-        if self.line:
-            return [k for k, line in enumerate(text, 1) if self.line in line]
-        before = set((PROGRAMS / f"{self.program}.py").read_text(encoding="utf-8").splitlines())
-        return [k for k, line in enumerate(text, 1) if line not in before]
-
-
-def _p(
-    key: str, program: str, edits: str, outputs: str, name: str = "", line: str = "", **formulas: str
-) -> Planted:
-    """`edits` is one edit a line, old -> new; @ stands for a new line within one."""
-    rows = (edit.split("  ->  ") for edit in edits.split("\n"))
-    pairs = tuple((old.replace("@", "\n"), new.replace("@", "\n")) for old, new in rows)
-    return Planted(key, program, pairs, outputs, name, formulas, line)
-
 
 TWICE = "factor 2 in the variance path"
 SIGN_VARIANCE, SIGN_MEAN = "sign of the variance path", "sign of the mean path"
@@ -64,6 +19,12 @@ ROOT_VARIANCE, ROOT_ALL = "power of rstd wrong in the variance path", "power of 
 DY_VARIANCE, DY_MEAN = "dy used for dxhat in the variance path", "dy used for dxhat in the mean path"
 OUTSIDE, NO_EPS = "eps outside the root in the forward", "eps missing in the forward"
 NO_GAMMA_Y = "gamma forgotten in the forward"
+# Of these the catalogue had no name when the mistakes were planted.
+AXIS, EXCHANGED = "axis forgotten in a sum in dx", "dgamma and dbeta exchanged"
+LOST = "last sample left out of a sum in dx"
+TWICE_COUNTED = "last sample counted twice in a sum in dx"
+LOST_TOO = "last sample lost or counted twice in dgamma + last sample lost or counted twice in dbeta"
+RESHAPED = "reshape without transpose in the backward"
 SPATIAL = "spatial axes left out of a sum in "
 
 STEPS = (
@@ -83,7 +44,8 @@ STEPS = (
        dx="γ r dy - γ r Σ dy/N - r x̂ Σ(dy x̂)/N"),
     _p("n_minus_one", "steps", "dsq = 1.0 / N *  ->  dsq = 1.0 / (N - 1) *", "dx", MIXED,
        dx="γ r dy - γ r Σ dy/N - γ r x̂ Σ(dy x̂)/(N - 1)"),
-    _p("axis_forgotten", "steps", "np.sum(dxhat * xmu, axis=0)  ->  np.sum(dxhat * xmu)", "dx", dx="…other channels"),
+    _p("axis_forgotten", "steps", "np.sum(dxhat * xmu, axis=0)  ->  np.sum(dxhat * xmu)", "dx", AXIS,
+       dx="…other channels"),
     _p("dgamma_centered", "steps", "dgamma = np.sum(dout * xhat, axis=0)  ->  dgamma = np.sum(dout * xmu, axis=0)",
        "dgamma", "dgamma with x - mu instead of xhat", dgamma="Σ dy (x - μ)"),
     _p("forward_n_minus_one", "steps", "var = np.sum(sq, axis=0) / N  ->  var = np.sum(sq, axis=0) / (N - 1)", "dx",
@@ -106,10 +68,12 @@ CLOSED = (
     _p("term_too_many", "closed", "xhat * dgamma)  ->  xhat * (dgamma + xhat * dbeta))", "dx",
        dx=DX + " - γ r x̂² Σ dy/N"),
     _p("last_value_lost", "closed", "(dy * xhat).sum(axis=0), dy.sum(axis=0)  ->  "
-       "(dy * xhat)[:-1].sum(axis=0), dy[:-1].sum(axis=0)", "dx dgamma dbeta", dx="…value 4 of 4 not at all",
+       "(dy * xhat)[:-1].sum(axis=0), dy[:-1].sum(axis=0)", "dx dgamma dbeta",
+       f"{LOST} + {LOST_TOO}", dx="…value 4 of 4 not at all",
        dgamma="…value 4 of 4 not at all", dbeta="…value 4 of 4 not at all"),
     _p("last_value_twice", "closed", "(dy * xhat).sum(axis=0), dy.sum(axis=0)  ->  "
        "(dy * xhat).sum(axis=0) + (dy * xhat)[-1], dy.sum(axis=0) + dy[-1]", "dx dgamma dbeta",
+       f"{TWICE_COUNTED} + {LOST_TOO}",
        dx="…value 4 of 4 twice", dgamma="…value 4 of 4 twice", dbeta="…value 4 of 4 twice"),
     _p("three_at_once", "closed", "gamma * rstd / m * (m * dy - dbeta - xhat * dgamma)  ->  "
        "rstd * (dy - dbeta + xhat * dgamma / m)", "dx", f"{NO_GAMMA} + {SUM_MEAN} + {SIGN_VARIANCE}",
@@ -146,9 +110,10 @@ THREE_TERMS = (
     _p("dgamma_of_dxhat", "three_terms", "dgamma = (dy * xhat).sum(0)  ->  dgamma = (dxhat * xhat).sum(0)", "dgamma",
        "dgamma with dxhat instead of dy", dgamma="γ Σ dy x̂"),
     _p("exchanged", "three_terms", '"dgamma": dgamma, "dbeta": dbeta  ->  "dgamma": dbeta, "dbeta": dgamma',
-       "dgamma dbeta", dgamma="Σ dy", dbeta="Σ dy x̂"),
+       "dgamma dbeta", EXCHANGED, dgamma="Σ dy", dbeta="Σ dy x̂"),
     _p("own_eps_and_count", "three_terms", "(var + eps) ** -1.5  ->  (var + 0.00001) ** -1.5\n"
        "dvar * 2 * (x - mu) / m +  ->  dvar * 2 * (x - mu) / (m - 1) +", "dx",
+       f"{MIXED} + another eps in the backward",
        dx="γ r dy - γ r Σ dy/N - γ (x - μ) Σ(dy (x - μ))/((N - 1) √(σ² + 1e-05)³)"),
 )  # fmt: skip
 
@@ -157,18 +122,20 @@ SPATIAL_PROGRAM = (
        "out = out.reshape(N, H, W, C).transpose(0, 3, 1, 2)  ->  out = out.reshape(N, C, H, W)\n"
        "dflat = dout.transpose(0, 2, 3, 1).reshape(-1, C)  ->  dflat = dout.reshape(-1, C)\n"
        "dx = dx.reshape(N, H, W, C).transpose(0, 3, 1, 2)  ->  dx = dx.reshape(N, C, H, W)", "y",
+       "reshape without transpose in the forward",
        y="…channels are mixed"),
     _p("dout_reshaped", "spatial", "dflat = dout.transpose(0, 2, 3, 1).reshape(-1, C)  ->  "
-       "dflat = dout.reshape(-1, C)", "dx dgamma dbeta", dx="…other channels"),
+       "dflat = dout.reshape(-1, C)", "dx dgamma dbeta", RESHAPED, dx="…other channels"),
     _p("n_for_m", "spatial", "m = N * H * W  ->  m = N", "dx", SPATIAL + "dx",
        dx="γ r dy - γ r Σ dy/N - γ r x̂ Σ(dy x̂)/N"),
     _p("ddof", "spatial", "flat.var(axis=0)  ->  flat.var(axis=0, ddof=1)", "dx", MIXED, line="dx = scale",
        dx=M),
     _p("dx_reshaped", "spatial", "dx = dx.reshape(N, H, W, C).transpose(0, 3, 1, 2)  ->  "
-       "dx = dx.reshape(N, C, H, W)", "dx", dx="…other channels"),
+       "dx = dx.reshape(N, C, H, W)", "dx", RESHAPED, dx="…other channels"),
     _p("divided_twice", "spatial", "xhat * dgamma / m)  ->  xhat * dgamma / m**2)", "dx", MEAN_VARIANCE,
        dx="γ r dy - γ r Σ dy/m - γ r x̂ Σ(dy x̂)/m²"),
     _p("dbeta_mean", "spatial", "dbeta = dflat.sum(axis=0)  ->  dbeta = dflat.mean(axis=0)", "dx dbeta",
+       "dbeta scaled by 1/n + mean where a sum is needed: mean path",
        dx="γ r dy - γ r Σ dy/m² - γ r x̂ Σ(dy x̂)/m", dbeta="Σ dy/m"),
 )  # fmt: skip
 
@@ -192,7 +159,7 @@ AXES = (
 LOOPS = (
     _p("one_value_less", "loops",
        "for i in range(n):@            dgamma  ->  for i in range(n - 1):@            dgamma",
-       "dx dgamma dbeta", dgamma="…value 4 of 4 not at all", dbeta="…value 4 of 4 not at all",
+       "dx dgamma dbeta", f"{LOST} + {LOST_TOO}", dgamma="…value 4 of 4 not at all", dbeta="…value 4 of 4 not at all",
        dx="…value 4 of 4 not at all"),
     _p("divided_by_c", "loops", "mean_path = dbeta[j] / n  ->  mean_path = dbeta[j] / c", "dx",
        dx="γ r dy - γ r Σ dy/C - γ r x̂ Σ(dy x̂)/N"),
@@ -219,7 +186,7 @@ IN_PLACE = (
        dx="γ r⁻¹ dy - γ r⁻¹ Σ dy/N - γ (x - μ) Σ(dy x̂)/N"),
     _p("sum_of_squares", "in_place", "(out**2).mean(axis=0)  ->  (out**2).sum(axis=0)", "y",
        "sum where a mean is needed: var", y="γ (x - μ)/√(N σ² + ε) + β"),
-    _p("mean_of_all", "in_place", "out -= x.mean(axis=0)  ->  out -= x.mean()", "y"),
+    _p("mean_of_all", "in_place", "out -= x.mean(axis=0)  ->  out -= x.mean()", "y", "axis forgotten in the forward"),
     _p("no_gamma_in_y", "in_place", "out *= gamma  ->  out *= 1.0", "y", NO_GAMMA_Y, y="r (x - μ) + β"),
 )  # fmt: skip
 
@@ -245,13 +212,15 @@ TORCH = (
     _p("sum_for_mean", "torch_function", "(grad_x_hat * x_hat).mean(dim=0)  ->  (grad_x_hat * x_hat).sum(dim=0)", "dx",
        SUM_VARIANCE, dx="γ r dy - γ r Σ dy/N - γ r x̂ Σ(dy x̂)"),
     _p("exchanged", "torch_function", "return grad_input, grad_gamma, grad_beta  ->  "
-       "return grad_input, grad_beta, grad_gamma", "dgamma dbeta", dgamma="Σ dy", dbeta="Σ dy x̂"),
+       "return grad_input, grad_beta, grad_gamma", "dgamma dbeta",
+       EXCHANGED, dgamma="Σ dy", dbeta="Σ dy x̂"),
     _p("divided", "torch_function", "inv_std * (grad_x_hat - mean_term - var_term)  ->  "
        "(grad_x_hat - mean_term - var_term) / inv_std", "dx", ROOT_ALL,
        dx="γ r⁻¹ dy - γ r⁻¹ Σ dy/N - γ (x - μ) Σ(dy x̂)/N"),
     _p("unbiased", "torch_function", "unbiased=False  ->  unbiased=True", "dx", MIXED, line="var_term = ",
        dx=DX),
     _p("mean_of_all", "torch_function", "mean_term = grad_x_hat.mean(dim=0)  ->  mean_term = grad_x_hat.mean()", "dx",
+       AXIS,
        dx="…other channels"),
     _p("root_of_saved", "torch_function", "B = grad_output.shape[0]  ->  inv_std = torch.rsqrt(inv_std)", "dx",
        dx="γ r^(-0.5) dy - γ r^(-0.5) Σ dy/N - γ r^(-0.5) x̂ Σ(dy x̂)/N"),
