@@ -118,7 +118,7 @@ def _shares(batches: list[Any], weights: Sequence[float] | None) -> list[float]:
 
 def _parts(step: "_Step", batches: list[Any], shares: list[float], losses: list[Tensor]) -> Any:
     """What each walker runs, the seed of its random numbers, and whether it is the last."""
-    seeds = torch.empty(len(batches), dtype=torch.int64).random_().tolist()
+    seeds = torch.empty(len(batches), dtype=torch.int64, device="cpu").random_().tolist()
     for k, (batch, share) in enumerate(zip(batches, shares, strict=True)):
         yield (lambda k=k, b=batch, s=share: losses.append(step(k, b, s))), seeds[k], k == len(batches) - 1
 
