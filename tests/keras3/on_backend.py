@@ -82,7 +82,7 @@ def _compiled(kind: str, training: bool) -> Callable[..., Any]:
             return first[0].stateless_call(trained, others, x, training=training, mask=mask)
 
         y, pull, others = jax.vjp(call, trained, x, has_aux=True)
-        dtrained, dx = pull(dy)
+        dtrained, dx = pull(dy.astype(y.dtype))
         return y, dx, dtrained, others
 
     compiled = jax.jit(gradients)
