@@ -25,7 +25,17 @@ SEEN = (
 WALKED = ("convert", "ghost", "nn", "operators", "recalibrate", "running_stats", "sync", "trees")
 JAX_PARTS = ("jax.moments", "jax.derivatives", "jax.inputs", "jax.functional")
 TORCH_PUBLIC = (
-    *("accumulate", "adapt", "average", "convert", "doctor", "domains", "engines", "exponential_average", "fold"),
+    *(
+        "accumulate",
+        "adapt",
+        "average",
+        "convert",
+        "doctor",
+        "domains",
+        "engines",
+        "exponential_average",
+        "fold",
+    ),
     *("freeze", "functional", "ghost", "nn", "recalibrate", "renorm", "sync"),
 )
 MAY_IMPORT: dict[str, set[str]] = {
@@ -124,7 +134,11 @@ MAY_LOAD: dict[str, set[str]] = {
     "lens": set(),
     "lens.paths": {"numpy"},
     "lens.prover": {"numpy", "sympy", "mpmath", "rich"},
-    "lens.checker": {"jinja2", "numpy", "rich"},  # PyTorch and JAX by name, where the code under test uses them
+    "lens.checker": {
+        "jinja2",
+        "numpy",
+        "rich",
+    },  # PyTorch and JAX by name, where the code under test uses them
     "lens.reporter": {"numpy", "torch"},
     "demo": {"numpy", "sklearn", "matplotlib", "rich", "threadpoolctl", "torch"},
     "cli": set(),

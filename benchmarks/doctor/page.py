@@ -44,13 +44,11 @@ def page(
     planned: int,
 ) -> str:
     """The whole page; planned: how many healthy models the grid has."""
+    totals = ([name, f"{a} of {b}", _percent(a, b)] for name, (a, b) in scores(cases, healthy).items())
     parts = [
         "# What the doctor finds",
         INTRODUCTION,
-        _table(
-            ["", "", ""],
-            ([name, f"{a} of {b}", _percent(a, b)] for name, (a, b) in scores(cases, healthy).items()),
-        ),
+        _table(["", "", ""], totals),
         "## Cases",
         _table(
             ["case", "source", "cause", "named first", "with the remedy", "also found"],
