@@ -19,6 +19,10 @@ from xhat.errors import DtypeError, ShapeError
 
 __all__ = ["BatchNormalization", "convert", "revert"]
 
+# Numbers of float32 that no sum exceeds. A clip to them keeps a compiler from contracting a division and a difference in
+# some of the places that need both, and not in others: the quotient would be another number in each.
+BOUNDS = -3e38, 3e38
+
 # A tensor of the backend, or one of Keras's symbolic tensors.
 Tensor = Any
 
@@ -142,16 +146,14 @@ def normalize(
         padding = ops.logical_and(w == 0, ops.logical_not(ops.isfinite(x)))
         x = ops.where(padding, 0.0, x)  # 0 times NaN is NaN
     included = ops.where(m > 0, m, 1)
-    # Any number will do for it. The bounds keep compilers from contracting the division with some of the differences
-    # x - rough and not with others: rough would be another number in each.
-    rough = ops.stop_gradient(ops.clip(total(w * x) / included, -3e38, 3e38))
+    rough = ops.stop_gradient(ops.clip(total(w * x) / included, *BOUNDS))
     x = x - rough
     mu, m2 = equations.moments(x, total, included, w)
     m2 = m2 + 0 * m2  # NaN where a square overflows: an infinite variance would hide x
     var = equations.variance(m2, included)
     z = equations.standardize(x, mu, gamma * equations.reciprocal_std(var, eps, ops.sqrt))
     # z = gamma xhat, and sum(w z) is 0 but for rounding. Through it the gradient loses its rough mean.
-    y = z - total(w * z) / included + beta
+    y = z - ops.clip(total(w * z), *BOUNDS) / included + beta
     if padding is not None:
         y = ops.where(padding, math.nan, y)
     return y, m, rough + mu, var
