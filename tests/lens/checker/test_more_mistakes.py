@@ -71,6 +71,24 @@ def test_statistics_of_each_sample_are_named(own: tuple[int, ...]) -> None:
     assert check(forward).names == {"statistics of each sample in the forward"}
 
 
+@pytest.mark.parametrize(
+    ("axes", "name"),
+    [
+        ((0, 1, 2), "channel axis transposed in the forward"),
+        ((2, 3), "statistics of each sample in the forward"),
+        ((0, 1, 2, 3), "axis forgotten in the forward"),
+    ],
+)
+def test_wrong_axes_are_named_where_eps_is_in_the_code(axes: tuple[int, ...], name: str) -> None:
+    def forward(x: Any, gamma: Any, beta: Any) -> Any:
+        mean, var = x.mean(axes, keepdims=True), x.var(axes, keepdims=True)
+        return gamma.reshape(1, -1, 1, 1) * (x - mean) / np.sqrt(var + 1e-3) + beta.reshape(1, -1, 1, 1)
+
+    verdict = check(forward)
+    assert verdict.names == {name}, str(verdict)
+    assert verdict.conventions["eps"] == "0.001 in the code, inside the root"
+
+
 def rows_of(x: Any, transposed: bool) -> Any:
     return (np.moveaxis(x, 1, -1) if transposed else x).reshape(-1, x.shape[1])
 

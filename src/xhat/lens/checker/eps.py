@@ -149,6 +149,8 @@ def _eps_at(large: Fit, guess: float, faults: Faults, digits: float) -> float | 
     for p in probes(runner.spec.layout, runner.spec.dtype, guess, large.affine):
         scaled = large.convention.scaled(p)
         exact = reference.forward(replace(scaled, eps=0.0), correction, faults)
+        if exact.var.size not in (1, p.channels):  # wrong axes: y has no slope by channel
+            return None
         y = runner.run(p, correction).outputs["y"]
         kept: Array = np.asarray(y > 0 if large.convention.activation else np.ones_like(y), dtype=np.float64)
         with np.errstate(all="ignore"):

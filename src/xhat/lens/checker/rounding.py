@@ -27,16 +27,16 @@ def coarse(dtypes: Sequence[str]) -> str:
 
 
 def is_noise(runner: Runner, p: Probe, outputs: list[str]) -> bool:
-    """Whether an output jumps by more than float64 does where x moves by 1e-9: it has float32 or less inside.
+    """Whether an output jumps by more than float64 does where x moves by 1e-6: it has float32 or less inside.
 
-    A smooth output has a second difference of the order of 1e-18; the rounding of float32 leaves about 1e-8.
+    A smooth output has a second difference of the order of 1e-12; the rounding of float32 leaves about 1e-8.
     """
-    step = 1e-9 * np.abs(p.x).max() * np.sin(np.arange(p.x.size)).reshape(p.x.shape)
+    step = 1e-6 * np.abs(p.x).max() * np.sin(np.arange(p.x.size)).reshape(p.x.shape)
     runs = [runner.run(replace(p, x=p.x + k * step)).outputs for k in range(3)]
     for output in outputs:
         low, middle, high = (run[output] for run in runs)
         jump = np.abs(low - 2 * middle + high).max()
-        if jump > 1e-11 * max(float(np.abs(middle).max()), 1e-300):
+        if jump > 1e-9 * max(float(np.abs(middle).max()), 1e-300):
             return True
     return False
 
