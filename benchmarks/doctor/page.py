@@ -68,13 +68,19 @@ def page(
             ["diagnosis of", "forward passes a batch", "layers swapped alone"],
             ([name, f"{count:.1f}", str(swapped)] for name, (count, swapped) in passes.items()),
         ),
-        f"A step of a ResNet-20 (batches of 128, 32 x 32) takes {cost.plain * 1e3:.1f} ms, and within `xt.watch` "
-        f"{cost.watched * 1e3:.1f} ms (the least of steps that alternate). The median ratio of neighbours is "
-        f"{cost.ratio:.3f}.",
+        _step(cost),
         "## Machine",
         _table(["", ""], ([key, value] for key, value in machine.items())),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _step(cost: Cost) -> str:
+    return (
+        f"A step of a ResNet-20 (batches of 128, 32 x 32) takes {cost.plain * 1e3:.1f} ms, and within `xt.watch` "
+        f"{cost.watched * 1e3:.1f} ms (the least of steps that alternate). The median ratio of neighbours is "
+        f"{cost.ratio:.3f}."
+    )
 
 
 def _measured(count: int, planned: int) -> str:
