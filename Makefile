@@ -19,7 +19,7 @@ MADE := $(VENV)/made-for-$(VERSION)
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 INSTALL := install --quiet --constraint constraints.txt --build-constraint constraints-build.txt
-EXTRAS := demo,doctor,lens,test
+EXTRAS := demo,doctor,lens,jax,flax,equinox,keras,test
 # A file's tests share what they compute, so they stay in one process; files start in the order of their names.
 PYTEST := -m pytest --numprocesses $(PROCESSES) --dist loadfile --no-loadscope-reorder
 
@@ -105,12 +105,15 @@ $(MADE)/torch: constraints.txt | $(MADE)/python
 	        || { cat $@.said; exit 1; }; \
 	fi
 
+# Triton tests the kernels for GPUs without one. Its wheels are for Linux; it comes without torch's CUDA packages.
+TRITON := $(if $(filter Linux-x86_64,$(shell uname -sm | tr ' ' '-')),$(PIP) $(INSTALL) --no-deps triton,true)
+
 # Published networks for the tests of xhat.torch. They depend on torchvision, and that on a CUDA build of torch, so
 # they come without what they ask for; what they need of it is the extra `architectures`. And what exports to ONNX.
 $(MADE)/architectures: constraints.txt pyproject.toml | $(MADE)/with-$(EXTRAS)
 	@test ! -e $(MADE)/torch || { \
 	    $(PIP) $(INSTALL) --no-deps timm torchvision segmentation-models-pytorch && \
-	    $(PIP) $(INSTALL) --only-deps '.[architectures,onnx]' && touch $@; }
+	    $(PIP) $(INSTALL) --only-deps '.[architectures,onnx]' && $(TRITON) && touch $@; }
 
 # ----------------------------------------------------------------------------------------------- sanitizers
 # The kernels once more, compiled with AddressSanitizer and UBSan, in an environment that holds nothing else and finds the
@@ -150,6 +153,6 @@ wheel: $(PACKAGE) | $(MADE)/python
 	$(PIP) wheel --quiet --no-deps --build-constraint constraints-build.txt --wheel-dir dist .
 	$(BIN)/python -m venv --clear $(WHEEL)
 	$(PIP) --python $(WHEEL)/bin/python install --quiet --constraint constraints.txt \
-	    "$$(echo dist/xhat-*.whl)[demo,doctor,lens,test]"
+	    "$$(echo dist/xhat-*.whl)[$(EXTRAS)]"
 	$(WHEEL)/bin/python -c 'import xhat, sys; sys.exit(not xhat.__file__.startswith(sys.prefix))'
 	$(WHEEL)/bin/python $(PYTEST)

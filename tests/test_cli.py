@@ -27,6 +27,7 @@ def test_config_shows_what_the_engine_uses(capsys):
         "isa": config["isa"],
         "isa_available": " ".join(config["isa_available"]),
         "threads": str(config["threads"]),
+        "triton": config["triton"],
     }
 
 
@@ -113,3 +114,10 @@ def test_an_error_of_xhat_is_a_sentence_and_an_interrupt_is_quiet(monkeypatch, c
     monkeypatch.setitem(COMMANDS, "config", ("", lambda parser: None, interrupted))
     assert main(["config"]) == 130
     assert capsys.readouterr().err == ""
+
+
+def test_the_package_runs_as_the_command():
+    run = subprocess.run([sys.executable, "-m", "xhat", "foo"], capture_output=True, text=True, check=False)
+    assert (run.returncode, run.stdout) == (2, "") and run.stderr.startswith(
+        "xhat: there is no command 'foo'"
+    )

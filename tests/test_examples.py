@@ -1,5 +1,6 @@
 """Every example runs, shows something, and stays short."""
 
+import re
 import runpy
 from pathlib import Path
 
@@ -13,9 +14,9 @@ EXAMPLES = sorted((Path(__file__).parent.parent / "examples").glob("*.py"))
 )  # Keras's
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
 def test_an_example_runs_and_is_short(path, capsys):
-    for framework in ("torch", "keras"):
-        if f"import {framework}" in path.read_text():
-            pytest.importorskip(framework)
+    for package in ("torch", "flax", "keras", "optax"):
+        if re.search(rf"^(import|from) {package}\b", path.read_text(), flags=re.MULTILINE):
+            pytest.importorskip(package)
     runpy.run_path(str(path))
     assert capsys.readouterr().out
     assert len(path.read_text().splitlines()) <= 60

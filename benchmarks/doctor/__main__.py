@@ -111,7 +111,8 @@ def main(arguments: list[str] | None = None) -> None:
         console.print(f"{name}: {a} of {b}", style="bold")
     console.print(f"xt.watch: {cost.ratio:.3f} of a plain step; passes a batch: {passes}")
     if not options.quick:
-        PAGE.write_text(page.page(machine(1), rows, found, passes, cost), encoding="utf-8")
+        planned = 2 * len(series("all", 3))
+        PAGE.write_text(page.page(machine(1), rows, found, passes, cost, planned), encoding="utf-8")
         console.print(f"wrote {PAGE.relative_to(ROOT)}")
 
 

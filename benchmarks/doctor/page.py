@@ -41,8 +41,9 @@ def page(
     healthy: Sequence[HealthyRow],
     passes: Mapping[str, tuple[float, int]],
     cost: Cost,
+    planned: int,
 ) -> str:
-    """The whole page."""
+    """The whole page; planned: how many healthy models the grid has."""
     parts = [
         "# What the doctor finds",
         INTRODUCTION,
@@ -63,6 +64,7 @@ def page(
             ["model", "batch sizes", "momenta", "seeds", "models", "harmful findings", "notes and risks"],
             (_healthy(list(rows)) for _, rows in groupby(healthy, key=lambda row: row.setting.name)),
         ),
+        _measured(len(healthy), planned),
         "## Cost",
         _table(
             ["diagnosis of", "forward passes a batch", "layers swapped alone"],
@@ -75,6 +77,12 @@ def page(
         _table(["", ""], ([key, value] for key, value in machine.items())),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _measured(count: int, planned: int) -> str:
+    if count >= planned:
+        return f"These are all {planned} models of the grid."
+    return f"These are {count} of the {planned} models of the grid: the run was stopped before its end."
 
 
 def _case(rows: list[CaseRow]) -> list[str]:

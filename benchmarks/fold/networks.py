@@ -31,7 +31,7 @@ def torchvision_with_its_schemas() -> Any:
     sys.path.insert(0, str(ROOT / "tests" / "pytorch"))
     import architectures
 
-    return architectures._torchvision()
+    return architectures.torchvision()
 
 
 def networks() -> list[Network]:

@@ -21,6 +21,7 @@ __all__ = [
     "activation_of",
     "check_correction",
     "check_count",
+    "check_dtype",
     "check_eps",
     "check_kinds",
     "check_like_x",

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from xhat.errors import XhatError
+from xhat.lens.checker import command as check
 from xhat.ops import config
 
 __all__ = ["COMMANDS", "main"]
@@ -133,35 +134,6 @@ def _at_least(least: int) -> Callable[[str], int]:
     return whole
 
 
-def _check_arguments(parser: Parser) -> None:
-    parser.add_argument("file", type=Path, help="a Python file with a forward, a backward or both")
-    parser.add_argument("--forward", metavar="NAME", help="name of the forward (found by its name)")
-    parser.add_argument("--backward", metavar="NAME", help="name of the backward (found by its name)")
-    parser.add_argument("--like", help="require the conventions of torch, keras, flax or onnx")
-    parser.add_argument("--correction", type=int, help="require the divisor N (0) or N - 1 (1)")
-    parser.add_argument("--layout", help="NC, NCHW, NHWC, NCL, NLC or CN (detected)")
-    parser.add_argument(
-        "--dtype", help="float64, float32, bfloat16 or float16 (float64; float32 if the code rejects it)"
-    )
-    parser.add_argument("--eps", type=float, help="eps of code that has no such parameter (detected)")
-    parser.add_argument("--json", action="store_true", help="print the verdict as JSON")
-
-
-def _check(args: Args) -> int:
-    from xhat.lens import check_file
-
-    options = ("forward", "backward", "like", "correction", "layout", "dtype", "eps")
-    verdict = check_file(args.file, **{name: getattr(args, name) for name in options})
-    if args.json:
-        print(verdict.as_json())
-    elif verdict.right is None:
-        return refuse(f"xhat check: {verdict.headline}")
-    else:
-        verdict.show()
-    status: int = verdict.status
-    return status
-
-
 def _derive_arguments(parser: Parser) -> None:
     parser.add_argument(
         "display", nargs="?", help="one display with its reason: path-1, ... (all in a table)"
@@ -226,7 +198,7 @@ COMMANDS = {
         _report_arguments,
         _report,
     ),
-    "check": ("name the mistakes in a batch-norm forward or backward", _check_arguments, _check),
+    "check": ("name the mistakes in a batch-norm forward or backward", check.arguments, check.run),
     "doctor": (
         "say why batch norm hurts a model, from its checkpoint or on batches",
         _doctor_arguments,

@@ -12,7 +12,17 @@ from xhat.errors import ArgumentError, DtypeError, OutputError, ShapeError
 from xhat.layout import Strides, View, strides_on, weight_order, weight_sizes
 from xhat.plan import Plan
 
-__all__ = ["Operand", "as_mask", "check_output", "overlapping", "read", "weights_for", "write"]
+__all__ = [
+    "Operand",
+    "as_mask",
+    "check_mask",
+    "check_output",
+    "check_weights",
+    "overlapping",
+    "read",
+    "weights_for",
+    "write",
+]
 
 # An array as the kernels take it: a buffer and its strides on the view.
 Operand = tuple[Array, Strides]
@@ -80,21 +90,22 @@ def weights_for(mask: Any, operation: str, x: Array, plan: Plan) -> tuple[Array 
     return flat, count
 
 
-def _weights_of(mask: Any, operation: str, x: Array, axes: tuple[int, ...]) -> Array:
-    """The mask in float64, broadcast to x's shape with size 1 along the channel axes."""
-    array = plain_array(mask, operation, "mask")
-    if array.dtype.kind not in "biuf" and array.dtype.name != "bfloat16":
-        raise DtypeError(f"{operation}: mask has dtype {array.dtype}, expected bool or real weights.")
-    target = tuple(1 if a in axes else n for a, n in enumerate(x.shape))
-    try:
-        array = np.broadcast_to(array, target)
-    except ValueError:
+def check_mask(operation: str, shape: tuple[int, ...], dtype: Any, target: tuple[int, ...], x: tuple[int, ...],
+               axes: tuple[int, ...]) -> None:  # fmt: skip
+    """Raises unless a mask of this shape and dtype can weigh x of shape x, whose weights have the shape target."""
+    if dtype.kind not in "biuf" and dtype.name != "bfloat16":
+        raise DtypeError(f"{operation}: mask has dtype {dtype}, expected bool or real weights.")
+    sizes = (1,) * (len(target) - len(shape)) + shape
+    if len(sizes) > len(target) or any(n not in (1, t) for n, t in zip(sizes, target, strict=True)):
         raise ShapeError(
-            f"{operation}: mask has shape {shown(array.shape)}, expected one that broadcasts to {shown(target)}: "
-            f"x is {shown(x.shape)}, and a mask has size 1 along the channels."
-            f"{mask_remedy(array.shape, x.shape, axes)}"
-        ) from None
-    weights: Array = array.astype(np.float64)
+            f"{operation}: mask has shape {shown(shape)}, expected one that broadcasts to {shown(target)}: "
+            f"x is {shown(x)}, and a mask has size 1 along the channels."
+            f"{mask_remedy(shape, x, axes)}"
+        )
+
+
+def check_weights(operation: str, weights: Array) -> None:
+    """Raises ArgumentError for weights that are negative, infinite or NaN."""
     if not bool(np.isfinite(weights).all()):
         raise ArgumentError(
             f"{operation}: mask has NaN or infinite weights, expected finite weights of at least 0."
@@ -103,6 +114,15 @@ def _weights_of(mask: Any, operation: str, x: Array, axes: tuple[int, ...]) -> A
         raise ArgumentError(
             f"{operation}: mask has a negative weight ({weights.min():g}), expected weights of at least 0."
         )
+
+
+def _weights_of(mask: Any, operation: str, x: Array, axes: tuple[int, ...]) -> Array:
+    """The mask in float64, broadcast to x's shape with size 1 along the channel axes."""
+    array = plain_array(mask, operation, "mask")
+    target = tuple(1 if a in axes else n for a, n in enumerate(x.shape))
+    check_mask(operation, array.shape, array.dtype, target, x.shape, axes)
+    weights: Array = np.broadcast_to(array, target).astype(np.float64)
+    check_weights(operation, weights)
     return weights
 
 

@@ -255,23 +255,26 @@ def _run_backward(
 
 
 def config() -> dict[str, Any]:
-    """The version, the instruction set in use, those this machine can run (best first), and the threads of a call."""
+    """The version, the instruction set in use, those this machine can run (best first), the threads of a call, and the
+    version of Triton, which kernels for GPUs need; "none" where it is not installed.
+    """
     return {
-        "version": _version(),
+        "version": _version("xhat", missing="unknown"),
         "isa": kernels.isa(),
         "isa_available": kernels.isa_available(),
         "threads": kernels.threads(),
+        "triton": _version("triton", missing="none"),
     }
 
 
-def _version() -> str:
-    """The installed version; "unknown" where xhat runs from its sources, without an installation."""
+def _version(package: str, missing: str) -> str:
+    """The installed version; `missing` without an installation, such as where xhat runs from its sources."""
     from importlib.metadata import PackageNotFoundError, version
 
     try:
-        return version("xhat")
+        return version(package)
     except PackageNotFoundError:
-        return "unknown"
+        return missing
 
 
 def _use(isa: str | None) -> None:

@@ -87,3 +87,18 @@ def test_batches_that_are_no_tensors(batch: Any, got: str) -> None:
         "model is called: forward=lambda model, batch: ..."
     )
     refused(sentence, [batch], loss)
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"loss": "mse"}, "loss is str, expected a function loss(output, batch)."),
+        ({"forward": 3}, "forward is int, expected a function forward(model, batch)."),
+        ({"optimizer": "sgd"}, "optimizer is str, expected a torch.optim.Optimizer."),
+        ({"layers": 5}, "layers is int, expected paths of batch norms."),
+    ],
+)
+def test_options_of_another_kind(options: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(ArgumentError) as raised:
+        xt.diagnose(net(), batches(), progress=False, **options)
+    assert str(raised.value) == f"diagnose: {sentence}"

@@ -92,3 +92,30 @@ def test_other_mistakes_get_a_sentence() -> None:
         xt.DomainBatchNorm(nn.BatchNorm1d(2), 0)
     with pytest.raises(DegenerateBatchError, match=r"^BatchNorm1d 'layers.1': "):
         xt.DomainBatchNorm(xt.BatchNorm1d(5), 2)(torch.ones(3, 5), torch.tensor([0, 0, 1]))
+
+
+def test_compiled_it_is_the_same() -> None:
+    """A batch of one domain is one graph; labels, whose counts are data, break it."""
+    made = xt.DomainBatchNorm(xt.BatchNorm1d(5), 2).double()
+    x = torch.randn(9, 5, dtype=torch.float64)
+    for labels, backend, whole in ((LABELS // 2, "eager", False), (1, "aot_eager", True)):
+        twin = copy.deepcopy(made)
+        compiled: Any = torch.compile(twin, backend=backend, fullgraph=whole)
+        torch.testing.assert_close(compiled(x, labels), made(x, labels), rtol=1e-12, atol=1e-12)
+        for name, value in made.state_dict().items():
+            torch.testing.assert_close(twin.state_dict()[name], value, rtol=1e-12, atol=0)
+
+
+def test_mapped_it_is_the_same() -> None:
+    """vmap over models, with the labels of one batch for all of them."""
+    models = [xt.DomainBatchNorm(xt.BatchNorm1d(5), 4).double() for _ in range(2)]
+    parameters, buffers = torch.func.stack_module_state(models)
+    x = torch.randn(2, 9, 5, dtype=torch.float64)
+    for labels in (LABELS, 1):
+        call = torch.func.vmap(
+            lambda p, b, t, labels=labels: torch.func.functional_call(models[0], (p, b), (t, labels))
+        )
+        for k, y in enumerate(call(parameters, buffers, x)):
+            torch.testing.assert_close(y, models[k](x[k], labels), rtol=1e-12, atol=1e-12)
+            for name, value in models[k].named_buffers():
+                torch.testing.assert_close(buffers[name][k], value, rtol=1e-12, atol=0)

@@ -148,3 +148,28 @@ def test_another_model_gets_a_sentence_and_changes_nothing() -> None:
         with pytest.raises(ArgumentError, match=f"^ExponentialAverage: {sentence}"):
             average.update(model)  # type: ignore[arg-type]
     assert all(torch.equal(v, before[k]) for k, v in average.state_dict().items())
+
+
+def test_it_takes_the_place_of_timm_s() -> None:
+    """The loop of timm's training script: parameters are the same; state dicts load in both directions."""
+    import architectures
+
+    architectures.torchvision()  # which timm imports
+    from timm.utils import ModelEmaV3, unwrap_model
+
+    models = trajectory(5)
+    ours, theirs = xt.ExponentialAverage(models[0], decay=0.9), ModelEmaV3(models[0], decay=0.9)
+    for step, model in enumerate(models[1:], start=1):
+        ours.update(model, step=step)
+        theirs.update(model, step=step)
+    for p, q in zip(ours.parameters(), theirs.parameters(), strict=True):
+        torch.testing.assert_close(p, q, rtol=1e-12, atol=1e-12)
+    assert ours.module.layers[1].num_batches_tracked == theirs.module.layers[1].num_batches_tracked  # type: ignore[index, union-attr]
+    assert unwrap_model(ours) is ours.module
+    resumed = xt.ExponentialAverage(models[1], decay=0.9)
+    resumed.load_state_dict(theirs.state_dict())
+    theirs.module.load_state_dict(unwrap_model(ours).state_dict())
+    for average in (resumed, theirs):
+        average.update(models[2], step=5)
+    for p, q in zip(resumed.parameters(), theirs.parameters(), strict=True):
+        torch.testing.assert_close(p, q, rtol=1e-12, atol=1e-12)

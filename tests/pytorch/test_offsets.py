@@ -67,7 +67,7 @@ def _by(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None
     """The kernels, or the formulas of other devices."""
     if request.param != "kernels":
         monkeypatch.setattr(composed, "_precision", lambda x, *_: x.dtype)
-        monkeypatch.setattr("xhat.torch.functional.plain", lambda *_: False)
+        monkeypatch.setattr("xhat.torch.functional.engine_for", lambda *_: None)
 
 
 @pytest.mark.usefixtures("_by")
@@ -157,5 +157,5 @@ def test_a_tensor_of_shape_0_is_an_empty_batch_as_in_torch(training: bool, affin
 
 def test_a_variance_that_overflows_is_nan_in_the_formulas_too(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(composed, "_precision", lambda x, *_: x.dtype)
-    monkeypatch.setattr("xhat.torch.functional.plain", lambda *_: False)
+    monkeypatch.setattr("xhat.torch.functional.engine_for", lambda *_: None)
     assert xt.batch_norm(torch.randn(9, 2) * 1e25, None, None, training=True).isnan().all()

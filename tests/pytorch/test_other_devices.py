@@ -42,7 +42,7 @@ def _as_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
         return torch.float64 if wide else torch.float32
 
     monkeypatch.setattr(composed, "_precision", precision)
-    monkeypatch.setattr("xhat.torch.functional.plain", lambda *_: False)
+    monkeypatch.setattr("xhat.torch.functional.engine_for", lambda *_: None)
 
 
 def run(p: Problem, training: bool, dy: Tensor, **options: Any) -> dict[str, Tensor]:

@@ -248,12 +248,17 @@ def test_what_is_not_finite() -> None:
 def test_progress_is_a_bar_or_lines(
     capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    line = "recalibrate: 2 of 2 batches\n"
     xt.recalibrate(xt.BatchNorm2d(2), batches(3, 4))
-    capfd.readouterr()
+    assert capfd.readouterr().err == line, "a file gets no bar"
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    xt.recalibrate(xt.BatchNorm2d(2), batches(3, 4))
+    bar = capfd.readouterr().err
+    assert "recalibrate" in bar and line not in bar
     monkeypatch.setitem(sys.modules, "rich", None)
     monkeypatch.setitem(sys.modules, "rich.console", None)
     xt.recalibrate(xt.BatchNorm2d(2), batches(3, 4))
-    assert capfd.readouterr().err == "recalibrate: 2 of 2 batches\n"
+    assert capfd.readouterr().err == line
     xt.recalibrate(xt.BatchNorm2d(2), batches(3, 4), progress=False)
     assert capfd.readouterr() == ("", "")
 

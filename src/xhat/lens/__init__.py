@@ -2,7 +2,7 @@
 
     paths       where a gradient comes from: `graph`, `evaluate`, `path_summary`
     prover      the derivation, proved or refuted: `derivation`, `theorems`, `derive`
-    checker     which mistake an implementation makes: `check`, `check_file`, `Adapter`
+    checker     which mistake an implementation makes: `check`, `check_file`, `check_files`, `Adapter`
     reporter    an HTML page about a layer or a model: `report`, `report_model`
 
 The packages have other names than the functions, since importing a submodule binds its name here and would hide the
@@ -16,13 +16,16 @@ from typing import Any
 _HOME = {
     "Adapter": "checker.adapter",
     "check": "checker.check",
+    "check_data": "checker.data",
     "check_file": "checker.load",
+    "check_files": "checker.load",
     "derivation": "prover.records",
     "theorems": "prover.theorems",
     "derive": "prover.command",
     "evaluate": "paths.graph",
     "graph": "paths.graph",  # the module itself
     "path_summary": "paths.summary",
+    "probes": "checker.crossing",
     "report": "reporter.page",
     "report_model": "reporter.model",
 }

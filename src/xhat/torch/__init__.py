@@ -1,5 +1,6 @@
 """Batch normalization for PyTorch: torch.nn's layers, replaced. The public names; no code."""
 
+from xhat.torch.accumulate import accumulate as accumulate
 from xhat.torch.adapt import Adaptation as Adaptation
 from xhat.torch.adapt import adapt as adapt
 from xhat.torch.average import average as average
@@ -14,6 +15,8 @@ from xhat.torch.doctor import diagnose as diagnose
 from xhat.torch.doctor import examine as examine
 from xhat.torch.doctor import watch as watch
 from xhat.torch.domains import DomainBatchNorm as DomainBatchNorm
+from xhat.torch.engines import engine_of as engine_of
+from xhat.torch.engines import use_triton as use_triton
 from xhat.torch.exponential_average import ExponentialAverage as ExponentialAverage
 from xhat.torch.fold import Folded as Folded
 from xhat.torch.fold import fold as fold
@@ -62,12 +65,14 @@ __all__ = [
     "LazyBatchNorm3d",
     "Recalibrated",
     "SyncBatchNorm",
+    "accumulate",
     "adapt",
     "average",
     "batch_norm",
     "convert",
     "convert_sync",
     "diagnose",
+    "engine_of",
     "examine",
     "fold",
     "fold_frozen",
@@ -77,5 +82,6 @@ __all__ = [
     "revert",
     "unfold",
     "unfreeze",
+    "use_triton",
     "watch",
 ]

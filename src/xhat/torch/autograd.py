@@ -14,11 +14,12 @@ from torch.autograd import Function
 from xhat import equations
 from xhat.checks import shown
 from xhat.plan import Plan, saved_for_backward
-from xhat.torch import composed, cpu
+from xhat.torch import composed
 from xhat.torch.cpu import Run
+from xhat.torch.engines import engine_for
 from xhat.torch.errors import TensorArgumentError, TensorShapeError
 from xhat.torch.inputs import CODES, Inputs
-from xhat.torch.internals import batched, differentiating_forward, plain, transforming
+from xhat.torch.internals import batched, differentiating_forward, transforming
 from xhat.torch.memory import check_memory
 
 __all__ = ["normalize"]
@@ -27,12 +28,12 @@ Maybe = Tensor | None
 
 
 class Normalize(Function):
-    """y = act(weight xhat + bias [+ residual]) on plain CPU tensors; the run says with which statistics."""
+    """y = act(weight xhat + bias [+ residual]) by an engine's kernels; the run says with which statistics."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Maybe, bias: Maybe, residual: Maybe, run: Run) -> Tensor:
         """The kernels' y; saves x, the parameters and, with a residual, what `saved_for_backward` names."""
-        y = cpu.normalize(x, weight, bias, residual, run)
+        y: Tensor = run.engine.normalize(x, weight, bias, residual, run)
         ctx.run = run
         if run.plan.activation:
             ctx.save_for_backward(
@@ -55,7 +56,7 @@ class Normalize(Function):
             return *_composed(dy, x, weight, bias, saved, run, needs), None
         if torch.is_grad_enabled():
             return *_differentiable(dy, x, weight, bias, saved, run, needs), None
-        return *cpu.gradients(dy, x, weight, bias, saved, run, needs), None
+        return *run.engine.gradients(dy, x, weight, bias, saved, run, needs), None
 
 
 def _run_of(ctx: Any) -> Run:
@@ -116,7 +117,7 @@ def _intact(run: Run) -> bool:
 def _for_kernels(dy: Tensor, x: Tensor, weight: Maybe, bias: Maybe, saved: Maybe, run: Run) -> bool:
     """Whether the kernels can take the gradient, and what hooks on saved tensors have returned."""
     return (
-        plain(dy, x, weight, bias, saved)
+        engine_for(dy, x, weight, bias, saved) is run.engine
         and not batched(dy)
         and dy.shape == x.shape
         and dy.dtype == x.dtype
@@ -132,9 +133,9 @@ def _composed(
     check_memory(dy, x, weight, bias, saved)
     o, residual = run.plan.options, run.plan.residual
     by_sign = o.activation == "leaky_relu" and saved is None
-    if by_sign and plain(x, weight, bias) and CODES.get(x.dtype) == run.plan.dtype:
+    if by_sign and engine_for(x, weight, bias) is run.engine and CODES.get(x.dtype) == run.plan.dtype:
         # The sides that the kernels' forward pass had, as behind a residual.
-        saved, residual = cpu.pre_of(x.detach(), weight, bias, run), True
+        saved, residual = run.engine.pre_of(x.detach(), weight, bias, run), True
     found = composed.gradients(dy, _inputs(x, weight, bias, run), saved, residual, o)
     parameters = (x, weight, bias, x)
     return tuple(
@@ -167,7 +168,7 @@ def _differentiable(
 def _before_activation(x: Tensor, weight: Maybe, bias: Maybe, saved: Maybe, run: Run) -> Tensor:
     """pre; for a leaky_relu, of which the sign is enough, any tensor of that sign."""
     if run.plan.options.activation == "leaky_relu":
-        return cpu.pre_of(x, weight, bias, run) if saved is None else saved.detach()
+        return run.engine.pre_of(x, weight, bias, run) if saved is None else saved.detach()
     linear = run.linear()
     if run.batch:  # the statistics are computed again, since pre depends on x through them
         linear = linear._replace(statistics=torch.empty_like(run.statistics))
@@ -189,7 +190,7 @@ class InputGradient(Function):
         ctx.run = linear = run.linear()
         ctx.save_for_backward(dy, x, weight)
         needs = (True, weight is not None, bias is not None, False)
-        dx, dweight, dbias, _ = cpu.gradients(dy, x, weight, bias, None, linear, needs)
+        dx, dweight, dbias, _ = run.engine.gradients(dy, x, weight, bias, None, linear, needs)
         assert dx is not None
         return dx, dweight, dbias
 
@@ -206,7 +207,7 @@ class InputGradient(Function):
             or torch.is_grad_enabled()
             or any(g is not None and batched(g) for g in (v, a, b))
         )
-        closed = closed and plain(v, a, b, dy, x, weight) and x.dtype.itemsize >= 4
+        closed = closed and engine_for(v, a, b, dy, x, weight) is run.engine and x.dtype.itemsize >= 4
         closed = closed and v.dtype == dy.dtype == x.dtype and CODES[x.dtype] == run.plan.dtype
         closed = closed and (run.weights is None or _zeros_and_ones(run.weights))  # else w v is rounded
         second = _second if closed else _composed_second
@@ -242,11 +243,10 @@ def _less_means(v: Tensor, dy: Tensor, w: Maybe, run: Run) -> tuple[Tensor, Tens
     plan = run.plan.linear()
     plan = plan._replace(options=plan.options._replace(eps=0.0))
 
-    def less_mean(t: Tensor) -> Tensor:
-        _, _, (mean, _) = cpu.moments(t, None)
-        return cpu.normalize(
-            t, None, None, None, Run(plan, torch.stack((mean, torch.ones_like(mean))), math.inf)
-        )
+    def less_mean(t: Tensor) -> Any:
+        _, _, (mean, _) = run.engine.moments(t, None)
+        given = Run(plan, torch.stack((mean, torch.ones_like(mean))), math.inf, None, run.engine)
+        return run.engine.normalize(t, None, None, None, given)
 
     return less_mean(v), less_mean(dy)
 
@@ -266,13 +266,14 @@ def _second(
     if mask is not None:
         wv = (v * mask).to(v.dtype)
         x = torch.where((mask == 0) & ~torch.isfinite(x), 0.0, x)  # 0 times NaN is NaN
-    t = cpu.gradient_sums(wv, x, run)
+    t = run.engine.gradient_sums(wv, x, run)
     # sum v dy: the sums of v over a "batch" dy of mean 0 and standard deviation 1.
-    plain_sum = Run(run.plan._replace(options=o._replace(eps=0.0)), torch.stack((zero, one)), math.inf)
-    _, product = cpu.gradient_sums(v, dy, plain_sum)
+    plain = run.plan._replace(options=o._replace(eps=0.0))
+    plain_sum = Run(plain, torch.stack((zero, one)), math.inf, None, run.engine)
+    _, product = run.engine.gradient_sums(v, dy, plain_sum)
     dgamma = zero if a is None else a.double()
     A, B, h_sum, h_sum_xhat, dweight = equations.second_gradient_sums(
-        cpu.gradient_sums(dy, x, run),
+        run.engine.gradient_sums(dy, x, run),
         t,
         product,
         dgamma,
@@ -281,13 +282,13 @@ def _second(
         m=run.m,
         correction=o.correction,
     )
-    ddy = cpu.input_gradient(v, x, gamma, *t, run, weighted=False)
+    ddy = run.engine.input_gradient(v, x, gamma, *t, run, weighted=False)
     if a is not None or b is not None:  # + a xhat + b
         constants = run._replace(m=math.inf, weights=None)
-        ddy = cpu.normalize(x, dgamma, None if b is None else b.double(), ddy, constants)
+        ddy = run.engine.normalize(x, dgamma, None if b is None else b.double(), ddy, constants)
     column = (1, -1, *[1] * (x.dim() - 2))
     h = torch.addcmul(A.to(x.dtype).reshape(column) * dy, B.to(x.dtype).reshape(column), wv)
-    dx = cpu.input_gradient(h, x, 1 / rstd, h_sum, h_sum_xhat, run, weighted=True)
+    dx = run.engine.input_gradient(h, x, 1 / rstd, h_sum, h_sum_xhat, run, weighted=True)
     return ddy, dx, None if weight is None else dweight.to(weight.dtype)
 
 

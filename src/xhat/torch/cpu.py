@@ -4,6 +4,7 @@ Nothing is checked here (see `functional`, and the kernels for memory), and no f
 """
 
 import math
+import sys
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -19,6 +20,7 @@ from xhat.torch.memory import LARGE, ask_for_huge_pages, check_memory, within_me
 
 __all__ = [
     "FLOAT64",
+    "NAME",
     "Run",
     "backward",
     "gradient_sums",
@@ -31,6 +33,8 @@ __all__ = [
     "run_of",
     "track",
 ]
+
+NAME = "kernels"  # see engines.engine_of
 
 # `new_empty` of this tensor takes half the time of torch.empty.
 FLOAT64 = torch.empty(0, dtype=torch.float64, device="cpu")
@@ -46,12 +50,14 @@ class Run(NamedTuple):
     statistics    mean and var (2, C) in float64: the batch's, which `normalize` writes, or given ones
     m             the sum of weights; infinite for given statistics
     weights       a copy of the mask's elements in the order in which the kernels read them; None: all are 1
+    engine        the module whose kernels run it: this one, or gpu.passes
     """
 
     plan: Plan
     statistics: Tensor
     m: float
     weights: Tensor | None = None
+    engine: Any = sys.modules[__name__]
 
     def linear(self) -> "Run":
         """The same pass without the activation."""
@@ -163,7 +169,7 @@ def normalize(
 
     given: mean and var of any dtype in place of run.statistics, if no gradient will be needed.
     """
-    plan, statistics, m, weights = run
+    plan, statistics, m, weights, _ = run
     y, result = _result_like(x, plan)
     eps, correction, _, slope = plan.options
     batch = m != math.inf
@@ -192,9 +198,14 @@ def pre_of(x: Tensor, weight: Tensor | None, bias: Tensor | None, run: Run) -> T
 
 
 def track(
-    mean: Tensor, var: Tensor, batches: Tensor | None, statistics: Tensor, weight: float, factor: float
+    mean: Tensor, var: Tensor, batches: Tensor | None, statistics: Tensor, weight: float | None, factor: float
 ) -> None:
-    """mean += weight (batch mean - mean), var += weight (factor batch var - var), batches += 1, or an IndexError."""
+    """mean += weight (batch mean - mean), var += weight (factor batch var - var), batches += 1, or an IndexError.
+
+    weight None: 1 / batches, the average of all.
+    """
+    if weight is None:
+        weight = 1 / max(1, int(batches) + 1)  # type: ignore[arg-type]  # a layer without a momentum counts
     run_track(mean.shape[0], (mean, CODES[mean.dtype]), (var, CODES[var.dtype]), batches, statistics, weight,
               factor)  # fmt: skip
     # A graph that has saved them for a gradient detects the change by their version.
@@ -210,7 +221,7 @@ def backward(
     dresidual: Operand | None = None, weighted: bool = True,
 ) -> None:  # fmt: skip
     """gradient_sums (reduce: writes both sums) and input_gradient (writes dx, and dresidual where `saved` is read)."""
-    plan, statistics, m, weights = run
+    plan, statistics, m, weights, _ = run
     if not x.numel():  # nothing to add; the kernels would leave the sums as they are
         sum_dy.zero_()
         sum_dy_xhat.zero_()

@@ -35,7 +35,8 @@ class ExponentialAverage(AveragedModel):
     dtype=torch.float32: steps of 1 - d are lost in 16 bits.
 
     It takes the place of torch.optim.swa_utils.AveragedModel, whose subclass it is, with the same state_dict, and of
-    timm's ModelEmaV3: `update_parameters(model)` and `update(model)` are the same, and the first one copies the model.
+    timm's ModelEmaV3, whose state_dict it loads: `update_parameters(model)` and `update(model)` are the same, and the
+    first one copies the model, as timm's does where it is given the step.
     `module` is the averaged model, in evaluation mode. Wrappers (DistributedDataParallel, torch.compile) are left out.
 
     These statistics follow those of the models that were averaged, while the averaged parameters have statistics of
@@ -100,6 +101,11 @@ class ExponentialAverage(AveragedModel):
         if olds:
             get_ema_multi_avg_fn(decay)(olds, news, self.n_averaged)
         self.n_averaged += 1
+
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any, **kwargs: Any) -> None:
+        """torch's; a state dict of timm's has no number of updates, and is an average that goes on."""
+        state_dict.setdefault(f"{prefix}n_averaged", torch.ones_like(self.n_averaged))
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
     def update(self, model: nn.Module, step: int | None = None) -> None:
         """`update_parameters` by timm's name. The step is not used: the decay depends on the number of updates."""

@@ -18,6 +18,7 @@ from xhat.plan import Plan, check_options, constant
 from xhat.torch import composed, cpu, operators
 from xhat.torch.autograd import normalize
 from xhat.torch.cpu import Run, plan_for
+from xhat.torch.engines import engine_for
 from xhat.torch.errors import TensorShapeError, TensorTypeError
 from xhat.torch.inputs import (
     CODES,
@@ -32,7 +33,6 @@ from xhat.torch.internals import (
     SameKind,
     differentiating_forward,
     eager,
-    plain,
     recomputing,
     tracing,
     transforming,
@@ -112,8 +112,8 @@ def normalized(t: Inputs, eps: Any, correction: Any, activation: Any) -> tuple[T
     """y with given statistics, or, where mean is None, with the batch's own, which are returned unless x is empty."""
     if t.mask is not None and t.mean is not None:
         t = t._replace(mask=None)  # a mask weighs the batch's statistics
-    if eager() and (plan := _plan_for_kernels(t, eps, correction, activation)) is not None:
-        return _by_kernels(t, plan)
+    if eager() and (found := _plan_for_kernels(t, eps, correction, activation)) is not None:
+        return _by_kernels(t, *found)
     o = check_options("batch_norm", eps, correction, activation)
     if unrecorded(_checked, t) and t.mean is None:
         return normalized(_of_nothing(t), eps, correction, activation)[0], None
@@ -129,23 +129,24 @@ def normalized(t: Inputs, eps: Any, correction: Any, activation: Any) -> tuple[T
 _plans, _running = SameKind(), SameKind()
 
 
-def _plan_for_kernels(t: Inputs, eps: Any, correction: Any, activation: Any) -> Plan | None:
-    """The plan of this call; None where the kernels do not take it."""
+def _plan_for_kernels(t: Inputs, eps: Any, correction: Any, activation: Any) -> tuple[Plan, Any] | None:
+    """The plan of this call and the engine that runs it; None where no kernels take it."""
     x, weight, bias, residual, mask, mean, var = t
-    if weight is None or bias is None or not (residual is mask is mean is None):
-        if not plain(*t) or _differentiated(mask, mean, var):
-            return None
-        return plan_for(t, eps, correction, activation)
     options = eps, correction, activation
+    if weight is None or bias is None or not (residual is mask is mean is None):
+        engine = engine_for(*t)
+        if engine is None or _differentiated(mask, mean, var):
+            return None
+        return plan_for(t, *options), engine
     if (found := _plans.get(weight, x, weight, bias)) is not None and all(map(is_, found[1], options)):
         plan: Plan = found[0]
-        return plan
-    if not plain(x, weight, bias):
+        return plan, cpu
+    if (engine := engine_for(x, weight, bias)) is None:
         return None
     plan = plan_for(t, *options)
-    if constant(*options):  # they are compared by identity
+    if engine is cpu and constant(*options):  # they are compared by identity
         _plans.put((plan, options), weight, x, weight, bias)
-    return plan
+    return plan, engine
 
 
 def _differentiated(*constants: Maybe) -> bool:
@@ -153,20 +154,21 @@ def _differentiated(*constants: Maybe) -> bool:
     return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in constants)
 
 
-def _by_kernels(t: Inputs, plan: Plan) -> tuple[Tensor, Batch | None]:
+def _by_kernels(t: Inputs, plan: Plan, engine: Any) -> tuple[Tensor, Batch | None]:
     x, weight, bias, residual, mask, mean, var = t
     differentiated = torch.is_grad_enabled()
-    run = normalize if differentiated else cpu.normalize
+    run = normalize if differentiated else engine.normalize
     if mean is not None and var is not None:
         if not differentiated:
-            return cpu.normalize(x, weight, bias, residual, Run(plan, cpu.FLOAT64, plan.m), (mean, var)), None
+            given = Run(plan, cpu.FLOAT64, plan.m, None, engine)
+            return engine.normalize(x, weight, bias, residual, given, (mean, var)), None
         # A copy: the layer's statistics may move before the backward pass.
         check_memory(mean, var)
         statistics = torch.stack((mean, var)).double()
-        return run(x, weight, bias, residual, Run(plan, statistics, plan.m)), None
+        return run(x, weight, bias, residual, Run(plan, statistics, plan.m, None, engine)), None
     if not x.numel():
-        return _by_kernels(_of_nothing(t), plan._replace(m=math.inf))
-    p = cpu.run_of(plan, x, mask)
+        return _by_kernels(_of_nothing(t), plan._replace(m=math.inf), engine)
+    p = engine.run_of(plan, x, mask)
     return run(x, weight, bias, residual, p), Batch(p.statistics, p.m)
 
 
@@ -213,11 +215,12 @@ def follow(
             (type(momentum) is float and -math.inf < momentum < math.inf)
             or (momentum is skipped is None and batches is not None)
         )
-        and _in_place(mean, var, batches, statistics)
+        and (engine := _in_place(mean, var, batches, statistics)) is not None
     ):
         try:
-            k = 1 / max(1, int(batches) + 1) if momentum is None else momentum  # type: ignore[arg-type]  # a tensor, see above
-            cpu.track(mean, var, batches, statistics, k, (m - correction) / (m - running_correction))
+            engine.track(
+                mean, var, batches, statistics, momentum, (m - correction) / (m - running_correction)
+            )
         except (IndexError, RuntimeError):  # misaligned, or none of theirs is left: `move` raises then
             move(running, batch, momentum, correction, running_correction, nonfinite)
     elif tracing() and not transforming():
@@ -226,23 +229,22 @@ def follow(
         move(running, batch, momentum, correction, running_correction, nonfinite)
 
 
-def _in_place(mean: Tensor, var: Tensor, batches: Maybe, statistics: Tensor) -> bool:
-    """Whether the kernels can update these where they are."""
+def _in_place(mean: Tensor, var: Tensor, batches: Maybe, statistics: Tensor) -> Any:
+    """The engine whose kernels can update these where they are; None if there is none."""
     shape = statistics.shape[1:]
     if batches is not None and _running.get(mean, mean, var, batches) == shape:
-        return True
+        return cpu
     for t in (mean, var):
         if (
             not (t.shape == shape and t.dtype in CODES and t.is_contiguous())
             or t.requires_grad
             or t.is_inference()
         ):
-            return False
+            return None
     counted = batches is None or (
         batches.dtype is torch.int64 and batches.numel() == 1 and not batches.is_inference()
     )
-    if not (counted and plain(mean, var, batches)):
-        return False
-    if batches is not None:
+    engine = engine_for(mean, var, batches, statistics) if counted else None
+    if batches is not None and engine is cpu:
         _running.put(shape, mean, mean, var, batches)
-    return True
+    return engine

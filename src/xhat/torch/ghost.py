@@ -58,11 +58,20 @@ class GhostBatchNorm(BatchNorm):
             beside = torch.cat([y for y, _ in found], 1) if len(found) > 1 else found[0][0]
             ys.append(beside.unflatten(1, (k, -1)).flatten(0, 1))
             batches += [batch for _, batch in found if batch is not None]
-        return torch.cat(ys) if len(ys) > 1 else ys[0], _merged(batches, t.x.shape[1], correction)
+        y = torch.cat(ys) if len(ys) > 1 else ys[0]
+        return _like(y, t.x), _merged(batches, t.x.shape[1], correction)
 
     def extra_repr(self) -> str:
         """`BatchNorm`'s, and the number of groups."""
         return f"{super().extra_repr()}, groups={self.groups}"
+
+
+def _like(y: Tensor, x: Tensor) -> Tensor:
+    """y with channels last in memory, if x has them there: the groups' channels beside one another are a copy."""
+    for order, dimensions in ((torch.channels_last, 4), (torch.channels_last_3d, 5)):
+        if x.dim() == dimensions and x.is_contiguous(memory_format=order) and not x.is_contiguous():
+            return y.contiguous(memory_format=order)
+    return y
 
 
 def _parts(t: Inputs, groups: int) -> list[tuple[Inputs, int]]:

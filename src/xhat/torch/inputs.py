@@ -65,6 +65,16 @@ class Batch(NamedTuple):
     count: Any
 
 
+def _check_devices(t: Inputs) -> None:
+    names = ("input", "weight", "bias", "residual", "mask", "running_mean", "running_var")
+    for name, tensor in zip(names, t, strict=True):
+        if tensor is not None and tensor.device != t.x.device and tensor.dim():
+            raise TensorArgumentError(
+                f"batch_norm: {name} is on {tensor.device} and input on {t.x.device}, expected one device. "
+                "Move the layer with layer.to(input.device), or the tensor."
+            )
+
+
 def check_inputs(t: Inputs, operation: str = "batch_norm") -> None:
     """Raises where tensors do not fit each other, or a batch has no variance. No element is read.
 
@@ -72,6 +82,7 @@ def check_inputs(t: Inputs, operation: str = "batch_norm") -> None:
     """
     x, weight, bias, residual, mask, mean, var = t
     check_tensor("residual", residual)
+    _check_devices(t)
     if x.is_mkldnn:
         raise TensorDtypeError(
             "batch_norm: input is an MKL-DNN tensor, expected a strided one. Pass input.to_dense(), or convert this "

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from datetime import timedelta
 from typing import Any, TypeVar
 
@@ -23,6 +24,7 @@ __all__ = [
     "for_other_tools",
     "functionalizing",
     "hooked",
+    "ordinary",
     "plain",
     "read_by_mkldnn",
     "recomputing",
@@ -33,6 +35,7 @@ __all__ = [
     "tool_by_exact_class",
     "tracing",
     "transforming",
+    "uncompiled",
     "unrecorded",
     "untransformed",
 ]
@@ -92,6 +95,12 @@ def constant(function: F) -> F:
     """
     function._dynamo_marked_constant = True  # type: ignore[attr-defined]
     return function
+
+
+def uncompiled() -> AbstractContextManager[Any]:
+    """Surrounds calls of a model whose compiled parts are to run as they were written."""
+    loaded = "torch._dynamo" in sys.modules  # else nothing was compiled, and the import would take seconds
+    return torch.compiler.set_stance("force_eager") if loaded else nullcontext()
 
 
 def tangents(*tensors: Tensor | None) -> bool:
@@ -167,6 +176,11 @@ def recomputing() -> bool:
 # Whether a gradient is a batch of gradients (is_grads_batched): a tensor without an address, made by a vmap that
 # torch.func does not know of.
 batched = torch._C._functorch.is_legacy_batchedtensor
+
+
+def ordinary(t: Tensor) -> bool:
+    """Whether this is a tensor without a subclass, with its elements at data_ptr, on any device."""
+    return type(t) in _PLAIN and t.layout is torch.strided and not t.is_neg()
 
 
 def plain(*tensors: Tensor | None) -> bool:

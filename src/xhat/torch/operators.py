@@ -19,9 +19,10 @@ from torch import Tensor
 from xhat.plan import Options, saved_for_backward
 from xhat.torch import composed, cpu, exported
 from xhat.torch.cpu import Run
+from xhat.torch.engines import engine_for, recorded_on
 from xhat.torch.errors import TensorArgumentError
 from xhat.torch.inputs import Batch, Inputs, check_gradient, check_inputs
-from xhat.torch.internals import for_other_tools, plain, tangents
+from xhat.torch.internals import for_other_tools, tangents
 from xhat.torch.memory import check_memory
 
 __all__ = ["Where", "across_ranks", "backward", "batch_norm", "forward", "gradients_of", "save"]
@@ -75,13 +76,13 @@ across_ranks: list[Ranks] = []  # at most one
 
 
 def batch_norm(t: Inputs, o: Options) -> tuple[Tensor, Batch | None]:
-    """As `composed.batch_norm`, as the operator where that has a kernel: with the batch's own statistics, on a CPU.
+    """As `composed.batch_norm`, as the operator where that has kernels: with the batch's own statistics.
 
     An evaluation is recorded as elementwise operations, which a compiler fuses and every exporter supports.
     """
     if t.mean is not None and t.var is not None:
         return _evaluated(t, o), None
-    if t.x.device.type != "cpu" or (t.mask is not None and t.mask.requires_grad):
+    if not recorded_on(t.x.device) or (t.mask is not None and t.mask.requires_grad):
         return composed.batch_norm(t, o)
     y, statistics, count = torch.ops.xhat.batch_norm(*t[:5], *o)
     return y, Batch(statistics.detach(), count.detach())
@@ -107,11 +108,11 @@ def forward(
     if not x.numel():
         nothing = x.new_zeros((2, x.shape[1]), dtype=torch.float64)
         return torch.empty_like(x), nothing, nothing.new_zeros(())
-    if not plain(*t):
+    if (engine := engine_for(*t)) is None:
         return _forward_composed(x, weight, bias, residual, mask, *rest)
-    run = cpu.run_of(cpu.plan_for(t, *o.arguments), x, mask)
-    y = cpu.normalize(x, weight, bias, residual, run)
-    return y, run.statistics, torch.as_tensor(run.m, dtype=torch.float64, device="cpu")
+    run = engine.run_of(cpu.plan_for(t, *o.arguments), x, mask)
+    y = engine.normalize(x, weight, bias, residual, run)
+    return y, run.statistics, torch.full((), run.m, dtype=torch.float64, device=x.device)
 
 
 def _forward_composed(
@@ -125,9 +126,9 @@ def _forward_across_ranks(t: Inputs, o: Options, where: Where) -> tuple[Tensor, 
     statistics, count = across_ranks[0].statistics(t.x, t.mask, o, where)
     mean, var = statistics.unbind(0)
     t = t._replace(mask=None, mean=mean, var=var)
-    if plain(*t):
+    if (engine := engine_for(*t)) is not None:
         plan = cpu.plan_for(t, *o.arguments)
-        return cpu.normalize(*t[:4], Run(plan, statistics, plan.m)), statistics, count
+        return engine.normalize(*t[:4], Run(plan, statistics, plan.m, None, engine)), statistics, count
     return composed.batch_norm(t, o)[0], statistics, count
 
 
@@ -143,16 +144,16 @@ def backward(
         check_inputs(t)
     if not x.numel():
         t = t._replace(mask=None)  # there is nothing to weigh
-    if not plain(dy, x, weight, bias, saved, t.mask, statistics):
+    if (engine := engine_for(dy, x, weight, bias, saved, t.mask, statistics)) is None:
         return _backward_composed(dy, x, weight, bias, saved, t.mask, statistics, residual, *rest)
     check_gradient(dy, x, saved, statistics, _separate(residual, o))
     check_memory(statistics)
     plan = cpu.plan_for(t._replace(residual=x if residual else None), *o.arguments, operation="moments")
-    run = cpu.run_of(plan, x, t.mask) if count is None else cpu.part_of(plan, float(count), t.mask)
+    run = engine.run_of(plan, x, t.mask) if count is None else engine.part_of(plan, float(count), t.mask)
     run = run._replace(statistics=statistics.contiguous())
     needs = (where.differentiated, weight is not None, bias is not None, _separate(residual, o))
     total = _total(x, statistics, o, count, where)
-    return _returned(cpu.gradients(dy, x, weight, bias, saved, run, needs, total), t, residual, o)
+    return _returned(engine.gradients(dy, x, weight, bias, saved, run, needs, total), t, residual, o)
 
 
 def _rest(rest: tuple[Any, ...]) -> tuple[Options, Maybe, Where]:

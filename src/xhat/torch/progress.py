@@ -11,7 +11,7 @@ SECONDS_BETWEEN_LINES = 5
 
 
 def with_progress(batches: Iterable[Any], what: str, show: bool) -> Iterable[Any]:
-    """The batches, with a progress bar on stderr; without rich, with a line from time to time."""
+    """The batches, with a progress bar on stderr; in a file, or without rich, with a line from time to time."""
     if not show:
         return batches
     try:
@@ -19,7 +19,10 @@ def with_progress(batches: Iterable[Any], what: str, show: bool) -> Iterable[Any
         from rich.progress import track
     except ImportError:
         return _with_lines(batches, what)
-    return track(batches, description=what, console=Console(stderr=True), transient=True)
+    console = Console(stderr=True)
+    if not (console.is_terminal or console.is_jupyter):  # rich would leave an empty line there
+        return _with_lines(batches, what)
+    return track(batches, description=what, console=console, transient=True)
 
 
 def _with_lines(batches: Iterable[Any], what: str) -> Iterator[Any]:

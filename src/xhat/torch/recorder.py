@@ -14,10 +14,10 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from xhat.checks import shown
 from xhat.errors import ArgumentError, ShapeError
-from xhat.torch import composed, cpu
+from xhat.torch import composed
+from xhat.torch.engines import engine_for
 from xhat.torch.functional import normalized
 from xhat.torch.inputs import CODES, Batch, Inputs
-from xhat.torch.internals import plain
 from xhat.torch.nn import BatchNorm
 from xhat.torch.running_stats import Running
 from xhat.torch.sync.groups import world_size
@@ -31,8 +31,9 @@ _TORCH_FORWARDS = (_BatchNorm.forward, nn.SyncBatchNorm.forward)
 
 def moments_of(x: Tensor, mask: Tensor | None = None) -> tuple[float, int, Tensor]:
     """m, the number of values that have a weight, and mean and m2 (2, C), in float64 wherever the device has it."""
-    known = plain(x) and x.dtype in CODES and (mask is None or plain(mask))
-    return cpu.moments(x, mask) if known else composed.moments(x, mask)
+    engine = engine_for(x, mask) if x.dtype in CODES else None
+    found: tuple[float, int, Tensor] = (engine or composed).moments(x, mask)
+    return found
 
 
 class Recorder:

@@ -18,7 +18,7 @@ class Siamese(nn.Module):
         self.head = nn.Linear(24, 4)
 
     def forward(self, x: Tensor) -> Tensor:
-        a, b = self.branch(x[:, :, :2]), self.branch(0.3 * x[:, :, 2:] - 3)
+        a, b = self.branch(x[:, :, :2]), self.branch(0.2 * x[:, :, 2:] - 4)
         out: Tensor = self.head(torch.cat([a, b], 1))
         return out
 

@@ -49,11 +49,12 @@ def test_a_cache_may_be_none_but_must_be_returned() -> None:
 
     verdict = check(lambda x, gamma, beta, eps: (alone(x, gamma, beta, eps), None), lambda dy, cache: dy)
     assert verdict.status == 1
-    problem = check(alone, lambda dy, cache: dy).problem
-    assert (
-        problem
-        == "backward asks for a cache, but its forward returns y alone; give the forward that makes it."
-    )
+    verdict = check(alone, lambda dy, cache: dy)
+    assert (verdict.right, verdict.status) == (None, 2)
+    assert verdict.headline == (
+        "forward (alone) and backward: y right; dx, dgamma, dbeta not judged: "
+        "backward asks for a cache, but its forward returns y alone; give the forward that makes it."
+    ).replace("forward (alone)", "alone")
 
 
 def test_a_forward_that_overwrites_its_input_gets_a_note() -> None:

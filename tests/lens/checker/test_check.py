@@ -23,7 +23,7 @@ forward, backward = closed.forward, closed.backward
 
 @pytest.mark.parametrize("name", RIGHT)
 def test_a_right_specimen_passes(name: str) -> None:
-    verdict = check_file(SPECIMENS / f"{name}.py")
+    (verdict,) = check_file(SPECIMENS / f"{name}.py")
     assert verdict, str(verdict)
     assert {"y", "dx", "dgamma", "dbeta"} <= {row.output for row in verdict.rows}
 
@@ -31,21 +31,21 @@ def test_a_right_specimen_passes(name: str) -> None:
 @pytest.mark.parametrize("name", WITH_TORCH)
 def test_a_right_specimen_in_pytorch_passes(name: str) -> None:
     pytest.importorskip("torch")
-    verdict = check_file(SPECIMENS / f"{name}.py")
+    (verdict,) = check_file(SPECIMENS / f"{name}.py")
     assert verdict, str(verdict)
     assert {"y", "dx", "dgamma", "dbeta"} <= {row.output for row in verdict.rows}
 
 
 def test_a_right_specimen_in_jax_passes_in_its_precision() -> None:
     pytest.importorskip("jax")
-    verdict = check_file(SPECIMENS / "autodiff_jax.py")
+    (verdict,) = check_file(SPECIMENS / "autodiff_jax.py")
     assert verdict, str(verdict)
     assert verdict.conventions["arrays"] == "jax, float32"
     assert 1e-9 < max(row.error or 0.0 for row in verdict.rows) < 1e-5
 
 
 def test_the_source_derivation_mixes_its_conventions() -> None:
-    verdict = check_file(SPECIMENS / "the_source.py")
+    (verdict,) = check_file(SPECIMENS / "the_source.py")
     assert verdict.status == 1
     (finding,) = verdict.mistakes
     assert finding.names == ("N - 1 in one place and N in another: variance path",)
@@ -55,7 +55,7 @@ def test_the_source_derivation_mixes_its_conventions() -> None:
 
 def test_detached_statistics_have_two_names() -> None:
     pytest.importorskip("torch")
-    (finding,) = check_file(SPECIMENS / "detached.py").mistakes
+    (finding,) = check_file(SPECIMENS / "detached.py")[0].mistakes
     assert set(finding.names) == {
         "mean and variance paths both dropped",
         "statistics detached from the graph",
@@ -164,8 +164,9 @@ def test_a_hard_coded_eps_is_found() -> None:
         "eps missing in the forward"
     }
     odd = check(lambda x, gamma, beta: forward(x, gamma, beta, 3e-4), backward)
-    assert not odd
+    assert odd and odd.conventions["eps"] == "0.0003 in the code, inside the root"
     assert check(lambda x, gamma, beta: forward(x, gamma, beta, 3e-4), backward, eps=3e-4)
+    assert check(lambda x, gamma, beta: forward(x, gamma, beta, 3e-4), backward, eps=1e-3).status == 1
 
 
 def test_returned_statistics_are_judged_too() -> None:
@@ -255,10 +256,15 @@ def test_a_transposed_axis_is_named_if_code_runs_on_square_batches_only() -> Non
     def rows(x: Any, gamma: Any, beta: Any, eps: float) -> Any:
         return gamma * (x - x.mean(1, keepdims=True)) / np.sqrt(x.var(1, keepdims=True) + eps) + beta
 
+    assert check(rows, layout="NC").names == {"channel axis transposed in the forward"}
     verdict = check(rows)
-    assert verdict.names == {"channel axis transposed in the forward"}
-    assert "If the rows are meant to be the channels, say layout='CN'." in verdict.notes
-    assert check(rows, layout="CN")
+    assert verdict and verdict.conventions["channel axis"] == "0 (CN)"
+    assert verdict.headline == "rows, with features in rows, (C, N): right (y)."
+    # A backward that sums over the rows shows that the channels are in the columns.
+    assert check(
+        lambda x, gamma, beta, eps: (rows(x, gamma, beta, eps), (x, eps)),
+        lambda dy, cache: {"dbeta": dy.sum(0), "dx": backward(dy, forward(cache[0], 1, 0, cache[1])[1])[0]},
+    ).names >= {"channel axis transposed in the forward"}
 
 
 def test_momentum_is_judged_by_its_default_in_the_code() -> None:

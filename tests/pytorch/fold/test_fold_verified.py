@@ -221,3 +221,20 @@ def test_unfold_twice_is_refused() -> None:
     with pytest.raises(ArgumentError, match=r"unfold: conv.weight is not what `fold` made"):
         xt.unfold(folded, changes)
     assert torch.equal(folded(X), copy.deepcopy(model)(X))
+
+
+def test_a_compiled_model_is_verified_without_its_graph() -> None:
+    """Nothing is compiled, and the copy is compiled as the model was."""
+    calls = []
+
+    def backend(graph: Any, inputs: Any) -> Any:
+        calls.append(graph)
+        return graph
+
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)).eval()
+    x = torch.randn(2, 3, 5, 5)
+    small, changes = xt.fold(torch.compile(model, backend=backend), x)
+    assert [change.folded for change in changes] == [True]
+    assert not calls
+    torch.testing.assert_close(small(x), model(x), rtol=1e-4, atol=1e-5)
+    assert calls

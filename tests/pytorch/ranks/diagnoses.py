@@ -73,6 +73,18 @@ def ranks_that_differ_are_named() -> None:
 
 
 @claim
+def a_model_in_ddp_has_the_same_findings_on_all_ranks() -> None:
+    model, everything = damaged()
+    wrapped = nn.parallel.DistributedDataParallel(model.train())
+    before = snapshot(wrapped)
+    found = xt.diagnose(wrapped, parts(everything), squared, progress=False)
+    assert snapshot(wrapped) == before
+    assert found.findings[0].layers == ("5",) and found.findings[0].severity == "harmful"
+    said = found.to_dict()
+    assert all(other == said for other in on_all_ranks(said))
+
+
+@claim
 def a_failure_on_one_rank_is_an_error_on_all() -> None:
     def data() -> Any:
         yield from batches(2)

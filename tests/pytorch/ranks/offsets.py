@@ -19,7 +19,7 @@ def as_elsewhere() -> None:
     """Float32, and no kernels."""
     setattr(composed, "_precision", lambda x, *_: x.dtype)  # noqa: B010
     for module in (operators, shared_batch):
-        setattr(module, "plain", lambda *_: False)  # noqa: B010
+        setattr(module, "engine_for", lambda *_: None)  # noqa: B010
 
 
 def together(part: Tensor) -> Tensor:

@@ -4,51 +4,40 @@ Nothing is judged here. Usual names are recognized; an `Adapter` describes all o
 """
 
 import inspect
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from xhat.lens.checker.arrays import is_array
+from xhat.lens.checker.names import COTANGENTS, GRADIENTS, quantity_of
 
-__all__ = ["NO_CACHE", "Adapter", "Unjudged", "bind", "cache_of", "named_results", "quantity", "takes"]
+__all__ = [
+    "NO_CACHE",
+    "Adapter",
+    "Unjudged",
+    "bind",
+    "bind_layer",
+    "cache_of",
+    "gradients_in",
+    "is_listed",
+    "named_results",
+    "quantity",
+    "takes",
+]
 
 
 NO_CACHE = object()  # not None, which a forward may return as its cache
 
 
 class Unjudged(Exception):
-    """The code under test can't be run or understood; the message is for its author."""
+    """The code under test can't be run or understood; the message is for its author.
 
+    progress: how far the code got, as (phase, line); of several attempts, the furthest one has the reason to show.
+    """
 
-# quantity -> its usual names, in lower case and without underscores
-_NAMES = {
-    "x": "x input inputs inp data xs batch hidden h hprebn",
-    "gamma": "gamma weight weights scale w g gain bngain",
-    "beta": "beta bias shift b offset bnbias",
-    "eps": "eps epsilon",
-    "dy": "dy dout gradoutput gradout gradoutputs grady dldy dlossdy upstream dz delta dhpreact grad douty",
-    "cache": "cache caches ctx context saved state memo stash residual residuals tape",
-    "mean": "mean mu batchmean samplemean savemean savedmean avg average mub",
-    "var": "var v variance sigma2 sigmasq sigmasquared batchvar samplevar savevar savedvar bnvar",
-    "std": "std stddev sigma sqrtvar",
-    "rstd": "rstd ivar invstd istd invvar stdinv rsqrt saveinvstd bnvarinv",
-    "xhat": "xhat xnorm xnormed normalized xnormalized bnraw xn",
-    "x - mu": "xmu xcentered xcentred centered centred xc bndiff xminusmu",
-    "m": "n m count batchsize num numel",
-    "y": "y out output",
-    "running_mean": "runningmean movingmean runmean runningmu rmean globalmean",
-    "running_var": "runningvar movingvar runvar movingvariance runningvariance rvar globalvar",
-    "momentum": "momentum",
-    "training": "training train istraining trainmode",
-    "mode": "mode",
-    "axis": "axis dim channelaxis channeldim",
-    "options": "bnparam bnparams options opts params config",
-    "dx": "dx gradx gradinput dinput dinputs dhprebn gradinputs",
-    "dgamma": "dgamma dweight dscale gradgamma gradweight gradscale dgain dw dg dbngain",
-    "dbeta": "dbeta dbias dshift gradbeta gradbias gradshift db dbnbias",
-}
-_QUANTITY = {name: quantity for quantity, names in _NAMES.items() for name in names.split()}
+    def __init__(self, message: str, progress: tuple[int, int] = (0, 0)) -> None:
+        super().__init__(message)
+        self.progress = progress
 
 
 @dataclass(frozen=True)
@@ -72,7 +61,7 @@ class Adapter:
 
 def quantity(name: str, adapter: Adapter) -> str | None:
     """The quantity that a name denotes, or None."""
-    return adapter.names.get(name) or _QUANTITY.get(re.sub(r"[\W_]", "", name.lower()))
+    return adapter.names.get(name) or quantity_of(name)
 
 
 def _parameters(function: Callable[..., Any]) -> list[inspect.Parameter] | None:
@@ -95,15 +84,29 @@ def _roles(
             roles += [(None, name) for name in order[len(roles) :]]
         elif parameter.kind is not parameter.VAR_KEYWORD:
             found = quantity(parameter.name, adapter)
+            found = None if found in GRADIENTS and parameter.name not in adapter.names else found
             roles.append((parameter, found or (order[0] if i == 0 else None)))
+    if order[0] == "dy" and "dy" not in {found for _, found in roles}:
+        roles = [(p, "dy" if p is not None and p.name in COTANGENTS else found) for p, found in roles]
+    if order[0] == "dy" and "dy" in {found for _, found in roles}:  # then dx is an array to write to
+        roles = [(p, found or (p is not None and _written(p.name)) or None) for p, found in roles]
     return roles
 
 
-def takes(function: Callable[..., Any] | None, adapter: Adapter, *quantities: str) -> bool:
+def _written(name: str) -> str | None:
+    found = quantity_of(name)
+    return found if found in GRADIENTS else None
+
+
+def takes(
+    function: Callable[..., Any] | None,
+    adapter: Adapter,
+    *quantities: str,
+    order: tuple[str, ...] = ("x", "gamma", "beta"),
+) -> bool:
     """Whether a function has a parameter for one of these quantities."""
     if function is None:
         return False
-    order = ("x", "gamma", "beta")
     return any(found in quantities for _, found in _roles(function, adapter, order))
 
 
@@ -120,7 +123,7 @@ def bind(
     skipped = False
     for parameter, found in _roles(function, adapter, order):
         optional = parameter is not None and parameter.default is not parameter.empty
-        if found is None or found not in values or (optional and found in ("axis", "m", "y")):
+        if found is None or found not in values or (optional and found in ("axis", "m", "y", "ndim")):
             if optional:
                 skipped = True
                 continue
@@ -137,6 +140,21 @@ def bind(
     return positional, keywords
 
 
+def is_listed(function: Any) -> bool:
+    """Whether arguments are taken as a list, so that the signature has no names for them."""
+    return any(p.kind is p.VAR_POSITIONAL for p in _parameters(function) or ())
+
+
+def bind_layer(step: Any, values: Mapping[str, Any], adapter: Adapter) -> tuple[list[Any], dict[str, Any]]:
+    """The arguments of a layer's forward. In Keras, __call__(*args, **kwargs) hands them to call(inputs, training)."""
+    described = getattr(step, "call", None)
+    if described is None or not is_listed(step):
+        return bind("forward", step, values, adapter, ("x",))
+    positional, keywords = bind("forward", described, values, adapter, ("x",))
+    names = list(inspect.signature(described).parameters)
+    return positional[:1], dict(zip(names[1:], positional[1:], strict=False)) | keywords
+
+
 def _items(result: Any) -> list[tuple[str | None, Any]]:
     """The parts of a result, each with its name or None."""
     if isinstance(result, Mapping):
@@ -147,6 +165,10 @@ def _items(result: Any) -> list[tuple[str | None, Any]]:
         return [(None, value) for value in result]
     if is_array(result):
         return [(None, result)]
+    if hasattr(data := getattr(result, "data", None), "shape") and is_array(
+        data
+    ):  # a Variable or Tensor of the code
+        return [(None, data)]
     attributes = {name: value for name, value in getattr(result, "__dict__", {}).items() if is_array(value)}
     return list(attributes.items())
 
@@ -161,11 +183,14 @@ def named_results(
     items = _items(result)
     if returns is not None and len(items) != len(returns):
         raise Unjudged(
-            f"{title} returned {len(items)} values, expected {len(returns)}: {', '.join(returns)}."
+            f"{title} returned {len(items)} values, expected {len(returns)}: {', '.join(returns)}.", (2, 0)
         )
+    if result is None or (items and all(value is None for _, value in items)):
+        raise Unjudged(f"{title} returned None: not written yet.", (2, 0))
     if not items:
-        kind = "nothing" if result is None else f"a {type(result).__name__}"
-        raise Unjudged(f"{title} returned {kind}, expected {' or '.join(usual[:1])} as an array.")
+        raise Unjudged(
+            f"{title} returned a {type(result).__name__}, expected {usual[0]} as an array.", (2, 0)
+        )
     found: dict[str, Any] = {}
     for i, (name, value) in enumerate(items):
         if returns is not None:
@@ -175,6 +200,35 @@ def named_results(
         else:
             key = usual[i] if i < len(usual) else f"value {i + 1}"
         found[key] = value
+    return found
+
+
+def gradients_in(title: str, returned: Any, adapter: Adapter) -> dict[str, Any]:
+    """dx, dgamma and dbeta in what a backward returned, also nested: (dx, (dgamma, dbeta)), or under "x", "gamma"."""
+    if adapter.backward_returns is None and isinstance(returned, (tuple, list)):
+        flat: list[Any] = []
+        for part in returned:
+            nested = isinstance(part, (tuple, list)) and part and all(is_array(v) for v in part)
+            flat += [*part] if nested else [*part.values()] if isinstance(part, Mapping) else [part]
+        returned = returned if hasattr(returned, "_fields") else tuple(flat)
+    found = named_results(title, returned, adapter.backward_returns, GRADIENTS, adapter)
+    found = {f"d{name}" if name in ("x", "gamma", "beta") else name: value for name, value in found.items()}
+    found = {name: value for name, value in found.items() if name in GRADIENTS and value is not None}
+    if not found:
+        raise Unjudged(f"{title} returned none of dx, dgamma and dbeta by a known name.", (2, 0))
+    return found
+
+
+def returned_state(returned: Any, adapter: Adapter) -> dict[str, Any]:
+    """The running statistics in a dictionary or a pair beside y: y, {"mean": ..., "var": ...}; or y, (mean, var)."""
+    found: dict[str, Any] = {}
+    for part in returned[1:] if isinstance(returned, (tuple, list)) else ():
+        if isinstance(part, Mapping):
+            named = {quantity(str(name), adapter): value for name, value in part.items()}
+            found |= {f"running_{q}": named[q] for q in ("mean", "var") if is_array(named.get(q))}
+            found |= {q: named[q] for q in ("running_mean", "running_var") if is_array(named.get(q))}
+        elif isinstance(part, (tuple, list)) and len(part) == 2 and all(map(is_array, part)):
+            found |= dict(zip(("running_mean", "running_var"), part, strict=True))
     return found
 
 

@@ -13,7 +13,18 @@ import numpy as np
 
 from xhat.lens.checker.probes import Array
 
-__all__ = ["KINDS", "dtype_of", "gradient", "holds", "is_array", "kinds_for", "make", "read"]
+__all__ = [
+    "KINDS",
+    "copied",
+    "dtype_of",
+    "gradient",
+    "holds",
+    "is_array",
+    "kinds_for",
+    "laid_out",
+    "make",
+    "read",
+]
 
 _EMPTY = CellType()
 KINDS = ("numpy", "torch", "jax")
@@ -32,6 +43,25 @@ def make(values: Array, kind: str, dtype: str) -> Any:
     return values.astype(dtype)
 
 
+def laid_out(array: Any, kind: str, memory: str) -> Any:
+    """The same values elsewhere in memory: "contiguous" as they are, "reversed" with their axes in reverse order,
+    "sliced" as every second element of an array of NaN, behind its first one."""
+    if memory == "contiguous" or kind == "jax":
+        return array
+    if kind == "torch":
+        axes = tuple(range(array.ndim))[::-1]
+        if memory == "reversed":
+            return array.permute(axes).contiguous().permute(axes)
+        wide = array.new_full((*array.shape[:-1], 2 * array.shape[-1] + 1), float("nan"))
+        wide[..., 1::2] = array
+        return wide[..., 1::2]
+    if memory == "reversed":
+        return np.asfortranarray(array)
+    wide = np.full((*array.shape[:-1], 2 * array.shape[-1] + 1), np.nan, array.dtype)
+    wide[..., 1::2] = array
+    return wide[..., 1::2]
+
+
 def is_array(value: Any) -> bool:
     """Whether the value is an array of any kind, or a number."""
     return hasattr(value, "__array__") or isinstance(value, (int, float))
@@ -42,6 +72,11 @@ def read(value: Any) -> Array:
     if hasattr(value, "detach"):
         value = value.detach().cpu().double().numpy()
     return np.array(value, dtype=np.float64)
+
+
+def copied(value: Any) -> Any:
+    """A copy of an array of any kind."""
+    return value.clone() if hasattr(value, "clone") else value.copy()
 
 
 def dtype_of(value: Any) -> str:
@@ -109,7 +144,14 @@ def gradient(
         }
     if kind == "jax":
         jax = import_module("jax")
-        y, back = jax.vjp(lambda leaves: y_of(**leaves), arguments)
-        (found,) = back(dy.astype(y.dtype).reshape(y.shape))
+
+        def pulled_back(leaves: dict[str, Any], dy: Any) -> Any:
+            y, back = jax.vjp(lambda leaves: y_of(**leaves), leaves)
+            return back(dy.astype(y.dtype).reshape(y.shape))[0]
+
+        try:  # one compilation in place of one for each operation
+            found = jax.jit(pulled_back)(arguments, dy)
+        except Exception:  # code that looks at values can't be traced
+            found = pulled_back(arguments, dy)
         return {"d" + name: g for name, g in found.items()}
     return None

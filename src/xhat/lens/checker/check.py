@@ -14,13 +14,19 @@ import numpy as np
 from xhat.errors import ArgumentError
 from xhat.lens.checker.adapter import Adapter, Unjudged
 from xhat.lens.checker.arrays import KINDS, kinds_for
-from xhat.lens.checker.diagnose import Diagnosis, diagnose
+from xhat.lens.checker.comparison import compared
+from xhat.lens.checker.diagnose import diagnose
+from xhat.lens.checker.diagnosis import Diagnosis
 from xhat.lens.checker.fit import forward_fits
+from xhat.lens.checker.locate import located
 from xhat.lens.checker.modules import functions_of
+from xhat.lens.checker.plans import choose
 from xhat.lens.checker.probes import LAYOUTS, UNIT
-from xhat.lens.checker.runner import ArraySpec, Runner, array_specs
+from xhat.lens.checker.runner import Runner
+from xhat.lens.checker.runs import ArraySpec, array_specs
 from xhat.lens.checker.statistics import Expected
 from xhat.lens.checker.verdict import Verdict
+from xhat.lens.checker.views import pictured
 
 __all__ = ["CONVENTIONS", "check"]
 
@@ -32,7 +38,7 @@ CONVENTIONS = {
     "onnx": Expected(0, 0, "running"),
 }
 
-_TRIED = ("NC", "NCHW", "NHWC", "NCL", "NLC", "NC, square")
+_TRIED = ("NC", "NCHW", "NHWC", "NCL", "NLC", "NCDHW", "NDHWC", "CN", "NC, square")
 _ALSO = ("NCHW", "NHWC")
 
 
@@ -46,6 +52,7 @@ def check(
     layout: str | None = None,
     dtype: str | None = None,
     eps: float | None = None,
+    thorough: bool = False,
 ) -> Verdict:
     """Check a batch-norm implementation, and name the mistakes that explain wrong outputs.
 
@@ -58,35 +65,50 @@ def check(
     convention is detected and accepted. ``layout`` ("NC", "NCHW", "NHWC", "NCL", "NLC", "CN"), ``dtype`` ("float64",
     "float32", "bfloat16", "float16") and ``eps`` (of code without this parameter) are detected too, unless given.
 
+    Code that is right on small batches is run on longer channels, on memory with strides, and on equal inputs again, as
+    kernels fail there; ``thorough`` adds more sizes, float32 and 16 bits, whose sums belong in float32.
+
     The verdict is true if the code is right. If the code fails to run, the verdict has status 2 and no exception is
     raised. Raises ArgumentError for an unknown convention, layout or dtype, and if there is nothing to check.
     """
     adapter = adapter or Adapter()
     _check_arguments(forward, backward, adapter, like, correction, layout, dtype, eps)
-    expected = replace(CONVENTIONS[like]) if like else Expected()
-    expected = replace(expected, correction=correction) if correction is not None else expected
+    expected = _expected(like, correction)
     if inspect.isclass(forward):
         try:
-            forward, own_backward, kind = functions_of(forward)
+            layer = functions_of(forward, adapter)
         except Unjudged as problem:
-            return Verdict(None, forward.__name__, problem=str(problem))
-        backward = backward or own_backward
-        adapter = replace(adapter, arrays=adapter.arrays or kind)
-    functions = [f for f in (forward, backward) if f is not None]
-    roles = (("forward", forward), ("backward", backward))
-    subject = " and ".join(_name_of(function, role) for role, function in roles if function is not None)
+            return Verdict(forward.__name__, problem=str(problem))
+        forward, backward = layer.forward, backward or layer.backward
+        adapter = Adapter(arrays=adapter.arrays or layer.kind)
+    if backward is not None and getattr(forward, "bwd", None) is backward:
+        backward = None  # the backward of a custom_vjp runs where its forward is differentiated
+    subject = _subject(forward, backward)
     specs = array_specs(
-        kinds_for(functions, adapter.arrays),
+        kinds_for([f for f in (forward, backward) if f is not None], adapter.arrays),
         (dtype,) if dtype else ("float64", "float32"),
         (layout,) if layout else _TRIED,
     )
     with np.errstate(all="ignore"):  # a mistake may make the numbers undefined
         try:
-            first = _first(specs, forward, backward, adapter, expected, eps)
+            unplanned = Runner(forward, backward, adapter, ArraySpec("", "", ""))
+            first = diagnose(choose(specs, unplanned, eps), expected, eps, thorough)
         except Unjudged as problem:
-            return Verdict(None, subject, problem=str(problem))
-        others = _on_images(first, expected) if layout is None else []
+            return Verdict(subject, problem=str(problem))
+        others = _on_images(first, expected, thorough) if layout is None else []
+    if layout is None and first.runner.spec.layout == "CN":
+        subject += ", with features in rows, (C, N)"
     return _verdict(subject, [first, *others])
+
+
+def _expected(like: str | None, correction: int | None) -> Expected:
+    expected = CONVENTIONS[like] if like else Expected()
+    return expected if correction is None else replace(expected, correction=correction)
+
+
+def _subject(forward: Any, backward: Any) -> str:
+    roles = (("forward", forward), ("backward", backward))
+    return " and ".join(_name_of(function, role) for role, function in roles if function is not None)
 
 
 def _name_of(function: Any, role: str) -> str:
@@ -122,36 +144,18 @@ def _check_arguments(
         raise ArgumentError(f"check: eps is {eps!r}, expected a finite number of at least 0.")
 
 
-def _first(
-    specs: Any, forward: Any, backward: Any, adapter: Adapter, expected: Expected, eps: float | None
-) -> Diagnosis:
-    """The diagnosis with the first spec that runs. Raises the first Unjudged if none does."""
-    reason: Unjudged | None = None
-    for spec in specs:
-        try:
-            return diagnose(Runner(forward, backward, adapter, spec), expected, eps)
-        except Unjudged as problem:
-            reason = reason or problem
-        except ModuleNotFoundError as missing:
-            reason = reason or Unjudged(
-                f"{spec.dtype} arrays of {spec.kind} need the package {missing.name}."
-            )
-    assert reason is not None
-    raise reason
-
-
-def _on_images(first: Diagnosis, expected: Expected) -> list[Diagnosis]:
+def _on_images(first: Diagnosis, expected: Expected, thorough: bool) -> list[Diagnosis]:
     """Diagnoses on image layouts of a forward that is right on (N, C), where it is right there too."""
     if first.runner.forward is None or first.runner.spec.layout != "NC" or not first.forward_right:
         return []
     found = []
     for layout in _ALSO:
         spec: ArraySpec = replace(first.runner.spec, layout=layout)
-        for wide_or_flat in (spec, replace(spec, parameters="wide", statistics="wide")):
+        for wide_or_flat in (spec, replace(spec, parameters="wide", statistics="wide", running="wide")):
             runner = replace(first.runner, spec=wide_or_flat)
             try:
-                if forward_fits(runner, first.eps):
-                    found.append(diagnose(runner, expected, first.eps))
+                if forward_fits(runner, first.fit):
+                    found.append(diagnose(runner, expected, first.fit.eps, thorough))
                     break
             except Unjudged:
                 continue
@@ -175,13 +179,17 @@ def _verdict(subject: str, results: list[Diagnosis]) -> Verdict:
         mistakes += [f for f in other.mistakes if f.names not in {m.names for m in mistakes}]
         unnamed += [f"{name}: {text}" for text in other.unnamed if text not in unnamed]
         rows += [replace(row, output=f"{row.output} ({name})") for row in other.rows if not row.right]
+    lines, formulas, hints = located(results)
     return Verdict(
-        right=all(result.right for result in results),
         subject=subject,
         rows=tuple(rows),
         mistakes=tuple(mistakes),
         unnamed=tuple(unnamed),
         conventions=first.conventions,
-        notes=tuple(notes),
+        wrong_lines=lines,
+        formulas=formulas,
+        notes=(*notes, *hints),
+        not_judged=tuple(first.not_judged),
         tolerance=first.tolerance,
+        comparisons=tuple(pictured(c) for r in results for c in (compared(r.fit), *r.comparisons)),
     )

@@ -4,64 +4,53 @@ The order matters, since the correct backward depends on the conventions and on 
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from itertools import product
 
 import numpy as np
 
 from xhat.lens.checker import rounding
-from xhat.lens.checker.adapter import Unjudged
-from xhat.lens.checker.faults import TITLES, Mistake, sets_of, with_faults
-from xhat.lens.checker.fit import PROBE_EPS, Fit, fit_with_eps
+from xhat.lens.checker.conditions import judge_conditions
+from xhat.lens.checker.diagnosis import Diagnosis, named
+from xhat.lens.checker.eps import IGNORED, OTHER, PROBE_EPS, fit_with_eps
+from xhat.lens.checker.evaluation import judge_evaluation
+from xhat.lens.checker.faults import TITLES, with_faults
+from xhat.lens.checker.fit import Fit
 from xhat.lens.checker.probes import Array
 from xhat.lens.checker.runner import Runner
-from xhat.lens.checker.search import Explanation, Names, predictor_for
-from xhat.lens.checker.statistics import Expected, check_returned, check_running
+from xhat.lens.checker.running import judge_running
+from xhat.lens.checker.search import Explanation, Names
+from xhat.lens.checker.statistics import Expected, check_returned
 from xhat.lens.checker.unexplained import localize, own_gradients
 from xhat.lens.checker.verdict import FoundMistake, Row
 
-__all__ = ["Diagnosis", "diagnose"]
+__all__ = ["diagnose"]
 
 
-@dataclass
-class Diagnosis:
-    """Everything found on one layout."""
-
-    runner: Runner
-    eps: float
-    rows: list[Row] = field(default_factory=list)
-    mistakes: list[FoundMistake] = field(default_factory=list)
-    unnamed: list[str] = field(default_factory=list)
-    conventions: dict[str, str] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)
-    tolerance: float = 0.0
-
-    @property
-    def right(self) -> bool:
-        return not self.mistakes and not self.unnamed
-
-    @property
-    def forward_right(self) -> bool:
-        return all(row.right for row in self.rows if row.output == "y")
-
-
-def diagnose(runner: Runner, expected: Expected, eps: float | None) -> Diagnosis:
+def diagnose(runner: Runner, expected: Expected, eps: float | None, thorough: bool = False) -> Diagnosis:
     """Diagnose the code with the arrays of one spec. Raises Unjudged if a run fails."""
     fit = fit_with_eps(runner, eps, expected.correction)
-    diagnosis = Diagnosis(runner, fit.eps, tolerance=fit.tolerance)
+    diagnosis = Diagnosis(runner, fit, tolerance=fit.tolerance)
     _find_conventions(fit, diagnosis, expected)
     diagnosis.mistakes += found_mistakes(fit)
     _judge_outputs(fit, diagnosis)
     _judge_returned(fit, diagnosis)
-    _judge_running(fit, diagnosis, expected)
+    judge_running(fit, diagnosis, expected)
+    judge_evaluation(fit, diagnosis)
     _find_rounding(fit, diagnosis)
+    judge_conditions(fit, diagnosis, thorough)
+    _note_unjudged(fit, diagnosis)
     diagnosis.notes += list(dict.fromkeys(note for s in fit.runs[0] for note in s.notes))
     return diagnosis
 
 
-def _named(name: str, *outputs: str) -> FoundMistake:
-    line, remedy = TITLES[name]
-    return FoundMistake((name,), outputs, line, remedy)
+def _note_unjudged(fit: Fit, diagnosis: Diagnosis) -> None:
+    """A row for every output that the code was to compute and did not."""
+    reasons: dict[str, str] = {}
+    for run in fit.runs[0]:
+        missing = {output: why for output, why in run.unjudged.items() if output not in fit.outputs()}
+        reasons = missing | reasons
+    diagnosis.rows += [Row(output, None, None, why) for output, why in reasons.items()]
 
 
 def _find_conventions(fit: Fit, diagnosis: Diagnosis, expected: Expected) -> None:
@@ -76,14 +65,19 @@ def _find_conventions(fit: Fit, diagnosis: Diagnosis, expected: Expected) -> Non
         (found,) = corrections
         conventions["variance"] = "N - 1" if found else "N"
         if expected.correction not in (None, found):
-            diagnosis.mistakes.append(_named("variance with the other correction", fit.outputs()[0]))
+            diagnosis.mistakes.append(named("variance with the other correction", fit.outputs()[0]))
     if "y" in fit.outputs() and fit.cost[0] == 0:
         places = [m.name for m in fit.best[0].forward if m.name.startswith("eps")]
         place = (
             places[0].removeprefix("eps ").removesuffix(" in the forward") if places else "inside the root"
         )
-        given = fit.runner.takes("eps", "options") and fit.eps == PROBE_EPS
-        conventions["eps"] = place if given else f"{fit.eps:g} in the code, {place}"
+        conventions["eps"] = place if fit.eps == PROBE_EPS else f"{fit.eps:g} in the code, {place}"
+    if isinstance(fit.affine, str):
+        conventions["parameters"] = f"{fit.affine} alone"
+    if fit.convention.words:
+        conventions["convention"] = fit.convention.words
+    if "y" in fit.own_eps:
+        diagnosis.mistakes.append(named(IGNORED, "y"))
 
 
 def found_mistakes(fit: Fit) -> list[FoundMistake]:
@@ -119,8 +113,8 @@ def _factored(unions: list[Names]) -> list[list[str]]:
 
 def _judge_outputs(fit: Fit, diagnosis: Diagnosis) -> None:
     """Compare every output with the exact one, and explain the difference."""
-    e, spec = fit.best[0], fit.runner.spec
-    predictor = predictor_for(spec.layout, spec.dtype, fit.eps, fit.affine, e.correction)
+    e = fit.best[0]
+    predictor = fit.predictor(e.correction)
     inherited = e.forward if fit.runner.uses_cache else ()
     paths = predictor.backwards(inherited, e.formulation)
     states = predictor.forwards()
@@ -130,6 +124,10 @@ def _judge_outputs(fit: Fit, diagnosis: Diagnosis) -> None:
         observed = [s.outputs[output] for s in fit.runs[e.correction]]
         error = _error(observed, exact, predictor.scale(output))
         names = [" or ".join(f.names) for f in diagnosis.mistakes if _explains(f, output, e)]
+        names += [f"{IGNORED}: {fit.eps:g} is in the code"] if output == "y" and "y" in fit.own_eps else []
+        names = [
+            f"{n}: {fit.own_eps[output]:g}" if n == OTHER and output in fit.own_eps else n for n in names
+        ]
         if output in own:
             diagnosis.rows.append(Row(output, True, None, "the derivative of this forward, by differences"))
         elif not e.outputs.get(output, ((),)):
@@ -170,41 +168,6 @@ def _error(observed: list[Array], exact: list[Array], scale: float) -> float | N
     )
 
 
-def _judge_running(fit: Fit, diagnosis: Diagnosis, expected: Expected) -> None:
-    e, runs = fit.best[0], fit.runs[0]
-    if not any(s.running for s in runs):
-        return
-    # The update uses the statistics of the batch, even if the forward normalizes with the running ones.
-    faults = replace(with_faults(e.forward), mean_from="batch", variance_from="batch")
-    if any(v.size != fit.batch[i].channels for i, s in enumerate(runs) for v in s.running.values()):
-        diagnosis.unnamed.append("the running statistics have another shape than the channels")
-        return
-    plain = None
-    if fit.runner.takes("momentum", "options"):
-        try:
-            plain = fit.runner.run(fit.batch[0], e.correction, momentum=False)
-        except Unjudged:
-            plain = None  # momentum has no default in the code
-    found = check_running(fit.batch, runs, plain, e.correction, faults, expected, fit.tolerance)
-    if found.unnamed:  # perhaps a mistake in statistics that y does not use
-        for mistake in (one for (one,) in sets_of("y", 1, fit.batch[0].traits) if _is_of_statistics(one)):
-            other = check_running(
-                fit.batch, runs, plain, e.correction, with_faults((mistake,)), expected, fit.tolerance
-            )
-            if not other.unnamed:
-                found = other
-                found.mistakes.append((mistake.name, "running_mean and running_var"))
-                break
-    diagnosis.conventions |= found.conventions
-    diagnosis.unnamed += found.unnamed
-    for name in dict.fromkeys(name for name, _ in found.mistakes):
-        diagnosis.mistakes.append(_named(name, *(output for n, output in found.mistakes if n == name)))
-    for output in sorted({name for s in runs for name in s.running}):
-        names = [name for name, where in found.mistakes if output in where]
-        is_unnamed = any(text.startswith(output) for text in found.unnamed)
-        diagnosis.rows.append(Row(output, not names and not is_unnamed, None, ", ".join(names)))
-
-
 def _judge_returned(fit: Fit, diagnosis: Diagnosis) -> None:
     e = fit.best[0]
     names = ", ".join(sorted({m.name for m in e.forward}))
@@ -215,16 +178,9 @@ def _judge_returned(fit: Fit, diagnosis: Diagnosis) -> None:
     diagnosis.unnamed += unnamed
 
 
-def _is_of_statistics(mistake: Mistake) -> bool:
-    return all(
-        fault.startswith(("mean_", "variance_")) and not fault.endswith("_from")
-        for fault, _ in mistake.faults
-    )
-
-
 def _blame_rounding(name: str, outputs: Sequence[str], diagnosis: Diagnosis) -> None:
     """A mistake of outputs whose errors are small on the probes of the rows, and grow on others."""
-    diagnosis.mistakes.append(_named(name, *outputs))
+    diagnosis.mistakes.append(named(name, *outputs))
     for k, row in enumerate(diagnosis.rows):
         if row.output in outputs and row.right:
             diagnosis.rows[k] = replace(
@@ -242,7 +198,9 @@ def _find_rounding(fit: Fit, diagnosis: Diagnosis) -> None:
         fit.runner.spec.dtype == "float16" and rounding.overflows(fit.runner, fit.batch[0], e.correction)
     ):
         _blame_rounding("float16 accumulation", fit.outputs(), diagnosis)
-    elif fit.cost[0] == 0 and rounding.cancels(fit.runner, fit.batch[0], e.correction, e.forward, fit.dtype):
+    elif fit.cost[0] == 0 and rounding.cancels(
+        fit.runner, fit.batch[0], e.correction, e.forward, fit.dtype, fit.convention
+    ):
         _blame_rounding("one-pass variance cancelling", fit.outputs()[:1], diagnosis)
     elif fit.cost[0]:
         wider = replace(fit)

@@ -1,103 +1,98 @@
-"""`check_file`: imports a Python file and finds its forward and backward by their names. `check` judges them."""
+"""`check_file` and `check_files`: the batch norms of files, notebooks and folders, found by their names.
 
-import contextlib
-import importlib.util
-import inspect
-import re
-import sys
-from collections.abc import Callable
+`check` judges each of them. Nothing is found, run or judged here.
+"""
+
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
-from xhat.lens.checker.adapter import Adapter, Unjudged
-from xhat.lens.checker.check import check
-from xhat.lens.checker.verdict import Verdict
+from xhat.errors import ArgumentError
+from xhat.lens.checker.adapter import Adapter
+from xhat.lens.checker.check import _check_arguments
+from xhat.lens.checker.files.grades import Graded, with_missing
+from xhat.lens.checker.files.judge import judged
+from xhat.lens.checker.files.pool import judge_files
+from xhat.lens.checker.files.submissions import Submission, submissions
+from xhat.lens.checker.files.verdicts import Verdicts
 
-__all__ = ["check_file"]
-
-_BACKWARD = re.compile(r"back|bwd|grad|(^|_)d(batch|bn|norm)", re.IGNORECASE)
-_FORWARD = re.compile(r"forward|fwd|batch_?norm|(^|_)bn(_|$)|normali[sz]e", re.IGNORECASE)
-_LAYER = re.compile(r"batch_?norm|bn", re.IGNORECASE)
+__all__ = ["check_file", "check_files"]
 
 
 def check_file(
     path: str | Path, *, forward: str | None = None, backward: str | None = None, **options: Any
-) -> Verdict:
-    """Check the batch normalization in a file; the options are those of `check`.
+) -> Verdicts:
+    """Check every batch norm in a Python file or a notebook; the options are those of `check`.
 
-    Functions are found by their names (…forward…, batch_norm; …backward…, …grad…) unless they are given; if there are
-    none, a class with a forward is used. An `Adapter` at the top level of the file is used. If the file can't be
-    imported, or has no such function, the verdict has status 2.
+    Functions are paired by their names (batchnorm_forward with batchnorm_backward and batchnorm_backward_alt,
+    fprop with bprop, fwd with bwd), unless they are given; "none" stands for no function. Classes with a forward are
+    layers. An `Adapter` at the top level of the file is used. If the file can't be imported, its functions are taken
+    from its syntax tree, and nothing else of it is run; notebooks are always read in this way.
+
+    Returns the verdicts as a sequence, one for each pair or layer, which is true if each of them is right. What could
+    not be judged has status 2 and its reason. The file runs in this process; `check_files` has limits for the code of
+    others.
+
+        >>> verdicts = xhat.lens.check_file("layers.py")
+        >>> [verdict.subject for verdict in verdicts]
+        ['batchnorm_forward and batchnorm_backward', 'batchnorm_forward and batchnorm_backward_alt']
     """
-    path = Path(path)
-    with contextlib.redirect_stdout(sys.stderr):  # standard output is for the verdict
-        try:
-            module = _import(path)
-            found = _find(module, forward, backward)
-        except Unjudged as problem:
-            return Verdict(None, path.name, problem=str(problem))
-        adapters = [value for value in vars(module).values() if isinstance(value, Adapter)]
-        if len(adapters) == 1:
-            options.setdefault("adapter", adapters[0])
-        return check(*found, **options)
+    return judged(Path(path), forward=forward, backward=backward, **options)
 
 
-def _import(path: Path) -> ModuleType:
-    if not path.is_file():
-        raise Unjudged(f"there is no file {path}.")
-    spec = importlib.util.spec_from_file_location(f"checked_{re.sub(r'[^0-9A-Za-z]', '_', path.stem)}", path)
-    if spec is None or spec.loader is None:
-        raise Unjudged(f"{path.name} is no Python file.")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[module.__name__] = module
-    sys.path.insert(0, str(path.parent.resolve()))
-    try:
-        spec.loader.exec_module(module)
-    except (Exception, SystemExit) as e:
-        text = str(e).strip().splitlines()
-        reason = text[0] if text else "no message"
-        raise Unjudged(f"{path.name} does not import: {type(e).__name__}: {reason}") from e
-    finally:
-        sys.path.remove(str(path.parent.resolve()))
-    return module
+def check_files(
+    paths: Sequence[str | Path],
+    *,
+    forward: str | None = None,
+    backward: str | None = None,
+    time_limit: float = 30.0,
+    memory: float = 4.0,
+    processes: int | None = None,
+    expect: Sequence[str] = (),
+    imports: bool = True,
+    each: Callable[[Verdicts], None] = lambda verdicts: None,
+    **options: Any,
+) -> list[Graded]:
+    """Check files, notebooks and folders, each file in a process of its own; the options are those of `check`.
+
+    A process is ended after `time_limit` seconds, with everything that it has started, and may have `memory` gigabytes
+    (on Linux); `processes` of them run at a time (the number of cores). The code runs with the rights of whoever calls:
+    limits are no sandbox. `expect`: names that every submission has to define. Without `imports`, functions are taken
+    from syntax trees, and nothing else of a file is run. `each` is called with the verdicts of a file when they come.
+
+    Returns a result for each submission: a file, or a file or folder in a folder. Raises ArgumentError for invalid
+    options, and for a folder that can't be read.
+
+        >>> for one in xhat.lens.check_files(["submissions/"], time_limit=10):
+        ...     print(one.name, one.status)
+    """
+    for name, value in (("time_limit", time_limit), ("memory", memory), ("processes", processes)):
+        if value is not None and not 0 < value < float("inf"):
+            raise ArgumentError(f"check: {name} is {value!r}, expected a finite number above 0.")
+    settings: dict[str, Any] = dict.fromkeys(("like", "correction", "layout", "dtype", "eps")) | options
+    adapter = settings.pop("adapter", None) or Adapter()
+    settings.pop("thorough", None)
+    _check_arguments(forward=print, backward=None, adapter=adapter, **settings)
+    found = submissions([Path(path) for path in paths], [name for name in (forward, backward) if name])
+    files = [file for submission in found for file in submission.files]
+    asked = options | {"forward": forward, "backward": backward}
+    asked |= {} if imports else {"by_syntax": "as was asked for"}
+    found_in: dict[Path, Verdicts] = {}
+    todo = judge_files(files, time_limit=time_limit, memory=memory, processes=processes, options=asked)
+    for file, verdicts in zip(files, todo, strict=True):
+        found_in[file] = verdicts
+        each(verdicts)
+    graded = [Graded(one.name, tuple(map(found_in.__getitem__, one.files)), _nothing(one)) for one in found]
+    return [with_missing(one, expect) for one in graded]
 
 
-def _find(module: ModuleType, forward: str | None, backward: str | None) -> tuple[Any, Any]:
-    """The forward and the backward of a module; one of them may be None."""
-    own = {
-        name: value
-        for name, value in vars(module).items()
-        if callable(value) and getattr(value, "__module__", None) == module.__name__
-    }
-    plain = {name: f for name, f in own.items() if not inspect.isclass(f) and not name.startswith("__")}
-    chosen = (
-        _given(module, forward, own) if forward else _best(plain, _FORWARD, _BACKWARD),
-        _given(module, backward, own) if backward else _best(plain, _BACKWARD, None),
+def _nothing(submission: Submission) -> str | None:
+    """Why a submission has no file that is judged; None if it has one."""
+    name, others = submission.name, submission.others
+    if submission.files:
+        return None
+    if len(others) == 1:
+        return next(iter(others.values()))
+    return (
+        f"none of the {len(others)} Python files and notebooks of {name} defines a batch norm by its names."
     )
-    if chosen == (None, None):
-        layers = [
-            c for c in own.values() if inspect.isclass(c) and (hasattr(c, "forward") or "__call__" in vars(c))
-        ]
-        layers.sort(key=lambda c: not _LAYER.search(c.__name__))
-        if layers:
-            return layers[0], None
-        raise Unjudged(
-            f"{Path(str(module.__file__)).name} has no function that looks like a forward or a backward "
-            f"(it has {', '.join(own) or 'none'}); say which with --forward NAME and --backward NAME."
-        )
-    return chosen
-
-
-def _given(module: ModuleType, name: str, own: dict[str, Any]) -> Callable[..., Any]:
-    value: Callable[..., Any] | None = own.get(name, getattr(module, name, None))
-    if not callable(value):
-        raise Unjudged(f"{module.__name__.removeprefix('checked_')} has no function {name!r}.")
-    return value
-
-
-def _best(functions: dict[str, Any], wanted: re.Pattern[str], unwanted: re.Pattern[str] | None) -> Any:
-    """The function whose name fits best: public ones before private ones, then those with batch norm in the name."""
-    fitting = [name for name in functions if wanted.search(name) and not (unwanted and unwanted.search(name))]
-    fitting.sort(key=lambda name: (name.startswith("_"), not _LAYER.search(name)))
-    return functions[fitting[0]] if fitting else None

@@ -14,10 +14,24 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["LAYOUTS", "UNIT", "Array", "Layout", "Probe", "far_probe", "heavy_probe", "probes", "rounded"]
+__all__ = [
+    "LARGE",
+    "LAYOUTS",
+    "UNIT",
+    "Array",
+    "Layout",
+    "Probe",
+    "far_probe",
+    "heavy_probe",
+    "probes",
+    "rounded",
+    "unit_for",
+]
 
 Array = npt.NDArray[np.float64]
 
+# A scale of x beside which an eps of at most 1e-2 vanishes.
+LARGE = {"float64": 1e5, "float32": 1e3, "float16": 30.0, "bfloat16": 100.0}
 # The unit roundoff of each supported dtype: half the distance from 1 to the next number.
 UNIT = {"float64": 2.0**-53, "float32": 2.0**-24, "float16": 2.0**-11, "bfloat16": 2.0**-8}
 
@@ -39,6 +53,8 @@ LAYOUTS = {
         Layout("NHWC", 3, 1, ((2, 4, 1, 3), (3, 4, 2, 5))),
         Layout("NCL", 1, 2, ((2, 3, 4), (3, 5, 4))),
         Layout("NLC", 2, 1, ((2, 4, 3), (3, 4, 5))),
+        Layout("NCDHW", 1, 4, ((2, 3, 1, 2, 4), (2, 5, 2, 1, 4))),
+        Layout("NDHWC", 4, 1, ((2, 4, 1, 2, 3), (2, 4, 2, 1, 5))),
         Layout("CN", 0, 1, ((3, 4), (5, 7))),
         # Code that confuses the two axes may run on square batches only.
         Layout("NC, square", 1, 0, ((4, 4), (6, 6))),
@@ -59,10 +75,17 @@ class Probe:
     running_var: Array
     eps: float
     momentum: float = 0.3
+    unit: float = 1.0  # the scale of x
 
     def axes(self, over: str) -> tuple[int, ...]:
-        """The summed axes: all but the channel axis, the batch axis, or all but the axis mistaken for the channels."""
+        """The summed axes: all but the channel axis, the batch axis, or all but the axis mistaken for the channels.
+
+        "everything": all axes; "instance", "layer": all but the batch axis, and the channel axis with "instance".
+        """
         kept = {self.layout.axis}
+        batch = next(a for a in range(self.x.ndim) if a != self.layout.axis)
+        if over in ("everything", "instance", "layer"):
+            kept = {"everything": set(), "instance": kept | {batch}, "layer": {batch}}[over]
         if over == "batch":
             return (next(a for a in range(self.x.ndim) if a not in kept),)
         if over in ("mistaken", "crossed"):
@@ -75,6 +98,11 @@ class Probe:
         if over == "crossed":  # over the mistaken axes, then transposed to the channel axis
             mistaken = self.total("mistaken")
             return lambda v: np.swapaxes(mistaken(v), self.layout.axis, self.layout.mistaken)
+        if over in ("all but the last", "the last twice"):
+            last = (slice(None),) * self.axes("batch")[0] + (slice(-1, None),)
+            sign = -1 if over == "all but the last" else 1
+            every, rest = self.total(), tuple(axes)
+            return lambda v: every(v) + sign * np.broadcast_to(v, shape)[last].sum(axis=rest, keepdims=True)
         return lambda v: (v if np.shape(v) == shape else np.broadcast_to(v, shape)).sum(
             axis=axes, keepdims=True
         )
@@ -87,7 +115,24 @@ class Probe:
 
     def count(self, over: str = "all") -> int:
         """The number of elements of such a sum."""
-        return prod(self.x.shape[a] for a in self.axes(over))
+        edge = {"all but the last": -1, "the last twice": 1}.get(over, 0)
+        count: int = prod(self.x.shape[a] for a in self.axes(over))
+        return count + edge * (count // self.x.shape[self.axes("batch")[0]] if edge else 0)
+
+    def with_parameters(self, affine: bool | str) -> "Probe":
+        """The batch with gamma 1 or beta 0 where the code has no such parameter: all (True), one's name, or none."""
+        gamma = self.gamma if affine in (True, "gamma") else np.ones_like(self.gamma)
+        return replace(
+            self, gamma=gamma, beta=self.beta if affine in (True, "beta") else np.zeros_like(self.beta)
+        )
+
+    def reshaped(self) -> "Probe":
+        """The batch as x.reshape(-1, C), without moving the channel axis to the end first."""
+        c = self.channels
+        names = ("x", "dy", "gamma", "beta", "running_mean", "running_var")
+        return replace(
+            self, layout=LAYOUTS["NC"], **{name: getattr(self, name).reshape(-1, c) for name in names}
+        )
 
     @property
     def channels(self) -> int:
@@ -105,8 +150,13 @@ def rounded(values: Array, dtype: str) -> Array:
     return values.astype(dtype).astype(np.float64)
 
 
-def _probe(layout: Layout, shape: tuple[int, ...], eps: float, seed: int) -> Probe:
-    """A batch of unit scale for eps about 0.4; for another eps it is scaled so that eps matters as much."""
+def unit_for(eps: float) -> float:
+    """The scale of x at which eps matters: 1 for an eps of about 0.4."""
+    return float(np.sqrt(eps / 0.4)) if eps else 1.0
+
+
+def _probe(layout: Layout, shape: tuple[int, ...], eps: float, seed: int, unit: float) -> Probe:
+    """A batch of this scale."""
     rng = np.random.default_rng(seed)
     wide = [1] * len(shape)
     wide[layout.axis] = shape[layout.axis]
@@ -114,7 +164,6 @@ def _probe(layout: Layout, shape: tuple[int, ...], eps: float, seed: int) -> Pro
     def per_channel(low: float, high: float) -> Array:
         return rng.uniform(low, high, wide)
 
-    unit = float(np.sqrt(eps / 0.4)) if eps else 1.0
     centre = per_channel(0.7, 2.5) * rng.choice([-1.0, 1.0], wide)
     noise, spread = rng.standard_normal(shape), per_channel(0.6, 1.9)
     # a dy with a mean and with a part along x, so that no path is small beside another
@@ -128,6 +177,7 @@ def _probe(layout: Layout, shape: tuple[int, ...], eps: float, seed: int) -> Pro
         running_mean=unit * per_channel(-2.0, 2.0),
         running_var=unit**2 * per_channel(0.4, 2.5),
         eps=eps,
+        unit=unit,
     )
 
 
@@ -138,13 +188,24 @@ def _in_dtype(probe: Probe, dtype: str) -> Probe:
 
 
 @lru_cache(maxsize=256)
-def probes(layout: str, dtype: str = "float64", eps: float = 0.4, affine: bool = True) -> tuple[Probe, ...]:
-    """The probes of one layout, all values representable in the dtype. Not affine: gamma is 1 and beta 0."""
+def probes(
+    layout: str,
+    dtype: str = "float64",
+    eps: float = 0.4,
+    affine: bool | str = True,
+    unit: float | None = None,
+) -> tuple[Probe, ...]:
+    """The probes of one layout, all values representable in the dtype. Not affine: gamma is 1 and beta 0.
+
+    affine: "gamma" or "beta" if the code has only one of them.
+
+    unit: the scale of x; by default that at which eps matters. At `LARGE` no usual eps is visible.
+    """
     found = []
+    scale = unit_for(eps) if unit is None else unit
     for seed, shape in enumerate(LAYOUTS[layout].shapes):
-        probe = _probe(LAYOUTS[layout], shape, eps, seed + 11)
-        if not affine:
-            probe = replace(probe, gamma=np.ones_like(probe.gamma), beta=np.zeros_like(probe.beta))
+        probe = _probe(LAYOUTS[layout], shape, eps, seed + 11, scale)
+        probe = probe.with_parameters(affine)
         found.append(_in_dtype(probe, dtype))
     return tuple(found)
 
@@ -161,8 +222,7 @@ def far_probe(probe: Probe, distance: float, dtype: str) -> Probe:
     """A batch whose mean is `distance` standard deviations from 0: a one-pass variance cancels here."""
     rng = np.random.default_rng(5)
     shape = _tall(probe, 48)
-    unit = float(np.sqrt(probe.eps / 0.4)) if probe.eps else 1.0
-    x = unit * (distance + rng.standard_normal(shape))
+    x = probe.unit * (distance + rng.standard_normal(shape))
     return _in_dtype(replace(probe, x=x, dy=rng.standard_normal(shape)), dtype)
 
 

@@ -5,146 +5,29 @@ x -> mu, var -> rstd -> xhat -> y together with its local derivatives, so that t
 faults is available too.
 """
 
-from dataclasses import dataclass
-from typing import NamedTuple
+from dataclasses import replace
 
 import numpy as np
 
 from xhat import equations
 from xhat.lens.checker.probes import Array, Probe
+from xhat.lens.checker.steps import CLOSED, EXACT, Backward, Faults, Formulation, Forward
 
-__all__ = [
-    "CLOSED",
-    "EXACT",
-    "FORMULATIONS",
-    "Backward",
-    "Faults",
-    "Formulation",
-    "Forward",
-    "backward",
-    "forward",
-]
-
-
-@dataclass(frozen=True)
-class Faults:
-    """The faults of one computation. The defaults are the exact computation.
-
-    A sum is over "all" elements of a channel, over the "batch" axis only, or over the axes that remain if another
-    axis is "mistaken" for the channel axis. A count is a divisor: "m" (correct), "1" (a sum), "m - 1", or "batch"
-    (the length of the batch axis). ``*_power`` and ``*_count`` in the backward are extra factors rstd^k and m^k.
-    """
-
-    # forward: mu, var
-    mean_over: str = "all"
-    mean_count: str = "m"
-    variance_over: str = "all"
-    variance_count: str = "m"
-    variance_about: str = "mu"
-    variance_form: str = "two passes"
-    mean_from: str = "batch"
-    variance_from: str = "batch"
-    # forward: rstd, y
-    eps: str = "inside"
-    root: float = 0.5
-    gamma: bool = True
-    beta: bool = True
-    # backward: its rstd and xhat
-    backward_eps: str = "inside"
-    backward_root: float = 0.5
-    backward_where: str = "everywhere"
-    backward_variance: str = "same"
-    # backward: the three paths
-    direct_sign: float = 1.0
-    mean_sign: float = 1.0
-    variance_sign: float = 1.0
-    variance_factor: float = 1.0
-    direct_kept: float = 1.0
-    mean_kept: float = 1.0
-    variance_kept: float = 1.0
-    direct_source: str = "dxhat"
-    mean_source: str = "dxhat"
-    variance_source: str = "dxhat"
-    direct_count: int = 0
-    mean_count_power: int = 0
-    variance_count_power: int = 0
-    direct_power: int = 0
-    mean_power: int = 0
-    variance_power: int = 0
-    mean_divisor: str = "m"
-    variance_divisor: str = "m"
-    mean_sum_over: str = "all"
-    variance_sum_over: str = "all"
-    all_count: int = 0
-    all_power: int = 0
-    # backward: the parameters
-    dgamma_with: str = "xhat"
-    dgamma_over: str = "all"
-    dgamma_count: str = "sum"
-    dgamma_of: str = "dy"
-    dbeta_over: str = "all"
-    dbeta_count: str = "sum"
-    dbeta_of: str = "dy"
-
-
-EXACT = Faults()
-
-
-class Forward(NamedTuple):
-    """A forward pass and its local derivatives: dmu/dx, dvar/dx / (2 (x - mu)) and drstd/dvar."""
-
-    mu: Array
-    var: Array
-    rstd: Array
-    xhat: Array
-    y: Array
-    mean_slope: float
-    variance_slope: float
-    rstd_slope: Array
-
-
-class Backward(NamedTuple):
-    """A backward pass: the three paths and their sum dx, and the gradients of the parameters."""
-
-    direct: Array
-    mean: Array
-    variance: Array
-    dx: Array
-    dgamma: Array
-    dbeta: Array
-
-
-class Formulation(NamedTuple):
-    """How a backward is written. All formulations are equal if the forward has no fault.
-
-    style: the exact "derivative" of its forward; or, from the values that the forward saved, the "closed" form,
-    three "terms" (rstd outside the sums), or node by node ("nodes": the path from var through mu is summed too; in
-    "nodes, followed", faults of the variance path apply to it as well). own: where the backward computes rstd itself.
-    """
-
-    style: str
-    own: str = ""
-
-
-DERIVATIVE, CLOSED = Formulation("derivative"), Formulation("closed")
-FORMULATIONS = (
-    DERIVATIVE,
-    *(
-        Formulation(s, own)
-        for s in ("closed", "terms", "nodes", "nodes, followed")
-        for own in ("", "dvar step", "dvar", "everywhere")
-    ),
-)
+__all__ = ["backward", "forward"]
 
 
 def _divisor(p: Probe, over: str, count: str) -> float:
     """The divisor of a sum: the number of its elements, or a wrong count."""
     m = p.count(over)
-    return {"m": m, "1": 1, "m - 1": m - 1, "batch": p.count("batch")}[count]
+    return {"m": m, "1": 1, "m - 1": m - 1, "batch": p.count("batch"), "every": p.count()}[count]
 
 
-def _root(var: Array, eps: float, place: str, power: float) -> tuple[Array, Array]:
-    """rstd and its derivative by var. power: 1/2 is a root, 1 no root; negative powers multiply instead of dividing."""
+def _root(var: Array, eps: float, place: str | float, power: float) -> tuple[Array, Array]:
+    """rstd and its derivative by var. power: 1/2 is a root, 1 no root; negative powers multiply instead of dividing.
+
+    place: "inside" or "outside" the root, "missing", or another eps inside the root.
+    """
+    eps = place if isinstance(place, float) else eps
     if place == "outside" and power == 0.5:
         std = np.sqrt(var)
         return 1 / (std + eps), -1 / (2 * std * (std + eps) ** 2)
@@ -157,6 +40,9 @@ def _root(var: Array, eps: float, place: str, power: float) -> tuple[Array, Arra
 
 def forward(p: Probe, correction: int = 0, k: Faults = EXACT) -> Forward:
     """The forward pass of a batch with faults k."""
+    if k.grouping == "reshaped":
+        f = forward(p.reshaped(), correction, replace(k, grouping="channels"))
+        return f._replace(xhat=f.xhat.reshape(p.x.shape), y=f.y.reshape(p.x.shape))
     total_mu, total_var = p.total(k.mean_over), p.total(k.variance_over)
     mean_divisor = _divisor(p, k.mean_over, k.mean_count)
     mu = total_mu(p.x) / mean_divisor
@@ -168,7 +54,7 @@ def forward(p: Probe, correction: int = 0, k: Faults = EXACT) -> Forward:
     var = equations.variance(total_var((p.x - about) ** 2), variance_divisor, 0)
     if k.variance_form == "one pass":
         var = equations.variance(total_var(p.x**2) - p.count(k.variance_over) * mu**2, variance_divisor, 0)
-    mean_slope, variance_slope = 1 / mean_divisor, 1 / variance_divisor
+    mean_slope, variance_slope = 1 / mean_divisor, 1 / (variance_divisor or np.nan)
     if k.mean_from != "batch":
         mu, mean_slope = _running(p, p.running_mean, mu, k.mean_from), 0.0
     if k.variance_from != "batch":
@@ -196,6 +82,8 @@ def backward(
     forward_faults: Faults = EXACT,
 ) -> Backward:
     """The backward pass with faults k, in one formulation, of the forward f that has `forward_faults`."""
+    if "reshaped" in (k.backward_grouping, forward_faults.grouping):
+        return _regrouped(p, correction, k, formulation, forward_faults)
     rstd, xhat, dvar_factor = _own_root(p, f, correction, k, formulation)
     direct_factor, mean_factor, variance_factor, overall = _factors(p, rstd, correction, k)
     variance_factor = variance_factor * dvar_factor
@@ -227,6 +115,22 @@ def backward(
     return Backward(direct, mean, variance, direct + mean + variance, dgamma, dbeta)
 
 
+def _regrouped(
+    p: Probe, correction: int, k: Faults, formulation: Formulation, forward_faults: Faults
+) -> Backward:
+    """The backward pass where it, or the forward that it is the derivative of, takes other values for a channel."""
+    plain, own = replace(forward_faults, grouping="channels"), replace(k, backward_grouping="channels")
+    if (
+        k.backward_grouping == "channels" and formulation.style != "derivative"
+    ):  # from x, not from the forward
+        return backward(p, forward(p, correction, plain), correction, own, formulation, plain)
+    q = p.reshaped()
+    b = backward(q, forward(q, correction, plain), correction, own, formulation, plain)
+    parts = {name: getattr(b, name) for name in ("direct", "mean", "variance", "dx")}
+    wide = {name: np.broadcast_to(part, q.x.shape).reshape(p.x.shape) for name, part in parts.items()}
+    return b._replace(**wide)
+
+
 def _own_root(
     p: Probe, f: Forward, correction: int, k: Faults, formulation: Formulation
 ) -> tuple[Array, Array, Array | float]:
@@ -236,6 +140,9 @@ def _own_root(
     if not where:
         return f.rstd, f.xhat, 1.0
     var = f.var * ((p.count() - correction) / _other_divisor(p, k.backward_variance, correction))
+    if k.backward_variance[:3] in ("run", "new", "old"):
+        count = p.count() - int(k.backward_variance.endswith("N - 1"))
+        var = _running(p, p.running_var, f.var * (p.count() - correction) / count, k.backward_variance)
     own, _ = _root(var, p.eps, k.backward_eps, k.backward_root)
     if where == "everywhere":
         return own, equations.standardize(p.x, f.mu, own), 1.0
@@ -281,9 +188,11 @@ def _chain(p: Probe, f: Forward, dxhat: Array, k: Faults) -> tuple[Array, Array,
 
 def _parameters(p: Probe, f: Forward, k: Faults, xhat: Array, forward_faults: Faults) -> tuple[Array, Array]:
     """dgamma = sum(dy xhat), dbeta = sum(dy); 0 for a parameter that the forward forgot."""
-    factor = {"xhat": xhat, "x": p.x, "x - mu": p.x - f.mu}[k.dgamma_with]
+    factors = {"xhat": xhat, "x": p.x, "x - mu": p.x - f.mu, "y": f.y, "1": np.ones_like(xhat)}
+    factor = factors[k.dgamma_with]
     dgamma = p.total(k.dgamma_over)((p.dy if k.dgamma_of == "dy" else p.dy * p.gamma) * factor)
-    dbeta = p.total(k.dbeta_over)(p.dy if k.dbeta_of == "dy" else p.dy * p.gamma)
+    dbeta = p.total(k.dbeta_over)((p.dy if k.dbeta_of == "dy" else p.dy * p.gamma) * factors[k.dbeta_with])
     dgamma = dgamma / (p.count(k.dgamma_over) if k.dgamma_count == "mean" else 1)
     dbeta = dbeta / (p.count(k.dbeta_over) if k.dbeta_count == "mean" else 1)
+    dgamma, dbeta = (np.broadcast_to(d, p.gamma.shape) if d.size == 1 else d for d in (dgamma, dbeta))
     return dgamma * forward_faults.gamma, dbeta * forward_faults.beta

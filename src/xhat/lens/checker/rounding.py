@@ -4,16 +4,18 @@ They are found by the growth of an error on special batches.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from xhat.lens.checker import reference
 from xhat.lens.checker.adapter import Unjudged
+from xhat.lens.checker.conventions import PLAIN, Convention
 from xhat.lens.checker.faults import Mistake, with_faults
 from xhat.lens.checker.probes import UNIT, Array, Probe, far_probe, heavy_probe
 from xhat.lens.checker.runner import Runner
 
-__all__ = ["TOLERANCE", "cancels", "coarse", "overflows"]
+__all__ = ["TOLERANCE", "cancels", "coarse", "is_noise", "overflows"]
 
 # Bounds on the error of a correct output, relative to its largest term.
 TOLERANCE = {"float64": 1e-10, "float32": 3e-5, "float16": 1.5e-2, "bfloat16": 6e-2}
@@ -24,7 +26,29 @@ def coarse(dtypes: Sequence[str]) -> str:
     return max((d for d in dtypes if d in UNIT), key=lambda d: UNIT[d], default="float64")
 
 
-def cancels(runner: Runner, p: Probe, correction: int, forward: tuple[Mistake, ...], dtype: str) -> bool:
+def is_noise(runner: Runner, p: Probe, outputs: list[str]) -> bool:
+    """Whether an output jumps by more than float64 does where x moves by 1e-9: it has float32 or less inside.
+
+    A smooth output has a second difference of the order of 1e-18; the rounding of float32 leaves about 1e-8.
+    """
+    step = 1e-9 * np.abs(p.x).max() * np.sin(np.arange(p.x.size)).reshape(p.x.shape)
+    runs = [runner.run(replace(p, x=p.x + k * step)).outputs for k in range(3)]
+    for output in outputs:
+        low, middle, high = (run[output] for run in runs)
+        jump = np.abs(low - 2 * middle + high).max()
+        if jump > 1e-11 * max(float(np.abs(middle).max()), 1e-300):
+            return True
+    return False
+
+
+def cancels(
+    runner: Runner,
+    p: Probe,
+    correction: int,
+    forward: tuple[Mistake, ...],
+    dtype: str,
+    convention: Convention = PLAIN,
+) -> bool:
     """Whether the variance is computed as mean(x^2) - mu^2, whose error grows with the square of mu / sigma.
 
     With unit roundoff u and mu / sigma = d, the error is about u d for two passes, and u d^2 for one. At
@@ -36,7 +60,7 @@ def cancels(runner: Runner, p: Probe, correction: int, forward: tuple[Mistake, .
         return False
     bound = unit * distance**1.5
     far, near = (
-        _error(runner, far_probe(p, d, runner.spec.dtype), correction, forward)
+        _error(runner, far_probe(p, d, runner.spec.dtype), correction, forward, convention)
         for d in (distance, distance / 30)
     )
     if far is None or near is None:
@@ -44,13 +68,15 @@ def cancels(runner: Runner, p: Probe, correction: int, forward: tuple[Mistake, .
     return far > bound and far > 100 * near
 
 
-def _error(runner: Runner, p: Probe, correction: int, forward: tuple[Mistake, ...]) -> float | None:
+def _error(
+    runner: Runner, p: Probe, correction: int, forward: tuple[Mistake, ...], convention: Convention
+) -> float | None:
     """The relative error of y, or of dgamma if there is no forward; None if the code can't run."""
     try:
         outputs = runner.run(p, correction).outputs
     except Unjudged:
         return None
-    f = reference.forward(p, correction, with_faults(forward))
+    f = convention.activated(reference.forward(convention.scaled(p), correction, with_faults(forward)))
     exact: Array = f.y if "y" in outputs else p.total()(p.dy * f.xhat)
     found = outputs.get("y", outputs.get("dgamma"))
     if found is None or found.size != exact.size:

@@ -12,9 +12,10 @@ from itertools import product
 import numpy as np
 
 from xhat.lens.checker import reference
-from xhat.lens.checker.faults import Mistake, sets_of, with_faults
+from xhat.lens.checker.conventions import PLAIN, Convention
+from xhat.lens.checker.faults import EXCHANGED, Mistake, sets_of, with_faults
 from xhat.lens.checker.probes import Array, Probe, probes
-from xhat.lens.checker.reference import CLOSED, Backward, Formulation, Forward
+from xhat.lens.checker.steps import CLOSED, Backward, Formulation, Forward
 
 __all__ = ["BACKWARD", "LIMIT", "Explanation", "Names", "Predictor", "flat", "predictor_for"]
 
@@ -59,9 +60,11 @@ class Explanation:
 class Predictor:
     """Predicts and caches the outputs of sets of mistakes on the probes of one layout."""
 
-    def __init__(self, batch: tuple[Probe, ...], correction: int) -> None:
-        self.probes = batch
+    def __init__(self, batch: tuple[Probe, ...], correction: int, convention: Convention = PLAIN) -> None:
+        self._raw = batch
+        self.probes = tuple(convention.scaled(p) for p in batch)
         self.correction = correction
+        self.convention = convention
         self.traits = batch[0].traits
         self._forwards: dict[Mistakes, list[Forward]] = {}
         self._scales: dict[str, float] = {}
@@ -70,17 +73,20 @@ class Predictor:
     def forwards(self, mistakes: Mistakes = ()) -> list[Forward]:
         if mistakes not in self._forwards:
             faults = with_faults(mistakes)
-            self._forwards[mistakes] = [reference.forward(p, self.correction, faults) for p in self.probes]
+            plain = (reference.forward(p, self.correction, faults) for p in self.probes)
+            self._forwards[mistakes] = [self.convention.activated(f) for f in plain]
         return self._forwards[mistakes]
 
     def backwards(
         self, forward: Mistakes = (), formulation: Formulation = CLOSED, mistakes: Mistakes = ()
     ) -> list[Backward]:
         faults = with_faults(mistakes)
-        return [
-            reference.backward(p, f, self.correction, faults, formulation, with_faults(forward))
-            for p, f in zip(self.probes, self.forwards(forward), strict=True)
-        ]
+        found = []
+        for raw, p, f in zip(self._raw, self.probes, self.forwards(forward), strict=True):
+            inner = self.convention.inner(p, f, with_faults(forward))
+            b = reference.backward(inner, f, self.correction, faults, formulation, with_faults(forward))
+            found.append(self.convention.outer(raw, b))
+        return found
 
     def scale(self, output: str) -> float:
         """The largest magnitude of the terms of an output, relative to which its errors are measured."""
@@ -160,7 +166,7 @@ class Predictor:
         formulation: Formulation,
     ) -> dict[str, tuple[Names, ...]]:
         """The sets that explain each output of the backward, given the mistakes of its forward."""
-        return {
+        found = {
             output: tuple(
                 dict.fromkeys(
                     frozenset(m.name for m in chosen)
@@ -169,6 +175,10 @@ class Predictor:
             )
             for output, values in observed.items()
         }
+        both = [found.get(output, ()) for output in ("dgamma", "dbeta")]
+        if not all(any(EXCHANGED in names for names in sets) for sets in both):
+            found = {o: tuple(n for n in sets if EXCHANGED not in n) for o, sets in found.items()}
+        return found
 
 
 def _size(values: Array) -> Array:
@@ -183,6 +193,14 @@ def _agrees(predicted: Array, observed: Array, tolerance: float, base: float) ->
 
 
 @lru_cache(maxsize=64)
-def predictor_for(layout: str, dtype: str, eps: float, affine: bool, correction: int) -> Predictor:
+def predictor_for(
+    layout: str,
+    dtype: str,
+    eps: float,
+    affine: bool | str,
+    correction: int,
+    unit: float | None = None,
+    convention: Convention = PLAIN,
+) -> Predictor:
     """The predictor of one layout and dtype. It does not depend on the code under test, so it is cached."""
-    return Predictor(probes(layout, dtype, eps, affine), correction)
+    return Predictor(probes(layout, dtype, eps, affine, unit), correction, convention)

@@ -11,13 +11,14 @@ import numpy as np
 
 from xhat.lens.checker import reference
 from xhat.lens.checker.probes import Array, Probe
-from xhat.lens.checker.reference import EXACT, Faults, Forward
-from xhat.lens.checker.runner import RunResult
+from xhat.lens.checker.runs import RunResult
+from xhat.lens.checker.steps import EXACT, Faults, Forward
 from xhat.lens.checker.verdict import Row
 
 __all__ = ["Expected", "RunningStatistics", "check_returned", "check_running"]
 
 _NEAR = 0.02  # weights this close are equal in any precision; the probes have momentum 0.3, or 0.7 reversed
+_LEAST = 1e-4  # a smaller weight of the batch is no update
 # Consistent pairs: (correction of the forward, correction of the running variance).
 _ACCEPTED = ((0, 0), (0, 1), (1, 1))
 
@@ -78,23 +79,40 @@ def check_running(
         if k_mean is None:
             found.unnamed.append("running_mean is no average of the running mean and the batch's")
     if all("running_var" in s.running for s in runs):
-        before, after = [p.running_var for p in probes], [s.running["running_var"] for s in runs]
-        fits = {
-            (i, c): solve_weight(before, _variances(probes, s, correction, c), after)
-            for i, s in enumerate(states)
-            for c in (0, 1)
-        }
-        (_, running_correction), best = min(fits.items(), key=lambda item: item[1].error)
-        if best.error <= tolerance:
-            k_var = best.weight
-            _correction(found, correction, running_correction, expected)
-        else:
-            found.unnamed.append(
-                "running_var is no average of the running variance and the batch's, with N or N - 1"
-            )
+        k_var = _variance_weight(found, probes, runs, states, correction, expected, tolerance)
     batch = [f.mu for f in states[0]], _variances(probes, states[0], correction, 0)
     _momentum(found, probes, plain, (k_mean, k_var), batch, expected)
     return found
+
+
+def _variance_weight(
+    found: RunningStatistics,
+    probes: tuple[Probe, ...],
+    runs: list[RunResult],
+    states: list[list[Forward]],
+    correction: int,
+    expected: Expected,
+    tolerance: float,
+) -> float | None:
+    """The weight of the batch in running_var, with the correction, or the root, that fits best."""
+    before, after = [p.running_var for p in probes], [s.running["running_var"] for s in runs]
+    fits = {
+        (i, c, power): solve_weight(before, _variances(probes, s, correction, c, power), after)
+        for i, s in enumerate(states)
+        for c in (0, 1)
+        for power in (1.0, 0.5)
+    }
+    (_, running_correction, power), best = min(fits.items(), key=lambda item: item[1].error)
+    if best.error > tolerance:
+        found.unnamed.append(
+            "running_var is no average of the running variance and the batch's, with N or N - 1"
+        )
+        return None
+    if power == 1:
+        _correction(found, correction, running_correction, expected)
+    else:
+        found.mistakes.append(("standard deviation stored as the running variance", "running_var"))
+    return best.weight
 
 
 def _states(probes: tuple[Probe, ...], correction: int, faults: Faults) -> list[Forward]:
@@ -104,8 +122,13 @@ def _states(probes: tuple[Probe, ...], correction: int, faults: Faults) -> list[
     return states if have_shape else []
 
 
-def _variances(probes: tuple[Probe, ...], states: list[Forward], ours: int, other: int) -> list[Array]:
-    return [f.var * ((p.count() - ours) / (p.count() - other)) for p, f in zip(probes, states, strict=True)]
+def _variances(
+    probes: tuple[Probe, ...], states: list[Forward], ours: int, other: int, power: float = 1.0
+) -> list[Array]:
+    return [
+        np.asarray((f.var * ((p.count() - ours) / (p.count() - other))) ** power)
+        for p, f in zip(probes, states, strict=True)
+    ]
 
 
 def _correction(found: RunningStatistics, correction: int, running: int, expected: Expected) -> None:
@@ -133,7 +156,7 @@ def _momentum(
             continue
         sense = next((s for s, value in senses.items() if abs(value - k) < _NEAR), None)
         default = _default_weight(probes[0], plain, name, batch[i][0])
-        if sense is None and abs(k) < _NEAR:
+        if sense is None and abs(k) < _LEAST:
             found.unnamed.append(f"{name} is not updated by the batch")
             continue
         words = {

@@ -9,8 +9,9 @@ from dataclasses import replace
 import numpy as np
 
 from xhat.lens.checker.probes import Array, Probe
-from xhat.lens.checker.reference import Backward
-from xhat.lens.checker.runner import Runner, RunResult
+from xhat.lens.checker.runner import Runner
+from xhat.lens.checker.runs import RunResult
+from xhat.lens.checker.steps import Backward
 
 __all__ = ["localize", "own_gradients"]
 

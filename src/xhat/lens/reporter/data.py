@@ -62,13 +62,17 @@ def layer_numbers(
     axis: int | tuple[int, ...] = 1,
     eps: float = 1e-5,
     correction: float = 0,
+    running: tuple[ArrayLike, ArrayLike] | None = None,
+    dtype: str | None = None,
     name: str = "",
 ) -> Layer:
     """The numbers of forward and backward of every channel. With mean and var (both), the moments are given.
 
-    x and dy have the same shape; gamma, beta, mean and var have the shape of the channel axes.
+    x and dy have the same shape; gamma, beta, mean, var and the running moments, with which those of the batch are
+    compared, have the shape of the channel axes. dtype: that of the layer, if x was widened.
     Raises ShapeError, DtypeError, ArgumentError or DegenerateBatchError.
     """
+    dtype = dtype or ("bfloat16" if np.asarray(x).dtype.str[1:] == "V2" else None)
     x = _real(x, "x")
     axes = channel_axes(x.ndim, axis, "report")
     channels = tuple(x.shape[a] for a in axes)
@@ -76,7 +80,8 @@ def layer_numbers(
     gradients = None if dy is None else by_channel(_same_shape(_real(dy, "dy"), x), axes)
     fixed = mean is not None
     _check_options(values, eps, correction, fixed)
-    parameters = _parameters(channels, gamma=gamma, beta=beta, mu=mean, var=var)
+    kept = dict(zip(("running_mean", "running_var"), running or (None, None), strict=True))
+    parameters = _parameters(channels, gamma=gamma, beta=beta, mu=mean, var=var, **kept)
     blocks = [
         _block_numbers(
             values[block].astype(np.float64),
@@ -90,7 +95,7 @@ def layer_numbers(
     columns, histograms = (
         {key: np.concatenate([b[i][key] for b in blocks]) for key in blocks[0][i]} for i in (0, 1)
     )
-    settings = x.shape, str(x.dtype), axes, values.shape[1], float(eps), float(correction), fixed
+    settings = x.shape, dtype or x.dtype.name, axes, values.shape[1], float(eps), float(correction), fixed
     return Layer(name, *settings, columns, histograms, _sample(values, gradients))
 
 
@@ -112,6 +117,9 @@ def _block_numbers(
         stacks = {"mu": mu, "var": var, "gamma": given["gamma"], "beta": given["beta"], "rstd": rstd}
         columns = {key: value[:, 0] for key, value in stacks.items()}
         columns |= {"min": x.min(axis=1), "max": x.max(axis=1), "eps_share": (eps / (var + eps))[:, 0]}
+        ends = np.stack([columns["min"], columns["max"]], axis=1)
+        y = equations.normalize(ends, mu, rstd, given["gamma"], given["beta"])
+        columns |= {"y_max": y.max(axis=1)} | _against_running(x, total, given, eps)
         histograms = {"x": _histograms(x)}
         if dy is not None:
             sums = equations.gradient_sums(dy, xhat, total)
@@ -125,6 +133,17 @@ def _block_numbers(
                 columns |= {f"{key}_min": array.min(axis=1), f"{key}_max": array.max(axis=1)}
                 histograms[key] = _histograms(array)
     return columns, histograms
+
+
+def _against_running(x: Array, total: Any, given: dict[str, Array], eps: float) -> dict[str, Array]:
+    """The distance of the batch's mean from the running one in running deviations, and the ratio of the variances."""
+    if "running_mean" not in given:
+        return {}
+    mu, m2 = equations.moments(x, total, x.shape[1])
+    rstd = equations.reciprocal_std(given["running_var"], eps, np.sqrt)
+    gap = equations.standardize(mu, given["running_mean"], rstd)
+    ratio = (equations.variance(m2, x.shape[1]) + eps) * rstd**2
+    return {"gap_mean": gap[:, 0], "gap_var": ratio[:, 0]}
 
 
 def _histograms(array: Array) -> NDArray[np.int64]:
@@ -159,6 +178,8 @@ def _blocks(values: NDArray[Any]) -> Iterator[slice]:
 
 def _real(array: ArrayLike, name: str) -> NDArray[Any]:
     given = np.asarray(array)
+    if given.dtype.str[1:] == "V2":  # bfloat16, as numpy.save writes it: the upper half of a float32
+        given = (given.view(np.uint16).astype(np.uint32) << np.uint32(16)).view(np.float32)
     if given.dtype.kind in "fiub" or given.dtype.name in ("bfloat16", "float8_e4m3fn", "float8_e5m2"):
         return given
     raise DtypeError(f"report: {name} has dtype {given.dtype}, expected real numbers.")

@@ -16,6 +16,9 @@ __all__ = ["FEW_VALUES", "HUGE_OFFSET", "MOST_REMOVED", "Finding", "findings"]
 FEW_VALUES = 16  # per channel: the standard error of the variance is then above a third
 HUGE_OFFSET = 100.0  # |mu| / std, from which a one-pass variance in float32 keeps fewer than four digits
 MOST_REMOVED = 0.99  # share of the gradient's energy
+FAR_MEAN = 1.0  # running standard deviations between the means of the batch and of evaluation
+FAR_VARIANCE = 4.0  # factor between their variances
+_LARGEST_FLOAT32, _LARGEST_FLOAT16 = 3.4e38, 65504
 
 
 class Finding(NamedTuple):
@@ -24,11 +27,12 @@ class Finding(NamedTuple):
     kind: str
     channel: int | None
     reason: str
+    rank: int = 0  # of its rule
 
 
 def findings(layer: Layer) -> list[Finding]:
     """All findings of a layer, in the order of the rules."""
-    return [finding for rule in _RULES for finding in rule(layer)]
+    return [f._replace(rank=rank) for rank, rule in enumerate(_RULES) for f in rule(layer)]
 
 
 def _not_finite(layer: Layer) -> Iterator[Finding]:
@@ -40,6 +44,28 @@ def _not_finite(layer: Layer) -> Iterator[Finding]:
                 f"values from {_say(low[c])} to {_say(high[c])}: their squares overflow, even in float64."
             )
         yield Finding("not finite", int(c), reason)
+
+
+def _overflows(layer: Layer) -> Iterator[Finding]:
+    """Finite values whose squares, or results, exceed the largest number of the arithmetic or of the dtype."""
+    if layer.dtype == "float64":
+        return
+    low, high, mu = (layer.columns[name] for name in ("min", "max", "mu"))
+    with np.errstate(all="ignore"):
+        far = np.maximum(np.abs(low - mu), np.abs(high - mu)) ** 2
+    for c in _worst_first(far, (far > _LARGEST_FLOAT32) & np.isfinite(low) & np.isfinite(high)):
+        yield Finding(
+            "overflows float32",
+            c,
+            f"values from {_say(low[c])} to {_say(high[c])}: the squares of their deviations exceed "
+            f"{_say(_LARGEST_FLOAT32)}, the largest float32, so that the variance is infinite there and y is β or NaN.",
+        )
+    if layer.dtype == "float16":
+        for c in _worst_first(layer.columns["y_max"], layer.columns["y_max"] > _LARGEST_FLOAT16):
+            reason = (
+                f"y reaches {_say(layer.columns['y_max'][c])}, and the largest float16 is {_LARGEST_FLOAT16}."
+            )
+            yield Finding("overflows float16", c, reason)
 
 
 def _constant(layer: Layer) -> Iterator[Finding]:
@@ -99,6 +125,38 @@ def _few_values(layer: Layer) -> Iterator[Finding]:
         yield Finding("few values", None, f"every channel has {values} to estimate from: {uncertain}.")
 
 
+def _no_gradient(layer: Layer) -> Iterator[Finding]:
+    """Channels to which no gradient comes back; behind a ReLU, those whose y is nowhere positive are dead."""
+    if not layer.has_gradient:
+        return
+    none = layer.columns["dy"] == 0
+    if none.all():
+        yield Finding("no gradient", None, "no gradient comes back to the output of this layer.")
+        return
+    for c in np.flatnonzero(none & (layer.columns["y_max"] <= 0)):
+        yield Finding(
+            "dead",
+            int(c),
+            f"y is at most {_say(layer.columns['y_max'][c])} and no gradient comes back: a ReLU behind it is 0 for the "
+            "whole batch.",
+        )
+
+
+def _running_differs(layer: Layer) -> Iterator[Finding]:
+    if "gap_mean" not in layer.columns:
+        return
+    far, factor = np.abs(layer.columns["gap_mean"]), layer.columns["gap_var"]
+    with np.errstate(all="ignore"):
+        worst = np.maximum(far / FAR_MEAN, np.abs(np.log(factor)) / np.log(FAR_VARIANCE))
+    for c in _worst_first(worst, (worst >= 1) & np.isfinite(worst)):
+        yield Finding(
+            "running statistics differ",
+            c,
+            f"the batch's mean is {_say(far[c])} running standard deviations from the running mean, and its variance "
+            f"{_say(factor[c])} times the running one: training and evaluation give another y.",
+        )
+
+
 def _little_left(layer: Layer) -> Iterator[Finding]:
     if not layer.has_gradient:
         return
@@ -129,10 +187,13 @@ def _worst_first(measure: np.ndarray, chosen: np.ndarray) -> list[int]:
 
 _RULES: tuple[Callable[[Layer], Iterator[Finding]], ...] = (
     _not_finite,
+    _overflows,
     _few_values,
     _constant,
     _dominated_by_eps,
     _huge_offset,
+    _running_differs,
     _gamma_is_zero,
+    _no_gradient,
     _little_left,
 )

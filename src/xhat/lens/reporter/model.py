@@ -60,7 +60,9 @@ def _relative(file: str | Path, page: str | Path) -> str:
 def _gather(model: Any, batch: Any, loss: Callable[..., Any]) -> list[tuple[_Call, Any]]:
     import torch
 
-    inputs, targets = (batch[0], batch[1:]) if isinstance(batch, tuple | list) and batch else (batch, ())
+    inputs, targets = (
+        (batch[0], tuple(batch[1:])) if isinstance(batch, tuple | list) and batch else (batch, ())
+    )
     if isinstance(inputs, torch.Tensor) and inputs.is_floating_point():
         inputs = inputs.detach().requires_grad_()  # so that frozen layers get a gradient as well
     layers = {name or "model": module for name, module in model.named_modules() if _is_batch_norm(module)}
@@ -69,10 +71,40 @@ def _gather(model: Any, batch: Any, loss: Callable[..., Any]) -> list[tuple[_Cal
             f"report_model: {type(model).__name__} has no batch-norm layer, expected one or more."
         )
     with torch.enable_grad(), _unchanged(layers.values()), _recorded(layers) as calls:
-        value = _checked(loss(model(inputs), *targets))
+        value = _checked(_loss(model, loss, inputs, targets))
         edges = [call.edge for call in calls if call.edge is not None]
         found = iter(torch.autograd.grad(value.sum(), edges, allow_unused=True)) if edges else iter(())
     return [(call, None if call.edge is None else next(found)) for call in calls]
+
+
+def _loss(model: Any, loss: Callable[..., Any], inputs: Any, targets: tuple[Any, ...]) -> Any:
+    """The loss of the batch. Raises ArgumentError if the model does not take the input, or the loss the targets."""
+    try:
+        output = model(inputs)
+    except Exception as e:
+        raise ArgumentError(
+            f"report_model: the model raised {_said(e)} on {_described(inputs)}, expected batch to be its input, or "
+            "(input, target, ...)."
+        ) from e
+    try:
+        return loss(output, *targets)
+    except Exception as e:
+        given = ", ".join(map(_described, targets)) or "no target"
+        raise ArgumentError(
+            f"report_model: the loss raised {_said(e)} with {given}, expected batch to be (input, target, ...) with "
+            "the targets that the loss takes."
+        ) from e
+
+
+def _said(e: Exception) -> str:
+    return f"{type(e).__name__} ({' '.join(str(e).split())[:90].rstrip('. ') or 'no message'})"
+
+
+def _described(value: Any) -> str:
+    if isinstance(value, dict):
+        return f"a dict of {', '.join(map(str, list(value)[:6]))}"
+    shape = getattr(value, "shape", None)
+    return f"a {type(value).__name__}" + (f" of shape {tuple(shape)}" if shape is not None else "")
 
 
 def _checked(value: Any) -> Any:
@@ -156,6 +188,11 @@ def _numbers(call: _Call, dy: Any) -> Layer:
     module = call.module
     given = None if module.training else getattr(module, "running_mean", None)
     fixed = given is not None
+    running = getattr(module, "running_mean", None), getattr(module, "running_var", None)
+    counted = getattr(module, "num_batches_tracked", None)
+    kept = (
+        running[0] is not None and running[1] is not None and (counted is None or int(counted) > 0 or fixed)
+    )
     return layer_numbers(
         _array(call.x),
         _array(dy),
@@ -164,6 +201,8 @@ def _numbers(call: _Call, dy: Any) -> Layer:
         mean=_array(module.running_mean) if fixed else None,
         var=_array(module.running_var) if fixed else None,
         eps=float(module.eps),
+        running=(_array(running[0]), _array(running[1])) if kept else None,
+        dtype=str(call.x.dtype).removeprefix("torch."),
         name=call.name,
     )
 

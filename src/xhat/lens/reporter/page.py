@@ -18,6 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from xhat.lens.reporter.data import SAMPLE, Layer, layer_numbers
 from xhat.lens.reporter.findings import Finding, findings
+from xhat.lens.reporter.groups import first_not_finite, groups, is_broken, layer_facts
 
 __all__ = ["CHANNELS", "page", "report", "write"]
 
@@ -34,6 +35,7 @@ _SCRIPTS = [
     "play",
     "controls",
     "layers",
+    "model",
     "report",
 ]  # in order of use
 _EXACT = {
@@ -81,8 +83,13 @@ def page(layers: Sequence[Layer], title: str, *, model: bool = False, doctor: st
     limit = max(8, CHANNELS // max(1, len(layers)))
     shown = sum(min(limit, len(layer.columns["mu"])) for layer in layers)
     few = 8 if shown > 512 else SAMPLE  # values per channel for play mode
-    records = [_record(layer, limit, few) for layer in layers]
+    found = [findings(layer) for layer in layers]
+    records = [
+        _record(layer, _interleaved(one), limit, few) for layer, one in zip(layers, found, strict=True)
+    ]
     data = {"title": title, "model": model, "doctor": doctor, "layers": records}
+    if model:
+        data |= {"groups": _groups(layers, found, records), "first": first_not_finite(layers)}
     shared, own = files("xhat") / "web", files("xhat.lens.reporter") / "web"
 
     def part(name: str) -> str:
@@ -104,8 +111,17 @@ def _inert(data: Any) -> str:
     return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
 
 
-def _record(layer: Layer, limit: int, few: int) -> dict[str, Any]:
-    found = _interleaved(findings(layer))
+def _groups(layers: Sequence[Layer], found: Any, records: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The findings of a model, each with the row of its channel on the page; 0 if the channel is not shown."""
+    made = []
+    for group in groups(layers, found):
+        shown = records[group.layer]["channels"]
+        row = shown.index(group.channel) if group.channel in shown else 0
+        made.append(group._asdict() | {"row": row})
+    return made
+
+
+def _record(layer: Layer, found: list[Finding], limit: int, few: int) -> dict[str, Any]:
     shown = _chosen(layer, [f.channel for f in found if f.channel is not None], limit)
     place = {int(channel): i for i, channel in enumerate(shown)}
     return {
@@ -120,6 +136,8 @@ def _record(layer: Layer, limit: int, few: int) -> dict[str, Any]:
         "count": len(layer.columns["mu"]),
         "channels": shown.tolist(),
         "shares": _layer_shares(layer),
+        "broken": is_broken(layer),
+        "facts": layer_facts(layer),
         "findings": [
             {"kind": f.kind, "row": -1 if f.channel is None else place[f.channel], "reason": f.reason}
             for f in found[:FINDINGS]
@@ -154,13 +172,13 @@ def _chosen(layer: Layer, striking: list[int], limit: int) -> NDArray[np.int64]:
 
 def _layer_shares(layer: Layer) -> list[float] | None:
     """The shares of the energy of the layer's incoming gradient: kept, removed by the mean and the variance path."""
-    if not layer.has_gradient:
+    if not layer.has_gradient or is_broken(layer):
         return None
     direct = layer.columns["direct"]
     good = np.isfinite(direct) & np.isfinite(layer.columns["kept"])
     largest = direct[good].max(initial=0.0)
-    if largest == 0:
-        return [1.0, 0.0, 0.0]
+    if largest == 0:  # gamma or dy is 0: no energy to share
+        return None
     energy = (direct[good] / largest) ** 2
     return [
         float(np.sum(energy * layer.columns[k][good]) / energy.sum())

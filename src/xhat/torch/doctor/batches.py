@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from xhat.errors import ArgumentError
-from xhat.torch.doctor.trees import mapped
+from xhat.torch.trees import mapped
 
 __all__ = ["Batches", "copied"]
 

@@ -3,7 +3,6 @@
 import contextlib
 import importlib
 import json
-import math
 import re
 import sys
 import traceback
@@ -35,7 +34,7 @@ def doctor(target: str, *, as_json: bool = False, output: Path | None = None, pr
         diagnosis = _diagnosed(target, progress)
     if output is not None:
         diagnosis.to_html(output)
-    print(json.dumps(_strict(diagnosis.to_dict()), indent=2, default=str) if as_json else diagnosis)
+    print(json.dumps(diagnosis.to_dict(), indent=2) if as_json else diagnosis)
     if not diagnosis.healthy:
         return 1
     return 0 if diagnosis.layers else 2
@@ -125,12 +124,3 @@ def _line(error: BaseException) -> str:
     frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename != __file__]
     own = [f for f in frames if Path(f.filename).is_relative_to(Path.cwd())] or frames
     return f"{Path(own[-1].filename).name}, line {own[-1].lineno}" if own else ""
-
-
-def _strict(value: Any) -> Any:
-    """The same for JSON, which has no NaN and no infinity: these are null."""
-    if isinstance(value, dict):
-        return {str(key): _strict(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [_strict(inner) for inner in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

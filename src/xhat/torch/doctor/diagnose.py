@@ -18,7 +18,6 @@ from xhat.torch.doctor.measure import Runner, measure
 from xhat.torch.doctor.measured import MODES, Measured
 from xhat.torch.doctor.ranks import header_of
 from xhat.torch.doctor.rules import judged
-from xhat.torch.doctor.signals import signals
 from xhat.torch.doctor.trials import try_remedies
 from xhat.torch.progress import with_progress
 from xhat.torch.recalibrate import call, in_lockstep
@@ -63,6 +62,7 @@ def diagnose(
         print(d)
     """
     model = unwrapped(model)
+    _check(loss, forward, optimizer, layers)
     found = _chosen(batch_norms(model), layers)
     checked(model, found)
     group = groups.group_name(process_group)
@@ -78,6 +78,21 @@ def diagnose(
         {mode: measured.mean(mode) for mode in MODES} if measured.count else dict.fromkeys(MODES),
         [_row(measured, layer) for layer in measured.layers], by_severity(findings), unjudged, measured,
     )  # fmt: skip
+
+
+def _check(loss: Any, forward: Any, optimizer: Any, layers: Any) -> None:
+    """Raises ArgumentError for options of another kind."""
+    for name, value, signature in (("loss", loss, "(output, batch)"), ("forward", forward, "(model, batch)")):
+        if value is not None and not callable(value):
+            raise ArgumentError(
+                f"diagnose: {name} is {type(value).__name__}, expected a function {name}{signature}."
+            )
+    if optimizer is not None and not hasattr(optimizer, "param_groups"):
+        raise ArgumentError(
+            f"diagnose: optimizer is {type(optimizer).__name__}, expected a torch.optim.Optimizer."
+        )
+    if layers is not None and not isinstance(layers, Iterable):
+        raise ArgumentError(f"diagnose: layers is {type(layers).__name__}, expected paths of batch norms.")
 
 
 def _chosen(found: list[Layer], paths: Iterable[str] | None) -> list[Layer]:
@@ -124,9 +139,11 @@ def _call(model: nn.Module, batch: Any) -> Any:
 
 def _row(measured: Measured, layer: Layer) -> dict[str, Any]:
     """What a diagnosis reports of one layer."""
-    tap = measured.tap(layer)
     calls = measured.tap(layer, "evaluation").calls / measured.count
-    numbers = signals(layer, tap)._asdict() | {"left": layer.left, "repair": measured.swapped.get(layer.path)}
+    numbers = measured.signals(layer)._asdict() | {
+        "left": layer.left,
+        "repair": measured.swapped.get(layer.path),
+    }
     return {
         "layer": layer.path,
         "class": type(layer.module).__name__,

@@ -8,7 +8,7 @@ from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from xhat.torch.doctor.findings import Finding, Unjudged
+from xhat.torch.doctor.findings import Finding, Unjudged, strict
 
 if TYPE_CHECKING:
     from xhat.torch.doctor.measured import Measured
@@ -62,7 +62,12 @@ class Diagnosis:
         return f"Batch norm does not hurt this model on these batches{seen}."
 
     def to_dict(self) -> dict[str, Any]:
-        """The diagnosis as values that JSON can hold."""
+        """The diagnosis as values that JSON can hold; None where a number is not finite, which JSON has no word for."""
+        found: dict[str, Any] = strict(self.values())
+        return found
+
+    def values(self) -> dict[str, Any]:
+        """The same with NaN and infinity as they are, which the page shows."""
         return {
             "healthy": self.healthy,
             "summary": self.summary,
@@ -71,7 +76,7 @@ class Diagnosis:
             "model": self.model,
             "modes": dict(self.modes),
             "layers": [dict(layer) for layer in self.layers],
-            "findings": [finding.to_dict() for finding in self.findings],
+            "findings": [finding.values() for finding in self.findings],
             "not_judged": [unjudged._asdict() for unjudged in self.not_judged],
         }
 
@@ -79,7 +84,7 @@ class Diagnosis:
         """The diagnosis as one self-contained page, which is also written to path if one is given."""
         from xhat.torch.doctor.page import render
 
-        html: str = render(self.to_dict())
+        html: str = render(self.values())
         if path is not None:
             Path(path).write_text(html, encoding="utf-8")
         return html

@@ -3,11 +3,12 @@
 Nothing is measured or judged here, and no torch is imported: a diagnosis can be read, stored and compared anywhere.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, NamedTuple
 
-__all__ = ["CAUSES", "SEVERITIES", "Finding", "Proof", "Severity", "Unjudged", "by_severity"]
+__all__ = ["CAUSES", "SEVERITIES", "Finding", "Proof", "Severity", "Unjudged", "by_severity", "strict"]
 
 CAUSES: Mapping[str, str] = {
     "statistics-never-updated": "the running statistics still have their initial values",
@@ -90,10 +91,28 @@ class Finding:
             raise ValueError(f"Finding: cause is {self.cause!r}, expected one of {', '.join(CAUSES)}.")
 
     def to_dict(self) -> dict[str, Any]:
-        """The finding as values that JSON can hold."""
+        """The finding as values that JSON can hold; None where a number is not finite."""
+        found: dict[str, Any] = strict(self.values())
+        return found
+
+    def values(self) -> dict[str, Any]:
+        """The same with NaN and infinity as they are."""
         found = asdict(self) | {"layers": list(self.layers), "evidence": dict(self.evidence)}
         found["proof"] = None if self.proof is None else self.proof._asdict()
         return found
+
+
+def strict(value: Any) -> Any:
+    """The same for JSON: None for NaN and infinity, Python's numbers for NumPy's, text for what is neither."""
+    if isinstance(value, Mapping):
+        return {str(key): strict(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [strict(inner) for inner in value]
+    if value is None or isinstance(value, str | bool | int):
+        return value
+    if isinstance(value, float):  # NumPy's too
+        return float(value) if math.isfinite(value) else None
+    return strict(value.item()) if hasattr(value, "item") else str(value)
 
 
 class Unjudged(NamedTuple):

@@ -9,7 +9,6 @@ What runs in between must never be decided here.
 """
 
 import random
-import sys
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -19,6 +18,8 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+
+from xhat.torch.internals import uncompiled
 
 __all__ = ["Guarded", "guarded", "random_states_kept"]
 
@@ -54,8 +55,7 @@ def guarded(model: nn.Module) -> Iterator[Guarded]:
         for module in model.modules():
             keep = _script_kept if isinstance(module, torch.jit.ScriptModule) else _module_kept
             stack.enter_context(keep(module, state))
-        if "torch._dynamo" in sys.modules:  # else nothing was compiled
-            stack.enter_context(torch.compiler.set_stance("force_eager"))
+        stack.enter_context(uncompiled())
         stack.enter_context(torch.no_grad())
         yield state
 

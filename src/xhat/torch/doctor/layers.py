@@ -4,7 +4,9 @@ import sys
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.instancenorm import _InstanceNorm
@@ -14,6 +16,8 @@ from xhat.torch.inputs import check_known
 from xhat.torch.recalibrate import unwrapped as without_wrappers
 
 __all__ = ["Layer", "batch_norms", "checked", "unwrapped"]
+
+Array = NDArray[np.float64]
 
 
 @dataclass(eq=False)
@@ -58,6 +62,15 @@ class Layer:
         return self.module.running_mean is not None and self.module.running_var is not None
 
     @property
+    def running(self) -> tuple[Array, Array]:
+        """Running mean and variance (C,) in float64, of the first rank."""
+        if self.first_rank is not None:
+            return self.first_rank[1:]
+        both = self.module.running_mean, self.module.running_var
+        mean, var = (t.detach().cpu().double().numpy() for t in both)
+        return mean, var
+
+    @property
     def tracked(self) -> int | None:
         """num_batches_tracked; None where the layer does not count."""
         if self.first_rank is not None:
@@ -67,11 +80,17 @@ class Layer:
 
     @property
     def left(self) -> float | None:
-        """The weight (1 - momentum)^batches that the initial 0 and 1 still have; None if it is unknown."""
+        """The weight (1 - momentum)^batches that the initial 0 and 1 still have; None if it is unknown.
+
+        running_var = left + (1 - left) var is no less, so that the least one is a bound: the statistics of a
+        recalibrated layer, which has counted its calls, have nothing of the initial ones.
+        """
         if self.tracked is None or self.fixed:
             return None
         momentum = 1.0 if self.momentum is None else self.momentum
-        return float((1 - momentum) ** self.tracked) if self.tracked else 1.0
+        left = float((1 - momentum) ** self.tracked) if self.tracked else 1.0
+        least = float(self.running[1].min(initial=1)) if self.tracks else 1.0
+        return min(left, max(0.0, least)) if self.tracked and np.isfinite(least) else left
 
 
 def unwrapped(model: Any) -> Any:

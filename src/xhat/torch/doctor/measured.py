@@ -9,7 +9,7 @@ from torch import nn
 
 from xhat.torch.doctor.graph import GraphNorm
 from xhat.torch.doctor.layers import Layer
-from xhat.torch.doctor.signals import Gap, gap
+from xhat.torch.doctor.signals import Gap, Signals, gap, signals
 from xhat.torch.doctor.tap import Tap
 
 __all__ = ["MODES", "Measured"]
@@ -85,6 +85,10 @@ class Measured:
     def tap(self, layer: Layer, mode: str = "batch") -> Tap:
         """What this layer got in this mode."""
         return self.taps[mode][self.layers.index(layer)]
+
+    def signals(self, layer: Layer) -> Signals:
+        """The signals of this layer."""
+        return signals(layer, self.tap(layer), self.tap(layer, "evaluation"))
 
     def mean(self, mode: str) -> float | None:
         """The mean loss or distance from evaluation, as the diagnosis reports it; None if the mode did not run."""

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from xhat.torch.doctor.trees import tensors
+from xhat.torch.trees import tensors
 
 __all__ = ["distance", "sketch"]
 

@@ -1,6 +1,6 @@
 """One self-contained HTML page about a diagnosis, from its dictionary and web/ (HTML, CSS).
 
-Nothing is judged here, and no model is seen: the page shows `Diagnosis.to_dict()`. It makes no network requests, which
+Nothing is judged here, and no model is seen: the page shows `Diagnosis.values()`. It makes no network requests, which
 its content security policy enforces, and every name and sentence in the dictionary is inserted as text (autoescape).
 """
 
@@ -62,7 +62,7 @@ _COLUMNS = {
 
 
 def render(diagnosis: Mapping[str, Any]) -> str:
-    """The page about a diagnosis (the dictionary of `Diagnosis.to_dict`), as text that UTF-8 can encode."""
+    """The page about a diagnosis (the dictionary of `Diagnosis.values`), as text that UTF-8 can encode."""
     from jinja2 import Environment, StrictUndefined
 
     def part(package: str, name: str) -> str:

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from xhat import equations
 from xhat.torch.doctor.exactness import Errors
 from xhat.torch.doctor.layers import Layer
-from xhat.torch.doctor.signals import running
-from xhat.torch.doctor.tap import Tap, nothing
+from xhat.torch.doctor.scatter import nothing
+from xhat.torch.doctor.tap import Tap
 from xhat.torch.sync import frames
 from xhat.torch.sync.frames import FrameHeader
 from xhat.torch.sync.merge import Moments, merged
@@ -41,7 +41,7 @@ def share_taps(measured: "Measured", group: str) -> None:
     mine = [np.array([measured.count, *_failed(measured)], float)]
     for tap in taps:
         mine += [_numbers(tap), *(np.concatenate(moments) for moments in _moments(tap))]
-    mine += [np.concatenate(([_tracked(x)], *running(x))) for x in measured.layers if x.tracks]
+    mine += [np.concatenate(([_tracked(x)], *x.running)) for x in measured.layers if x.tracks]
     gathered = frames.gather(np.concatenate(mine), header_of(measured), group)
     parts = iter(np.split(gathered, np.cumsum([len(part) for part in mine])[:-1], axis=1))
     first = next(parts)
@@ -72,15 +72,17 @@ def _failed(measured: "Measured") -> list[bool]:
 
 
 def _moments(tap: Tap) -> list[Moments]:
+    if tap.scatter is not None:
+        return [tap.scatter.samples, tap.scatter.batches]
     by_call = [*tap.by_call, *[nothing(tap.channels)] * CALLS][:CALLS]
-    return [*tap.halves, tap.samples, tap.batch_means, tap.unpadded, *by_call]
+    return [*tap.halves, tap.batch_means, tap.unpadded, *by_call]
 
 
 def _numbers(tap: Tap) -> Array:
     e = tap.errors or Errors(0.0, 0.0, 0.0, "", "")
     never = tap.first_call if tap.first_call >= 0 else np.inf
     return np.array([
-        tap.calls, tap.batches, tap.inverse_sizes, tap.smallest, tap.in_training, never, tap.dimensions,
+        tap.calls, tap.batches, tap.inverse_sizes, tap.smallest, tap.in_training, never, tap.dimensions, tap.not_finite,
         e.offset, e.theirs, e.ours,
     ], float)  # fmt: skip
 
@@ -91,7 +93,7 @@ def _merged(rows: Array) -> Moments:
 
 def _set(tap: Tap, numbers: Array, moments: list[Moments]) -> None:
     """Makes the numbers of all ranks the tap's."""
-    calls, batches, inverse_sizes, smallest, in_training, first_call, dimensions, *_ = numbers.T
+    calls, batches, inverse_sizes, smallest, in_training, first_call, dimensions, not_finite, *_ = numbers.T
     tap.calls, tap.batches, tap.inverse_sizes = (
         int(calls.sum()),
         int(batches.sum()),
@@ -99,12 +101,15 @@ def _set(tap: Tap, numbers: Array, moments: list[Moments]) -> None:
     )
     tap.smallest, tap.in_training = float(smallest.min()), bool(in_training.any())
     tap.first_call = int(first_call.min()) if np.isfinite(first_call.min()) else -1
-    tap.dimensions = int(dimensions.max())
-    worst = numbers[numbers[:, 8].argmax(), 7:]
+    tap.dimensions, tap.not_finite = int(dimensions.max()), int(not_finite.sum())
+    worst = numbers[numbers[:, 9].argmax(), 8:]
     kind = (tap.errors.dtype, tap.errors.layout) if tap.errors else ("float32", "contiguous")
     offset, theirs, ours = (float(v) for v in worst)
     tap.errors = Errors(offset, theirs, ours, *kind) if theirs else None
-    even, odd, tap.samples, tap.batch_means, tap.unpadded, *by_call = moments
+    if tap.scatter is not None:
+        tap.scatter.samples, tap.scatter.batches = moments
+        return
+    even, odd, tap.batch_means, tap.unpadded, *by_call = moments
     tap.halves = [even, odd]
     tap.by_call = [call for call in by_call if call[0].any()]
 

@@ -9,7 +9,7 @@ from xhat import equations
 from xhat.torch.doctor.layers import Layer
 from xhat.torch.doctor.tap import Tap
 
-__all__ = ["Gap", "Signals", "deviation", "gap", "most", "off", "running", "signals"]
+__all__ = ["Gap", "Signals", "deviation", "gap", "most", "off", "signals"]
 
 Array = NDArray[np.float64]
 
@@ -19,7 +19,7 @@ class Signals(NamedTuple):
 
     shift         |pooled mean - running mean| / sigma, which 90 % of the channels do not exceed
     log_variance  |log((running_var + eps) / (var + eps))|, likewise
-    icc           variance of the batches' means over what shuffled samples would give (1: shuffled)
+    icc           variance of the batches' means, or mean squares, over what shuffled samples would give (1: shuffled)
     noise         scatter of a batch's mean, in sigmas
     m             values per channel and batch
     """
@@ -37,22 +37,12 @@ def most(values: Array) -> float:
     return float(np.quantile(known, 0.9)) if len(known) else float("nan")
 
 
-def running(layer: Layer) -> tuple[Array, Array]:
-    """Running mean and variance (C,) in float64."""
-    if layer.first_rank is not None:
-        return layer.first_rank[1:]
-    mean, var = (
-        t.detach().cpu().double().numpy() for t in (layer.module.running_mean, layer.module.running_var)
-    )
-    return mean, var
-
-
 def deviation(layer: Layer, tap: Tap) -> tuple[float, float]:
     """shift and log_variance of the running statistics from the moments of this tap."""
     live = tap.pooled[0] > 0
     if not layer.tracks or not live.any():
         return float("nan"), float("nan")
-    mean, var = (values[live] for values in running(layer))
+    mean, var = (values[live] for values in layer.running)
     with np.errstate(all="ignore"):
         shift = np.abs(tap.pooled[1][live] - mean) / tap.sigma[live]
         ratio = np.abs(np.log((var + layer.eps) / (tap.variance[live] + layer.eps)))
@@ -67,22 +57,18 @@ def off(layer: Layer, tap: Tap) -> float:
     return float("inf") if any(value != value for value in found) else max(found)
 
 
-def signals(layer: Layer, tap: Tap) -> Signals:
-    """The signals of this layer by what it got."""
-    nan = float("nan")
+def signals(layer: Layer, tap: Tap, in_evaluation: Tap) -> Signals:
+    """The signals of this layer by what it got by the batch's statistics, and in evaluation."""
     shift, log_variance = deviation(layer, tap)
-    icc = noise = nan
-    batches, samples = float(tap.batch_means[0].max()), float(tap.samples[0].max())
-    if batches > 1 and samples > batches:
-        between = equations.variance(tap.batch_means[2], batches, 1)
-        of_samples = equations.variance(tap.samples[2], tap.samples[0], 1)
+    icc = noise = float("nan")
+    if in_evaluation.scatter is not None:
+        icc = in_evaluation.scatter.icc(in_evaluation.batches, layer.eps)
+    batches = float(tap.batch_means[0].max())
+    if batches > 1:
         with np.errstate(all="ignore"):
-            expected = of_samples * (tap.inverse_sizes / batches) / tap.sigma**2
-            between = between / tap.sigma**2
-        if np.nansum(expected) > 0:
-            icc = float(np.nansum(between) / np.nansum(expected))
-        noise = float(np.sqrt(np.nanmean(between))) if np.isfinite(between).any() else nan
-    m = float(tap.pooled[0].max()) / tap.calls if tap.calls else nan
+            between = equations.variance(tap.batch_means[2], batches, 1) / tap.sigma**2
+        noise = float(np.sqrt(np.nanmean(between))) if np.isfinite(between).any() else noise
+    m = float(tap.pooled[0].max()) / tap.calls if tap.calls else float("nan")
     return Signals(shift, log_variance, icc, noise, m)
 
 

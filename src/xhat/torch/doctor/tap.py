@@ -15,6 +15,7 @@ from xhat import equations
 from xhat.torch.doctor.exactness import Errors, errors_of_call
 from xhat.torch.doctor.layers import Layer
 from xhat.torch.doctor.padding import Padding
+from xhat.torch.doctor.scatter import Scatter, finite, nothing
 from xhat.torch.doctor.thresholds import LARGE_MEAN
 from xhat.torch.nn import BatchNorm
 from xhat.torch.recorder import moments_of
@@ -25,25 +26,16 @@ __all__ = ["Tap", "tapped"]
 Array = NDArray[np.float64]
 
 
-def nothing(channels: int) -> Moments:
-    """The moments of no values."""
-    return np.zeros(channels), np.zeros(channels), np.zeros(channels)
-
-
-def _wide(x: Tensor) -> Tensor:
-    """x in float64, or where the device has none in float32."""
-    return x.detach().float() if x.device.type == "mps" else x.detach().double()
-
-
 class Tap:
-    """The moments of the inputs of one layer, over the batches of one mode.
+    """The moments of the inputs of one layer, over the batches of one mode; in evaluation their scatter alone.
 
     halves         m, mean, m2 (C,) of all values of the even and of the odd batches, by merge, in float64
     pooled         the same of all batches
-    samples        the same of the means of single samples (one sample is one index of dimension 0)
+    scatter        how far samples and batches scatter, in evaluation; else None
     batch_means    the same of the means of batches, each with weight 1
     inverse_sizes  the sum of 1 / N over the batches
     by_call        pooled, of the first, second, ... call of the layer in a forward pass
+    not_finite     calls with NaN or infinity in some channel, whose moments do not count
     calls          all calls; batches: those with at least one
     smallest       the least number of values per channel in a call
     unpadded       pooled, without padding, where some was found; padded: the share of the values that are padding
@@ -53,19 +45,22 @@ class Tap:
 
     def __init__(self, layer: Layer, padding: Padding | None = None) -> None:
         self.layer, self.channels = layer, layer.channels
-        self.padding = padding  # None: only calls are counted
+        self.padding = padding  # None: in evaluation
+        self.scatter = Scatter(self.channels) if padding is None else None
         self.unpadded = nothing(self.channels)
         self.dimensions = 0
         self.errors: Errors | None = None
         self.halves = [nothing(self.channels), nothing(self.channels)]
-        self.samples = self.batch_means = nothing(self.channels)
+        self.batch_means = nothing(self.channels)
         self.inverse_sizes = 0.0
         self.by_call: list[Moments] = []
         self.calls = self.batches = self.calls_now = 0
-        self.smallest = float("inf")
+        self.smallest, self.not_finite = float("inf"), 0
         self.in_training = False  # whether a call has found the layer in training mode
         self.first_call = -1
-        self._now: list[tuple[Moments, int, Moments, Moments]] = []
+        self._now: list[
+            tuple[Moments, int, Moments]
+        ] = []  # moments, samples, and the moments without padding
 
     def begin(self, training: bool, order: Iterator[int]) -> None:
         """A call of the layer in this mode."""
@@ -77,14 +72,15 @@ class Tap:
     def see(self, x: Tensor, mask: Tensor | None) -> None:
         """The input of one call."""
         self.dimensions = x.dim()
-        means = unpadded = found = self._moments(x, mask)
-        if (
-            x.dim() > 2 and mask is None
-        ):  # of (N, C), the values are the means; a mask does not tell samples apart
-            means = self._moments(_wide(x).flatten(2).mean(2))
-            weights = self.padding.weights(x) if self.padding else None
+        if self.scatter is not None:
+            if mask is None:  # a mask does not tell samples apart
+                self.scatter.see(x)
+            return
+        unpadded = found = self._moments(x, mask)
+        if x.dim() > 2 and mask is None and self.padding is not None:
+            weights = self.padding.weights(x)
             unpadded = found if weights is None else self._moments(x, weights)
-        self._now.append((found, len(x), means, unpadded))
+        self._now.append((found, len(x), unpadded))
 
     def _moments(self, x: Tensor, mask: Tensor | None = None) -> Moments:
         m, _, found = moments_of(x.detach(), mask)
@@ -109,24 +105,29 @@ class Tap:
     def forget(self) -> None:
         """The calls of a forward pass that failed do not count."""
         self._now.clear()
+        if self.scatter is not None:
+            self.scatter.forget()
         self.calls_now = 0
 
     def end_of_batch(self, index: int) -> None:
         """Merges the calls of the forward pass of the batch of this index."""
-        for k, (moments, samples, means, unpadded) in enumerate(self._now):
+        if self.scatter is not None:
+            self.scatter.end_of_batch()
+        for k, (found, samples, unpadded) in enumerate(self._now):
+            moments = finite(found)
+            self.not_finite += moments is not found
             if k == len(self.by_call):
                 self.by_call.append(nothing(self.channels))
             self.by_call[k] = merge(self.by_call[k], moments)
             self.halves[index % 2] = merge(self.halves[index % 2], moments)
-            self.samples = merge(self.samples, means)
-            self.unpadded = merge(self.unpadded, unpadded)
+            self.unpadded = merge(self.unpadded, finite(unpadded))
             if moments[0].any():
                 one = np.ones(self.channels), moments[1], np.zeros(self.channels)
                 self.batch_means = merge(self.batch_means, one)
                 self.inverse_sizes += 1 / max(samples, 1)
                 self.smallest = min(self.smallest, float(moments[0][0]))
         self.calls += self.calls_now
-        self.batches += bool(self._now)
+        self.batches += bool(self.calls_now if self.scatter else self._now)
         self.forget()
 
     @property
@@ -173,7 +174,7 @@ def tapped(taps: list[Tap]) -> Iterator[None]:
                 else None
             )
             tap.begin(layer.training, order)
-            if known and tap.padding is not None:
+            if known:
                 tap.see(x, mask)
             y = forward(*args, **kwargs)
             if known and mask is None:

@@ -14,6 +14,7 @@ from xhat.torch.doctor import thresholds as at
 from xhat.torch.doctor.findings import Finding
 from xhat.torch.doctor.layers import Layer
 from xhat.torch.doctor.measured import Measured
+from xhat.torch.doctor.trials import is_stuck
 from xhat.torch.freeze import freeze
 from xhat.torch.nn import BatchNorm
 from xhat.torch.recalibrate import write
@@ -127,9 +128,7 @@ def _held(done: Treatment, measured: Measured, finding: Finding) -> tuple[str, b
 
 
 def _evaluation(done: Treatment, measured: Measured, finding: Finding) -> tuple[str, bool]:
-    stuck = [
-        x for x in measured.layers if x.tracks and not x.fixed and measured.tap(x, "evaluation").in_training
-    ]
+    stuck = [x for x in measured.layers if is_stuck(measured, x)]
     for layer in stuck:
         done.remember(layer)
         layer.module.training = False

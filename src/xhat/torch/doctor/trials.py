@@ -22,7 +22,7 @@ from xhat.torch.doctor.layers import Layer
 from xhat.torch.doctor.measure import Runner, replayed
 from xhat.torch.doctor.measured import Measured
 from xhat.torch.doctor.rules.relevance import is_relevant
-from xhat.torch.doctor.signals import off, running
+from xhat.torch.doctor.signals import off
 
 __all__ = ["original_class", "try_remedies"]
 
@@ -40,7 +40,9 @@ def try_remedies(runner: Runner, again: Again) -> None:
         scores = replayed(runner, again("without padding"), padded, lambda tap: tap.unpadded)
         measured.trials["padding-counted"] = padded, scores
     without = [x for x in measured.layers if not x.tracks and measured.tap(x).batches]
-    if without:
+    if stuck := [x for x in measured.layers if is_stuck(measured, x)]:
+        _released(runner, again, stuck)
+    elif without:
         _with_statistics(runner, again, without)
     held = [x for x in measured.layers if x.held and x.tracks and is_off(measured, x)]
     if held:
@@ -57,6 +59,22 @@ def try_remedies(runner: Runner, again: Again) -> None:
             others = [x for x in small if x.eps != eps]
             if others:
                 _patched(runner, again, f"eps={eps:g}", others, "eps", partial(_constant, eps))
+
+
+def is_stuck(measured: Measured, layer: Layer) -> bool:
+    """Whether the layer is in training mode after model.eval()."""
+    return layer.tracks and not layer.fixed and measured.tap(layer, "evaluation").in_training
+
+
+def _released(runner: Runner, again: Again, layers: list[Layer]) -> None:
+    """One pass with these layers in evaluation mode, which model.eval() has left in training mode."""
+    before = runner.evaluation
+    try:
+        runner.evaluation = before | {layer.module: False for layer in layers}
+        scores = replayed(runner, again("layers in training mode"), [], lambda tap: tap.pooled)
+        runner.measured.trials["train-mode-in-evaluation"] = layers, scores
+    finally:
+        runner.evaluation = before
 
 
 def _with_statistics(runner: Runner, again: Again, layers: list[Layer]) -> None:
@@ -137,7 +155,7 @@ def is_off(measured: Measured, layer: Layer) -> bool:
 
 def _near_eps(layer: Layer) -> bool:
     """Whether eps matters: many channels have a variance that is not far above it."""
-    _, var = running(layer)
+    _, var = layer.running
     return bool(np.mean(var < 100 * max(layer.eps, min(at.COMMON_EPS))) > at.EPS_SHARE)
 
 

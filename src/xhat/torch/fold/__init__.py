@@ -22,6 +22,7 @@ from xhat.torch.fold.sites import shared_memory
 from xhat.torch.fold.trial import Trial, sites_of
 from xhat.torch.fold.weights import gain, parameters
 from xhat.torch.inputs import check_known
+from xhat.torch.internals import uncompiled
 
 __all__ = ["Folded", "fold", "fold_frozen", "unfold"]
 
@@ -103,9 +104,10 @@ def fold(model: M, example_inputs: Any, *, batches: Iterable[Any] | None = None)
         *(_inputs("fold", b, example_inputs) for b in batches or ()),
     ]
     original = unfold_frozen(_copied("fold", model))
-    sites, reasons, options = sites_of(original, inputs[0], shared_memory(model))
-    trial = Trial(original, sites, options, inputs)
-    trial.run()
+    with uncompiled():
+        sites, reasons, options = sites_of(original, inputs[0], shared_memory(model))
+        trial = Trial(original, sites, options, inputs)
+        trial.run()
     found = {path: _numbers(trial, k) for k, site in enumerate(trial.sites) for path in site.norms}
     folded: Any = trial.folded
     return folded, _changes(original, reasons | trial.reasons, found)

@@ -6,7 +6,6 @@ from torch import Tensor
 
 from xhat.checks import check_correction
 from xhat.errors import ShapeError
-from xhat.torch.functional import normalized
 from xhat.torch.inputs import CODES, Batch, Inputs, check_nonfinite
 from xhat.torch.internals import constant, tracing
 from xhat.torch.nn import BatchNorm
@@ -94,7 +93,7 @@ class SyncBatchNorm(BatchNorm):
         self, t: Inputs, eps: Any, correction: Any, activation: Any
     ) -> tuple[Tensor, Batch | None]:
         if t.mean is not None or not self._exchanges():
-            return normalized(t, eps, correction, activation)
+            return super()._normalized(t, eps, correction, activation)
         if tracing():
             path, details = _names_in_graph(self)
             where = Where(self._group, path, details=details)

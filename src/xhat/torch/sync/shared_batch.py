@@ -11,8 +11,9 @@ which is its own adjoint. The kernels are run in `cpu`, and the formulas are in 
 import json
 import zlib
 from contextlib import nullcontext
+from contextvars import ContextVar
 from functools import lru_cache
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -22,16 +23,17 @@ from xhat import equations
 from xhat.checks import check_count
 from xhat.errors import ArgumentError
 from xhat.plan import Options, check_options
-from xhat.torch import composed, cpu, operators
+from xhat.torch import composed, operators
+from xhat.torch.engines import engine_for
 from xhat.torch.inputs import Batch, Inputs, check_inputs
-from xhat.torch.internals import differentiating_forward, plain, recomputing, tracing, transforming
+from xhat.torch.internals import differentiating_forward, recomputing, tracing, transforming
 from xhat.torch.operators import Where
 from xhat.torch.sync import frames
 from xhat.torch.sync.frames import Array, FrameHeader
 from xhat.torch.sync.header import AFFINE
 from xhat.torch.sync.merge import added, merged
 
-__all__ = ["details", "normalized"]
+__all__ = ["Exchange", "details", "exchange", "merged_row", "normalized"]
 
 Maybe = Tensor | None
 
@@ -151,9 +153,9 @@ class Exchanged:
         )
         with frames.announce_failure(header, where.group or ""):
             mine = _moments(x, mask)
-        ranks = frames.gather(mine, header, where.group or "", where.batches)
-        (m,), mean, m2 = merged(ranks[:, :1], ranks[:, 3 : 3 + channels], ranks[:, 3 + channels :])
-        values, everything = added(ranks[:, 1:3]).astype(int)
+        row = merged_row(_gather(mine, header, where))
+        m, (values, everything) = row[0], row[1:3].astype(int)
+        mean, m2 = row[3:].reshape(2, channels)
         if everything:
             check_count(
                 m, values, o.correction, "batch_norm", (everything, channels), masked=values < everything
@@ -167,7 +169,7 @@ class Exchanged:
     def total(self, sums: Tensor, x: Tensor, statistics: Tensor, o: Options, where: Where) -> Tensor:
         """The sum over all ranks of the gradient sums."""
         header = FrameHeader("gradient sums", where.layer, x.shape[1], x.dtype, True, *o)
-        return _sum(sums, header._replace(forward=_checksum(statistics)), where.group or "")
+        return _sum(sums, header._replace(forward=_checksum(statistics)), where)
 
     def differentiable_total(self, sums: Tensor, where: Where) -> Tensor:
         """The same as an operator."""
@@ -178,10 +180,33 @@ class Exchanged:
 operators.across_ranks[:] = [Exchanged()]
 
 
+class Exchange(Protocol):
+    """What takes the place of the exchange between ranks: the values of each part of the batch, as (parts, k)."""
+
+    def gather(self, values: Array, header: FrameHeader, where: Where) -> Array:
+        """The values of all parts."""
+
+
+exchange: ContextVar[Exchange | None] = ContextVar("exchange", default=None)  # None: the one between ranks
+
+
+def _gather(values: Array, header: FrameHeader, where: Where) -> Array:
+    other = exchange.get()
+    if other is not None:
+        return other.gather(values, header, where)
+    return frames.gather(values, header, where.group or "", where.batches)
+
+
 def _moments(x: Tensor, mask: Maybe) -> Array:
     """Of this rank: m, how many values have a weight, how many there are at all; then means and m2."""
-    count, values, moments = (cpu if plain(x, mask) else composed).moments(x, mask)
+    count, values, moments = (engine_for(x, mask) or composed).moments(x, mask)
     return np.concatenate(((count, values, x.numel() // x.shape[1]), moments.flatten().cpu().numpy()))
+
+
+def merged_row(rows: Array) -> Array:
+    """Such moments of many parts made one."""
+    (m,), mean, m2 = merged(rows[:, :1], *np.split(rows[:, 3:], 2, axis=1))
+    return np.concatenate(((m, *added(rows[:, 1:3])), mean, m2))
 
 
 def _checksum(statistics: Tensor) -> int:
@@ -193,14 +218,14 @@ def _checksum(statistics: Tensor) -> int:
     return zlib.crc32(values.tobytes()) if np.isfinite(values).all() else 0
 
 
-def _sum(sums: Tensor, header: FrameHeader, group: str) -> Tensor:
+def _sum(sums: Tensor, header: FrameHeader, where: Where) -> Tensor:
     """The sum over all ranks, in this shape."""
-    ranks = frames.gather(sums.detach().flatten().cpu().numpy(), header, group)
+    ranks = _gather(sums.detach().flatten().cpu().numpy(), header, where)
     return torch.from_numpy(added(ranks)).to(sums.device).reshape(sums.shape)
 
 
 def _rank_sum(numbers: Tensor, group: str, layer: str) -> Tensor:
-    return _sum(numbers, FrameHeader("sums", layer, numbers.numel(), numbers.dtype), group)
+    return _sum(numbers, FrameHeader("sums", layer, numbers.numel(), numbers.dtype), Where(group, layer))
 
 
 def _rank_sum_gradient(ctx: Any, dsum: Tensor) -> tuple[Tensor, None, None]:

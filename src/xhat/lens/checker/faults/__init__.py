@@ -8,12 +8,14 @@ from dataclasses import dataclass, fields
 from itertools import combinations
 from typing import Any
 
-from xhat.lens.checker.faults.backward import BACKWARD
+from xhat.lens.checker.faults.backward import BACKWARD, EXCHANGED
+from xhat.lens.checker.faults.evaluation import EVALUATION
 from xhat.lens.checker.faults.forward import FORWARD
-from xhat.lens.checker.reference import Faults
+from xhat.lens.checker.steps import Faults
 
 __all__ = [
     "CATALOGUE",
+    "EXCHANGED",
     "SQUARE",
     "TITLES",
     "WITH_POSITIONS",
@@ -26,7 +28,8 @@ __all__ = [
 # Properties of a batch that some mistakes need to show: spatial axes, or equal lengths of two axes.
 WITH_POSITIONS, SQUARE = "with positions", "square"
 
-_FORWARD_FAULTS = {field.name for field in fields(Faults)[:12]}
+_ON_POSITIONS = {"batch", "instance", "layer", "reshaped"}
+_FORWARD_FAULTS = {field.name for field in fields(Faults)[:13]}
 
 
 @dataclass(frozen=True)
@@ -42,7 +45,7 @@ class Mistake:
     def needs(self) -> str:
         """The property that a batch must have for this mistake to show, or an empty string."""
         values = [value for _, value in self.faults]
-        return WITH_POSITIONS if "batch" in values else SQUARE if "crossed" in values else ""
+        return WITH_POSITIONS if _ON_POSITIONS & {*values} else SQUARE if "crossed" in values else ""
 
     @property
     def touches(self) -> frozenset[str]:
@@ -53,6 +56,8 @@ class Mistake:
 def _outputs(fault: str) -> tuple[str, ...]:
     if fault in _FORWARD_FAULTS:
         return ("y",)
+    if fault == "backward_grouping":
+        return ("dx", "dgamma", "dbeta")
     if fault.startswith("backward_"):
         return ("dx", "dgamma")
     return (fault.split("_")[0],) if fault.startswith(("dgamma_", "dbeta_")) else ("dx",)
@@ -78,6 +83,27 @@ _OTHERS = {
         "variance",
         "The running variance has the correction that the convention asks for (PyTorch: N - 1; Keras, Flax: N).",
     ),
+    "the eps given is ignored": (
+        "normalization",
+        "rstd = (var + eps)^(-1/2) with the eps that was given: the code has another one of its own.",
+    ),
+    "another eps in the backward": (
+        "path-2",
+        "The backward needs the rstd of the forward, (var + eps)^(-1/2), with the same eps.",
+    ),
+    "running statistics never stored": (
+        "mean",
+        "Training stores (1 - k) running + k batch: in place, in the options, in the layer, or by returning it.",
+    ),
+    "standard deviation stored as the running variance": (
+        "variance",
+        "The running variance averages var = sum((x - mu)^2) / m, before the root.",
+    ),
+    "running statistics updated in evaluation": (
+        "mean",
+        "Evaluation uses the running statistics and leaves them as they are.",
+    ),
+    **{name: (line, remedy) for name, line, remedy, _ in EVALUATION},
     "float16 accumulation": (
         "mean",
         "Sum in float32 or wider: float16 ends at 65504 and keeps three digits.",

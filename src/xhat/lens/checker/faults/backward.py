@@ -2,7 +2,9 @@
 
 from typing import Any
 
-__all__ = ["BACKWARD"]
+__all__ = ["BACKWARD", "EXCHANGED"]
+
+EXCHANGED = "dgamma and dbeta exchanged"  # in both, or in none
 
 Entries = tuple[tuple[str, str, str, tuple[dict[str, Any], ...]], ...]
 
@@ -108,13 +110,13 @@ _POWERS: Entries = (
         _POWER + "the direct path",
         "path-1",
         "dxhat/dx = rstd, once.",
-        ({"direct_power": -1}, {"direct_power": 1}),
+        ({"direct_power": -1}, {"direct_power": 1}, {"direct_power": -2}),
     ),
     (
         _POWER + "the mean path",
         "path-3",
         "dL/dmu = - gamma rstd sum(dy): rstd once.",
-        ({"mean_power": -1}, {"mean_power": 1}),
+        ({"mean_power": -1}, {"mean_power": 1}, {"mean_power": -2}),
     ),
     (
         _POWER + "the variance path",
@@ -122,7 +124,12 @@ _POWERS: Entries = (
         "dL/dvar = - 1/2 rstd^3 sum(dxhat (x - mu)): rstd three times.",
         tuple({"variance_power": k} for k in (-3, -2, -1, 1)),
     ),
-    (_POWER + "all of dx", "input-gradient", "dx has rstd once in front.", ({"all_power": -1},)),
+    (
+        _POWER + "all of dx",
+        "input-gradient",
+        "dx has rstd once in front.",
+        tuple({"all_power": k} for k in (-2, -1)),
+    ),
 )
 
 _AXES: Entries = (
@@ -159,6 +166,39 @@ _RSTD: Entries = (
         )
     ),
     (
+        "running variance used in the backward",
+        "path-2",
+        "The backward of training needs the rstd of the batch, as the forward computed it.",
+        tuple(
+            {"backward_variance": when, "backward_where": where}
+            for when in ("running", "new, N", "new, N - 1", "old, N")
+            for where in ("everywhere", "scale")
+        ),
+    ),
+    *(
+        (
+            f"{wrong} in dx",
+            "input-gradient",
+            remedy,
+            (
+                {"mean_sum_over": over, "variance_sum_over": over},
+                {"mean_sum_over": over},
+                {"variance_sum_over": over},
+            ),
+        )
+        for wrong, remedy, over in (
+            ("axis forgotten in a sum", "The sums in dx have one value for each channel.", "everything"),
+            ("last sample left out of a sum", "The sums in dx are over every sample.", "all but the last"),
+            ("last sample counted twice in a sum", "The sums in dx count a sample once.", "the last twice"),
+        )
+    ),
+    (
+        "reshape without transpose in the backward",
+        "input-gradient",
+        "dy.reshape(-1, C) needs the channels as the last axis: dy.transpose(0, 2, 3, 1) first.",
+        ({"backward_grouping": "reshaped"},),
+    ),
+    (
         "channel axis transposed in dx",
         "input-gradient",
         "The sums in dx are over every axis but the channels'.",
@@ -188,6 +228,18 @@ def _parameter(output: str, line: str, formula: str) -> Entries:
             f"{formula} The sum is over every axis but the channels'.",
             ({f"{output}_over": "mistaken"},),
         ),
+        (
+            f"axis forgotten in {output}",
+            line,
+            f"{formula} One value for each channel.",
+            ({f"{output}_over": "everything"},),
+        ),
+        (
+            f"last sample lost or counted twice in {output}",
+            line,
+            f"{formula} The sum counts every sample once.",
+            ({f"{output}_over": "all but the last"}, {f"{output}_over": "the last twice"}),
+        ),
     )
 
 
@@ -196,7 +248,14 @@ _DGAMMA = "dgamma = sum(dy xhat)."
 _PARAMETERS: Entries = (
     *(
         (f"dgamma with {factor} instead of xhat", "gamma-gradient", _DGAMMA, ({"dgamma_with": factor},))
-        for factor in ("x", "x - mu")
+        for factor in ("x", "x - mu", "y")
+    ),
+    ("xhat forgotten in dgamma", "gamma-gradient", _DGAMMA, ({"dgamma_with": "1"},)),
+    (
+        EXCHANGED,
+        "gamma-gradient",
+        f"{_DGAMMA} dbeta = sum(dy). They are returned in the order of the arguments.",
+        ({"dgamma_with": "1", "dbeta_with": "xhat"},),
     ),
     *_parameter("dgamma", "gamma-gradient", _DGAMMA),
     *_parameter("dbeta", "beta-gradient", "dbeta = sum(dy)."),

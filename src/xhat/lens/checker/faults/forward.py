@@ -10,6 +10,14 @@ _ROOT = "rstd = (var + eps)^(-1/2): eps stands inside the root."
 # variance divided by N or N - 1.
 _RUNNING = ("running", "new, N", "new, N - 1", "old, N", "old, N - 1")
 
+
+def _both(over: str, count: str = "m") -> tuple[dict[str, Any], ...]:
+    """Wrong axes of mu and var, of mu alone, and of var alone."""
+    mean = {"mean_over": over, "mean_count": count} if count != "m" else {"mean_over": over}
+    var = {"variance_over": over, "variance_count": count} if count != "m" else {"variance_over": over}
+    return ({**mean, **var}, mean, var)
+
+
 FORWARD: tuple[tuple[str, str, str, tuple[dict[str, Any], ...]], ...] = (
     # mu and var
     (
@@ -91,5 +99,32 @@ FORWARD: tuple[tuple[str, str, str, tuple[dict[str, Any], ...]], ...] = (
             {"mean_over": "mistaken", "variance_over": "mistaken"},
             {"mean_over": "crossed", "variance_over": "crossed"},
         ),
+    ),
+    (
+        "axis forgotten in the forward",
+        "mean",
+        "mu and var have one value for each channel: sum over every axis but the channels'.",
+        _both("everything"),
+    ),
+    (
+        "statistics of each sample in the forward",
+        "mean",
+        "mu and var are over the batch too; over one sample they are those of instance or layer norm.",
+        (*_both("instance"), *_both("layer")),
+    ),
+    (
+        "reshape without transpose in the forward",
+        "mean",
+        "x.reshape(-1, C) needs the channels as the last axis: x.transpose(0, 2, 3, 1) first.",
+        ({"grouping": "reshaped"},),
+    ),
+    *(
+        (
+            f"last sample {wrong} in the forward",
+            "mean",
+            "mu and var are over every sample, each once.",
+            (*_both(over), *_both(over, "every")),
+        )
+        for wrong, over in (("left out", "all but the last"), ("counted twice", "the last twice"))
     ),
 )

@@ -6,12 +6,15 @@ const COLUMNS = [
   ["mu", "μ"], ["var", "σ²"], ["min", "least"], ["max", "greatest"], ["gamma", "γ"], ["beta", "β"],
   ["eps_share", "ε in σ² + ε"],
   ["dy", "‖dy‖"], ["dgamma", "dγ"], ["dbeta", "dβ"], ["dx", "‖dx‖"],
+  ["gap_mean", "μ from running"], ["gap_var", "σ² / running"],
   ["by_mean", "out through μ"], ["by_variance", "out through σ²"], ["cancellation", "cancellation"],
 ];
 const SHARES = new Set(["eps_share", "by_mean", "by_variance"]);
 const HINTS = {
   eps_share: "the share of ε in σ² + ε: usually near 0",
   kept: "shares of the gradient's energy: the share that reaches x, and the shares that the other two paths remove",
+  gap_mean: "the distance of the batch's mean from the running one, in running standard deviations",
+  gap_var: "the variance of the batch divided by the running one",
   cancellation: "the sum of the norms of the three paths, divided by the norm of their sum: 1 without cancellation",
 };
 
@@ -36,6 +39,8 @@ function buildTable() {
   document.getElementById("table-note").textContent = missing
     ? `${layer.channels.length} of ${layer.count}: those with findings, and an even selection of the others`
     : count(layer.count, "channel") + "; arrow keys move the choice";
+  const box = document.getElementById("table");
+  if (box.scrollWidth > box.clientWidth + 1) document.getElementById("table-note").textContent += "; more columns to the right →";
   sortRows();
 }
 
@@ -97,19 +102,33 @@ function tableKeys(event) {
 }
 
 const FIRST_SHOWN = 6;
+const FINE = "No channel is constant, dominated by ε, far from zero, short of values or robbed of nearly all its gradient.";
+
+// One entry for each kind, with the number of its channels.
+function byKind(findings) {
+  const kinds = new Map();
+  for (const one of findings) {
+    if (!kinds.has(one.kind)) kinds.set(one.kind, { ...one, count: 0 });
+    kinds.get(one.kind).count += 1;
+  }
+  return [...kinds.values()];
+}
 
 function drawFindings(all = false) {
   const layer = layerNow();
-  const found = all ? layer.findings : layer.findings.slice(0, FIRST_SHOWN);
-  const items = found.map(({ kind, row, reason }) => {
-    const where = row < 0 ? "all channels" : `channel ${channelName(layer, row)}`;
+  const listed = DATA.model ? byKind(layer.findings) : layer.findings;
+  const found = all ? listed : listed.slice(0, FIRST_SHOWN);
+  const items = found.map(({ kind, row, reason, count: alike }) => {
+    const where = row < 0 ? "all channels" : alike > 1 ? `${alike} channels, the first ${channelName(layer, row)}` : `channel ${channelName(layer, row)}`;
     const words = [html("b", {}, kind), html("span", { class: "where" }, where), html("span", { class: "reason" }, reason)];
     return html("li", {}, row < 0 ? html("div", { class: "finding" }, ...words) : html("button", { type: "button", class: "finding", "data-row": row }, ...words));
   });
-  if (!items.length) items.push(html("li", {}, html("div", { class: "finding fine" }, html("b", {}, "nothing stands out"), html("span", { class: "reason" }, "No channel is constant, dominated by ε, far from zero, short of values or robbed of nearly all its gradient."))));
+  document.getElementById("first-title").textContent = DATA.model ? `In ${layer.name}` : "Look here first";
+  document.getElementById("first").hidden = DATA.model && !items.length; // the whole model is judged above
+  if (!items.length) items.push(html("li", {}, html("div", { class: "finding fine" }, html("b", {}, "nothing stands out"), html("span", { class: "reason" }, FINE))));
   document.getElementById("findings").replaceChildren(...items);
   const more = document.getElementById("more");
-  more.hidden = all || layer.findings.length <= FIRST_SHOWN;
+  more.hidden = all || listed.length <= FIRST_SHOWN;
   const total = layer.findingsInAll;
   more.textContent = total > layer.findings.length ? `Show ${layer.findings.length} of ${total.toLocaleString("en")}` : `Show all ${total}`;
 }

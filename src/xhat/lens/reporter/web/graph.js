@@ -141,7 +141,7 @@ function nodeTexts(n) {
   const dx = n.hasGradient ? n.dx(state.on) : 0;
   const dxhat = Math.abs(n.gamma) * (n.dy ?? 0);
   const around = (center, spread) => {
-    const words = (digits) => `${number(center, digits)} ± ${number(spread, digits)}`;
+    const words = (digits) => (Number.isNaN(spread) ? "NaN" : `${number(center, digits)} ± ${number(spread, digits)}`);
     return words(3).length > 16 ? words(2) : words(3);
   };
   return {
@@ -162,7 +162,7 @@ function flowShare(path, n) {
   const { direct, mean, variance } = n.lengths;
   if (direct === 0) return 0;
   const share = { direct: 1, all: 1, mean: mean / direct, shift: mean / direct, variance: variance / direct, scale: variance / direct, zero: 0 };
-  return clamp(Number.isFinite(share[path]) ? share[path] : 0, 0, 1);
+  return clamp(Number.isFinite(share[path]) && Number.isFinite(n.dy) ? share[path] : 0, 0, 1);
 }
 
 function drawEdge(key, { path, group, arrows }, n) {

@@ -28,7 +28,7 @@ function layerItem(layer, index) {
     const words = `${percent(kept)} reaches the input, ${percent(mean)} is removed through μ, ${percent(variance)} through σ²`;
     const bar = set(shareBar({ kept, mean, variance }), { role: "img", "aria-label": words, title: words });
     parts.push(bar, html("span", { class: "share" }, percent(kept)));
-  } else parts.push(html("span", { class: "shares none" }), html("span", { class: "share" }, "no gradient"));
+  } else parts.push(html("span", { class: layer.broken ? "shares broken" : "shares none" }), html("span", { class: "share" }, layer.broken ? "not finite" : "no gradient"));
   parts.push(html("span", { class: "notes" }, notes));
   const button = html("button", { type: "button", "data-layer": index, "aria-pressed": String(index === state.layer) }, ...parts);
   button.addEventListener("click", () => chooseLayer(index));

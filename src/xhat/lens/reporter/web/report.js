@@ -87,6 +87,13 @@ function watch() {
     choose(Number(row));
     document.getElementById("graph-title").scrollIntoView({ block: "start", behavior: "smooth" });
   });
+  on("groups", "click", (event) => {
+    const chosen = event.target.closest("[data-layer]")?.dataset;
+    if (chosen === undefined) return;
+    chooseLayer(Number(chosen.layer));
+    choose(Number(chosen.row));
+    document.getElementById("graph-title").scrollIntoView({ block: "start", behavior: "smooth" });
+  });
   on("play", "click", () => {
     state.playing = !state.playing;
     drawNumbers();
@@ -104,5 +111,6 @@ function watch() {
 
 drawDoctor();
 drawLayers();
+drawModel();
 drawLayer();
 watch();

@@ -10,7 +10,7 @@ from xhat.torch.doctor.findings import Finding, Proof, Severity, Unjudged
 from xhat.torch.doctor.layers import Layer
 from xhat.torch.doctor.measured import Measured
 from xhat.torch.doctor.rules.relevance import is_relevant, listed
-from xhat.torch.doctor.signals import Signals, signals
+from xhat.torch.doctor.signals import Signals
 
 __all__ = ["judge"]
 
@@ -36,25 +36,50 @@ def _better(measured: Measured) -> str:
 
 
 def _not_alike(measured: Measured) -> Iterator[Finding]:
-    found = sorted(_with_signals(measured), key=lambda pair: -pair[0].icc)
+    """Harmful is the pattern, the batch's statistics better than all fixed ones, with batches that are not alike.
+
+    The pattern alone is a risk: a deep network that was trained on a few values per channel shows it too.
+    """
     better = _better(measured)
     gap = measured.gap(better, "batch")
-    harmful = measured.quantity == "loss" and is_relevant(measured, gap, better, "batch")
-    if not found or not (found[0][0].icc > at.NOT_ALIKE or (harmful and not _reused(measured))):
+    pattern = measured.quantity == "loss" and is_relevant(measured, gap, better, "batch")
+    called = _with_signals(measured)
+    limit = unlike(measured.count) if pattern else max(unlike(measured.count), at.NOT_ALIKE)
+    found = [pair for pair in called if pair[0].icc > limit]
+    noisy = any(s.noise > at.NOISE for s, _ in called)
+    if not found and (not pattern or noisy or _reused(measured)):
         return
-    s, worst = found[0]
-    found = [pair for pair in found if pair[0].icc > at.NOT_ALIKE] or found
+    found = sorted(found or called, key=lambda pair: -np.nan_to_num(pair[0].icc))
+    if not found:
+        return
+    (s, worst), differ = found[0], found[0][0].icc > limit
+    harmful = pattern and differ
     severity: Severity = "harmful" if harmful else "risk"
+    seen = f"the batches' means, or mean squares, vary {s.icc:.3g} times as much as those of shuffled batches"
+    seen += (
+        ""
+        if differ
+        else f"; but the {measured.quantity} is better by each batch's statistics than by fixed ones"
+    )
     yield Finding(
         "batches-not-alike", severity, tuple(x.path for _, x in found[: at.LISTED]),
-        f"{listed(worst, [x for _, x in found])}: the means of the batches vary {s.icc:.3g} times as much as those of "
-        "shuffled batches.",
+        f"{listed(worst, [x for _, x in found])}: {seen}.",
         {"icc": s.icc, "noise": s.noise, "layers": len(found)},
         "Each batch has its own mean and variance, and one pair of running statistics fits none of them.",
         "Shuffle the samples over the batches and train on, or keep statistics for each domain.",
         "loader = DataLoader(data, batch_size=N, shuffle=True)",
-        Proof(measured.quantity, gap.before, gap.after) if harmful else None,
+        Proof(measured.quantity, gap.before, gap.after) if pattern else None,
     )  # fmt: skip
+
+
+def unlike(batches: int) -> float:
+    """The icc that shuffled batches hardly reach: theirs is chi-square / (batches - 1), which few batches scatter more.
+
+    chi-square_k / k is near (1 - 2 / 9k + z sqrt(2 / 9k))^3 at the quantile of z (Wilson and Hilferty, 1931).
+    """
+    part = 2 / (9 * max(batches - 1, 1))
+    limit: float = (1 - part + at.SHUFFLED * math.sqrt(part)) ** 3
+    return limit
 
 
 def _too_small(measured: Measured) -> Iterator[Finding]:
@@ -63,19 +88,22 @@ def _too_small(measured: Measured) -> Iterator[Finding]:
         return
     s, worst = found[0]
     better = _better(measured)
+    with_loss = measured.quantity == "loss"
     gap = measured.gap("batch", better)
     # The noise is that of training mode: a model that was given in evaluation mode does not have it.
-    relevant = measured.quantity == "loss" and is_relevant(measured, gap, "batch", better)
-    harmful = relevant and measured.was_training
+    harmful = with_loss and measured.was_training and is_relevant(measured, gap, "batch", better)
+    # The weights are fitted to the batches' own statistics, which no fixed ones can replace.
+    fitted = with_loss and is_relevant(measured, measured.gap(better, "batch"), better, "batch")
     size = _mean_size(measured)
     enough = math.ceil(size * (s.noise / at.NOISE_ENOUGH) ** 2)
-    severity: Severity = "harmful" if harmful else "note"
+    severity: Severity = "harmful" if harmful else "risk" if fitted else "note"
     yield Finding(
         "batches-too-small", severity, tuple(x.path for _, x in found[: at.LISTED]),
         f"{listed(worst, [x for _, x in found])}: the mean of a batch of {size:.3g} samples scatters by {s.noise:.2g} "
         f"deviations; batches of {enough} would scatter by {at.NOISE_ENOUGH}.",
         {"noise": s.noise, "batch_size": size, "enough": enough, "layers": len(found), "m": s.m},
-        "In training mode, the layer normalizes by the batch's statistics, whose scatter is noise in the output.",
+        "In training mode, the layer normalizes by the batch's statistics, whose scatter is noise in the output"
+        f"{', and the weights are fitted to it' if fitted else ''}.",
         f"Train with batches of {enough}, share the batch over processes, or freeze the statistics.",
         "model, _ = xt.convert_sync(model)    # on several processes; or: xt.freeze(xt.convert(model)[0])",
         Proof(measured.quantity, gap.before, gap.after) if harmful else None,
@@ -90,7 +118,7 @@ def _reused(measured: Measured) -> bool:
 def _with_signals(measured: Measured) -> list[tuple[Signals, Layer]]:
     """The layers that are called once a forward pass: the means of several calls differ for another reason."""
     return [
-        (signals(x, measured.tap(x)), x)
+        (measured.signals(x), x)
         for x in measured.layers
         if not x.fixed and measured.tap(x).batches and len(measured.tap(x).by_call) == 1
     ]

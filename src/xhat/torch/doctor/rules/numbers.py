@@ -9,7 +9,6 @@ from xhat.torch.doctor.findings import Finding, Unjudged
 from xhat.torch.doctor.layers import Layer
 from xhat.torch.doctor.measured import Measured
 from xhat.torch.doctor.rules.relevance import listed, tried
-from xhat.torch.doctor.signals import running
 from xhat.torch.doctor.trials import loses_digits
 
 __all__ = ["judge"]
@@ -31,7 +30,7 @@ def _paths(layers: list[Layer]) -> tuple[str, ...]:
 def _variance(measured: Measured, layer: Layer) -> np.ndarray:
     """The larger of running variance and that of these batches (C,)."""
     var = measured.tap(layer).variance if measured.tap(layer).batches else np.zeros(layer.channels)
-    return np.fmax(var, running(layer)[1]) if layer.tracks else var
+    return np.fmax(var, layer.running[1]) if layer.tracks else var
 
 
 def _floor(layer: Layer) -> float:
@@ -124,7 +123,7 @@ def _float16(measured: Measured) -> Iterator[Finding]:
     found = []
     for layer in measured.layers:
         if layer.tracks:
-            largest = max(float(np.nanmax(np.abs(values), initial=0)) for values in running(layer))
+            largest = max(float(np.nanmax(np.abs(values), initial=0)) for values in layer.running)
             found += [(largest, layer)] if largest > at.LARGEST_FLOAT16 and np.isfinite(largest) else []
     if found:
         found.sort(key=lambda pair: -pair[0])

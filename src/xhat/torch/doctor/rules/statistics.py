@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -11,7 +11,8 @@ from xhat.torch.doctor.findings import Finding, Proof, Severity, Unjudged
 from xhat.torch.doctor.layers import Layer
 from xhat.torch.doctor.measured import Measured
 from xhat.torch.doctor.rules.relevance import is_relevant, listed, tried
-from xhat.torch.doctor.signals import Gap, deviation, most, off, running, signals
+from xhat.torch.doctor.rules.texts import TEXTS
+from xhat.torch.doctor.signals import Gap, deviation, most, off
 
 __all__ = ["CAUSES", "judge"]
 
@@ -24,52 +25,6 @@ CAUSES = (
     "statistics-of-other-data",
     "statistics-of-other-weights",
 )
-
-
-class _Text(NamedTuple):
-    why: str
-    remedy: str
-    code: str
-
-
-_RECALIBRATE = "xt.recalibrate(model.eval(), batches)"
-_TEXTS = {
-    "statistics-not-finite": _Text(
-        "One batch with NaN or infinity reached the layer, and a running average never forgets it.",
-        "Recalibrate the layer, and leave such batches out of its statistics.",
-        f'{_RECALIBRATE}\nlayer.nonfinite = "skip"    # after xt.convert(model)',
-    ),
-    "statistics-never-updated": _Text(
-        "No training step has moved them, or they were not saved, copied or averaged with the parameters.",
-        "Recalibrate, and save and copy the buffers with the parameters.",
-        _RECALIBRATE,
-    ),
-    "momentum": _Text(
-        "momentum is the weight of the new batch: 0 keeps the old statistics, and .9 or .99 keeps the last batch only.",
-        "Set torch's default, and recalibrate.",
-        f"layer.momentum = 0.1\n{_RECALIBRATE}",
-    ),
-    "statistics-not-converged": _Text(
-        "The initial values still have a large weight in the running averages.",
-        "Recalibrate, or train on, or use a larger momentum.",
-        _RECALIBRATE,
-    ),
-    "dropout-before-batch-norm": _Text(
-        "Dropout raises the variance in training, and the running statistics keep it; in evaluation there is none.",
-        "Put dropout behind the batch norm, or recalibrate in evaluation mode.",
-        _RECALIBRATE,
-    ),
-    "statistics-of-other-data": _Text(
-        "The data have changed since the statistics were taken: already the first layer's input differs.",
-        "Recalibrate on the data that the model will see.",
-        _RECALIBRATE,
-    ),
-    "statistics-of-other-weights": _Text(
-        "The weights have changed since: they were averaged (EMA, SWA, federated), or moved faster than the average.",
-        "Recalibrate after every change of the weights.",
-        _RECALIBRATE,
-    ),
-}
 
 
 def judge(measured: Measured) -> Iterator[Finding | Unjudged]:
@@ -93,18 +48,45 @@ def judge(measured: Measured) -> Iterator[Finding | Unjudged]:
             )
         )
         blamed = harmful and (not culprits or any(x.path in culprits for x in found))
-        lag = cause == "statistics-of-other-weights" and not _beyond_lag(measured, gap)
+        lag = cause == "statistics-of-other-weights" and not _beyond_lag(measured, gap, found)
         severity: Severity = (
             "harmful" if blamed and not lag else "risk" if blamed or cause in _RISKS else "note"
         )
         gained = gap.defined and severity != "note" and gap.gain > 0
         proof = Proof(measured.quantity, gap.before, gap.after) if gained else None
         yield _finding(measured, cause, severity, found, proof)
+    reached = [x for x in layers if measured.tap(x).not_finite]
+    if reached and "statistics-not-finite" not in groups:
+        yield _not_finite_soon(measured, reached)
 
 
-def _beyond_lag(measured: Measured, gap: Gap) -> bool:
-    """Whether the gain is more than that of a model in the middle of its training, whose weights move fast."""
-    return gap.gain > (at.LAG_GAIN * abs(gap.after) if measured.quantity == "loss" else at.LAG_DISTANCE)
+def _not_finite_soon(measured: Measured, layers: list[Layer]) -> Finding:
+    """Batches with NaN or infinity, which have not reached the running statistics yet."""
+    tap, text = measured.tap(layers[0]), TEXTS["statistics-not-finite"]
+    count = f"{tap.not_finite} of {tap.calls} inputs hold{'s' * (tap.not_finite == 1)}"
+    return Finding(
+        "statistics-not-finite", "risk", tuple(x.path for x in layers[: at.LISTED]),
+        f"{listed(layers[0], layers)}: {count} NaN or infinity; a training step with such a batch leaves its running "
+        "statistics without a finite value, for good. The pooled moments here are those of the other batches.",
+        {"layers": len(layers), "inputs": tap.not_finite, "of": tap.calls},
+        text.why, "Find the batch, or leave it out of the statistics.",
+        'model, _ = xt.convert(model)\nlayer.nonfinite = "skip"', None,
+    )  # fmt: skip
+
+
+def _beyond_lag(measured: Measured, gap: Gap, layers: list[Layer]) -> bool:
+    """Whether this is more than in the middle of a training, whose weights move faster than the average follows.
+
+    It is, by its gain; or by statistics that are far off after many batches, where a batch's own scatter is small.
+    """
+    if gap.gain > (at.LAG_GAIN * abs(gap.after) if measured.quantity == "loss" else at.LAG_DISTANCE):
+        return True
+    settled = [
+        x
+        for x in layers
+        if (x.tracked or 0) * (x.momentum or 0) >= at.SETTLED and not measured.signals(x).noise > at.NOISE
+    ]
+    return any(_off(measured, x) > at.FAR for x in settled)
 
 
 def _by_cause(measured: Measured, layers: list[Layer], harmful: bool) -> dict[str, list[Layer]]:
@@ -132,7 +114,7 @@ def _apart(measured: Measured, layers: list[Layer]) -> list[Layer]:
         if any(gain >= at.EXPLAINED * gap.gain for gain in gained):
             return []
     # Running averages of very small batches scatter too: they have to be farther off.
-    noisy = any(signals(x, measured.tap(x)).noise > at.NOISE for x in layers)
+    noisy = any(measured.signals(x).noise > at.NOISE for x in layers)
     apart = [x for x in layers if _off(measured, x) > (at.FAR if noisy else at.AGREES)]
     large = measured.quantity == "loss" and gap.gain > at.GAIN_BY_SWAPS * abs(gap.after)
     if not apart and not noisy and large:
@@ -151,8 +133,8 @@ _RISKS = ("statistics-never-updated", "statistics-not-finite", "momentum")
 
 def _structural(measured: Measured, layer: Layer, harmful: bool, explained: bool) -> str | None:
     """The cause that the layer's own numbers show."""
-    mean, var = running(layer)
-    if not (np.isfinite(mean).all() and np.isfinite(var).all()):
+    mean, var = layer.running
+    if _unusable(layer).any():
         return "statistics-not-finite"
     initial = bool((mean == 0).all() and (var == 1).all())
     if layer.momentum == 0:
@@ -185,12 +167,18 @@ def _initial_explains(measured: Measured, layer: Layer) -> bool:
     tap, left = measured.tap(layer), layer.left or 0.0
     if not tap.batches or left == 1:
         return True
-    mean, var = running(layer)
+    mean, var = layer.running
     with np.errstate(all="ignore"):
         shift = np.abs(mean / (1 - left) - tap.pooled[1]) / tap.sigma
         later = np.fmax((var - left) / (1 - left), 0)
         ratio = np.abs(np.log((later + layer.eps) / (tap.variance + layer.eps)))
     return bool(max(most(shift), most(ratio)) < at.EXPLAINED_BY_INITIAL * _off(measured, layer))
+
+
+def _unusable(layer: Layer) -> np.ndarray:
+    """The channels whose result is no number whatever the input is; a variance below -eps has no root."""
+    mean, var = layer.running
+    return ~np.isfinite(mean) | ~np.isfinite(var) | (var < -layer.eps)
 
 
 def _near_initial(mean: np.ndarray, var: np.ndarray) -> bool:
@@ -242,7 +230,7 @@ def _finding(
     measured: Measured, cause: str, severity: Severity, layers: list[Layer], proof: Proof | None
 ) -> Finding:
     worst = layers[0]
-    s = signals(worst, measured.tap(worst))
+    s = measured.signals(worst)
     evidence: dict[str, Any] = {
         "layers": len(layers),
         "shift": s.shift,
@@ -257,7 +245,7 @@ def _finding(
         evidence |= {"repaired": repaired, "repair": score, "not_tried": measured.untried}
         count = f"{len(repaired)} layer{'s' * (len(repaired) > 1)}"
         symptom += f"; with {count} of the model repaired, the {measured.quantity} is {score:.4g}"
-    paths, text = tuple(x.path for x in layers[: at.LISTED]), _TEXTS[cause]
+    paths, text = tuple(x.path for x in layers[: at.LISTED]), TEXTS[cause]
     return Finding(cause, severity, paths, symptom + ".", evidence, text.why, text.remedy, text.code, proof)
 
 
@@ -271,9 +259,8 @@ def _symptom(measured: Measured, cause: str, layers: list[Layer], evidence: dict
     if cause == "statistics-never-updated":
         return f"{who}: running_mean is 0 and running_var is 1, after {worst.tracked} batches"
     if cause == "statistics-not-finite":
-        mean, var = running(worst)
-        evidence["channels"] = channels = int((~np.isfinite(mean + var)).sum())
-        return f"{who}: NaN or infinity in {channels} of {worst.channels} channels"
+        evidence["channels"] = channels = int(_unusable(worst).sum())
+        return f"{who}: NaN, infinity or a negative variance in {channels} of {worst.channels} channels"
     if cause == "momentum":
         return f"{who}: momentum={worst.momentum}; {how_far}"
     if cause == "statistics-not-converged":

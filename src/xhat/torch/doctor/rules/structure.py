@@ -13,7 +13,7 @@ from xhat.torch.doctor.layers import Layer
 from xhat.torch.doctor.measured import Measured
 from xhat.torch.doctor.origins import DROPOUTS
 from xhat.torch.doctor.rules.relevance import is_relevant, listed, tried
-from xhat.torch.doctor.trials import is_off, original_class
+from xhat.torch.doctor.trials import is_off, is_stuck, original_class
 
 __all__ = ["judge"]
 
@@ -34,14 +34,11 @@ def _paths(layers: list[Layer]) -> tuple[str, ...]:
 
 def _modes(measured: Measured) -> Iterator[Finding | Unjudged]:
     yield from _left_in_training(measured)
-    stuck = [x for x in measured.layers if measured.tap(x, "evaluation").in_training and not x.fixed]
+    stuck = [x for x in measured.layers if is_stuck(measured, x)]
     without = [x for x in measured.layers if not x.tracks and measured.tap(x, "evaluation").calls]
     if stuck or without:
         layers = stuck or without
-        gap = measured.gap("evaluation", "pooled")
         proof = tried(measured, "train-mode-in-evaluation")
-        if stuck and is_relevant(measured, gap, "evaluation", "pooled"):
-            proof = Proof(measured.quantity, gap.before, gap.after)
         why = "model.eval() leaves it in training mode" if stuck else "it has no running statistics"
         yield Finding(
             "train-mode-in-evaluation", "harmful" if proof else "risk", _paths(layers),

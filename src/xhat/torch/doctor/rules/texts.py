@@ -16,7 +16,8 @@ class Text(NamedTuple):
 _RECALIBRATE = "xt.recalibrate(model.eval(), batches)"
 TEXTS = {
     "statistics-not-finite": Text(
-        "One batch with NaN or infinity reached the layer, and a running average never forgets it.",
+        "One batch with NaN or infinity reached the layer, which a running average never forgets; negative variances "
+        "come from differences of checkpoints.",
         "Recalibrate the layer, and leave such batches out of its statistics.",
         f'{_RECALIBRATE}\nlayer.nonfinite = "skip"    # after xt.convert(model)',
     ),
@@ -41,12 +42,14 @@ TEXTS = {
         _RECALIBRATE,
     ),
     "statistics-of-other-data": Text(
-        "The data have changed since the statistics were taken: already the first layer's input differs.",
+        "The data have changed since the statistics were taken (or a copy of the parameters kept statistics of other "
+        "data): already the first layer's input differs.",
         "Recalibrate on the data that the model will see.",
         _RECALIBRATE,
     ),
     "statistics-of-other-weights": Text(
-        "The weights have changed since: they were averaged (EMA, SWA, federated), or moved faster than the average.",
+        "The weights have changed since: they were averaged (EMA, SWA, federated), pruned, or moved faster than the "
+        "average. Data of another contrast or noise look the same.",
         "Recalibrate after every change of the weights.",
         _RECALIBRATE,
     ),

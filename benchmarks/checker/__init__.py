@@ -1,0 +1,1 @@
+"""The checker on right implementations, and on mistakes planted in others: what it passes, refuses and finds."""

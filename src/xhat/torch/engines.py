@@ -1,0 +1,97 @@
+"""Which kernels compute a tensor: the compiled ones, Triton's, or none, where `composed` runs torch's operations.
+
+    kernels    plain CPU tensors
+    triton     tensors of one CUDA or ROCm device, where that is switched on
+    composed   everything else
+
+Triton is imported when the first tensor needs it.
+"""
+
+import os
+from functools import lru_cache
+from importlib import import_module
+from importlib.util import find_spec
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from xhat.errors import ArgumentError
+from xhat.torch import cpu
+from xhat.torch.errors import TensorTypeError
+from xhat.torch.inputs import CODES
+from xhat.torch.internals import ordinary, plain
+
+__all__ = ["engine_for", "engine_of", "recorded_on", "use_triton"]
+
+_switched_on = os.environ.get("XHAT_TRITON", "") not in ("", "0")
+_interpreted = (
+    os.environ.get("TRITON_INTERPRET") == "1"
+)  # Triton's own switch: kernels run on the CPU, for tests
+
+
+def use_triton(enabled: bool = True) -> None:
+    """Computes batch norms on CUDA and ROCm devices by kernels in Triton, from the next call on.
+
+    Off by default: the kernels have been tested without a GPU, by Triton's interpreter and by reading the machine code,
+    and have not run on one. XHAT_TRITON=1 in the environment switches them on from the start.
+
+    Raises ArgumentError where Triton is not installed, which PyTorch's builds for CUDA and ROCm bring with them.
+
+    Example
+    -------
+    >>> import xhat.torch as xt
+    >>> xt.use_triton(False)
+    """
+    global _switched_on
+    if enabled and not _installed():
+        raise ArgumentError(
+            "use_triton: the package triton is not installed, expected it beside PyTorch. Its builds for CUDA and ROCm "
+            "on Linux bring it; elsewhere batch norms on a GPU run as torch's own operations."
+        )
+    _switched_on = bool(enabled)
+
+
+def engine_of(tensor: Tensor) -> str:
+    """What computes the batch norm of this tensor in eager mode: "kernels", "triton" or "composed".
+
+    Raises TensorTypeError for what is no tensor.
+
+    Example
+    -------
+    >>> import torch, xhat.torch as xt
+    >>> xt.engine_of(torch.zeros(2, 3))
+    'kernels'
+    """
+    if not isinstance(tensor, Tensor):
+        raise TensorTypeError(f"engine_of: got {type(tensor).__name__}, expected a tensor.")
+    engine = engine_for(tensor)
+    return "composed" if engine is None or tensor.dtype not in CODES else str(engine.NAME)
+
+
+def engine_for(*tensors: Tensor | None) -> Any:
+    """The module whose functions compute these tensors; None: there are no kernels for them."""
+    if _switched_on and (engine := _triton(tensors)) is not None:
+        return engine
+    return cpu if plain(*tensors) else None
+
+
+def recorded_on(device: torch.device) -> bool:
+    """Whether a graph that is being recorded has operators with kernels on this device."""
+    return device.type == "cpu" or (_switched_on and device.type == "cuda" and _installed())
+
+
+def _triton(tensors: tuple[Tensor | None, ...]) -> ModuleType | None:
+    found = [t for t in tensors if t is not None]
+    device = found[0].device
+    if not all(ordinary(t) and t.device == device for t in found):
+        return None
+    if device.type != ("cpu" if _interpreted else "cuda") or not _installed():
+        return None
+    return import_module("xhat.torch.gpu.passes")
+
+
+@lru_cache(maxsize=1)
+def _installed() -> bool:
+    return find_spec("triton") is not None

@@ -1,0 +1,110 @@
+"""The tensors of a pass as the kernels take them: addresses, strides in vectors, and the tiles that they share."""
+
+from typing import Any
+
+import torch
+import triton.language as tl
+from torch import Tensor
+
+from xhat.layout import Strides, strides_on
+from xhat.plan import Plan
+from xhat.torch.gpu.tiles import tiles_of, walked
+
+__all__ = ["Operands", "vector", "wide"]
+
+Maybe = Tensor | None
+
+
+class Operands:
+    """The tensors of a pass, each as it is or as a copy that the walk can follow, and the tiles that they share."""
+
+    def __init__(self, plan: Plan, **tensors: Maybe) -> None:
+        self.plan = plan
+        self.tensors: dict[str, Tensor] = {}
+        self.strides: dict[str, Strides] = {}
+        self.given = tuple(name for name, tensor in tensors.items() if tensor is not None)
+        lanes = None
+        for name in self.given:
+            tensor: Any = tensors[name]
+            strides = strides_on(plan.view, tensor.shape, tensor.stride())
+            way = None if strides is None else walked(plan.view.shape, strides)
+            if way is None or (lanes is not None and way != lanes):
+                tensor, strides = _copied(tensor, plan)
+                way = walked(plan.view.shape, strides)
+            assert strides is not None
+            lanes = way
+            self.tensors[name], self.strides[name] = tensor, strides
+        first: Tensor = self.tensors[self.given[0]]
+        self.first = first
+        self.wide: Any = tl.float64 if first.dtype is torch.float64 else tl.float32
+        self.terms = 8 if first.element_size() == 2 else 1
+        self.tiles = tiles_of(plan.view.shape, first.element_size(), tuple(self.strides.values()), self.terms)
+        self.channels = plan.view.shape[1]
+        self.blocks = -(-self.channels // self.tiles.columns)
+
+    def result(self) -> Tensor:
+        """A tensor like the first one, that the walk follows."""
+        new = torch.empty_like(self.first)
+        return new if new.stride() == self.first.stride() else _dense(self.first, self.plan)
+
+    def written(self, name: str, result: Tensor) -> Tensor:
+        """Registers a result, so that `at` knows its strides."""
+        strides = strides_on(self.plan.view, result.shape, result.stride())
+        assert strides is not None
+        self.tensors[name], self.strides[name] = result, strides
+        return result
+
+    def __getitem__(self, name: str) -> Tensor:
+        """A tensor; the first one where there is none of this name, since a kernel takes an address."""
+        return self.tensors.get(name, self.first)
+
+    def at(self, *names: str) -> tuple[int, ...]:
+        """The outer and channel strides of these tensors, in vectors."""
+        found = [self.strides.get(name, (0, 0, 0)) for name in names]
+        return tuple(stride // self.tiles.vec for outer, channel, _ in found for stride in (outer, channel))
+
+    @property
+    def sizes(self) -> tuple[int, int]:
+        """Elements of a channel, and channels; in vectors the one that is contiguous."""
+        t = self.tiles
+        return (t.elements // t.vec, self.channels) if t.lanes else (t.elements, self.channels // t.vec)
+
+    @property
+    def per(self) -> int:
+        """Elements of a split, in vectors where they are contiguous."""
+        return self.tiles.per // self.tiles.vec if self.tiles.lanes else self.tiles.per
+
+    @property
+    def inner(self) -> int:
+        """Contiguous elements of a channel, in vectors."""
+        return self.plan.view.shape[2] // self.tiles.vec if self.tiles.lanes else 1
+
+    def constants(self, rows: int, **others: Any) -> dict[str, Any]:
+        """The constants of a kernel over tiles of so many rows, in the order in which kernels name them."""
+        t = self.tiles
+        return dict(VEC=t.vec, ROWS=rows, COLUMNS=t.columns, **others, WIDE=self.wide, LANES=t.lanes)
+
+
+def _dense(t: Tensor, plan: Plan) -> Tensor:
+    """An empty tensor whose axes lie in the order of the view."""
+    view = plan.view
+    walk = view.outer + view.channel + view.inner
+    order = tuple(a for a in range(t.dim()) if a not in walk) + walk
+    return torch.empty_permuted(t.shape, order, dtype=t.dtype, device=t.device)
+
+
+def _copied(t: Tensor, plan: Plan) -> tuple[Tensor, Strides]:
+    copy = _dense(t, plan).copy_(t)
+    strides = strides_on(plan.view, copy.shape, copy.stride())
+    assert strides is not None
+    return copy, strides
+
+
+def wide(x: Tensor) -> torch.dtype:
+    """The dtype of the arithmetic on elements."""
+    return torch.float64 if x.dtype is torch.float64 else torch.float32
+
+
+def vector(parameter: Maybe) -> Maybe:
+    """An element per channel, without gaps."""
+    return parameter if parameter is None else parameter.contiguous()

@@ -1,0 +1,1 @@
+"""Programs with planted mistakes, and what the checker should say about them."""

@@ -1,0 +1,44 @@
+"""How often a pass launches a kernel, and how often one is compiled: by `no_launches`, once in a process of its own."""
+
+import json
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from requirements_of_triton import requires_triton
+
+pytestmark = requires_triton
+
+
+@cache
+def said() -> dict[str, Any]:
+    """What `no_launches` prints."""
+    program = Path(__file__).with_name("no_launches.py")
+    done = subprocess.run(
+        [sys.executable, str(program)], capture_output=True, text=True, timeout=300, check=False
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+def test_a_large_pass_launches_three_kernels() -> None:
+    for layout in ("large", "large NHWC"):
+        forward, backward = said()[layout]
+        assert forward == ["moments", "merge_moments", "normalize"]
+        assert backward == ["gradient_sums", "merge_gradient_sums", "input_gradient"]
+
+
+def test_a_pass_whose_channels_fit_into_registers_launches_one() -> None:
+    assert said()["small"] == [["forward"], ["backward"]]
+
+
+def test_running_statistics_take_one_launch_more_and_an_evaluation_two() -> None:
+    assert said()["layer"][3:] == ["track"]
+    assert said()["evaluation"] == ["merge_moments", "normalize"]
+
+
+def test_fifty_batch_sizes_are_compiled_once() -> None:
+    assert said()["compilations for fifty batch sizes"] == 0
