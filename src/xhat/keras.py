@@ -19,8 +19,8 @@ from xhat.errors import DtypeError, ShapeError
 
 __all__ = ["BatchNormalization", "convert", "revert"]
 
-# Numbers of float32 that no sum exceeds. A clip to them keeps a compiler from contracting a division and a difference in
-# some of the places that need both, and not in others: the quotient would be another number in each.
+# Numbers of float32 that no sum exceeds. A clip to them keeps compilers from contracting a division with a difference
+# in some of the places that need both, and not in others: the quotient would be another number in each.
 BOUNDS = -3e38, 3e38
 
 # A tensor of the backend, or one of Keras's symbolic tensors.
