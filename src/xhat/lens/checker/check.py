@@ -28,7 +28,7 @@ from xhat.lens.checker.statistics import Expected
 from xhat.lens.checker.verdict import Verdict
 from xhat.lens.checker.views import pictured
 
-__all__ = ["CONVENTIONS", "check"]
+__all__ = ["CONVENTIONS", "check", "check_arguments"]
 
 # The conventions of each framework: correction of the variance, of the running variance, and sense of momentum.
 CONVENTIONS = {
@@ -72,7 +72,7 @@ def check(
     raised. Raises ArgumentError for an unknown convention, layout or dtype, and if there is nothing to check.
     """
     adapter = adapter or Adapter()
-    _check_arguments(forward, backward, adapter, like, correction, layout, dtype, eps)
+    check_arguments(forward, backward, adapter, like, correction, layout, dtype, eps)
     expected = _expected(like, correction)
     if inspect.isclass(forward):
         try:
@@ -116,7 +116,7 @@ def _name_of(function: Any, role: str) -> str:
     return role if name == "<lambda>" else name
 
 
-def _check_arguments(
+def check_arguments(
     forward: Any,
     backward: Any,
     adapter: Adapter,
@@ -126,6 +126,7 @@ def _check_arguments(
     dtype: Any,
     eps: Any,
 ) -> None:
+    """Raises ArgumentError for arguments that `check` does not take."""
     if forward is None and backward is None:
         raise ArgumentError("check: got neither forward nor backward, expected at least one function.")
     for name, function in (("forward", forward), ("backward", backward)):

@@ -9,7 +9,7 @@ from typing import Any
 
 from xhat.errors import ArgumentError
 from xhat.lens.checker.adapter import Adapter
-from xhat.lens.checker.check import _check_arguments
+from xhat.lens.checker.check import check_arguments
 from xhat.lens.checker.files.grades import Graded, with_missing
 from xhat.lens.checker.files.judge import judged
 from xhat.lens.checker.files.pool import judge_files
@@ -72,7 +72,7 @@ def check_files(
     settings: dict[str, Any] = dict.fromkeys(("like", "correction", "layout", "dtype", "eps")) | options
     adapter = settings.pop("adapter", None) or Adapter()
     settings.pop("thorough", None)
-    _check_arguments(forward=print, backward=None, adapter=adapter, **settings)
+    check_arguments(forward=print, backward=None, adapter=adapter, **settings)
     found = submissions([Path(path) for path in paths], [name for name in (forward, backward) if name])
     files = [file for submission in found for file in submission.files]
     asked = options | {"forward": forward, "backward": backward}
