@@ -121,3 +121,18 @@ def test_thorough_finds_sums_in_16_bits() -> None:
     # NumPy adds rows of float16 in float16.
     assert "dbeta" in [row.output for row in verdict.rows if row.right is False]
     assert "in float16, whose sums belong in float32" in verdict.headline
+
+
+def test_long_channels_in_16_bits_are_judged_only_where_they_were_asked_for() -> None:
+    def narrow(dy: Any, cache: Any) -> Any:
+        dx, dgamma, dbeta = backward(dy, cache)
+        dgamma[32:] = 0
+        return dx, dgamma, dbeta
+
+    # NumPy adds rows of bfloat16 in bfloat16.
+    assert check(forward, backward, layout="NC", dtype="bfloat16")
+    verdict = check(forward, backward, layout="NC", dtype="bfloat16", thorough=True)
+    assert "in bfloat16, whose sums belong in float32" in verdict.headline
+    assert check(forward, narrow, layout="NC", dtype="bfloat16").unnamed == (
+        "dgamma: wrong on 33 channels, right on short ones",
+    )
