@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 from lens.checker import wrong
-from lens.checker.wrong import DX, MU, PROGRAM, ROOT, RUNNING_VAR
+from lens.checker.wrong import DIRECT, DX, MEAN, MU, PROGRAM, ROOT, RUNNING_VAR
 
 from xhat.lens import check
 
@@ -46,7 +46,29 @@ EDITS: dict[str, tuple[tuple[str, str], ...]] = {
     "the eps given is ignored": ((ROOT, "    sqrtvar = np.sqrt(use_var + 1e-5)"),),
     "another eps in the backward": ((OWN_ROOT[0], OWN_ROOT[1].replace("eps", "1e-3")),),
     "power of rstd wrong in all of dx": ((f"dx = {DX}", f"dx = ({DX}) * sqrtvar ** 2"),),
+    "direct path dropped": (("dx = through_direct + ", "dx = "),),
+    "xhat forgotten in the variance path": (("2 * xmu / n", "2 * sqrtvar / n"),),
+    "gamma twice in dx": (("dxhat = gamma * dy", "dxhat = gamma**2 * dy"),),
+    "gamma twice in the mean path": (("-(dxhat.sum", "-(gamma * dxhat.sum"),),
+    "gamma twice in the variance path": (("(dxhat * xmu).sum", "(gamma * dxhat * xmu).sum"),),
+    "number of channels for N in dx": (("* rstd) / n", "* rstd) / dy.shape[1]"),),
+    "square root taken twice in the forward": ((ROOT, "    sqrtvar = np.sqrt(np.sqrt(use_var) + eps)"),),
+    "beta scaled by gamma in the forward": (("scaled + beta", "scaled + gamma * beta"),),
 }
+# Other ways to make the same mistake.
+AXIS = "axis forgotten in a sum in dx"
+WAYS: tuple[tuple[str, tuple[str, str]], ...] = (
+    (AXIS, (MEAN, "-dxhat.mean() * rstd")),
+    (AXIS, (MEAN, "-gamma * rstd * dy.mean()")),
+    (AXIS, (MEAN, "-(dxhat * rstd).sum() / n")),
+    (AXIS, ("(dxhat * xmu).sum(axis=0)", "(dxhat * xmu).sum()")),
+    (AXIS, ("(dxhat * xmu).sum(axis=0)", "(dxhat * xhat).mean() * n * sqrtvar")),
+    ("xhat forgotten in the variance path", ("(dxhat * xmu).sum(axis=0)", "(dxhat * sqrtvar).sum(axis=0)")),
+    ("number of channels for N in dx", ("2 * xmu / n", "2 * xmu / dy.shape[1]")),
+    ("eps missing in the backward", (DIRECT, "dxhat / np.sqrt(var)\n")),
+    ("power of rstd wrong in all of dx", (f"dx = {DX}", f"dx = ({DX}) * np.sqrt(sqrtvar)")),
+    ("square root taken twice in the forward", (ROOT, "    sqrtvar = np.sqrt(np.sqrt(use_var + eps))")),
+)
 
 
 def edited(text: str, edits: tuple[tuple[str, str], ...]) -> Any:
@@ -60,6 +82,12 @@ def edited(text: str, edits: tuple[tuple[str, str], ...]) -> Any:
 def test_a_mistake_is_named_in_a_program(name: str) -> None:
     verdict = check(*edited(PROGRAM, EDITS[name]), like="torch")
     assert verdict.status == 1 and name in verdict.names and len(verdict.mistakes) == 1, str(verdict)
+
+
+@pytest.mark.parametrize(("name", "edit"), WAYS)
+def test_another_way_to_make_a_mistake_has_the_same_name(name: str, edit: tuple[str, str]) -> None:
+    verdict = check(*edited(PROGRAM, (edit,)), like="torch")
+    assert verdict.names == {name}, str(verdict)
 
 
 @pytest.mark.parametrize("own", [(2, 3), (1, 2, 3)])
@@ -121,6 +149,35 @@ def test_a_reshape_without_a_transpose_is_named(there: bool, back: bool) -> None
     }[there, back]
     verdict = check(forward, backward)
     assert found <= verdict.names, str(verdict)
+
+
+@pytest.mark.parametrize(
+    ("wrong_output", "name"),
+    [
+        ("dx", "reshape without transpose in the backward"),
+        ("dgamma of rows", "spatial axes left out of a sum in dgamma"),
+        ("dbeta of columns", "spatial axes left out of a sum in dbeta"),
+    ],
+)
+def test_gradients_of_images_with_axes_left_out_or_exchanged_are_named(wrong_output: str, name: str) -> None:
+    def forward(x: Any, gamma: Any, beta: Any, eps: float) -> Any:
+        rows = rows_of(x, True)
+        rstd = 1 / np.sqrt(rows.var(0) + eps)
+        xhat = (rows - rows.mean(0)) * rstd
+        return images_of(gamma * xhat + beta, x.shape, True), (xhat, gamma, rstd)
+
+    def backward(dout: Any, cache: Any) -> Any:
+        xhat, gamma, rstd = cache
+        dy = rows_of(dout, True)
+        dgamma, dbeta = (dy * xhat).sum(0), dy.sum(0)
+        dx = gamma * rstd * (dy - dbeta / len(dy) - xhat * dgamma / len(dy))
+        if wrong_output == "dgamma of rows":
+            dgamma = (dout * images_of(xhat, dout.shape, True)).sum((0, 2))
+        if wrong_output == "dbeta of columns":
+            dbeta = dout.sum((0, 3))
+        return images_of(dx, dout.shape, wrong_output != "dx"), dgamma, dbeta
+
+    assert check(forward, backward).names == {name}
 
 
 def test_exchanged_gradients_of_a_function_of_autograd_are_named() -> None:

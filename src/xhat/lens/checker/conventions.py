@@ -9,6 +9,7 @@ import numpy as np
 
 from xhat import equations
 from xhat.lens.checker.probes import Probe
+from xhat.lens.checker.reference import affine
 from xhat.lens.checker.steps import Backward, Faults, Forward
 
 __all__ = ["OTHERS", "PLAIN", "Convention"]
@@ -36,9 +37,7 @@ class Convention:
         """The scaled probe with the gradient before the activation for dy."""
         if self.activation is None:
             return p
-        pre = equations.normalize(
-            p.x, f.mu, f.rstd, p.gamma if faults.gamma else 1.0, p.beta if faults.beta else 0.0
-        )
+        pre = equations.normalize(p.x, f.mu, f.rstd, *affine(p, faults))
         return replace(p, dy=p.dy * equations.activation_slope(pre, self.activation, self.slope, np))
 
     def outer(self, raw: Probe, b: Backward) -> Backward:

@@ -80,12 +80,16 @@ class Probe:
     def axes(self, over: str) -> tuple[int, ...]:
         """The summed axes: all but the channel axis, the batch axis, or all but the axis mistaken for the channels.
 
-        "everything": all axes; "instance", "layer": all but the batch axis, and the channel axis with "instance".
+        "everything": all axes; "instance", "layer": all but the batch axis, and the channel axis with "instance";
+        "rows", "columns": all but the channel axis, and but the last of the others, or the one before it.
         """
         kept = {self.layout.axis}
         batch = next(a for a in range(self.x.ndim) if a != self.layout.axis)
         if over in ("everything", "instance", "layer"):
             kept = {"everything": set(), "instance": kept | {batch}, "layer": {batch}}[over]
+        if over in ("rows", "columns"):
+            others = [a for a in range(self.x.ndim) if a not in kept]
+            kept = kept | {others[-1 if over == "rows" or len(others) < 3 else -2]}
         if over == "batch":
             return (next(a for a in range(self.x.ndim) if a not in kept),)
         if over in ("mistaken", "crossed"):

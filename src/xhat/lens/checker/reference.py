@@ -13,7 +13,7 @@ from xhat import equations
 from xhat.lens.checker.probes import Array, Probe
 from xhat.lens.checker.steps import CLOSED, EXACT, Backward, Faults, Formulation, Forward
 
-__all__ = ["backward", "forward"]
+__all__ = ["affine", "backward", "forward"]
 
 
 def _divisor(p: Probe, over: str, count: str) -> float:
@@ -32,10 +32,19 @@ def _root(var: Array, eps: float, place: str | float, power: float) -> tuple[Arr
         std = np.sqrt(var)
         return 1 / (std + eps), -1 / (2 * std * (std + eps) ** 2)
     inside = var + (0.0 if place == "missing" else eps)
+    if place == "outside" and power == 0.25:
+        std = np.sqrt(var)
+        return (std + eps) ** -0.5, -((std + eps) ** -1.5) / (4 * std)
     if power == 0.5:
         rstd = equations.reciprocal_std(var, inside - var, np.sqrt)
         return rstd, -0.5 * rstd**3
     return inside**-power, -power * inside ** (-power - 1)
+
+
+def affine(p: Probe, k: Faults) -> tuple[Array | float, Array | float]:
+    """The scale and the shift of a forward with faults k."""
+    shift = p.beta * p.gamma if k.beta_times == "gamma" else p.beta
+    return p.gamma if k.gamma else 1.0, shift if k.beta else 0.0
 
 
 def forward(p: Probe, correction: int = 0, k: Faults = EXACT) -> Forward:
@@ -63,7 +72,7 @@ def forward(p: Probe, correction: int = 0, k: Faults = EXACT) -> Forward:
         var, variance_slope = _running(p, p.running_var, batch_var, k.variance_from), 0.0
     rstd, slope = _root(var, p.eps, k.eps, k.root)
     xhat = equations.standardize(p.x, mu, rstd)
-    y = equations.normalize(p.x, mu, rstd, p.gamma if k.gamma else 1.0, p.beta if k.beta else 0.0)
+    y = equations.normalize(p.x, mu, rstd, *affine(p, k))
     return Forward(mu, var, rstd, xhat, y, mean_slope, variance_slope, slope)
 
 
@@ -84,17 +93,16 @@ def backward(
     """The backward pass with faults k, in one formulation, of the forward f that has `forward_faults`."""
     if "reshaped" in (k.backward_grouping, forward_faults.grouping):
         return _regrouped(p, correction, k, formulation, forward_faults)
-    rstd, xhat, dvar_factor = _own_root(p, f, correction, k, formulation)
+    rstd, xhat, own_direct, dvar_factor = _own_root(p, f, correction, k, formulation)
     direct_factor, mean_factor, variance_factor, overall = _factors(p, rstd, correction, k)
     variance_factor = variance_factor * dvar_factor
     zero_factor = variance_factor if formulation.style == "nodes, followed" else 1.0
     m = float(p.count())
 
     def paths(source: str) -> tuple[Array, Array, Array]:
-        dxhat = p.dy * p.gamma if source == "dxhat" else p.dy
+        dxhat = p.dy * p.gamma ** {"dy": 0, "dxhat": 1, "dxhat gamma": 2}[source]
         if formulation.style == "closed":
-            sums = p.total(k.mean_sum_over)(dxhat), p.total(k.variance_sum_over)(dxhat * xhat)
-            return equations.paths(dxhat, xhat, *sums, rstd=rstd, m=m, correction=correction)
+            return _closed(p, dxhat, xhat, rstd, p.x - f.mu, correction, k)
         if formulation.style == "terms":
             through_mu, dvar = -rstd * p.total()(dxhat) / m, -(rstd**3) * p.total()(dxhat * (p.x - f.mu))
             return dxhat * rstd, through_mu, dvar * (p.x - f.mu) / (m - correction)
@@ -108,11 +116,34 @@ def backward(
         return direct, through_mu + zero * zero_factor, variance
 
     sources = {source: paths(source) for source in {k.direct_source, k.mean_source, k.variance_source}}
-    direct = sources[k.direct_source][0] * direct_factor * overall
+    direct = sources[k.direct_source][0] * direct_factor * own_direct * overall
     mean = sources[k.mean_source][1] * mean_factor * overall
     variance = sources[k.variance_source][2] * variance_factor * overall
     dgamma, dbeta = _parameters(p, f, k, xhat, forward_faults if formulation.style == "derivative" else EXACT)
-    return Backward(direct, mean, variance, direct + mean + variance, dgamma, dbeta)
+    dx = direct + mean + variance
+    if k.dx_grouping == "reshaped":
+        dx = np.moveaxis(dx, p.layout.axis, -1).reshape(p.x.shape)
+    return Backward(direct, mean, variance, dx, dgamma, dbeta)
+
+
+def _closed(
+    p: Probe, dxhat: Array, xhat: Array, rstd: Array, deviation: Array, correction: int, k: Faults
+) -> tuple[Array, Array, Array]:
+    """The paths in the closed form, whose sums may be over other axes and of other terms.
+
+    Where a sum is over several channels, it matters which factors stand inside it.
+    """
+    inside = p.dy if k.gamma_at == "the end" else dxhat
+    gamma = p.gamma if k.gamma_at == "the end" else 1.0
+    terms: dict[str, tuple[Array | float, Array | float]]
+    terms = {"1": (1.0, 1.0), "rstd": (rstd, 1 / rstd), "xhat": (xhat, 1.0), "x - mu": (deviation, rstd)}
+    (a, outside_a), (b, outside_b) = terms[k.mean_sum_with], terms[k.variance_sum_with]
+    of_mean = p.total(k.mean_sum_over)(inside * a) * outside_a * gamma
+    of_variance = p.total(k.variance_sum_over)(inside * b) * outside_b * gamma
+    direct, mean, _ = equations.paths(dxhat, xhat, of_mean, 0.0, rstd=rstd, m=p.count())
+    along = xhat if k.variance_along == "xhat" else np.ones_like(xhat)
+    factors = {"rstd": rstd, "m": float(p.count()), "correction": correction}
+    return direct, mean, equations.paths(dxhat, along, 0.0, of_variance, **factors).variance
 
 
 def _regrouped(
@@ -133,22 +164,24 @@ def _regrouped(
 
 def _own_root(
     p: Probe, f: Forward, correction: int, k: Faults, formulation: Formulation
-) -> tuple[Array, Array, Array | float]:
-    """The rstd and xhat of a backward, and a factor of dL/dvar if only this term uses a recomputed root."""
+) -> tuple[Array, Array, Array | float, Array | float]:
+    """The rstd and xhat of a backward, and factors of the direct path and of dL/dvar if only they use another root."""
     has_fault = (k.backward_eps, k.backward_root, k.backward_variance) != ("inside", 0.5, "same")
     where = k.backward_where if has_fault else formulation.own
     if not where:
-        return f.rstd, f.xhat, 1.0
+        return f.rstd, f.xhat, 1.0, 1.0
     var = f.var * ((p.count() - correction) / _other_divisor(p, k.backward_variance, correction))
     if k.backward_variance[:3] in ("run", "new", "old"):
         count = p.count() - int(k.backward_variance.endswith("N - 1"))
         var = _running(p, p.running_var, f.var * (p.count() - correction) / count, k.backward_variance)
     own, _ = _root(var, p.eps, k.backward_eps, k.backward_root)
     if where == "everywhere":
-        return own, equations.standardize(p.x, f.mu, own), 1.0
+        return own, equations.standardize(p.x, f.mu, own), 1.0, 1.0
     if where == "scale":
-        return own, f.xhat, 1.0
-    return f.rstd, f.xhat, (own / f.rstd) ** (3 if where == "dvar" else 1)
+        return own, f.xhat, 1.0, 1.0
+    if where == "direct":
+        return f.rstd, f.xhat, own / f.rstd, 1.0
+    return f.rstd, f.xhat, 1.0, (own / f.rstd) ** (3 if where == "dvar" else 1)
 
 
 def _factors(p: Probe, rstd: Array, correction: int, k: Faults) -> tuple[Array, Array, Array, Array]:
@@ -164,10 +197,12 @@ def _factors(p: Probe, rstd: Array, correction: int, k: Faults) -> tuple[Array, 
 
 
 def _other_divisor(p: Probe, divisor: str, correction: int) -> float:
-    """m - c (correct); "other": m - (1 - c); "batch": m is the length of the batch axis."""
+    """m - c (correct); "other": m - (1 - c); or m counts "channels", or "batch" or "everything"."""
     if divisor == "other":
         return p.count() - (1 - correction)
-    return p.count("batch") - correction if divisor == "batch" else p.count() - correction
+    if divisor == "channels":
+        return p.channels - correction
+    return (p.count(divisor) if divisor in ("batch", "everything") else p.count()) - correction
 
 
 def _chain(p: Probe, f: Forward, dxhat: Array, k: Faults) -> tuple[Array, Array, Array, Array]:
@@ -195,4 +230,6 @@ def _parameters(p: Probe, f: Forward, k: Faults, xhat: Array, forward_faults: Fa
     dgamma = dgamma / (p.count(k.dgamma_over) if k.dgamma_count == "mean" else 1)
     dbeta = dbeta / (p.count(k.dbeta_over) if k.dbeta_count == "mean" else 1)
     dgamma, dbeta = (np.broadcast_to(d, p.gamma.shape) if d.size == 1 else d for d in (dgamma, dbeta))
+    if forward_faults.beta_times == "gamma":
+        dgamma, dbeta = dgamma + p.beta * dbeta, dbeta * p.gamma
     return dgamma * forward_faults.gamma, dbeta * forward_faults.beta

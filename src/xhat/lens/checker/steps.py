@@ -18,7 +18,9 @@ class Faults:
     A sum is over "all" elements of a channel, over the "batch" axis only, or over the axes that remain if another
     axis is "mistaken" for the channel axis. A count is a divisor: "m" (correct), "1" (a sum), "m - 1", or "batch"
     (the length of the batch axis), or "every" (the elements of a channel, whatever the sum is over). A "reshaped"
-    grouping takes every C-th value of a flattened batch for a channel. ``*_power`` and ``*_count`` in the backward are
+    grouping takes every C-th value of a flattened batch for a channel. The paths of dx are direct, the mean path with
+    sum(dxhat 1), and the variance path along xhat with sum(dxhat xhat); gamma stands at "the start", in dxhat, or at
+    "the end". ``*_power`` and ``*_count`` in the backward are
     extra factors rstd^k and m^k.
     """
 
@@ -36,6 +38,7 @@ class Faults:
     root: float = 0.5
     gamma: bool = True
     beta: bool = True
+    beta_times: str = "1"
     grouping: str = "channels"
     # backward: its rstd and xhat
     backward_eps: str | float = "inside"
@@ -64,6 +67,11 @@ class Faults:
     variance_divisor: str = "m"
     mean_sum_over: str = "all"
     variance_sum_over: str = "all"
+    mean_sum_with: str = "1"
+    variance_sum_with: str = "xhat"
+    variance_along: str = "xhat"
+    gamma_at: str = "the start"
+    dx_grouping: str = "channels"
     all_count: int = 0
     all_power: int = 0
     # backward: the parameters

@@ -1,7 +1,7 @@
 """The catalogue: every mistake that the checker can name, as faults in the exact computation.
 
-No arithmetic lives here; `reference` computes with faults. The tables are in `forward` and `backward`. A mistake that
-can be made in several ways has several entries of one name.
+No arithmetic lives here; `reference` computes with faults. The tables are in `forward`, `backward` and `sums`. A
+mistake that can be made in several ways has several entries of one name.
 """
 
 from dataclasses import dataclass, fields
@@ -11,6 +11,7 @@ from typing import Any
 from xhat.lens.checker.faults.backward import BACKWARD, EXCHANGED
 from xhat.lens.checker.faults.evaluation import EVALUATION
 from xhat.lens.checker.faults.forward import FORWARD
+from xhat.lens.checker.faults.sums import SUMS
 from xhat.lens.checker.steps import Faults
 
 __all__ = [
@@ -28,8 +29,8 @@ __all__ = [
 # Properties of a batch that some mistakes need to show: spatial axes, or equal lengths of two axes.
 WITH_POSITIONS, SQUARE = "with positions", "square"
 
-_ON_POSITIONS = {"batch", "instance", "layer", "reshaped"}
-_FORWARD_FAULTS = {field.name for field in fields(Faults)[:13]}
+_ON_POSITIONS = {"batch", "rows", "columns", "instance", "layer", "reshaped"}
+_FORWARD_FAULTS = {field.name for field in fields(Faults)[:14]}
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,7 @@ def _outputs(fault: str) -> tuple[str, ...]:
 
 CATALOGUE: tuple[Mistake, ...] = tuple(
     Mistake(name, line, remedy, tuple(faults.items()))
-    for name, line, remedy, ways in (*FORWARD, *BACKWARD)
+    for name, line, remedy, ways in (*FORWARD, *BACKWARD, *SUMS)
     for faults in ways
 )
 

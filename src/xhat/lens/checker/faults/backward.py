@@ -1,14 +1,23 @@
-"""Mistakes of the backward pass: (name, display of the source, remedy, alternative ways as faults)."""
+"""Mistakes of the backward pass: (name, display of the source, remedy, alternative ways as faults).
+
+Those of the sums in dx are in `sums`.
+"""
 
 from typing import Any
 
-__all__ = ["BACKWARD", "EXCHANGED"]
+__all__ = ["BACKWARD", "EXCHANGED", "Entries"]
 
 EXCHANGED = "dgamma and dbeta exchanged"  # in both, or in none
 
 Entries = tuple[tuple[str, str, str, tuple[dict[str, Any], ...]], ...]
 
 _PATHS: Entries = (
+    (
+        "direct path dropped",
+        "path-1",
+        "dx needs gamma rstd dy: every y depends on its own x.",
+        ({"direct_kept": 0.0},),
+    ),
     (
         "mean path dropped",
         "path-3-product",
@@ -65,6 +74,27 @@ _DXHAT: Entries = (
         )
         for path in ("direct", "mean", "variance")
     ),
+    (
+        "gamma twice in dx",
+        "path-1",
+        "Every path has gamma once: dxhat = gamma dy.",
+        ({f"{path}_source": "dxhat gamma" for path in ("direct", "mean", "variance")},),
+    ),
+    *(
+        (
+            f"gamma twice in the {path} path",
+            "path-1",
+            f"The {path} path has gamma once: it starts from dxhat = gamma dy, or from dy with gamma in front.",
+            ({f"{path}_source": "dxhat gamma"},),
+        )
+        for path in ("mean", "variance")
+    ),
+    (
+        "xhat forgotten in the variance path",
+        "path-2-product",
+        "The variance path is gamma rstd xhat sum(dy xhat) / m: xhat stands in the sum and in front of it.",
+        ({"variance_along": "1"}, {"variance_sum_with": "1"}),
+    ),
 )
 
 _CORRECTIONS: Entries = (
@@ -86,21 +116,6 @@ _CORRECTIONS: Entries = (
         "dmu/dx = 1 / m, whatever the variance divides by.",
         ({"mean_divisor": "other"},),
     ),
-)
-
-_SUM, _MEAN = "sum where a mean is needed: ", "mean where a sum is needed: "
-_MEAN_PATH = "The mean path is gamma rstd sum(dy) / m."
-_VARIANCE_PATH = "The variance path is gamma rstd xhat sum(dy xhat) / m."
-_CLOSED = "Closed form: gamma rstd / m (m dy - sum(dy) - xhat sum(dy xhat))."
-
-_COUNTS: Entries = (
-    (_SUM + "mean path", "path-3-product", _MEAN_PATH, ({"mean_count_power": 1},)),
-    (_SUM + "variance path", "path-2-product", _VARIANCE_PATH, ({"variance_count_power": 1},)),
-    (_SUM + "all of dx", "input-gradient", _CLOSED, ({"all_count": 1},)),
-    (_MEAN + "direct path", "input-gradient", _CLOSED, ({"direct_count": -1},)),
-    (_MEAN + "mean path", "path-3-product", _MEAN_PATH, ({"mean_count_power": -1},)),
-    (_MEAN + "variance path", "path-2-product", _VARIANCE_PATH, ({"variance_count_power": -1},)),
-    (_MEAN + "all of dx", "input-gradient", _CLOSED, ({"all_count": -1},)),
 )
 
 _POWER = "power of rstd wrong in "
@@ -128,22 +143,9 @@ _POWERS: Entries = (
         _POWER + "all of dx",
         "input-gradient",
         "dx has rstd once in front.",
-        tuple({"all_power": k} for k in (-2, -1)),
-    ),
-)
-
-_AXES: Entries = (
-    (
-        "spatial axes left out of a sum in dx",
-        "input-gradient",
-        "Sums over a channel are over the batch and every position: m = N H W.",
         (
-            {"mean_sum_over": "batch"},
-            {"variance_sum_over": "batch"},
-            {"mean_sum_over": "batch", "variance_sum_over": "batch"},
-            {"mean_divisor": "batch"},
-            {"variance_divisor": "batch"},
-            {"mean_divisor": "batch", "variance_divisor": "batch"},
+            *({"all_power": k} for k in (-2, -1)),
+            *({"backward_root": k, "backward_where": "scale"} for k in (-0.25, 0.25)),  # another root of rstd
         ),
     ),
 )
@@ -156,13 +158,13 @@ _RSTD: Entries = (
             "The backward needs the rstd of the forward, (var + eps)^(-1/2).",
             tuple(
                 {fault: value, "backward_where": where}
-                for where in ("everywhere", "scale", "dvar", "dvar step")
+                for where in ("everywhere", "scale", "dvar", "dvar step", *more)
             ),
         )
-        for name, fault, value in (
-            ("eps missing in the backward", "backward_eps", "missing"),
-            ("eps outside the root in the backward", "backward_eps", "outside"),
-            ("square root missing in the backward", "backward_root", 1.0),
+        for name, fault, value, more in (
+            ("eps missing in the backward", "backward_eps", "missing", ("direct",)),
+            ("eps outside the root in the backward", "backward_eps", "outside", ("direct",)),
+            ("square root missing in the backward", "backward_root", 1.0, ()),  # direct: a power of rstd
         )
     ),
     (
@@ -173,39 +175,6 @@ _RSTD: Entries = (
             {"backward_variance": when, "backward_where": where}
             for when in ("running", "new, N", "new, N - 1", "old, N")
             for where in ("everywhere", "scale")
-        ),
-    ),
-    *(
-        (
-            f"{wrong} in dx",
-            "input-gradient",
-            remedy,
-            (
-                {"mean_sum_over": over, "variance_sum_over": over},
-                {"mean_sum_over": over},
-                {"variance_sum_over": over},
-            ),
-        )
-        for wrong, remedy, over in (
-            ("axis forgotten in a sum", "The sums in dx have one value for each channel.", "everything"),
-            ("last sample left out of a sum", "The sums in dx are over every sample.", "all but the last"),
-            ("last sample counted twice in a sum", "The sums in dx count a sample once.", "the last twice"),
-        )
-    ),
-    (
-        "reshape without transpose in the backward",
-        "input-gradient",
-        "dy.reshape(-1, C) needs the channels as the last axis: dy.transpose(0, 2, 3, 1) first.",
-        ({"backward_grouping": "reshaped"},),
-    ),
-    (
-        "channel axis transposed in dx",
-        "input-gradient",
-        "The sums in dx are over every axis but the channels'.",
-        (
-            {"mean_sum_over": "mistaken", "variance_sum_over": "mistaken"},
-            {"mean_sum_over": "mistaken"},
-            {"variance_sum_over": "mistaken"},
         ),
     ),
 )
@@ -220,7 +189,7 @@ def _parameter(output: str, line: str, formula: str) -> Entries:
             f"spatial axes left out of a sum in {output}",
             line,
             f"{formula} The sum is over the batch and every position.",
-            ({f"{output}_over": "batch"},),
+            tuple({f"{output}_over": over} for over in ("batch", "rows", "columns")),
         ),
         (
             f"channel axis transposed in {output}",
@@ -261,4 +230,4 @@ _PARAMETERS: Entries = (
     *_parameter("dbeta", "beta-gradient", "dbeta = sum(dy)."),
 )
 
-BACKWARD: Entries = (*_PATHS, *_DXHAT, *_CORRECTIONS, *_COUNTS, *_POWERS, *_AXES, *_RSTD, *_PARAMETERS)
+BACKWARD: Entries = (*_PATHS, *_DXHAT, *_CORRECTIONS, *_POWERS, *_RSTD, *_PARAMETERS)

@@ -65,6 +65,18 @@ FORWARD: tuple[tuple[str, str, str, tuple[dict[str, Any], ...]], ...] = (
         "xhat = (x - mu) (var + eps)^(-1/2): divide by the root, don't multiply by it.",
         ({"root": -0.5}, {"root": -1.0}),
     ),
+    (
+        "square root taken twice in the forward",
+        "normalization",
+        "xhat = (x - mu) / sqrt(var + eps): one root, of the variance and not of the standard deviation.",
+        ({"root": 0.25, "eps": "outside"}, {"root": 0.25}),
+    ),
+    (
+        "beta scaled by gamma in the forward",
+        "scale-and-shift",
+        "y = gamma xhat + beta, not gamma (xhat + beta).",
+        ({"beta_times": "gamma"},),
+    ),
     ("gamma forgotten in the forward", "scale-and-shift", "y = gamma xhat + beta.", ({"gamma": False},)),
     ("beta forgotten in the forward", "scale-and-shift", "y = gamma xhat + beta.", ({"beta": False},)),
     # the source of the statistics, and their axes

@@ -21,6 +21,8 @@ OUTSIDE, NO_EPS = "eps outside the root in the forward", "eps missing in the for
 NO_GAMMA_Y = "gamma forgotten in the forward"
 # Of these the catalogue had no name when the mistakes were planted.
 AXIS, EXCHANGED = "axis forgotten in a sum in dx", "dgamma and dbeta exchanged"
+NO_XHAT, GAMMA_TWICE = "xhat forgotten in the variance path", "gamma twice in the mean path"
+CHANNELS, ROOTS = "number of channels for N in dx", "square root taken twice in the forward"
 LOST = "last sample left out of a sum in dx"
 TWICE_COUNTED = "last sample counted twice in a sum in dx"
 LOST_TOO = "last sample lost or counted twice in dgamma + last sample lost or counted twice in dbeta"
@@ -39,6 +41,7 @@ STEPS = (
     _p("mean_not_divided", "steps", "dx2 = 1.0 / N * np.ones  ->  dx2 = np.ones", "dx", SUM_MEAN,
        dx="γ r dy - γ r Σ dy - γ r x̂ Σ(dy x̂)/N"),
     _p("times_deviation", "steps", "dxmu1 = dxhat * ivar  ->  dxmu1 = dxhat * sqrtvar", "dx",
+       "power of rstd wrong in the direct path + power of rstd wrong in the mean path",
        dx="γ r⁻¹ dy - γ r⁻¹ Σ dy/N - γ r x̂ Σ(dy x̂)/N"),
     _p("dout_for_dxhat", "steps", "np.sum(dxhat * xmu, axis=0)  ->  np.sum(dout * xmu, axis=0)", "dx", DY_VARIANCE,
        dx="γ r dy - γ r Σ dy/N - r x̂ Σ(dy x̂)/N"),
@@ -60,7 +63,8 @@ STEPS = (
 CLOSED = (
     _p("sign_of_mean", "closed", "m * dy - dbeta  ->  m * dy + dbeta", "dx", SIGN_MEAN,
        dx="γ r dy + γ r Σ dy/N - γ r x̂ Σ(dy x̂)/N"),
-    _p("xhat_forgotten", "closed", "- xhat * dgamma  ->  - dgamma", "dx", dx="γ r dy - γ r Σ dy/N - γ r Σ(dy x̂)/N"),
+    _p("xhat_forgotten", "closed", "- xhat * dgamma  ->  - dgamma", "dx", NO_XHAT,
+       dx="γ r dy - γ r Σ dy/N - γ r Σ(dy x̂)/N"),
     _p("m_forgotten", "closed", "gamma * rstd / m *  ->  gamma * rstd *", "dx",
        "sum where a mean is needed: all of dx", dx="N γ r dy - γ r Σ dy - γ r x̂ Σ(dy x̂)"),
     _p("gamma_forgotten", "closed", "gamma * rstd / m *  ->  rstd / m *", "dx", NO_GAMMA,
@@ -80,7 +84,7 @@ CLOSED = (
        dx="r dy - r Σ dy + r x̂ Σ(dy x̂)/N"),
     _p("sum_for_dy", "closed", "(m * dy - dbeta -  ->  ((m - 1) * dbeta -", "dx",
        dx="(N - 1) γ r Σ dy/N - γ r x̂ Σ(dy x̂)/N"),
-    _p("root_twice", "closed", "x.var(axis=0)  ->  x.std(axis=0)", "y", y="γ (x - μ)/(σ + ε)^(0.5) + β"),
+    _p("root_twice", "closed", "x.var(axis=0)  ->  x.std(axis=0)", "y", ROOTS, y="γ (x - μ)/(σ + ε)^(0.5) + β"),
     _p("diagonal", "closed", "(m * dy - dbeta - xhat * dgamma)  ->  (m * dy - dy - xhat**2 * dy)", "dx",
        dx="(N - 1) γ r dy/N - γ r x̂² dy/N"),
     _p("root_missing", "closed", "1 / np.sqrt(var + eps)  ->  1 / (var + eps)", "y",
@@ -88,7 +92,8 @@ CLOSED = (
 )  # fmt: skip
 
 THREE_TERMS = (
-    _p("power_1_2", "three_terms", "** -1.5  ->  ** -0.5", "dx", dx="γ r dy - γ r Σ dy/N - γ (x - μ) Σ(dy x̂)/N"),
+    _p("power_1_2", "three_terms", "** -1.5  ->  ** -0.5", "dx", ROOT_VARIANCE,
+       dx="γ r dy - γ r Σ dy/N - γ (x - μ) Σ(dy x̂)/N"),
     _p("xhat_for_xmu", "three_terms", "dxhat * (x - mu) * -0.5  ->  dxhat * xhat * -0.5", "dx", ROOT_VARIANCE,
        dx="γ r dy - γ r Σ dy/N - γ r² x̂ Σ(dy x̂)/N"),
     _p("two_forgotten", "three_terms", "dvar * 2 * (x - mu) / m  ->  dvar * (x - mu) / m", "dx", TWICE,
@@ -98,6 +103,7 @@ THREE_TERMS = (
     _p("sign_of_dmu", "three_terms", "(-dxhat / np.sqrt  ->  (dxhat / np.sqrt", "dx", SIGN_MEAN,
        dx="γ r dy + γ r Σ dy/N - γ r x̂ Σ(dy x̂)/N"),
     _p("eps_in_one_term", "three_terms", "dx = dxhat / np.sqrt(var + eps)  ->  dx = dxhat / np.sqrt(var)", "dx",
+       "eps missing in the backward",
        dx="γ dy/σ - γ r Σ dy/N - γ r x̂ Σ(dy x̂)/N"),
     _p("eps_in_dvar", "three_terms", "(var + eps) ** -1.5  ->  var ** -1.5", "dx", "eps missing in the backward",
        dx="γ r dy - γ r Σ dy/N - γ (x - μ) Σ(dy (x - μ))/(N σ³)"),
@@ -106,6 +112,7 @@ THREE_TERMS = (
     _p("eps_missing", "three_terms", "xhat = (x - mu) / np.sqrt(var + eps)  ->  xhat = (x - mu) / np.sqrt(var)", "y",
        NO_EPS, y="γ (x - μ)/σ + β"),
     _p("gamma_times_beta", "three_terms", "gamma * xhat + beta  ->  gamma * (xhat + beta)", "y",
+       "beta scaled by gamma in the forward",
        y="γ r (x - μ) + γ β"),
     _p("dgamma_of_dxhat", "three_terms", "dgamma = (dy * xhat).sum(0)  ->  dgamma = (dxhat * xhat).sum(0)", "dgamma",
        "dgamma with dxhat instead of dy", dgamma="γ Σ dy x̂"),
@@ -161,9 +168,9 @@ LOOPS = (
        "for i in range(n):@            dgamma  ->  for i in range(n - 1):@            dgamma",
        "dx dgamma dbeta", f"{LOST} + {LOST_TOO}", dgamma="…value 4 of 4 not at all", dbeta="…value 4 of 4 not at all",
        dx="…value 4 of 4 not at all"),
-    _p("divided_by_c", "loops", "mean_path = dbeta[j] / n  ->  mean_path = dbeta[j] / c", "dx",
+    _p("divided_by_c", "loops", "mean_path = dbeta[j] / n  ->  mean_path = dbeta[j] / c", "dx", CHANNELS,
        dx="γ r dy - γ r Σ dy/C - γ r x̂ Σ(dy x̂)/N"),
-    _p("no_xhat", "loops", "var_path = xhat[i, j] * dgamma[j] / n  ->  var_path = dgamma[j] / n", "dx",
+    _p("no_xhat", "loops", "var_path = xhat[i, j] * dgamma[j] / n  ->  var_path = dgamma[j] / n", "dx", NO_XHAT,
        dx="γ r dy - γ r Σ dy/N - γ r Σ(dy x̂)/N"),
     _p("no_gamma", "loops", "dx[i, j] = gamma[j] * rstd[j] *  ->  dx[i, j] = rstd[j] *", "dx", NO_GAMMA,
        dx="r dy - r Σ dy/N - r x̂ Σ(dy x̂)/N"),
@@ -172,6 +179,7 @@ LOOPS = (
     _p("mean_of_squares", "loops", "var += (x[i, j] - mean) ** 2 / n  ->  var += x[i, j] ** 2 / n", "y",
        "mean not subtracted in the variance", y="γ (x - μ)/√(Σ x²/N + ε) + β"),
     _p("gamma_in_dbeta", "loops", "dbeta[j] += dy[i, j]  ->  dbeta[j] += gamma[j] * dy[i, j]", "dx dbeta",
+       f"dbeta with dxhat instead of dy + {GAMMA_TWICE}",
        dx="γ r dy - γ² r Σ dy/N - γ r x̂ Σ(dy x̂)/N", dbeta="γ Σ dy"),
 )  # fmt: skip
 
@@ -194,6 +202,7 @@ LAYER = (
     _p("sign_of_dstd", "layer", "dstd = -np.sum  ->  dstd = np.sum", "dx", SIGN_VARIANCE,
        dx="γ r dy - γ r Σ dy/N + γ r x̂ Σ(dy x̂)/N"),
     _p("times_std", "layer", "dvar = 0.5 * dstd / self.std  ->  dvar = 0.5 * dstd * self.std", "dx",
+       ROOT_VARIANCE,
        dx="γ r dy - γ r Σ dy/N - γ (x - μ) Σ(dy x̂)/N"),
     _p("dmu_not_divided", "layer", "dxc - dmu / self.batch  ->  dxc - dmu", "dx", SUM_MEAN,
        dx="γ r dy - γ r Σ dy - γ r x̂ Σ(dy x̂)/N"),
@@ -203,7 +212,8 @@ LAYER = (
        "dbeta scaled by 1/n", dbeta="Σ dy/N"),
     _p("no_eps", "layer", "np.sqrt(self.var + self.eps)  ->  np.sqrt(self.var)", "y", NO_EPS,
        y="γ (x - μ)/σ + β"),
-    _p("overwritten", "layer", "dxc += (2.0  ->  dxc = (2.0", "dx", dx="-γ r x̂ Σ(dy x̂)/N"),
+    _p("overwritten", "layer", "dxc += (2.0  ->  dxc = (2.0", "dx", f"direct path dropped + {NO_MEAN}",
+       dx="-γ r x̂ Σ(dy x̂)/N"),
     _p("dgamma_centered", "layer", "np.sum(self.xhat * dout  ->  np.sum(self.centered * dout", "dgamma",
        "dgamma with x - mu instead of xhat", dgamma="Σ dy (x - μ)"),
 )  # fmt: skip
@@ -223,6 +233,7 @@ TORCH = (
        AXIS,
        dx="…other channels"),
     _p("root_of_saved", "torch_function", "B = grad_output.shape[0]  ->  inv_std = torch.rsqrt(inv_std)", "dx",
+       ROOT_ALL,
        dx="γ r^(-0.5) dy - γ r^(-0.5) Σ dy/N - γ r^(-0.5) x̂ Σ(dy x̂)/N"),
     _p("eps_outside", "torch_module", "torch.sqrt(var + self.eps)  ->  torch.sqrt(var) + self.eps", "y", OUTSIDE,
        y="γ (x - μ)/(σ + ε) + β"),
@@ -235,10 +246,10 @@ TORCH = (
 )  # fmt: skip
 
 SMALL_FUNCTIONS = (
-    _p("average", "small_functions", "/ values.shape[0]  ->  / (values.shape[0] - 1)", "y"),
+    _p("average", "small_functions", "/ values.shape[0]  ->  / (values.shape[0] - 1)", "y", "N - 1 in the mean"),
     _p("root_up", "small_functions", "(var + eps) ** -0.5  ->  (var + eps) ** 0.5", "y",
        "power of rstd wrong in the forward", y="γ r⁻¹ (x - μ) + β"),
-    _p("projected", "small_functions", "average(values * direction)  ->  average(values)", "dx",
+    _p("projected", "small_functions", "average(values * direction)  ->  average(values)", "dx", NO_XHAT,
        dx="γ r dy - γ r Σ dy/N - γ r x̂ Σ dy/N"),
     _p("not_centered", "small_functions", "r * (centered(dxhat) -  ->  r * (dxhat -", "dx", NO_MEAN,
        dx="γ r dy - γ r x̂ Σ(dy x̂)/N"),
