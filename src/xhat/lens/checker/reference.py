@@ -107,9 +107,8 @@ def backward(
             through_mu, dvar = -rstd * p.total()(dxhat) / m, -(rstd**3) * p.total()(dxhat * (p.x - f.mu))
             return dxhat * rstd, through_mu, dvar * (p.x - f.mu) / (m - correction)
         if formulation.style == "derivative":
-            direct, through_mu, zero, variance = _chain(
-                p, f, dxhat if forward_faults.gamma else p.dy, forward_faults
-            )
+            start = dxhat if forward_faults.gamma else p.dy
+            direct, through_mu, zero, variance = _chain(p, f, start, forward_faults)
         else:
             saved = Forward(f.mu, f.var, rstd, xhat, f.y, 1 / m, 1 / (m - correction), -0.5 * rstd**3)
             direct, through_mu, zero, variance = _chain(p, saved, dxhat, EXACT)
@@ -140,10 +139,10 @@ def _closed(
     (a, outside_a), (b, outside_b) = terms[k.mean_sum_with], terms[k.variance_sum_with]
     of_mean = p.total(k.mean_sum_over)(inside * a) * outside_a * gamma
     of_variance = p.total(k.variance_sum_over)(inside * b) * outside_b * gamma
-    direct, mean, _ = equations.paths(dxhat, xhat, of_mean, 0.0, rstd=rstd, m=p.count())
     along = xhat if k.variance_along == "xhat" else np.ones_like(xhat)
-    factors = {"rstd": rstd, "m": float(p.count()), "correction": correction}
-    return direct, mean, equations.paths(dxhat, along, 0.0, of_variance, **factors).variance
+    return equations.paths(
+        dxhat, along, of_mean, of_variance, rstd=rstd, m=float(p.count()), correction=correction
+    )
 
 
 def _regrouped(
