@@ -160,6 +160,7 @@ def _conventional(fit: Fit) -> Fit:
 
 def forward_fits(runner: Runner, fit: Fit) -> bool:
     """Whether y is exact on another layout, as it is in this fit. Raises Unjudged if the code can't run."""
-    other = replace(run_probes(runner, fit.eps, None, fit.unit), convention=fit.convention)
+    mode = TRAINING if runner.forward is None else replace(TRAINING, gradients=False)
+    other = replace(run_probes(runner, fit.eps, None, fit.unit, mode), convention=fit.convention)
     other.tolerance = max(other.tolerance, rounding.TOLERANCE["float32"])
     return other.explains_y(0)

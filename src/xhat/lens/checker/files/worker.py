@@ -24,6 +24,7 @@ __all__ = ["ENVIRONMENT", "interpreter", "serve", "spawn"]
 # One thread is enough for small arrays, and a fork keeps no threads; plots open no window.
 ENVIRONMENT = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1") | {
     "MPLBACKEND": "agg",
+    "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",  # compilation is most of the time on small arrays
     "PYTHONUNBUFFERED": "1",  # what is printed before a crash is kept
 }
 
