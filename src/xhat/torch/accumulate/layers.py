@@ -86,7 +86,9 @@ def check_layers_alone(value: Tensor) -> None:
             continue
         seen.add(node)
         torchs = "BatchNorm" in node.name() and getattr(node, "_saved_training", False)
-        if torchs or getattr(getattr(node, "run", None), "batch", False):  # the latter: see xhat.torch.autograd
+        if torchs or getattr(
+            getattr(node, "run", None), "batch", False
+        ):  # the latter: see xhat.torch.autograd
             function = "torch.nn.functional" if torchs else "xhat.torch"
             raise ArgumentError(
                 f"accumulate: the model calls {function}.batch_norm with training=True, expected layers alone. "
