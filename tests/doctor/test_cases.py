@@ -7,16 +7,21 @@ from fitting import Case
 from xhat.torch.doctor.findings import CAUSES, Finding
 
 
+# The causes of the cases that have run: loading a case trains its model.
+CAUSE_OF: dict[str, str] = {}
+
+
 @pytest.mark.parametrize("name", judging.CASES)
 def test_the_cause_of_the_case_is_named(name: str) -> None:
     case = judging.load(name)
+    CAUSE_OF[name] = case.cause
     answer = judging.ask(name, case)
 
     assert judging.fault_of(case, answer) == "", [(f.severity, f.cause, f.symptom) for f in answer.findings]
 
 
 def test_every_cause_has_a_case() -> None:
-    assert {judging.load(name).cause for name in judging.CASES} == set(CAUSES)
+    assert {CAUSE_OF.get(name) or judging.load(name).cause for name in judging.CASES} == set(CAUSES)
 
 
 def test_every_case_has_a_source_of_its_own() -> None:
