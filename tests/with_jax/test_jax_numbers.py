@@ -110,6 +110,15 @@ def test_masks_residuals_and_activations(mask: Any, residual: bool, activation: 
         assert oracle.relative_l2(dresidual, oracle.backward(dy, x, GAMMA, BETA, **options).dpre) < 1e-6
 
 
+def test_an_offset_of_dy_under_a_mask_costs_no_digits() -> None:
+    """As of a loss over the included places."""
+    mask = numbers((16, 20, 12, 1), 28) < 0.5
+    x, dy = numbers((16, 20, 12, C), 29), numbers((16, 20, 12, C), 30, 1e6) * mask
+    got, _ = found(x, dy, GAMMA, BETA, axis=-1, mask=mask)
+    e = errors(got, x, dy, GAMMA, BETA, axis=-1, mask=mask)
+    assert max(e[2:]) < 1e-6, e
+
+
 @pytest.mark.parametrize("padding", [np.nan, np.inf, 1e30])
 def test_padding_may_hold_anything(padding: float) -> None:
     mask = WEIGHTS > 0
