@@ -36,16 +36,16 @@ def two_steps(cls: type, mode: str, x: Any) -> Any:
     layer, state = made(cls, mode)
     layer, rest = eqx.partition(layer, eqx.is_inexact_array)
     found = []
+
+    @jax.jit
+    def run(layer: Any, x: Any, state: Any) -> Any:
+        def loss(layer: Any, x: Any) -> Any:
+            y, moved = over_batch(eqx.combine(layer, rest), x, state)
+            return jnp.sin(y).sum(), (y, moved)
+
+        return jax.grad(loss, (0, 1), has_aux=True)(layer, x)
+
     for scale in (1, 2):
-
-        @jax.jit
-        def run(layer: Any, x: Any, state: Any) -> Any:
-            def loss(layer: Any, x: Any) -> Any:
-                y, moved = over_batch(eqx.combine(layer, rest), x, state)
-                return jnp.sin(y).sum(), (y, moved)
-
-            return jax.grad(loss, (0, 1), has_aux=True)(layer, x)
-
         (dlayer, dx), (y, state) = run(layer, x * scale, state)
         found.append((y, dx, dlayer.weight, dlayer.bias))
     return found, eqx.combine(layer, rest), state
@@ -121,7 +121,7 @@ def test_checkpoints_move_both_ways(mode: str) -> None:
     for source, target in ((OURS, THEIRS), (THEIRS, OURS)):
         layer, state = made(source, mode)
         layer = eqx.tree_at(lambda m: m.weight, layer, jnp.arange(1.0, C + 1))
-        _, state = over_batch(layer, X, state)
+        _, state = jax.jit(lambda s, layer=layer: over_batch(layer, X, s))(state)
         file = io.BytesIO()
         eqx.tree_serialise_leaves(file, (layer, state))
         file.seek(0)
@@ -167,5 +167,5 @@ def test_devices_and_examples_together() -> None:
     call = layer
     for name in ("inner", "outer"):
         call = jax.vmap(call, axis_name=name, in_axes=(0, None), out_axes=(0, None))
-    y, _ = call(X.reshape(2, 4, C, 5), state)
+    y, _ = jax.jit(call)(X.reshape(2, 4, C, 5), state)
     assert oracle.worst(np.asarray(y).reshape(X.shape), oracle.forward(X, axis=1).y) < 2e-6
