@@ -28,6 +28,8 @@ TESTS = Path(__file__).parent
 
 # Without PyTorch its tests are left out. Their folder must not be called `torch`, which would be imported in its place.
 collect_ignore = [] if find_spec("torch") else ["doctor", "pytorch"]
+if not (find_spec("keras") and find_spec(os.environ["KERAS_BACKEND"])):
+    collect_ignore.append("keras3")
 
 Array = np.ndarray[Any, np.dtype[Any]]
 

@@ -16,7 +16,6 @@ from xhat.checks import shown
 from xhat.plan import Plan, saved_for_backward
 from xhat.torch import composed
 from xhat.torch.cpu import Run
-from xhat.torch.engines import engine_for
 from xhat.torch.errors import TensorArgumentError, TensorShapeError
 from xhat.torch.inputs import CODES, Inputs
 from xhat.torch.internals import batched, differentiating_forward, transforming
@@ -117,7 +116,7 @@ def _intact(run: Run) -> bool:
 def _for_kernels(dy: Tensor, x: Tensor, weight: Maybe, bias: Maybe, saved: Maybe, run: Run) -> bool:
     """Whether the kernels can take the gradient, and what hooks on saved tensors have returned."""
     return (
-        engine_for(dy, x, weight, bias, saved) is run.engine
+        run.engine.takes(dy, x, weight, bias, saved)
         and not batched(dy)
         and dy.shape == x.shape
         and dy.dtype == x.dtype
@@ -133,7 +132,7 @@ def _composed(
     check_memory(dy, x, weight, bias, saved)
     o, residual = run.plan.options, run.plan.residual
     by_sign = o.activation == "leaky_relu" and saved is None
-    if by_sign and engine_for(x, weight, bias) is run.engine and CODES.get(x.dtype) == run.plan.dtype:
+    if by_sign and run.engine.takes(x, weight, bias) and CODES.get(x.dtype) == run.plan.dtype:
         # The sides that the kernels' forward pass had, as behind a residual.
         saved, residual = run.engine.pre_of(x.detach(), weight, bias, run), True
     found = composed.gradients(dy, _inputs(x, weight, bias, run), saved, residual, o)
@@ -207,7 +206,7 @@ class InputGradient(Function):
             or torch.is_grad_enabled()
             or any(g is not None and batched(g) for g in (v, a, b))
         )
-        closed = closed and engine_for(v, a, b, dy, x, weight) is run.engine and x.dtype.itemsize >= 4
+        closed = closed and run.engine.takes(v, a, b, dy, x, weight) and x.dtype.itemsize >= 4
         closed = closed and v.dtype == dy.dtype == x.dtype and CODES[x.dtype] == run.plan.dtype
         closed = closed and (run.weights is None or _zeros_and_ones(run.weights))  # else w v is rounded
         second = _second if closed else _composed_second

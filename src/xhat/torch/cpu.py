@@ -16,6 +16,7 @@ from xhat.layout import Strides, strides_on
 from xhat.ops import run_backward, run_forward, run_track
 from xhat.plan import Plan, find_plan
 from xhat.torch.inputs import CODES, Inputs, as_mask, check_kinds, check_mask, weights_in_order
+from xhat.torch.internals import plain
 from xhat.torch.memory import LARGE, ask_for_huge_pages, check_memory, within_memory
 
 __all__ = [
@@ -31,10 +32,12 @@ __all__ = [
     "part_of",
     "plan_for",
     "run_of",
+    "takes",
     "track",
 ]
 
 NAME = "kernels"  # see engines.engine_of
+takes = plain  # the tensors that this engine computes
 
 # `new_empty` of this tensor takes half the time of torch.empty.
 FLOAT64 = torch.empty(0, dtype=torch.float64, device="cpu")

@@ -68,7 +68,7 @@ class Batch(NamedTuple):
 def _check_devices(t: Inputs) -> None:
     names = ("input", "weight", "bias", "residual", "mask", "running_mean", "running_var")
     for name, tensor in zip(names, t, strict=True):
-        if tensor is not None and tensor.device != t.x.device and tensor.dim():
+        if isinstance(tensor, Tensor) and tensor.device != t.x.device and tensor.dim():
             raise TensorArgumentError(
                 f"batch_norm: {name} is on {tensor.device} and input on {t.x.device}, expected one device. "
                 "Move the layer with layer.to(input.device), or the tensor."

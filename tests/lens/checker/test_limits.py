@@ -164,7 +164,11 @@ def process_of(folder: Path) -> int:
 
 @needs_fork
 def test_an_interrupt_ends_the_processes(tmp_path: Path) -> None:
-    code = f"import sys, xhat.cli; sys.exit(xhat.cli.main(['check', {str(sleeping(tmp_path))!r}]))"
+    # A shell that starts this in the background has interrupts ignored.
+    code = (
+        "import signal, sys, xhat.cli; signal.signal(signal.SIGINT, signal.default_int_handler); "
+        f"sys.exit(xhat.cli.main(['check', {str(sleeping(tmp_path))!r}]))"
+    )
     run = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.DEVNULL)
     pid = process_of(tmp_path)
     run.send_signal(signal.SIGINT)

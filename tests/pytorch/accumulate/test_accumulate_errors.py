@@ -50,6 +50,13 @@ class Functional(nn.Module):
         return nn.functional.batch_norm(x, None, None, training=True)
 
 
+class OurFunction(nn.Module):
+    """The same by xhat's function."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return xt.batch_norm(x, None, None, training=True)
+
+
 class InPlace(nn.Module):
     """A block that changes its input, so that it can't be repeated."""
 
@@ -104,6 +111,9 @@ RAISE = {
     "a batch norm that is no layer": (
         lambda: model(Functional()), {},
         ArgumentError, "accumulate: the model calls torch.nn.functional.batch_norm with training=True, expected"),
+    "a batch norm of ours that is no layer": (
+        lambda: model(OurFunction()), {},
+        ArgumentError, "accumulate: the model calls xhat.torch.batch_norm with training=True, expected"),
     "another buffer that moves": (
         lambda: model(Counts()), {},
         ArgumentError, "accumulate: buffer '1.calls' changes in each forward pass, and there is one for every "

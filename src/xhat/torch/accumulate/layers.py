@@ -85,10 +85,14 @@ def check_layers_alone(value: Tensor) -> None:
         if node is None or node in seen:
             continue
         seen.add(node)
-        if "BatchNorm" in node.name() and getattr(node, "_saved_training", False):
+        torchs = "BatchNorm" in node.name() and getattr(node, "_saved_training", False)
+        if torchs or getattr(
+            getattr(node, "run", None), "batch", False
+        ):  # the latter: see xhat.torch.autograd
+            function = "torch.nn.functional" if torchs else "xhat.torch"
             raise ArgumentError(
-                "accumulate: the model calls torch.nn.functional.batch_norm with training=True, expected layers alone. "
-                "Use torch.nn.BatchNorm1d, 2d or 3d."
+                f"accumulate: the model calls {function}.batch_norm with training=True, expected layers alone. "
+                "Use BatchNorm1d, 2d or 3d."
             )
         left += [before for before, _ in node.next_functions]
 

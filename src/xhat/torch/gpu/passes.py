@@ -22,6 +22,7 @@ from xhat.torch.gpu.formulas import FROM_RESIDUAL, FROM_X, FROM_Y, LEAKY_RELU, N
 from xhat.torch.gpu.launch import launch
 from xhat.torch.gpu.operands import Operands, vector, wide
 from xhat.torch.inputs import Inputs, check_mask, weights_in_order
+from xhat.torch.internals import ordinary
 
 __all__ = [
     "ENGINE",
@@ -34,6 +35,7 @@ __all__ = [
     "part_of",
     "pre_of",
     "run_of",
+    "takes",
     "track",
 ]
 
@@ -43,6 +45,12 @@ NAME = "triton"  # see engines.engine_of
 ENGINE = sys.modules[__name__]
 _CHANNELS = 32  # of a program that merges
 _PARTS = 8  # that it reads at once
+
+
+def takes(*tensors: Maybe) -> bool:
+    """Whether these are ordinary tensors on one device, the one that forward passes ran on."""
+    found = [t for t in tensors if t is not None]
+    return all(ordinary(t) and t.device == found[0].device for t in found)
 
 
 def _source(plan: Plan) -> Any:
