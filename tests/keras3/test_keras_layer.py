@@ -151,6 +151,8 @@ def test_values_that_overflow_give_nan_and_not_beta() -> None:
     x = np.array([[3e38], [-3e38], [1e38]], np.float32)
     if BACKEND != "numpy":  # it has float64
         assert np.isnan(run(built(XHAT, x), x).y).all()
+    if BACKEND == "jax":
+        assert not np.any(run(built(KERAS, x), x).y)  # beta
 
 
 @pytest.mark.parametrize(
@@ -178,11 +180,16 @@ def test_a_wrong_mask_has_its_sentence_and_moves_nothing(
         layer(x_of(*x), training=True, mask=np.ones(mask, bool))
     assert f"BatchNormalization: {sentence}" in str(raised.value)
     assert np.array_equal(f64(layer.moving_mean), np.zeros(3))
+    with pytest.raises((ValueError, RuntimeError)) as raised:
+        built(KERAS, x_of(*x))(x_of(*x), training=True, mask=np.ones(mask, bool))
+    assert sentence not in str(raised.value)
 
 
 def test_an_axis_that_x_does_not_have() -> None:
     with pytest.raises(ShapeError, match=r"BatchNormalization: x \(4, 3\) has no axis 2\."):
         XHAT(axis=2)(x_of(4, 3))
+    with pytest.raises(IndexError, match="tuple index out of range"):
+        KERAS(axis=2)(x_of(4, 3))
 
 
 def test_complex_numbers() -> None:

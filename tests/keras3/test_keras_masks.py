@@ -86,6 +86,8 @@ def test_padding_that_is_not_finite_reaches_nothing_else() -> None:
         gradients = oracle.backward(dy, clean, axis=-1, eps=EPS, mask=mask[..., None])
         assert oracle.relative_l2(got.dx, gradients.dx) <= 1e-6
         assert oracle.relative_l2(got.dgamma, gradients.dgamma) <= 1e-6
+        theirs = run(built(KERAS, x, momentum=0, epsilon=EPS), x, dy, mask=mask)
+        assert oracle.relative_l2(theirs.mean, expected.mean) <= 1e-5 and np.isnan(theirs.dgamma).all()
 
 
 def statistics(kind: type, x: Any, mask: Any) -> Any:

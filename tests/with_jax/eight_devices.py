@@ -76,7 +76,7 @@ BY_TWO = shards(
 )
 SECONDS = shards(lambda *a: second(*a, axis_name="d"), (SPLIT, SPLIT), SPLIT)
 ALONE = shards(second, (SPLIT, SPLIT), SPLIT)
-PMAP, VMAP = (transform(named, axis_name="d") for transform in (jax.pmap, jax.vmap))
+PMAP, VMAP = jax.pmap(named, axis_name="d"), jax.jit(jax.vmap(named, axis_name="d"))
 IN_GROUPS = jax.pmap(in_group, axis_name="d")
 PLAIN = jax.jit(lambda x, mask: xj.batch_norm(x, GAMMA, BETA, mask=mask)[0])
 
@@ -108,16 +108,15 @@ def errors(offset: float) -> dict[str, float]:
         return shown((whole(dx), np.asarray(dgamma).sum(0), np.asarray(dbeta).sum(0)), (whole(y), first))
 
     one = shown(*WHOLE(x, GAMMA, BETA, MASK, T))
-    placed = placed_for_jit(x)
     halves = np.concatenate([PLAIN(x[i : i + 8], MASK[i : i + 8]) for i in (0, 8)])
     each = np.concatenate([SECOND(x[i : i + 2], T[i : i + 2]) for i in range(0, 16, 2)])
     return {
-        "shard_map": relative(shown(*BY_SHARDS(x, GAMMA, BETA, MASK, T)), one),
+        "shard_map": relative(shown(*SHARDED(x, GAMMA, BETA, MASK, T)), one),
         "pmap": relative(by_parts(PMAP(parts(x), parts(MASK), parts(T))), one),
         "vmap": relative(by_parts(VMAP(parts(x), parts(MASK), parts(T))), one),
         "two names": relative(BY_TWO(x, MASK), one[1]),
         "groups": relative(whole(IN_GROUPS(parts(x), parts(MASK))), halves),
-        "spmd": relative(shown(*WHOLE(*placed)), one),
+        "spmd": relative(shown(*SPMD(*placed_for_jit(x))), one),
         "second order": relative(SECONDS(x, T), SECOND(x, T)),
         "each device alone": relative(ALONE(x, T), each),
     }
@@ -129,11 +128,14 @@ def placed_for_jit(x: Any) -> list[Any]:
     return [jax.device_put(a, split if a.ndim > 1 else same) for a in (x, GAMMA, BETA, MASK, T)]
 
 
-def collectives(f: Any, *arguments: Any) -> list[str]:
+def collectives(compiled: Any) -> list[str]:
     """Those of a compiled program, in its order."""
-    program = f.lower(*arguments).compile().as_text()
-    return re.findall(r"= .*? (all-\w+|reduce-scatter|collective-\w+)\(", program)
+    return re.findall(r"= .*? (all-\w+|reduce-scatter|collective-\w+)\(", compiled.as_text())
 
+
+# Compiled once: they are run, and their text is looked at.
+SHARDED = BY_SHARDS.lower(T, GAMMA, BETA, MASK, T).compile()
+SPMD = WHOLE.lower(*placed_for_jit(T)).compile()
 
 nothing = FORWARD(np.zeros((16, 0), np.float32))
 found = {
@@ -141,9 +143,9 @@ found = {
     "around 1e4": errors(1e4),
     "no channels": [list(nothing[0].shape), float(nothing[1].count)],
     "collectives": {
-        "of a forward": collectives(FORWARD, T),
-        "of shard_map": collectives(BY_SHARDS, T, GAMMA, BETA, MASK, T),
-        "of spmd": collectives(WHOLE, *placed_for_jit(T)),
+        "of a forward": collectives(FORWARD.lower(T).compile()),
+        "of shard_map": collectives(SHARDED),
+        "of spmd": collectives(SPMD),
     },
 }
 print(json.dumps(found))

@@ -47,7 +47,7 @@ def test_one_artifact_for_cpu_cuda_and_tpu() -> None:
     assert loaded.platforms == ("cpu", "cuda", "tpu")
     for x in (X, X[:3]):
         for got, expected in zip(
-            *(jax.tree.leaves(f(x, GAMMA, BETA)) for f in (loaded.call, step)), strict=True
+            *(jax.tree.leaves(f(x, GAMMA, BETA)) for f in (loaded.call, jax.jit(step))), strict=True
         ):
             np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-6)
 
@@ -76,7 +76,8 @@ def test_strict_promotion_and_ranks_are_respected() -> None:
     with jax.numpy_dtype_promotion("strict"), jax.numpy_rank_promotion("raise"):
         f = jax.jit(lambda x, mask: xj.batch_norm(x, GAMMA, BETA, mask=mask, activation=("leaky_relu", 0.1)))
         y, m = f(X, np.ones((8, 5, 1), bool))
-        assert xj.merge(m, m).count == 80
-        xj.normalize(X.astype(np.float16), m.mean, m.var(), GAMMA, BETA, residual=X.astype(np.float16))
+        assert jax.jit(xj.merge)(m, m).count == 80
+        half = X.astype(np.float16)
+        jax.jit(lambda x, m: xj.normalize(x, m.mean, m.var(), GAMMA, BETA, residual=x))(half, m)
     options = {"axis": -1, "activation": ("leaky_relu", 0.1)}
     assert oracle.worst(y, oracle.forward(X, GAMMA, BETA, **options).y) < 3e-6
