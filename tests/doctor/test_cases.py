@@ -6,7 +6,6 @@ from fitting import Case
 
 from xhat.torch.doctor.findings import CAUSES, Finding
 
-
 # The causes of the cases that have run: loading a case trains its model.
 CAUSE_OF: dict[str, str] = {}
 
