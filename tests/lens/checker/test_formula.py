@@ -86,3 +86,17 @@ def test_a_product_of_powers_is_read_exactly(seed: int) -> None:
     powers = {"γ": p, "r": q, "N": s, "(N - 1)": t}
     assert dict(found.powers) == {name: power for name, power in powers.items() if power}
     assert fit(values * rng.uniform(1, 1.01, n), scales) is None
+
+
+def test_brackets_do_not_cut_through_parentheses() -> None:
+    def forward(x: Any, gamma: Any, beta: Any, eps: float) -> Any:
+        return gamma * (x - x.mean(0)) / np.sqrt(x.std(0) + eps) + beta
+
+    (read,) = check(forward).formulas
+    open_ones: list[str] = []
+    for mark in (c for c in read.yours if c in "()[]"):
+        if mark in "([":
+            open_ones.append(mark)
+        else:
+            assert open_ones.pop() + mark in ("()", "[]"), read.yours
+    assert not open_ones

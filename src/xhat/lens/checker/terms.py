@@ -102,7 +102,8 @@ def _shown(symbol: str, factor: Factor | None, other: Factor | None, in_both: bo
 
 
 def _bare(text: str) -> str:
-    return text[1:-1] if text[0] + text[-1] == "()" else text
+    """Without the parentheses around all of it: not those of (a)^(b)."""
+    return text[1:-1] if text[0] == "(" and text.find(")") == len(text) - 1 else text
 
 
 def _joined(terms: list[str]) -> str:
