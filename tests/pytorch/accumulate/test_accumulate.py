@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from networks import build, cut, data, loss, off, same, whole
+from normalized_networks import build, cut, data, loss, off, same, whole
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from networks import cut
+from normalized_networks import cut
 from torch import Tensor, nn
 
 import xhat.torch as xt
