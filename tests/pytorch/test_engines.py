@@ -46,3 +46,9 @@ def test_tensors_on_two_devices_are_named(name: str) -> None:
         RuntimeError, match=f"batch_norm: {name} is on meta and input on cpu, expected one device"
     ):
         xt.batch_norm(x, None, None, training=True, **{name: torch.ones(shape, device="meta")})  # type: ignore[arg-type]
+
+
+def test_a_tensor_beyond_32_bits_is_not_given_to_triton(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in (("_switched_on", True), ("_interpreted", True), ("_installed", lambda: True)):
+        monkeypatch.setattr(engines, name, value)
+    assert xt.engine_of(torch.zeros(1).expand(2**31)) == "kernels"

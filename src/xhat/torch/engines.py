@@ -25,6 +25,8 @@ from xhat.torch.internals import ordinary, plain
 
 __all__ = ["engine_for", "engine_of", "recorded_on", "use_triton"]
 
+LARGEST = 2**31 - 1  # elements: Triton's kernels index a channel by 32 bits
+
 _switched_on = os.environ.get("XHAT_TRITON", "") not in ("", "0")
 _interpreted = (
     os.environ.get("TRITON_INTERPRET") == "1"
@@ -88,6 +90,8 @@ def _triton(tensors: tuple[Tensor | None, ...]) -> ModuleType | None:
     if not all(ordinary(t) and t.device == device for t in found):
         return None
     if device.type != ("cpu" if _interpreted else "cuda") or not _installed():
+        return None
+    if any(t.numel() > LARGEST for t in found):
         return None
     return import_module("xhat.torch.gpu.passes")
 
