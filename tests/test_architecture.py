@@ -85,7 +85,7 @@ def test_imports_follow_the_arrows() -> None:
         ("equations", "def f():\n    from xhat import ops"),
         ("layout", "from xhat.equations import merge"),
         ("numpy", "from xhat import _kernels"),
-        ("operands", "from xhat import _kernels"),
+        ("plan", "from xhat import _kernels"),
         ("plan", "from xhat.operands import read"),
         ("results", "from xhat.ops import batch_norm"),
         ("ops", "import torch"),
