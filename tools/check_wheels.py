@@ -1,4 +1,4 @@
-"""Of each wheel of the command line: the page, the licences, the metadata, and the runtime of OpenMP, one and only one.
+"""Of each wheel of the command line: the page, the licences, one compiled module, and one runtime of OpenMP.
 
 Ends with the sentences about what is wrong. Needs readme_renderer, which twine brings, and packaging.
 """
@@ -26,6 +26,9 @@ def faults(path: str) -> list[str]:
     runtimes = [name for name in names if "omp" in name.rsplit("/", 1)[-1] and ".so" in name]
     if runtimes != ["xhat/libgomp.so.1"]:
         found.append(f"its runtimes of OpenMP are {runtimes}, not xhat/libgomp.so.1 alone")
+    modules = [name for name in names if name.startswith("xhat/_kernels") and not name.endswith(".pyi")]
+    if len(modules) != 1:
+        found.append(f"its compiled modules are {modules}, not one")
     if not links:
         found.append("the page is empty")
     return found
