@@ -27,8 +27,8 @@ def faults(path: str) -> list[str]:
     if runtimes != ["xhat/libgomp.so.1"]:
         found.append(f"its runtimes of OpenMP are {runtimes}, not xhat/libgomp.so.1 alone")
     modules = [name for name in names if name.startswith("xhat/_kernels") and not name.endswith(".pyi")]
-    if len(modules) != 1:
-        found.append(f"its compiled modules are {modules}, not one")
+    if len(modules) != 1 or ("-abi3-" in path) != (modules == ["xhat/_kernels.abi3.so"]):
+        found.append(f"its compiled modules are {modules}, not the one that its name tells")
     if not links:
         found.append("the page is empty")
     return found
