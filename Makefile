@@ -3,7 +3,7 @@
 #   make demo        train a network on handwritten digits with closed-form gradients
 #   make test        lint, types, pytest and sanitize: what continuous integration runs
 #   make bench       verify, time, and write benchmarks/results and the tables in README.md
-#   make wheel       build the wheel, and test it in an environment of its own
+#   make wheels      build the sdist and the wheels for Linux, and test them, each in an environment of its own
 #   make clean       back to a fresh clone
 #
 # PYTHON is the interpreter (make test PYTHON=python3.12), PROCESSES the number of processes that pytest runs in. PyTorch
@@ -23,14 +23,13 @@ EXTRAS := demo,doctor,lens,jax,flax,equinox,keras,test
 # A file's tests share what they compute, so they stay in one process; files start in the order of their names.
 PYTEST := -m pytest --numprocesses $(PROCESSES) --dist loadfile --no-loadscope-reorder
 
-# What the compiled engine is made from, and, with the Python files and the pages, what a wheel is made from.
+# What the compiled engine is made from.
 ENGINE := $(shell find kernels -type f) CMakeLists.txt pyproject.toml constraints-build.txt
 # An editable installation maps each Python file by name, so it is made again when one is added, moved or removed.
 MODULES := $(shell find src -name '*.py' | sort | cksum | tr ' ' '-')
-PACKAGE = $(ENGINE) $(shell find src -name '*.py') $(wildcard src/xhat/web/* src/xhat/*/*/web/* src/xhat/*/*/*/web/* src/xhat/lens/prover/*.md)
 
 .DELETE_ON_ERROR:
-.PHONY: demo test set-up lint types pytest sanitize bench wheel clean
+.PHONY: demo test set-up lint types pytest sanitize bench wheels clean
 
 demo: $(MADE)/engine $(MADE)/with-demo $(MADE)/torch
 	$(BIN)/xhat demo
@@ -144,15 +143,7 @@ $(SANITIZE)/made: $(ENGINE) $(MADE)/modules-$(MODULES) | $(MADE)/python
 	    --config-settings cmake.define.XHAT_SANITIZE=ON --editable .
 	@touch $@
 
-# ---------------------------------------------------------------------------------------------------- wheel
+# --------------------------------------------------------------------------------------------------- release
 
-WHEEL := build/wheel
-
-wheel: $(PACKAGE) | $(MADE)/python
-	rm -rf dist
-	$(PIP) wheel --quiet --no-deps --build-constraint constraints-build.txt --wheel-dir dist .
-	$(BIN)/python -m venv --clear $(WHEEL)
-	$(PIP) --python $(WHEEL)/bin/python install --quiet --constraint constraints.txt \
-	    "$$(echo dist/xhat-*.whl)[$(EXTRAS)]"
-	$(WHEEL)/bin/python -c 'import xhat, sys; sys.exit(not xhat.__file__.startswith(sys.prefix))'
-	$(WHEEL)/bin/python $(PYTEST)
+wheels:
+	tools/wheels.sh
