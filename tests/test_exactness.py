@@ -179,7 +179,7 @@ def test_sixteen_bits_within_one_unit_of_the_rounded_truth(
 
 
 def finite(a: Array) -> Array:
-    """Its numbers. What tests a signalling NaN for it may raise the flag of an invalid operation: on ARM all casts do."""
+    """Its numbers. A cast of a signalling NaN raises the flag of an invalid operation on some processors."""
     with np.errstate(invalid="ignore"):
         return a[np.isfinite(a.astype(np.float32))]
 
