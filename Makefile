@@ -4,6 +4,8 @@
 #   make test        lint, types, pytest and sanitize: what continuous integration runs
 #   make bench       verify, time, and write benchmarks/results and the tables in README.md
 #   make wheel       build the wheel, and test it in an environment of its own
+#   make test-arm64  the survey of all kernels and the tests of the core on ARM64, emulated (Debian on x86-64)
+#   make survey-arm64, make test-old-cpu    the survey alone, there and on an x86-64 processor of 2008, emulated
 #   make clean       back to a fresh clone
 #
 # PYTHON is the interpreter (make test PYTHON=python3.12), PROCESSES the number of processes that pytest runs in. PyTorch
@@ -30,7 +32,7 @@ MODULES := $(shell find src -name '*.py' | sort | cksum | tr ' ' '-')
 PACKAGE = $(ENGINE) $(shell find src -name '*.py') $(wildcard src/xhat/web/* src/xhat/*/*/web/* src/xhat/lens/prover/*.md)
 
 .DELETE_ON_ERROR:
-.PHONY: demo test set-up lint types pytest sanitize bench wheel clean
+.PHONY: demo test set-up lint types pytest sanitize bench wheel clean test-arm64 survey-arm64 test-old-cpu
 
 demo: $(MADE)/engine $(MADE)/with-demo $(MADE)/torch
 	$(BIN)/xhat demo
@@ -143,6 +145,18 @@ $(SANITIZE)/made: $(ENGINE) $(MADE)/modules-$(MODULES) | $(MADE)/python
 	$(PIP) --python $(SANITIZE)/venv/bin/python $(INSTALL) --no-deps --config-settings build-dir=$(SANITIZE)/cmake \
 	    --config-settings cmake.define.XHAT_SANITIZE=ON --editable .
 	@touch $@
+
+# ----------------------------------------------------------------------------------------- other processors
+# Emulated; what that needs is unpacked in build, and nothing is installed.
+
+test-arm64: $(MADE)/engine $(MADE)/with-test
+	PYTHON=$(BIN)/python PROCESSES=$(PROCESSES) tools/arm64.sh tests
+
+survey-arm64: $(MADE)/engine $(MADE)/with-test
+	PYTHON=$(BIN)/python tools/arm64.sh survey
+
+test-old-cpu: $(MADE)/engine $(MADE)/with-test
+	PYTHON=$(BIN)/python tools/old_cpu.sh
 
 # ---------------------------------------------------------------------------------------------------- wheel
 
