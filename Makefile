@@ -4,6 +4,8 @@
 #   make test        lint, types, pytest and sanitize: what continuous integration runs
 #   make bench       verify, time, and write benchmarks/results and the tables in README.md
 #   make wheels      build the sdist and the wheels for Linux, and test them, each in an environment of its own
+#   make test-arm64  the survey of all kernels and the tests of the core on ARM64, emulated (Debian on x86-64)
+#   make survey-arm64, make test-old-cpu    the survey alone, there and on an x86-64 processor of 2008, emulated
 #   make clean       back to a fresh clone
 #
 # PYTHON is the interpreter (make test PYTHON=python3.12), PROCESSES the number of processes that pytest runs in. PyTorch
@@ -29,7 +31,7 @@ ENGINE := $(shell find kernels -type f) CMakeLists.txt pyproject.toml constraint
 MODULES := $(shell find src -name '*.py' | sort | cksum | tr ' ' '-')
 
 .DELETE_ON_ERROR:
-.PHONY: demo test set-up lint types pytest sanitize bench wheels clean
+.PHONY: demo test set-up lint types pytest sanitize bench wheels clean test-arm64 survey-arm64 test-old-cpu
 
 demo: $(MADE)/engine $(MADE)/with-demo $(MADE)/torch
 	$(BIN)/xhat demo
@@ -143,7 +145,19 @@ $(SANITIZE)/made: $(ENGINE) $(MADE)/modules-$(MODULES) | $(MADE)/python
 	    --config-settings cmake.define.XHAT_SANITIZE=ON --editable .
 	@touch $@
 
-# --------------------------------------------------------------------------------------------------- release
+# ----------------------------------------------------------------------------------------- other processors
+# Emulated; what that needs is unpacked in build, and nothing is installed.
+
+test-arm64: $(MADE)/engine $(MADE)/with-test
+	PYTHON=$(BIN)/python PROCESSES=$(PROCESSES) tools/arm64.sh tests
+
+survey-arm64: $(MADE)/engine $(MADE)/with-test
+	PYTHON=$(BIN)/python tools/arm64.sh survey
+
+test-old-cpu: $(MADE)/engine $(MADE)/with-test
+	PYTHON=$(BIN)/python tools/old_cpu.sh
+
+# -------------------------------------------------------------------------------------------------- release
 
 wheels:
 	tools/wheels.sh

@@ -113,13 +113,16 @@ def test_a_wrong_arrow_is_seen(part: str, source: str) -> None:
 
 LOADED = """
 import json, sys
+before = set(sys.modules)
 {statement}
-print(json.dumps(sorted({{name.split(".")[0] for name in sys.modules}} - sys.stdlib_module_names)))
+loaded = {{name.split(".")[0] for name in set(sys.modules) - before}}
+print(json.dumps(sorted(loaded - sys.stdlib_module_names)))
 """
 
 
 def loaded(statement: str) -> set[str]:
-    """The packages that a fresh interpreter loads for this statement; those that begin with _ came with it."""
+    """The packages that a fresh interpreter loads for this statement, but not those that it starts with (Debian's has
+    sitecustomize); one that begins with _ belongs to an editable installation."""
     return {name for name in json.loads(in_a_process(LOADED.format(statement=statement))) if name[0] != "_"}
 
 

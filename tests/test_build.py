@@ -47,6 +47,22 @@ def test_an_object_exports_its_table_and_no_symbol_that_a_linker_could_share() -
         assert needed <= {"memcpy", "memmove", "memset", "_GLOBAL_OFFSET_TABLE_"}
 
 
+@pytest.mark.skipif(shutil.which("cmake") is None, reason="there is no cmake here")
+@pytest.mark.parametrize(
+    ("abi", "refused"), [("cpython-314t-x86_64-linux-gnu", True), ("cpython-314-x86_64-linux-gnu", False)]
+)
+def test_a_free_threaded_python_is_refused_by_the_build(abi: str, refused: bool, tmp_path: Path) -> None:
+    """In one sentence, before anything is compiled. scikit-build-core hands the name on."""
+    without_nanobind = ["-DCMAKE_DISABLE_FIND_PACKAGE_nanobind=ON"]  # where the build stops in any case
+    command = ["cmake", "-S", str(ROOT), "-B", str(tmp_path), "-DSKBUILD=2", f"-DSKBUILD_SOABI={abi}"]
+    command += [f"-DPython_EXECUTABLE={sys.executable}", *without_nanobind]
+    configured = subprocess.run(command, capture_output=True, text=True, check=False)
+    said = " ".join(configured.stderr.split())
+    assert configured.returncode != 0
+    assert ("xhat does not support free-threaded Python (cpython-314t)" in said) == refused
+    assert ("nanobind" in said) == (not refused), said
+
+
 def test_a_shared_inline_function_would_be_seen_as_a_weak_symbol(tmp_path: Path) -> None:
     compiler = os.environ.get("CXX", "g++")
     source = tmp_path / "inline.cpp"
