@@ -3,6 +3,7 @@
 #   make demo        train a network on handwritten digits with closed-form gradients
 #   make test        lint, types, pytest and sanitize: what continuous integration runs
 #   make bench       verify, time, and write benchmarks/results and the tables in README.md
+#   make docs        build the site into build/docs/html, check its links, and read it in Chromium
 #   make wheel       build the wheel, and test it in an environment of its own
 #   make clean       back to a fresh clone
 #
@@ -30,7 +31,7 @@ MODULES := $(shell find src -name '*.py' | sort | cksum | tr ' ' '-')
 PACKAGE = $(ENGINE) $(shell find src -name '*.py') $(wildcard src/xhat/web/* src/xhat/*/*/web/* src/xhat/lens/prover/*.md)
 
 .DELETE_ON_ERROR:
-.PHONY: demo test set-up lint types pytest sanitize bench wheel clean
+.PHONY: demo test set-up lint types pytest sanitize bench docs wheel clean
 
 demo: $(MADE)/engine $(MADE)/with-demo $(MADE)/torch
 	$(BIN)/xhat demo
@@ -57,8 +58,14 @@ bench: $(MADE)/engine $(MADE)/with-bench $(MADE)/torch
 	$(BIN)/python -m benchmarks.exactness
 	$(BIN)/python -m benchmarks.torch_bench
 
+# The pages of the reference are made anew, since a name may have gone. A warning is an error.
+docs: $(MADE)/engine $(MADE)/with-$(EXTRAS) $(MADE)/with-docs $(MADE)/torch
+	rm -rf build/docs docs/reference/generated
+	$(BIN)/python -m sphinx --fail-on-warning --keep-going --quiet --doctree-dir build/docs/doctrees docs build/docs/html
+	$(BIN)/python -m pytest -q tests/test_site.py
+
 clean:
-	rm -rf $(VENV) build dist wheelhouse xhat-demo .pytest_cache .hypothesis .ruff_cache .mypy_cache
+	rm -rf $(VENV) build dist wheelhouse xhat-demo docs/reference/generated .pytest_cache .hypothesis .ruff_cache .mypy_cache
 	find src tests benchmarks examples -name __pycache__ -prune -exec rm -rf {} +
 
 # ---------------------------------------------------------------------------------------------- environment
