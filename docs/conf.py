@@ -26,6 +26,7 @@ extensions = [
     "commands",
     "docstrings",
     "mathml",
+    "signatures",
     "source_links",
 ]
 exclude_patterns = ["_*"]

@@ -16,13 +16,6 @@ def members(app: Sphinx, kind: str, name: str, member: Any, skip: bool, options:
     return None if (getattr(function, "__module__", None) or "xhat").startswith("xhat") else True
 
 
-def signature(
-    app: Sphinx, what: str, name: str, obj: Any, options: Any, arguments: str | None, returns: str | None
-) -> Any:
-    """Leave out `**unknown`, which only exists for the sentence about options that there are not."""
-    return (re.sub(r",? \*\*unknown", "", arguments) if arguments else arguments), returns
-
-
 def plain(line: str) -> str:
     """The same line, in which |x| and from_, outside of code, have no meaning in reStructuredText."""
     parts = line.split("`")
@@ -52,6 +45,5 @@ def equations(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: 
 def setup(app: Sphinx) -> dict[str, bool]:
     """Register these before numpydoc's own, whose priority is 500."""
     app.connect("autodoc-skip-member", members)
-    app.connect("autodoc-process-signature", signature)
     app.connect("autodoc-process-docstring", equations, priority=400)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -8,16 +8,24 @@ from latex2mathml.converter import convert
 from sphinx.application import Sphinx
 
 
+# A hat that is as wide as a letter, in place of one that stretches.
+HAT = "<mo>&#x0005E;</mo></mover>", '<mo stretchy="false">&#x002C6;</mo></mover>'
+
+
+def mathml(node: nodes.Element, display: str) -> str:
+    """The formula of a node, which is LaTeX."""
+    return convert(node.astext().strip(), display=display).replace(*HAT)
+
+
 def inline(translator: Any, node: nodes.math) -> None:
     """A formula in a sentence."""
-    translator.body.append(convert(node.astext()))
+    translator.body.append(mathml(node, "inline"))
     raise nodes.SkipNode
 
 
 def block(translator: Any, node: nodes.math_block) -> None:
     """A formula on lines of its own, which scrolls sideways where it is wider than the page."""
-    formula = convert(node.astext().strip(), display="block")
-    translator.body.append(f'<div class="math" tabindex="0">{formula}</div>\n')
+    translator.body.append(f'<div class="math" tabindex="0">{mathml(node, "block")}</div>\n')
     raise nodes.SkipNode
 
 
