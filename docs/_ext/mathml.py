@@ -7,7 +7,6 @@ from docutils import nodes
 from latex2mathml.converter import convert
 from sphinx.application import Sphinx
 
-
 # A hat that is as wide as a letter, in place of one that stretches.
 HAT = "<mo>&#x0005E;</mo></mover>", '<mo stretchy="false">&#x002C6;</mo></mover>'
 
