@@ -61,7 +61,8 @@ bench: $(MADE)/engine $(MADE)/with-bench $(MADE)/torch
 # The pages of the reference are made anew, since a name may have gone. A warning is an error.
 docs: $(MADE)/engine $(MADE)/with-$(EXTRAS) $(MADE)/with-docs $(MADE)/torch
 	rm -rf build/docs docs/reference/generated
-	$(BIN)/python -m sphinx --fail-on-warning --keep-going --quiet --doctree-dir build/docs/doctrees docs build/docs/html
+	$(BIN)/python -m sphinx --fail-on-warning --keep-going --quiet --jobs auto --doctree-dir build/docs/doctrees \
+	    docs build/docs/html
 	$(BIN)/python -m pytest -q tests/test_site.py
 
 clean:

@@ -53,9 +53,9 @@ def is_result(obj: Any) -> bool:
 
 def shown(app: "Sphinx", what: str, name: str, obj: Any, *_: Any) -> tuple[str, str] | None:
     """The signature on the page of a class or function; none for a class that is only returned."""
-    if what not in ("class", "function", "exception") or not callable(obj):
+    if what not in ("class", "function") or not callable(obj):
         return None
-    if is_result(obj) or what == "exception":
+    if is_result(obj):
         return "", ""
     return str(Signature(parameters(obj), __validate_parameters__=False)), ""
 
