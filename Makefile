@@ -6,6 +6,7 @@
 #   make wheels      build the sdist and the wheels for Linux, and test them, each in an environment of its own
 #   make test-arm64  the survey of all kernels and the tests of the core on ARM64, emulated (Debian on x86-64)
 #   make survey-arm64, make test-old-cpu    the survey alone, there and on an x86-64 processor of 2008, emulated
+#   make docs        build the site into build/docs/html, check its links, and read it in Chromium
 #   make clean       back to a fresh clone
 #
 # PYTHON is the interpreter (make test PYTHON=python3.12), PROCESSES the number of processes that pytest runs in. PyTorch
@@ -31,7 +32,7 @@ ENGINE := $(shell find kernels -type f) CMakeLists.txt pyproject.toml constraint
 MODULES := $(shell find src -name '*.py' | sort | cksum | tr ' ' '-')
 
 .DELETE_ON_ERROR:
-.PHONY: demo test set-up lint types pytest sanitize bench wheels clean test-arm64 survey-arm64 test-old-cpu
+.PHONY: demo test set-up lint types pytest sanitize bench docs wheels clean test-arm64 survey-arm64 test-old-cpu
 
 demo: $(MADE)/engine $(MADE)/with-demo $(MADE)/torch
 	$(BIN)/xhat demo
@@ -58,8 +59,15 @@ bench: $(MADE)/engine $(MADE)/with-bench $(MADE)/torch
 	$(BIN)/python -m benchmarks.exactness
 	$(BIN)/python -m benchmarks.torch_bench
 
+# The pages of the reference are made anew, since a name may have gone. A warning is an error.
+docs: $(MADE)/engine $(MADE)/with-$(EXTRAS) $(MADE)/with-docs $(MADE)/torch
+	rm -rf build/docs docs/reference/generated
+	$(BIN)/python -m sphinx --fail-on-warning --keep-going --quiet --jobs auto --doctree-dir build/docs/doctrees \
+	    docs build/docs/html
+	$(BIN)/python -m pytest -q tests/test_site.py
+
 clean:
-	rm -rf $(VENV) build dist wheelhouse xhat-demo .pytest_cache .hypothesis .ruff_cache .mypy_cache
+	rm -rf $(VENV) build dist wheelhouse xhat-demo docs/reference/generated .pytest_cache .hypothesis .ruff_cache .mypy_cache
 	find src tests benchmarks examples -name __pycache__ -prune -exec rm -rf {} +
 
 # ---------------------------------------------------------------------------------------------- environment

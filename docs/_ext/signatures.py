@@ -1,0 +1,66 @@
+"""The signatures of public names as their pages show them; a test compares them with the docstrings."""
+
+import inspect
+from inspect import Parameter, Signature
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from sphinx.application import Sphinx
+
+VARIADIC = Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD
+
+
+class Named:
+    """A default that is a class or a function, shown by its name."""
+
+    def __init__(self, named: Any) -> None:
+        self.named = named
+
+    def __repr__(self) -> str:
+        return str(self.named.__name__)
+
+
+def parameters(obj: Any) -> list[Parameter]:
+    """What can be passed to a function or a class, without types, and without `**unknown`, which only raises."""
+    found = _of_class(obj) if isinstance(obj, type) else list(inspect.signature(obj).parameters.values())
+    shown = [p.replace(annotation=Parameter.empty) for p in found if p.name != "unknown"]
+    named = {p.name for p in shown if p.default is not Parameter.empty and hasattr(p.default, "__name__")}
+    return [p.replace(default=Named(p.default)) if p.name in named else p for p in shown]
+
+
+def _of_class(cls: type) -> list[Parameter]:
+    """Those of __init__, with what its *args and **kwargs pass on to the __init__ of the classes above."""
+    found: dict[str, Parameter] = {}
+    positional = True
+    for above in cls.__mro__:
+        if "__init__" not in vars(above):
+            continue
+        own = list(inspect.signature(vars(above)["__init__"]).parameters.values())[1:]
+        for p in own:
+            if p.kind not in VARIADIC and "_Sentinel" not in repr(p.default):  # Flax sets it itself
+                found.setdefault(p.name, p if positional else p.replace(kind=Parameter.KEYWORD_ONLY))
+        if not any(p.kind is Parameter.VAR_KEYWORD for p in own):
+            break
+        positional = positional and any(p.kind is Parameter.VAR_POSITIONAL for p in own)
+    return sorted(found.values(), key=lambda p: p.kind)
+
+
+def is_result(obj: Any) -> bool:
+    """Whether a class is only returned: its docstring has sections, and no parameters."""
+    doc = inspect.getdoc(obj) or ""
+    return isinstance(obj, type) and "\n---" in doc and "\nParameters\n---" not in doc
+
+
+def shown(app: "Sphinx", what: str, name: str, obj: Any, *_: Any) -> tuple[str, str] | None:
+    """The signature on the page of a class or function; none for a class that is only returned."""
+    if what not in ("class", "function") or not callable(obj):
+        return None
+    if is_result(obj):
+        return "", ""
+    return str(Signature(parameters(obj), __validate_parameters__=False)), ""
+
+
+def setup(app: "Sphinx") -> dict[str, bool]:
+    """Show these signatures in place of those that autodoc finds."""
+    app.connect("autodoc-process-signature", shown)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}
