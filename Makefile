@@ -2,7 +2,7 @@
 #
 #   make demo        train a network on handwritten digits with closed-form gradients
 #   make test        lint, types, pytest and sanitize: what continuous integration runs
-#   make bench       verify, time, and write benchmarks/results and the tables in README.md
+#   make bench       verify, time, and write benchmarks/results and the tables in docs
 #   make wheel       build the wheel, and test it in an environment of its own
 #   make clean       back to a fresh clone
 #

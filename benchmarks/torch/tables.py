@@ -1,4 +1,4 @@
-"""The README's tables of xhat.torch beside torch. Nothing is measured here."""
+"""The tables of docs/speed.md: xhat.torch beside torch. Nothing is measured here."""
 
 from collections.abc import Sequence
 
