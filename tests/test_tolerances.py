@@ -66,7 +66,7 @@ def test_one_pass_is_over_the_rule_as_the_page_says() -> None:
 
 
 def test_xhat_stays_within_three_roundings_at_any_distance() -> None:
-    assert "within $3\\,u$ for every d" in PAGE
+    assert "within $3 u$ for every d" in PAGE
     assert (
         max(
             constant(row) * (1 + row.offset)
