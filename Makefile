@@ -2,7 +2,7 @@
 #
 #   make demo        train a network on handwritten digits with closed-form gradients
 #   make test        lint, types, pytest and sanitize: what continuous integration runs
-#   make bench       verify, time, and write benchmarks/results and the tables in README.md
+#   make bench       verify, time, and write benchmarks/results and the tables in docs
 #   make wheels      build the sdist and the wheels for Linux, and test them, each in an environment of its own
 #   make test-arm64  the survey of all kernels and the tests of the core on ARM64, emulated (Debian on x86-64)
 #   make survey-arm64, make test-old-cpu    the survey alone, there and on an x86-64 processor of 2008, emulated
