@@ -89,11 +89,15 @@ class BatchNorm:
     OptionError
         If the layer does not have an option of this name.
 
-    Notes ----- A NaN or an infinity in a batch reaches the running moments of its own channel, and stays there unless
-    momentum is 1. Check for it before you train on, or load an earlier state.
+    Notes
+    -----
+    A NaN or an infinity in a batch reaches the running moments of its own channel, and stays there unless momentum is
+    1. Check for it before you train on, or load an earlier state.
 
-    References ---------- Ioffe and Szegedy, "Batch Normalization: Accelerating Deep Network Training by Reducing
-    Internal Covariate Shift", 2015.
+    References
+    ----------
+    Ioffe and Szegedy, "Batch Normalization: Accelerating Deep Network Training by Reducing Internal Covariate Shift",
+    2015.
 
     Examples
     --------
@@ -191,9 +195,11 @@ class BatchNorm:
         DegenerateBatchError
             If the batch has a single value per channel, or too few values for correction or running_correction.
 
-        Notes ----- The layer keeps x (and the residual) for the backward pass until that is done or the next forward
-        pass runs; an evaluation is such a forward pass too. x must not change before the backward pass, and nothing
-        detects a change. If anything is raised, nothing has changed.
+        Notes
+        -----
+        The layer keeps x (and the residual) for the backward pass until that is done or the next forward pass runs; an
+        evaluation is such a forward pass too. x must not change before the backward pass, and nothing detects a
+        change. If anything is raised, nothing has changed.
 
         Examples
         --------

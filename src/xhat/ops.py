@@ -174,8 +174,10 @@ def batch_norm(
     The variance is a float64: with float64 input, ``|x - mu|`` must stay below about ``1e154 / sqrt(m)``, or it
     overflows.
 
-    References ---------- Ioffe and Szegedy, "Batch Normalization: Accelerating Deep Network Training by Reducing
-    Internal Covariate Shift", 2015, algorithm 1.
+    References
+    ----------
+    Ioffe and Szegedy, "Batch Normalization: Accelerating Deep Network Training by Reducing Internal Covariate Shift",
+    2015, algorithm 1.
 
     Examples
     --------
@@ -396,8 +398,10 @@ def batch_norm_backward(dy: Any, context: Context, *, out: Any = None, **unknown
     -----
     Apart from the results, no memory of the size of x is needed.
 
-    References ---------- Ioffe and Szegedy, "Batch Normalization: Accelerating Deep Network Training by Reducing
-    Internal Covariate Shift", 2015, section 3; with the correction and the weights of the variance.
+    References
+    ----------
+    Ioffe and Szegedy, "Batch Normalization: Accelerating Deep Network Training by Reducing Internal Covariate Shift",
+    2015, section 3; with the correction and the weights of the variance.
 
     Examples
     --------

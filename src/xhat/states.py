@@ -86,10 +86,12 @@ def convert_state(
     OptionError
         If an option is neither eps nor momentum.
 
-    Notes ----- The running variance of torch and of `xhat.numpy.BatchNorm` is ``m2 / (m - 1)``, that of the others
-    ``m2 / m``. Evaluation takes either as it stands. Without m it is copied: evaluation gives what it gave. With m it
-    becomes what the new layer would have found in the same batches: ``var (m - c) / (m - c')``, with the corrections c
-    and c' of the two.
+    Notes
+    -----
+    The running variance of torch and of `xhat.numpy.BatchNorm` is ``m2 / (m - 1)``, that of the others ``m2 / m``.
+    Evaluation takes either as it stands. Without m it is copied: evaluation gives what it gave. With m it becomes what
+    the new layer would have found in the same batches: ``var (m - c) / (m - c')``, with the corrections c and c' of
+    the two.
 
     Examples
     --------
