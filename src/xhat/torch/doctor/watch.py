@@ -79,12 +79,12 @@ def watch(model: nn.Module, optimizer: Any = None) -> "Watch":
     >>> import torch
     >>> import xhat.torch as xt
     >>> model = torch.nn.Sequential(torch.nn.BatchNorm1d(2), torch.nn.Linear(2, 1))
-    >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     >>> x = torch.tensor([[1.0, 2.0], [3.0, 5.0], [4.0, 4.0]])
-    >>> with xt.watch(model, optimizer) as w:
+    >>> with xt.watch(model) as w:  # xt.watch(model, optimizer) where there is one
     ...     for _ in range(4):
     ...         model(x).sum().backward()
-    ...         optimizer.step()
+    ...         with torch.no_grad():
+    ...             model[1].bias -= 0.1 * model[1].bias.grad
     >>> w.steps, w.findings[0].cause
     (4, 'statistics-not-converged')
     """
