@@ -245,7 +245,7 @@ class Verdict:
         Path
             The path of the file.
         """
-        from xhat.lens.checker.page import write_page
+        from xhat.lens.checker.page.render import write_page
 
         return write_page([self], path)
 
