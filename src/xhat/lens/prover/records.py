@@ -38,7 +38,28 @@ class Record:
 
 @cache
 def derivation() -> tuple[Record, ...]:
-    """Every displayed equation of the source, in order, proved or refuted."""
+    """Judge every displayed equation of the source derivation: proved or refuted.
+
+    It takes several seconds, and the result is kept. Needs SymPy and mpmath (the extra ``lens``).
+
+    Returns
+    -------
+    tuple of Record
+        One record for each display, in order: its ``id``, ``title``, ``source`` in LaTeX, ``verdict``, ``corrected``
+        LaTeX or None, ``reason``, ``method`` of the proof, and ``steps``.
+
+    See Also
+    --------
+    derive : The same, printed.
+    theorems : The closed forms of the code.
+
+    Examples
+    --------
+    >>> import xhat.lens
+    >>> records = xhat.lens.derivation()  # doctest: +SKIP
+    >>> records[0].id, records[0].verdict  # doctest: +SKIP
+    ('mean', 'holds')
+    """
     return tuple(map(record, source.displays()))
 
 
