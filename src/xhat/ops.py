@@ -6,6 +6,7 @@ state live here. All statistics are float64.
 
 import math
 import os
+import platform
 from typing import Any, Never
 
 import numpy as np
@@ -255,14 +256,19 @@ def _run_backward(
 
 
 def config() -> dict[str, Any]:
-    """The version, the instruction set in use, those this machine can run (best first), the threads of a call, and the
-    version of Triton, which kernels for GPUs need; "none" where it is not installed.
+    """What a report of a problem needs: the version, the instruction set in use, those this machine can run (best
+    first), the threads of a call, the platform, and the versions of Python, NumPy, PyTorch and Triton ("none" where a
+    package is not installed).
     """
     return {
         "version": _version("xhat", missing="unknown"),
         "isa": kernels.isa(),
         "isa_available": kernels.isa_available(),
         "threads": kernels.threads(),
+        "platform": platform.platform(),
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+        "torch": _version("torch", missing="none"),
         "triton": _version("triton", missing="none"),
     }
 
