@@ -130,7 +130,7 @@ def test_the_stub_is_the_one_that_the_build_made() -> None:
 
 
 def test_the_version_is_the_packages() -> None:
-    assert xhat.config()["version"] == importlib.metadata.version("xhat")
+    assert xhat.__version__ == xhat.config()["version"] == importlib.metadata.version("xhat")
 
 
 def refusal(package: Path, before: str = "") -> str:
@@ -223,8 +223,8 @@ def version(name):
     raise importlib.metadata.PackageNotFoundError(name)
 importlib.metadata.version = version
 import xhat
-print(xhat.config()["version"])
+print(xhat.config()["version"], xhat.__version__)
 from xhat import cli
 cli.main(["--version"])
 """
-    assert in_a_process(code).split() == ["unknown", "xhat", "unknown"]
+    assert in_a_process(code).split() == ["unknown", "unknown", "xhat", "unknown"]

@@ -24,12 +24,11 @@ def test_config_shows_what_the_engine_uses(capsys):
     shown = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
     config = xhat.config()
     assert shown == {
-        "version": config["version"],
-        "isa": config["isa"],
+        **config,
         "isa_available": " ".join(config["isa_available"]),
         "threads": str(config["threads"]),
-        "triton": config["triton"],
     }
+    assert shown["python"] == sys.version.split()[0] and shown["numpy"] == version("numpy")
 
 
 def test_without_a_command_the_commands_are_listed(capsys):
@@ -116,7 +115,7 @@ def test_an_error_of_xhat_is_a_sentence_and_an_interrupt_is_quiet(monkeypatch, c
 
     monkeypatch.setitem(COMMANDS, "config", ("", lambda parser: None, refused))
     assert main(["config"]) == 2
-    assert capsys.readouterr().err == "xhat: moments: no.\n"
+    assert capsys.readouterr().err == "xhat config: moments: no.\n"
     monkeypatch.setitem(COMMANDS, "config", ("", lambda parser: None, interrupted))
     assert main(["config"]) == 130
     assert capsys.readouterr().err == ""

@@ -22,11 +22,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a command. Returns 0 on success, 1 if the command found something wrong, 2 if it could not run."""
     parser = Parser("xhat", description="Batch normalization with exact and proved gradients.")
     parser.add_argument("--version", action="version", version=f"xhat {config()['version']}")
-    commands = parser.add_subparsers(title="commands", metavar="")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND")
     for name, (about, arguments, run) in COMMANDS.items():
         command = commands.add_parser(name, help=about, description=about)
         arguments(command)
-        command.set_defaults(run=run)
+        command.set_defaults(run=run, command=name)
     words = list(sys.argv[1:] if argv is None else argv)
     if words and not words[0].startswith("-") and words[0] not in COMMANDS:
         return refuse(f"xhat: there is no command {words[0]!r}, expected one of {', '.join(COMMANDS)}.")
@@ -37,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         status: int = args.run(args)
     except XhatError as error:
-        return refuse(f"xhat: {error}")
+        return refuse(f"xhat {args.command}: {_without_function(error)}")
     except KeyboardInterrupt:
         return 130
     return status
@@ -47,6 +47,12 @@ def refuse(sentence: str) -> int:
     """Print to the standard error why a command could not run; returns its exit status."""
     print(sentence, file=sys.stderr)
     return 2
+
+
+def _without_function(error: XhatError) -> str:
+    """The sentence of an error without the name of the function behind a command, whose own name stands there."""
+    function, _, rest = str(error).partition(": ")
+    return rest if function in ("check", "derive", "diagnose", "doctor", "examine", "report") else str(error)
 
 
 def _config_arguments(parser: Parser) -> None:
@@ -187,10 +193,10 @@ def _doctor_arguments(parser: Parser) -> None:
 def _doctor(args: Args) -> int:
     try:
         from xhat.torch.doctor.command import doctor
-    except ModuleNotFoundError as missing:
-        if (missing.name or "").partition(".")[0] != "torch":
+    except ImportError as missing:  # torch is not there, or too old
+        if missing.name != "torch":
             raise
-        return refuse("xhat doctor: torch is missing, install it with pip install 'xhat[torch]'.")
+        return refuse(f"xhat doctor: {str(missing).removeprefix('xhat.torch: ')}")
     try:
         status: int = doctor(args.target, as_json=args.json, output=args.output, progress=args.progress)
     except ModuleNotFoundError as missing:
@@ -218,7 +224,7 @@ COMMANDS = {
         _doctor,
     ),
     "derive": ("prove or refute the derivation, equation by equation", _derive_arguments, _derive),
-    "config": ("show the version, the instruction set and the threads", _config_arguments, _config),
+    "config": ("show the versions, the instruction set and the threads", _config_arguments, _config),
 }
 
 if __name__ == "__main__":

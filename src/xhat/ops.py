@@ -6,6 +6,7 @@ state live here. All statistics are float64.
 
 import math
 import os
+import platform
 from typing import Any, Never
 
 import numpy as np
@@ -462,7 +463,7 @@ def _run_backward(
 
 
 def config() -> dict[str, Any]:
-    """Return the version of xhat and what its kernels use on this machine.
+    """Return what a report of a problem needs: the versions, and what the kernels use on this machine.
 
     Returns
     -------
@@ -475,6 +476,12 @@ def config() -> dict[str, Any]:
             The instruction sets that this machine can run, the best first.
         ``threads``
             The number of threads of a call.
+        ``platform``
+            The operating system and the processor.
+        ``python``, ``numpy``
+            Their versions.
+        ``torch``
+            The version of PyTorch; "none" if it is not installed.
         ``triton``
             The version of Triton, which kernels for GPUs need; "none" if it is not installed.
 
@@ -490,6 +497,10 @@ def config() -> dict[str, Any]:
         "isa": kernels.isa(),
         "isa_available": kernels.isa_available(),
         "threads": kernels.threads(),
+        "platform": platform.platform(),
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+        "torch": _version("torch", missing="none"),
         "triton": _version("triton", missing="none"),
     }
 

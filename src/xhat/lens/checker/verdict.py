@@ -10,6 +10,9 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from xhat.errors import ArgumentError
+from xhat.notebook import framed
+
 __all__ = ["SECTIONS", "FormulaRead", "FoundMistake", "Row", "Verdict", "WrongLine"]
 
 _PATH_2, _PATH_3 = "Path 2: Gradient with respect to Variance σ^2", "Path 3: Gradient with respect to Mean μ"
@@ -248,6 +251,15 @@ class Verdict:
         from xhat.lens.checker.page.render import write_page
 
         return write_page([self], path)
+
+    def _repr_html_(self) -> str | None:
+        """The page in a notebook; without Jinja2 None, for which a notebook prints the headline."""
+        from xhat.lens.checker.page import render
+
+        try:
+            return framed(render([self]))
+        except ArgumentError:
+            return None
 
     def show(self) -> None:
         """Print the verdict as a table in the terminal. Needs rich (the extra ``lens``); without it, plain text."""

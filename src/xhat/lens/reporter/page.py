@@ -21,6 +21,7 @@ from numpy.typing import ArrayLike, NDArray
 from xhat.lens.reporter.data import SAMPLE, Layer, layer_numbers
 from xhat.lens.reporter.findings import Finding, findings
 from xhat.lens.reporter.groups import first_not_finite, groups, is_broken, layer_facts
+from xhat.notebook import WrittenPage
 
 __all__ = ["CHANNELS", "page", "report", "write"]
 
@@ -112,8 +113,8 @@ def report(
 
 
 def write(text: str, path: str | Path) -> Path:
-    """Write a page, and return its path."""
-    where = Path(path)
+    """Write a page, and return its path, for which a notebook shows the page."""
+    where = WrittenPage(path)
     where.write_text(text, encoding="utf-8")
     return where
 

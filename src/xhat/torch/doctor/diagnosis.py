@@ -8,6 +8,7 @@ from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from xhat.notebook import framed
 from xhat.torch.doctor.findings import Finding, Unjudged, strict
 
 if TYPE_CHECKING:
@@ -140,6 +141,13 @@ class Diagnosis:
         if path is not None:
             Path(path).write_text(html, encoding="utf-8")
         return html
+
+    def _repr_html_(self) -> str | None:
+        """The page in a notebook; without Jinja2 None, for which a notebook prints the diagnosis."""
+        try:
+            return framed(self.to_html())
+        except ModuleNotFoundError:
+            return None
 
     def treat(self) -> "Treatment":
         """Apply the remedies that are safe to the model.
