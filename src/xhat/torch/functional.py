@@ -24,6 +24,7 @@ from xhat.torch.inputs import (
     CODES,
     Batch,
     Inputs,
+    Moving,
     check_inputs,
     check_nonfinite,
     check_tensor,
@@ -39,7 +40,7 @@ from xhat.torch.internals import (
     unrecorded,
 )
 from xhat.torch.memory import check_memory
-from xhat.torch.running_stats import Running, move, track
+from xhat.torch.running_stats import Following, Running, move, track
 
 __all__ = ["batch_norm", "follow", "normalized"]
 
@@ -92,10 +93,14 @@ def batch_norm(
         check_options("batch_norm", eps, correction, activation)
         return _of_no_dimension(input, weight, bias)
     given = (None, None) if training else (running_mean, running_var)
-    y, batch = normalized(Inputs(input, weight, bias, residual, mask, *given), eps, correction, activation)
-    if batch is not None and running_mean is not None and running_var is not None:
+    following = None
+    if training and running_mean is not None and running_var is not None:
         running = Running(running_mean, running_var, None, None)
-        follow(running, batch, momentum, correction, running_correction, nonfinite)
+        following = Following(running, momentum, correction, running_correction, nonfinite)
+    t = Inputs(input, weight, bias, residual, mask, *given)
+    y, batch = normalized(t, eps, correction, activation, following)
+    if batch is not None and following is not None:
+        follow(following.running, batch, *following[1:])
     return y
 
 
@@ -108,12 +113,18 @@ def _of_no_dimension(x: Tensor, weight: Maybe, bias: Maybe) -> Tensor:
     return y
 
 
-def normalized(t: Inputs, eps: Any, correction: Any, activation: Any) -> tuple[Tensor, Batch | None]:
-    """y with given statistics, or, where mean is None, with the batch's own, which are returned unless x is empty."""
+def normalized(
+    t: Inputs, eps: Any, correction: Any, activation: Any, following: Following | None = None
+) -> tuple[Tensor, Batch | None]:
+    """y with given statistics, or, where mean is None, with the batch's own, which are returned unless x is empty.
+
+    following: running statistics that will be given to `follow`. They move here already if the kernels that find the
+    batch's can move them too; Batch.followed is then True.
+    """
     if t.mask is not None and t.mean is not None:
         t = t._replace(mask=None)  # a mask weighs the batch's statistics
     if eager() and (found := _plan_for_kernels(t, eps, correction, activation)) is not None:
-        return _by_kernels(t, *found)
+        return _by_kernels(t, *found, following)
     o = check_options("batch_norm", eps, correction, activation)
     if unrecorded(_checked, t) and t.mean is None:
         return normalized(_of_nothing(t), eps, correction, activation)[0], None
@@ -154,7 +165,9 @@ def _differentiated(*constants: Maybe) -> bool:
     return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in constants)
 
 
-def _by_kernels(t: Inputs, plan: Plan, engine: Any) -> tuple[Tensor, Batch | None]:
+def _by_kernels(
+    t: Inputs, plan: Plan, engine: Any, following: Following | None = None
+) -> tuple[Tensor, Batch | None]:
     x, weight, bias, residual, mask, mean, var = t
     differentiated = torch.is_grad_enabled()
     run = normalize if differentiated else engine.normalize
@@ -169,7 +182,11 @@ def _by_kernels(t: Inputs, plan: Plan, engine: Any) -> tuple[Tensor, Batch | Non
     if not x.numel():
         return _by_kernels(_of_nothing(t), plan._replace(m=math.inf), engine)
     p = engine.run_of(plan, x, mask)
-    return run(x, weight, bias, residual, p), Batch(p.statistics, p.m)
+    if following is not None and engine is not cpu and not recomputing():
+        found = _moving(following.running, p.statistics, p.m, *following[1:])
+        if found is not None and found[0] is engine:
+            p = p._replace(moving=found[1])
+    return run(x, weight, bias, residual, p), Batch(p.statistics, p.m, p.moving is not None)
 
 
 def _checked(t: Inputs) -> bool:
@@ -201,11 +218,29 @@ def follow(
     `skipped`; "raise" raises ArgumentError. Raises DegenerateBatchError where m <= running_correction.
     If an exception is raised, nothing has changed.
     """
-    if recomputing():
+    if batch.followed or recomputing():
         return
+    statistics, m = batch.statistics, batch.count
+    found = _moving(running, statistics, m, momentum, correction, running_correction, nonfinite)
+    if found is not None:
+        engine, moving = found
+        try:
+            engine.track(moving, statistics)
+        except (IndexError, RuntimeError):  # misaligned, or none of theirs is left: `move` raises then
+            move(running, batch, momentum, correction, running_correction, nonfinite)
+    elif tracing() and not transforming():
+        track(running, batch, momentum, correction, running_correction, nonfinite)
+    else:
+        move(running, batch, momentum, correction, running_correction, nonfinite)
+
+
+def _moving(
+    running: Running, statistics: Tensor, m: Any, momentum: Any, correction: int, running_correction: int,
+    nonfinite: str,
+) -> tuple[Any, Moving] | None:  # fmt: skip
+    """The engine whose kernels can move these where they are, and what they move; None where there is none."""
     mean, var, batches, skipped = running
-    statistics, m = batch
-    if (
+    if not (
         type(m) is float  # the kernels have found these statistics: there is no transform, and no graph
         and type(running_correction) is int
         and 0 <= running_correction <= 1
@@ -215,25 +250,12 @@ def follow(
             (type(momentum) is float and -math.inf < momentum < math.inf)
             or (momentum is skipped is None and batches is not None)
         )
-        and (engine := _in_place(mean, var, batches, statistics)) is not None
     ):
-        try:
-            engine.track(
-                mean, var, batches, statistics, momentum, (m - correction) / (m - running_correction)
-            )
-        except (IndexError, RuntimeError):  # misaligned, or none of theirs is left: `move` raises then
-            move(running, batch, momentum, correction, running_correction, nonfinite)
-    elif tracing() and not transforming():
-        track(running, batch, momentum, correction, running_correction, nonfinite)
-    else:
-        move(running, batch, momentum, correction, running_correction, nonfinite)
-
-
-def _in_place(mean: Tensor, var: Tensor, batches: Maybe, statistics: Tensor) -> Any:
-    """The engine whose kernels can update these where they are; None if there is none."""
+        return None
+    moving = Moving(mean, var, batches, momentum, (m - correction) / (m - running_correction))
     shape = statistics.shape[1:]
     if batches is not None and _running.get(mean, mean, var, batches) == shape:
-        return cpu
+        return cpu, moving
     for t in (mean, var):
         if (
             not (t.shape == shape and t.dtype in CODES and t.is_contiguous())
@@ -247,4 +269,4 @@ def _in_place(mean: Tensor, var: Tensor, batches: Maybe, statistics: Tensor) -> 
     engine = engine_for(mean, var, batches, statistics) if counted else None
     if batches is not None and engine is cpu:
         _running.put(shape, mean, mean, var, batches)
-    return engine
+    return None if engine is None else (engine, moving)

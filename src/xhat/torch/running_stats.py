@@ -12,11 +12,11 @@ from xhat import equations
 from xhat.checks import check_correction, number, shown
 from xhat.errors import ArgumentError, DegenerateBatchError
 from xhat.torch.errors import TensorArgumentError, TensorDtypeError, TensorShapeError, TensorTypeError
-from xhat.torch.inputs import CODES, Batch, check_nonfinite, check_statistics
+from xhat.torch.inputs import CODES, Batch, check_device, check_nonfinite, check_statistics
 from xhat.torch.internals import recomputing, transforming
 from xhat.torch.memory import check_memory
 
-__all__ = ["Running", "momentum_of", "move", "track"]
+__all__ = ["Following", "Running", "momentum_of", "move", "track"]
 
 
 class Running(NamedTuple):
@@ -26,6 +26,16 @@ class Running(NamedTuple):
     var: Tensor
     batches: Tensor | None
     skipped: Tensor | None
+
+
+class Following(NamedTuple):
+    """Running statistics that are to follow a batch, and how: the other arguments of `functional.follow`."""
+
+    running: Running
+    momentum: Any
+    correction: int
+    running_correction: int
+    nonfinite: str
 
 
 def move(
@@ -70,6 +80,9 @@ def _check(running: Running, batch: Batch, visible: bool) -> None:
             f"batch_norm: running_mean and running_var have dtypes {running.mean.dtype} and {running.var.dtype}, "
             "expected real floating-point ones."
         )
+    for name, tensor in zip(("running_mean", "running_var", "batches", "skipped"), running, strict=True):
+        if tensor is not None:
+            check_device(name, tensor, batch.statistics.device)
     learned = running.mean.requires_grad or running.var.requires_grad
     if learned and visible and torch.is_grad_enabled():
         raise TensorArgumentError(
@@ -196,7 +209,7 @@ def track(
 ) -> None:
     """`move` as an operator, for a graph that is being recorded."""
     check_correction(running_correction, "batch_norm", "running_correction")
-    statistics, m = batch
+    statistics, m = batch.statistics, batch.count
     if not isinstance(m, Tensor):
         m = torch.full((), m, dtype=statistics.dtype, device=statistics.device)
     torch.ops.xhat.track(*running, statistics, m, momentum, correction, running_correction, nonfinite)

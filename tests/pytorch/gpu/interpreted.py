@@ -4,6 +4,7 @@ Prints one JSON object a line: the case, and its errors against the definition i
 when it is imported, so that this is a process of its own.
 """
 
+import itertools
 import json
 import os
 import sys
@@ -19,8 +20,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import xhat.torch as xt
-from xhat.torch import engines
+from xhat.torch import engines, functional
 from xhat.torch.gpu import tiles
+from xhat.torch.inputs import Inputs
+from xhat.torch.running_stats import Running
 
 DTYPES = {
     "float64": torch.float64,
@@ -199,26 +202,54 @@ def graphs() -> dict[str, float]:
 
 
 def layers() -> dict[str, float]:
-    """Running statistics after two batches, beside torch's layer in float64; momentum a number, and None."""
-    found = {}
-    for momentum in (0.1, None):
-        layer, stock = (
-            xt.BatchNorm2d(8, momentum=momentum),
-            torch.nn.BatchNorm2d(8, momentum=momentum).double(),
-        )
+    """Running statistics after two batches, beside torch's layer in float64, and an evaluation by them."""
+    found: dict[str, float] = {}
+    for momentum, dtype, whole in itertools.product(
+        (0.1, None), (torch.float32, torch.float64), (True, False)
+    ):
+        tiles.WHOLE = 4096 if whole else 0
+        name = f"momentum {momentum}, {dtype}, {'one launch' if whole else 'three launches'}"
+        layer, stock = (kind(8, momentum=momentum) for kind in (xt.BatchNorm2d, torch.nn.BatchNorm2d))
+        stock.double()
+        layer.running_mean, layer.running_var = (t.to(dtype) for t in (layer.running_mean, layer.running_var))
         for seed in (1, 2):
             x = torch.randn(4, 8, 6, 4, generator=torch.Generator().manual_seed(seed))
             layer(x)
             stock(x.double())
-        for name in ("running_mean", "running_var"):
-            wanted = getattr(stock, name)
-            found[f"{name}, momentum {momentum}"] = float(
-                (getattr(layer, name) - wanted).norm() / wanted.norm()
-            )
         assert layer.num_batches_tracked == stock.num_batches_tracked == 2
-        layer.eval()
-        y, wanted = layer(x), stock.eval()(x.double())
-        found[f"evaluation, momentum {momentum}"] = float((y - wanted).norm() / wanted.norm())
+        for statistic in ("running_mean", "running_var"):
+            wanted = getattr(stock, statistic)
+            found[f"{statistic}, {name}"] = float((getattr(layer, statistic) - wanted).norm() / wanted.norm())
+        y, wanted = layer.eval()(x), stock.eval()(x.double())
+        found[f"evaluation, {name}"] = float((y - wanted).norm() / wanted.norm())
+    return found
+
+
+def moved() -> dict[str, float]:
+    """Whether running statistics that move in the pass have the bits of those that `track` moves after it.
+
+    With every correction, statistics of two dtypes, and a mask; and whether a second backward pass moves nothing.
+    """
+    found = {}
+    x = torch.randn(4, 8, 6, 4, generator=torch.Generator().manual_seed(3)).requires_grad_()
+    mask = torch.rand(4, 1, 6, 4, generator=torch.Generator().manual_seed(4)) > 0.3
+    for correction, running_correction, whole in itertools.product((0, 1), (0, 1), (True, False)):
+        tiles.WHOLE = 4096 if whole else 0
+        options = dict(correction=correction, running_correction=running_correction)
+        for given in (None, mask):
+            pairs = [(torch.full((8,), 0.5), torch.full((8,), 2.0, dtype=torch.float64)) for _ in range(2)]
+            y = xt.batch_norm(x, *pairs[0], training=True, mask=given, activation="silu", **options)
+            before = [t.clone() for t in pairs[0]]
+            (dx,) = torch.autograd.grad(y.sum(), x, create_graph=True)
+            torch.autograd.grad(dx.square().sum(), x)
+            _, batch = functional.normalized(
+                Inputs(x, None, None, None, given, None, None), 1e-5, correction, "silu"
+            )
+            functional.follow(Running(*pairs[1], None, None), batch, 0.1, *options.values(), "propagate")
+            name = f"{options}, mask {given is not None}, whole {whole}"
+            found[name] = float(
+                all(map(torch.equal, before, pairs[1])) and all(map(torch.equal, before, pairs[0]))
+            )
     return found
 
 
@@ -226,5 +257,5 @@ if __name__ == "__main__":
     assert engines.engine_of(torch.zeros(2, 3)) == "triton"
     for case in cases():
         print(json.dumps({"case": case.name, "dtype": case.dtype, "errors": errors(case)}), flush=True)
-    for other in (second_derivatives, graphs, layers):
+    for other in (second_derivatives, graphs, layers, moved):
         print(json.dumps({"case": other.__name__, "dtype": "", "errors": other()}), flush=True)
