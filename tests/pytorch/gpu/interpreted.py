@@ -4,7 +4,6 @@ Prints one JSON object a line: the case, and its errors against the definition i
 when it is imported, so that this is a process of its own.
 """
 
-import itertools
 import json
 import os
 import sys
@@ -18,6 +17,7 @@ import definition
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 import xhat.torch as xt
 from xhat.torch import engines, functional
@@ -204,8 +204,11 @@ def graphs() -> dict[str, float]:
 def layers() -> dict[str, float]:
     """Running statistics after two batches, beside torch's layer in float64, and an evaluation by them."""
     found: dict[str, float] = {}
-    for momentum, dtype, whole in itertools.product(
-        (0.1, None), (torch.float32, torch.float64), (True, False)
+    for momentum, dtype, whole in (
+        (0.1, torch.float32, True),
+        (0.2, torch.float64, False),
+        (None, torch.float64, True),
+        (None, torch.float32, False),
     ):
         tiles.WHOLE = 4096 if whole else 0
         name = f"momentum {momentum}, {dtype}, {'one launch' if whole else 'three launches'}"
@@ -228,34 +231,42 @@ def layers() -> dict[str, float]:
 def moved() -> dict[str, float]:
     """Whether running statistics that move in the pass have the bits of those that `track` moves after it.
 
-    With every correction, statistics of two dtypes, and a mask; and whether a second backward pass moves nothing.
+    With every correction, statistics of two dtypes, and a mask.
     """
     found = {}
-    x = torch.randn(4, 8, 6, 4, generator=torch.Generator().manual_seed(3)).requires_grad_()
+    x = torch.randn(4, 8, 6, 4, generator=torch.Generator().manual_seed(3))
     mask = torch.rand(4, 1, 6, 4, generator=torch.Generator().manual_seed(4)) > 0.3
-    for correction, running_correction, whole in itertools.product((0, 1), (0, 1), (True, False)):
+    for correction, running_correction, whole, given in (
+        (0, 1, True, None),
+        (1, 0, False, None),
+        (1, 1, False, mask),
+    ):
         tiles.WHOLE = 4096 if whole else 0
         options = dict(correction=correction, running_correction=running_correction)
-        for given in (None, mask):
-            pairs = [(torch.full((8,), 0.5), torch.full((8,), 2.0, dtype=torch.float64)) for _ in range(2)]
-            y = xt.batch_norm(x, *pairs[0], training=True, mask=given, activation="silu", **options)
-            before = [t.clone() for t in pairs[0]]
-            (dx,) = torch.autograd.grad(y.sum(), x, create_graph=True)
-            torch.autograd.grad(dx.square().sum(), x)
-            _, batch = functional.normalized(
-                Inputs(x, None, None, None, given, None, None), 1e-5, correction, "silu"
-            )
-            functional.follow(Running(*pairs[1], None, None), batch, 0.1, *options.values(), "propagate")
-            name = f"{options}, mask {given is not None}, whole {whole}"
-            found[name] = float(
-                all(map(torch.equal, before, pairs[1])) and all(map(torch.equal, before, pairs[0]))
-            )
+        pairs = [(torch.full((8,), 0.5), torch.full((8,), 2.0, dtype=torch.float64)) for _ in range(2)]
+        xt.batch_norm(x, *pairs[0], training=True, mask=given, **options)
+        _, batch = functional.normalized(
+            Inputs(x, None, None, None, given, None, None), 1e-5, correction, None
+        )
+        functional.follow(Running(*pairs[1], None, None), batch, 0.1, *options.values(), "propagate")
+        found[str(options)] = float(all(map(torch.equal, *pairs)) and pairs[0][0][0] != 0.5)
     return found
+
+
+def moved_once() -> dict[str, float]:
+    """Whether a pass that is differentiated twice moves the statistics once, and one that is repeated not at all."""
+    x = torch.randn(4, 3, 2, generator=torch.Generator().manual_seed(3)).requires_grad_()
+    layer = xt.BatchNorm1d(3, activation="silu")
+    y = checkpoint(layer, x, use_reentrant=False)
+    before = [t.clone() for t in layer.buffers()]
+    (dx,) = torch.autograd.grad(y.sum(), x, create_graph=True)
+    torch.autograd.grad(dx.square().sum(), x)
+    return {"once": float(all(map(torch.equal, before, layer.buffers())) and layer.num_batches_tracked == 1)}
 
 
 if __name__ == "__main__":
     assert engines.engine_of(torch.zeros(2, 3)) == "triton"
     for case in cases():
         print(json.dumps({"case": case.name, "dtype": case.dtype, "errors": errors(case)}), flush=True)
-    for other in (second_derivatives, graphs, layers, moved):
+    for other in (second_derivatives, graphs, layers, moved, moved_once):
         print(json.dumps({"case": other.__name__, "dtype": "", "errors": other()}), flush=True)
