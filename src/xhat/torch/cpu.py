@@ -204,7 +204,8 @@ def pre_of(x: Tensor, weight: Tensor | None, bias: Tensor | None, run: Run) -> T
 
 def track(moving: Moving, statistics: Tensor) -> None:
     """mean += weight (batch mean - mean), var += weight (factor batch var - var), batches += 1, or an IndexError."""
-    mean, var, batches, weight, factor = moving
+    mean, var, batches, weight, m, correction, running_correction = moving
+    factor = float((m - correction) / (m - running_correction))
     if weight is None:
         weight = 1 / max(1, int(batches) + 1)  # type: ignore[arg-type]  # a layer without a momentum counts
     run_track(mean.shape[0], (mean, CODES[mean.dtype]), (var, CODES[var.dtype]), batches, statistics, weight,

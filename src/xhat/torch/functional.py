@@ -15,7 +15,7 @@ from torch import Tensor
 from xhat.checks import refuse_options
 from xhat.errors import ArgumentError
 from xhat.plan import Plan, check_options, constant
-from xhat.torch import composed, cpu, operators
+from xhat.torch import composed, cpu, operators, running_stats
 from xhat.torch.autograd import normalize
 from xhat.torch.cpu import Run, plan_for
 from xhat.torch.engines import engine_for
@@ -34,6 +34,7 @@ from xhat.torch.internals import (
     SameKind,
     differentiating_forward,
     eager,
+    on_a_device,
     recomputing,
     tracing,
     transforming,
@@ -134,6 +135,8 @@ def normalized(
     if t.mask is not None and not (recorded or transforming() or t.mask.is_meta):
         check_weights(t.x, t.mask.detach(), o)
     y, batch = composed.batch_norm(t, o)
+    if not (recorded or transforming()) and on_a_device(batch.count):
+        batch = batch._replace(count=float(batch.count))  # a mask's: the host has waited for it already
     return y, batch if t.mean is None else None
 
 
@@ -183,7 +186,7 @@ def _by_kernels(
         return _by_kernels(_of_nothing(t), plan._replace(m=math.inf), engine)
     p = engine.run_of(plan, x, mask)
     if following is not None and engine is not cpu and not recomputing():
-        found = _moving(following.running, p.statistics, p.m, *following[1:])
+        found = in_place(following.running, p.statistics, p.m, *following[1:])
         if found is not None and found[0] is engine:
             p = p._replace(moving=found[1])
     return run(x, weight, bias, residual, p), Batch(p.statistics, p.m, p.moving is not None)
@@ -220,31 +223,31 @@ def follow(
     """
     if batch.followed or recomputing():
         return
-    statistics, m = batch.statistics, batch.count
-    found = _moving(running, statistics, m, momentum, correction, running_correction, nonfinite)
+    found = in_place(
+        running, batch.statistics, batch.count, momentum, correction, running_correction, nonfinite
+    )
     if found is not None:
-        engine, moving = found
         try:
-            engine.track(moving, statistics)
+            found[0].track(found[1], batch.statistics)
+            return
         except (IndexError, RuntimeError):  # misaligned, or none of theirs is left: `move` raises then
-            move(running, batch, momentum, correction, running_correction, nonfinite)
-    elif tracing() and not transforming():
-        track(running, batch, momentum, correction, running_correction, nonfinite)
-    else:
-        move(running, batch, momentum, correction, running_correction, nonfinite)
+            pass
+    how = track if tracing() and not transforming() else move
+    how(running, batch, momentum, correction, running_correction, nonfinite)
 
 
-def _moving(
+def in_place(
     running: Running, statistics: Tensor, m: Any, momentum: Any, correction: int, running_correction: int,
     nonfinite: str,
 ) -> tuple[Any, Moving] | None:  # fmt: skip
     """The engine whose kernels can move these where they are, and what they move; None where there is none."""
     mean, var, batches, skipped = running
     if not (
-        type(m) is float  # the kernels have found these statistics: there is no transform, and no graph
+        # The kernels have found these statistics: there is no transform. Or they are a graph's, or of many ranks.
+        (type(m) is float or (on_a_device(m) and m.dtype is torch.float64 and not transforming()))
         and type(running_correction) is int
         and 0 <= running_correction <= 1
-        and m - running_correction > 1e-6 * m
+        and (type(m) is not float or m - running_correction > 1e-6 * m)
         and nonfinite == "propagate"
         and (
             (type(momentum) is float and -math.inf < momentum < math.inf)
@@ -252,7 +255,7 @@ def _moving(
         )
     ):
         return None
-    moving = Moving(mean, var, batches, momentum, (m - correction) / (m - running_correction))
+    moving = Moving(mean, var, batches, momentum, m, correction, running_correction)
     shape = statistics.shape[1:]
     if batches is not None and _running.get(mean, mean, var, batches) == shape:
         return cpu, moving
@@ -270,3 +273,6 @@ def _moving(
     if batches is not None and engine is cpu:
         _running.put(shape, mean, mean, var, batches)
     return None if engine is None else (engine, moving)
+
+
+running_stats.in_place[:] = [in_place]

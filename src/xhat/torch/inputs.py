@@ -72,16 +72,15 @@ class Batch(NamedTuple):
 
 
 class Moving(NamedTuple):
-    """Running statistics (C,) that kernels move where they are: as `functional.follow`, with k = weight.
-
-    weight: None for 1 / (batches + 1). factor: what the batch's variance is multiplied by.
-    """
+    """Running statistics (C,) that kernels move in place; weight: None for 1 / (batches + 1); m: a number or scalar."""
 
     mean: Tensor
     var: Tensor
     batches: Maybe
     weight: float | None
-    factor: float
+    m: Any
+    correction: int
+    running_correction: int
 
 
 def _check_devices(t: Inputs) -> None:

@@ -111,12 +111,20 @@ def merge_gradient_sums(
 
 @kernel
 def track(
-    running_mean, running_var, batches, mean, var, channels, weight: tl.float64, factor: tl.float64,
-    COLUMNS: tl.constexpr, MOVED: tl.constexpr,
+    running_mean, running_var, batches, mean, var, count, channels, weight: tl.float64, factor: tl.float64,
+    correction: tl.float64, running_correction: tl.float64, COLUMNS: tl.constexpr, MOVED: tl.constexpr,
+    COUNTED: tl.constexpr,
 ):  # fmt: skip
-    """The running statistics follow a mean and var that were computed before: those of many ranks, or of a graph."""
+    """The running statistics follow a mean and var that were computed before: those of many ranks, or of a graph.
+
+    COUNTED: m is read from `count`, and factor = (m - correction) / (m - running_correction); m = 0 moves nothing.
+    """
     c = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
     inside = c < channels
+    if COUNTED:
+        m = tl.load(count)
+        factor = (m - correction) / (m - running_correction)
+        inside = inside & (m > 0)
     mu = tl.load(mean + c, mask=inside, other=0.0)
     v = tl.load(var + c, mask=inside, other=0.0)
     move_running(running_mean, running_var, batches, mu, v, c, inside, weight, factor, MOVED)

@@ -95,20 +95,19 @@ class Moved:
         if moving is None:
             self.tensors, self.numbers, self.how = (other, other, other), (0.0, 0.0), NOT_MOVED.value
             return
-        mean, var, batches, weight, factor = moving
+        mean, var, batches, weight, m, correction, running_correction = moving
         self.tensors = mean, var, other if batches is None else batches
+        factor = 1.0 if isinstance(m, Tensor) else (m - correction) / (m - running_correction)
         self.numbers = 0.0 if weight is None else weight, factor
-        self.how = (
-            CUMULATIVE.value if weight is None else BY_MOMENTUM.value
-        )  # 1 / batches is read on the device
+        self.how = CUMULATIVE.value if weight is None else BY_MOMENTUM.value
 
     def count(self) -> None:
-        """After the launch: one batch more."""
+        """After the launch: one batch more, unless it is empty."""
         if self.moving is None:
             return
-        mean, var, batches = self.moving[:3]
+        mean, var, batches, _, m, *_ = self.moving
         if batches is not None:
-            batches += 1
+            batches += (m > 0) if isinstance(m, Tensor) else 1
         torch.autograd.graph.increment_version((mean, var))
 
 

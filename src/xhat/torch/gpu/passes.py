@@ -161,8 +161,10 @@ def track(moving: Moving, statistics: Tensor) -> None:
     """As `cpu.track`, for statistics that no pass of this engine has found."""
     moved = Moved(moving, statistics)
     channels = statistics.shape[1]
-    launch(merge.track, (-(-channels // _CHANNELS),), (*moved.tensors, *statistics, channels, *moved.numbers),
-           dict(COLUMNS=_CHANNELS, MOVED=moved.how))  # fmt: skip
+    counted = isinstance(moving.m, Tensor)
+    launch(merge.track, (-(-channels // _CHANNELS),), (*moved.tensors, *statistics, moving.m if counted else statistics,
+           channels, *moved.numbers, float(moving.correction), float(moving.running_correction)),
+           dict(COLUMNS=_CHANNELS, MOVED=moved.how, COUNTED=counted))  # fmt: skip
     moved.count()
 
 
