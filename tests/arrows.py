@@ -85,7 +85,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "torch.tools": CORE | TORCH_INPUTS,
     "torch.nn": CORE
     | TORCH_INPUTS
-    | {"torch.functional", "torch.running_stats", "torch.exported", "torch.tools"},
+    | {"torch.engines", "torch.functional", "torch.running_stats", "torch.exported", "torch.tools"},
     "torch.renorm": CORE
     | TORCH_INPUTS
     | {"torch.cpu", "torch.functional", "torch.nn", "torch.running_stats"},
@@ -93,7 +93,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "torch.trees": set(),
     "torch.accumulate": CORE | TORCH_INPUTS | {f"torch.{part}" for part in WALKED},
     "torch.adapt": CORE | TORCH_INPUTS | TORCH_WAYS | {"torch.freeze", "torch.nn"},
-    "torch.ghost": CORE | TORCH_INPUTS | {"torch.nn"},
+    "torch.ghost": CORE | TORCH_INPUTS | {"torch.nn", "torch.running_stats"},
     "torch.freeze": CORE | {"torch.nn"},
     "torch.sync": CORE | TORCH_INPUTS | TORCH_WAYS | {"torch.functional", "torch.nn"},
     "torch.convert": CORE | TORCH_INPUTS | {"torch.nn", "torch.sync"},

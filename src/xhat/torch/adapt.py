@@ -18,6 +18,7 @@ from xhat.torch.freeze import layers_of
 from xhat.torch.inputs import CODES, Batch, Inputs
 from xhat.torch.internals import eager, plain
 from xhat.torch.nn import BatchNorm
+from xhat.torch.running_stats import Following
 
 __all__ = ["Adaptation", "adapt"]
 
@@ -176,11 +177,11 @@ class _Adapted:
         self.before = layer._normalized
 
     def normalized(
-        self, t: Inputs, eps: Any, correction: Any, activation: Any
+        self, t: Inputs, eps: Any, correction: Any, activation: Any, *following: Following
     ) -> tuple[Tensor, Batch | None]:
         """Takes the place of the layer's `_normalized`."""
         if t.mean is None or t.var is None or not t.x.numel():  # in training, or nothing to adapt to
-            return self.before(t, eps, correction, activation)
+            return self.before(t, eps, correction, activation, *following)
         mean, var = _moments(t)
         old = self.state or _State(self.prior, t.mean.to(mean.dtype), t.var.to(mean.dtype))
         na, nb = old.n, float(len(t.x))

@@ -23,11 +23,11 @@ from xhat.torch.errors import TensorTypeError
 from xhat.torch.inputs import CODES
 from xhat.torch.internals import ordinary, plain
 
-__all__ = ["engine_for", "engine_of", "recorded_on", "use_triton"]
+__all__ = ["engine_for", "engine_of", "recorded_on", "switched_on", "use_triton"]
 
 LARGEST = 2**31 - 1  # elements: Triton's kernels index a channel by 32 bits
 
-_switched_on = os.environ.get("XHAT_TRITON", "") not in ("", "0")
+switched_on = os.environ.get("XHAT_TRITON", "") not in ("", "0")
 _interpreted = (
     os.environ.get("TRITON_INTERPRET") == "1"
 )  # Triton's own switch: kernels run on the CPU, for tests
@@ -58,13 +58,13 @@ def use_triton(enabled: bool = True) -> None:
     >>> import xhat.torch as xt
     >>> xt.use_triton(False)
     """
-    global _switched_on
+    global switched_on
     if enabled and not _installed():
         raise ArgumentError(
             "use_triton: the package triton is not installed, expected it beside PyTorch. Its builds for CUDA and ROCm "
             "on Linux bring it; elsewhere batch norms on a GPU run as torch's own operations."
         )
-    _switched_on = bool(enabled)
+    switched_on = bool(enabled)
 
 
 def engine_of(tensor: Tensor) -> str:
@@ -107,14 +107,14 @@ def engine_of(tensor: Tensor) -> str:
 
 def engine_for(*tensors: Tensor | None) -> Any:
     """The module whose functions compute these tensors; None: there are no kernels for them."""
-    if _switched_on and (engine := _triton(tensors)) is not None:
+    if switched_on and (engine := _triton(tensors)) is not None:
         return engine
     return cpu if plain(*tensors) else None
 
 
 def recorded_on(device: torch.device) -> bool:
     """Whether a graph that is being recorded has operators with kernels on this device."""
-    return device.type == "cpu" or (_switched_on and device.type == "cuda" and _installed())
+    return device.type == "cpu" or (switched_on and device.type == "cuda" and _installed())
 
 
 def _triton(tensors: tuple[Tensor | None, ...]) -> ModuleType | None:

@@ -10,12 +10,12 @@ from torch import Tensor, fx, nn
 from xhat.checks import check_correction, shown
 from xhat.errors import ShapeError, XhatError
 from xhat.plan import check_options
-from xhat.torch import exported, tools
+from xhat.torch import engines, exported, tools
 from xhat.torch.errors import TensorArgumentError, TensorTypeError, named
 from xhat.torch.functional import follow, normalized
 from xhat.torch.inputs import Batch, Inputs, check_nonfinite
 from xhat.torch.internals import copied_by_jit, exporting
-from xhat.torch.running_stats import Running
+from xhat.torch.running_stats import Following, Running
 
 __all__ = [
     "DEFAULTS",
@@ -213,13 +213,13 @@ class BatchNorm(nn.modules.batchnorm._BatchNorm):
             if learning and self.track_running_stats and mean is not None and var is not None:
                 running = Running(mean, var, self._buffers["num_batches_tracked"], self._buffers["skipped"])
                 if exporting() and mask is None and self._has_torchs_options():
-                    inputs = Inputs(input, weight, bias, residual, None, None, None)
-                    y = exported.training(inputs, running, self.momentum, eps, activation)
+                    t = Inputs(input, weight, bias, residual, None, None, None)
+                    y = exported.training(t, running, self.momentum, eps, activation)
                     if y is not None:
                         return y
-            y, batch = self._normalized(
-                Inputs(input, weight, bias, residual, mask, *given), eps, self.correction, activation
-            )
+            t = Inputs(input, weight, bias, residual, mask, *given)
+            early = self._following(running) if engines.switched_on else ()
+            y, batch = self._normalized(t, eps, self.correction, activation, *early)
             if batch is not None and running is not None:
                 self._follow(running, batch)
         except XhatError as error:
@@ -264,6 +264,12 @@ class BatchNorm(nn.modules.batchnorm._BatchNorm):
         path = x.tracer.path_of_module(self)  # type: ignore[attr-defined]
         tools.check_tracer(self, path)
         return x.tracer.create_proxy("call_module", path, (x,), given)
+
+    def _following(self, running: Running | None) -> tuple[Following, ...]:
+        """The last argument of `_normalized`, if the running statistics may move before `_follow` is called."""
+        if running is None or "_follow" in self.__dict__:
+            return ()
+        return (Following(running, self.momentum, self.correction, self.running_correction, self.nonfinite),)
 
     def _follow(self, running: Running, batch: Batch) -> None:
         """Updates the running statistics; `recalibrate` replaces this for a while."""

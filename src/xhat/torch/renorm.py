@@ -17,7 +17,7 @@ from xhat.torch.functional import normalized
 from xhat.torch.inputs import Batch, Inputs
 from xhat.torch.internals import eager, plain, recomputing, tracing, transforming
 from xhat.torch.nn import BatchNorm
-from xhat.torch.running_stats import Running
+from xhat.torch.running_stats import Following, Running
 
 __all__ = ["BatchRenorm", "BatchRenorm1d", "BatchRenorm2d", "BatchRenorm3d"]
 
@@ -196,7 +196,7 @@ class BatchRenorm(BatchNorm):
                      ((1.0, self.rmax), (0.0, self.dmax)))  # type: ignore[return-value]  # fmt: skip
 
     def _normalized(
-        self, t: Inputs, eps: Any, correction: Any, activation: Any
+        self, t: Inputs, eps: Any, correction: Any, activation: Any, *following: Following
     ) -> tuple[Tensor, Batch | None]:
         """A batch norm with the weight weight r and the bias bias + weight d."""
         recorded = "_follow" in vars(self)
@@ -209,7 +209,7 @@ class BatchRenorm(BatchNorm):
                 weight=r if t.weight is None else t.weight * r,
                 bias=shift if t.bias is None else t.bias + shift,
             )
-        return super()._normalized(t, eps, correction, activation)
+        return super()._normalized(t, eps, correction, activation, *following)
 
     def _batch_of(self, t: Inputs, eps: Any, correction: Any) -> Batch | None:
         """The statistics of the batch, on many processes of all ranks."""

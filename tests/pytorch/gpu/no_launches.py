@@ -86,6 +86,13 @@ def run(shape: tuple[int, ...], layout: str = "NCHW", **options: Any) -> tuple[l
     return forward, list(LAUNCHED)
 
 
+def launched(layer: Any, shape: tuple[int, ...]) -> list[str]:
+    """The launches of a layer's forward pass."""
+    LAUNCHED.clear()
+    layer(torch.randn(shape))
+    return list(LAUNCHED)
+
+
 if __name__ == "__main__":
     triton.runtime.driver.set_active(Driver())
     import xhat.torch as xt
@@ -98,13 +105,15 @@ if __name__ == "__main__":
         "small": run((4, 8, 6, 4)),
     }
     layer = xt.BatchNorm2d(16)
-    LAUNCHED.clear()
-    layer(torch.randn(8, 16, 32, 64))
-    said["layer"] = list(LAUNCHED)
-    layer.eval()
-    LAUNCHED.clear()
-    layer(torch.randn(8, 16, 32, 64))
-    said["evaluation"] = list(LAUNCHED)
+    said["layer"] = launched(layer, (8, 16, 32, 64))
+    said["small layer"] = launched(layer, (4, 16, 6, 4))
+    layer.momentum = None
+    said["average"] = launched(layer, (8, 16, 32, 64))
+    said["function"] = launched(
+        lambda x: xt.batch_norm(x, layer.running_mean, layer.running_var, training=True), (8, 16, 32, 64)
+    )
+    said["batches"] = int(layer.num_batches_tracked)  # type: ignore[arg-type]
+    said["evaluation"] = launched(layer.eval(), (8, 16, 32, 64))
     before = compilations()
     for n in range(3, 53):
         run((n, 16, 32, 64))

@@ -35,8 +35,14 @@ def test_a_pass_whose_channels_fit_into_registers_launches_one() -> None:
     assert said()["small"] == [["forward"], ["backward"]]
 
 
-def test_running_statistics_take_one_launch_more_and_an_evaluation_two() -> None:
-    assert said()["layer"][3:] == ["track"]
+def test_running_statistics_move_in_the_launches_of_the_pass() -> None:
+    three = ["moments", "merge_moments", "normalize"]
+    assert said()["layer"] == said()["average"] == said()["function"] == three
+    assert said()["small layer"] == ["forward"]
+    assert said()["batches"] == 3
+
+
+def test_an_evaluation_launches_two_kernels() -> None:
     assert said()["evaluation"] == ["merge_moments", "normalize"]
 
 

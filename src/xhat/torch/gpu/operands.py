@@ -8,9 +8,11 @@ from torch import Tensor
 
 from xhat.layout import Strides, strides_on
 from xhat.plan import Plan
+from xhat.torch.gpu.formulas import BY_MOMENTUM, CUMULATIVE, NOT_MOVED
 from xhat.torch.gpu.tiles import tiles_of, walked
+from xhat.torch.inputs import Moving
 
-__all__ = ["Operands", "vector", "wide"]
+__all__ = ["Moved", "Operands", "vector", "wide"]
 
 Maybe = Tensor | None
 
@@ -83,6 +85,30 @@ class Operands:
         """The constants of a kernel over tiles of so many rows, in the order in which kernels name them."""
         t = self.tiles
         return dict(VEC=t.vec, ROWS=rows, COLUMNS=t.columns, **others, WIDE=self.wide, LANES=t.lanes)
+
+
+class Moved:
+    """Running statistics as a kernel takes them; none: the addresses of some other tensor, which it leaves alone."""
+
+    def __init__(self, moving: Moving | None, other: Tensor) -> None:
+        self.moving = moving
+        if moving is None:
+            self.tensors, self.numbers, self.how = (other, other, other), (0.0, 0.0), NOT_MOVED.value
+            return
+        mean, var, batches, weight, m, correction, running_correction = moving
+        self.tensors = mean, var, other if batches is None else batches
+        factor = 1.0 if isinstance(m, Tensor) else (m - correction) / (m - running_correction)
+        self.numbers = 0.0 if weight is None else weight, factor
+        self.how = CUMULATIVE.value if weight is None else BY_MOMENTUM.value
+
+    def count(self) -> None:
+        """After the launch: one batch more, unless it is empty."""
+        if self.moving is None:
+            return
+        mean, var, batches, _, m, *_ = self.moving
+        if batches is not None:
+            batches += (m > 0) if isinstance(m, Tensor) else 1
+        torch.autograd.graph.increment_version((mean, var))
 
 
 def _dense(t: Tensor, plan: Plan) -> Tensor:

@@ -21,8 +21,8 @@ from xhat.torch.cpu import FLOAT64, Run, plan_for
 from xhat.torch.gpu import maps, merge, sums, whole
 from xhat.torch.gpu.formulas import FROM_RESIDUAL, FROM_X, FROM_Y, LEAKY_RELU, NO_ACTIVATION, SILU
 from xhat.torch.gpu.launch import launch
-from xhat.torch.gpu.operands import Operands, vector, wide
-from xhat.torch.inputs import Inputs, check_mask, weights_in_order
+from xhat.torch.gpu.operands import Moved, Operands, vector, wide
+from xhat.torch.inputs import Inputs, Moving, check_mask, weights_in_order
 from xhat.torch.internals import ordinary
 
 __all__ = [
@@ -99,18 +99,21 @@ def normalize(x: Tensor, weight: Maybe, bias: Maybe, residual: Maybe, run: Run, 
     kind = dict(ACTIVATION=_ACTIVATIONS[activation], SLOPE=slope, RESIDUAL=residual is not None)
     affine = dict(GAMMA=weight is not None, BETA=bias is not None)
     gamma, beta = (p.first if t is None else t for t in (weight, bias))
+    moved = Moved(run.moving, statistics)
     if p.tiles.whole and run.batch and weights is None:
-        launch(whole.forward, (p.blocks,), (p["x"], p["residual"], y, mean, var, gamma, beta, *p.sizes,
-               *p.at("x", "residual", "y"), p.inner, float(correction), eps),
-               p.constants(p.tiles.rows, **kind, **affine))  # fmt: skip
+        launch(whole.forward, (p.blocks,), (p["x"], p["residual"], y, mean, var, gamma, beta, *moved.tensors, *p.sizes,
+               *p.at("x", "residual", "y"), p.inner, float(correction), eps, *moved.numbers),
+               p.constants(p.tiles.rows, **kind, **affine, MOVED=moved.how))  # fmt: skip
+        moved.count()
         return y
     terms = statistics.new_empty((4, p.channels), dtype=wide(x))
     parts = _sum_moments(p, weights) if run.batch else terms
-    launch(merge.merge_moments, (-(-p.channels // _CHANNELS),), (parts, mean, var, terms, gamma, beta, p.channels,
-           p.tiles.splits, m if run.batch else 1.0, float(correction), eps),
-           dict(STEP=_PARTS, COLUMNS=_CHANNELS, GIVEN=not run.batch, **affine))  # fmt: skip
+    launch(merge.merge_moments, (-(-p.channels // _CHANNELS),), (parts, mean, var, terms, gamma, beta, *moved.tensors,
+           p.channels, p.tiles.splits, m if run.batch else 1.0, float(correction), eps, *moved.numbers),
+           dict(STEP=_PARTS, COLUMNS=_CHANNELS, GIVEN=not run.batch, **affine, MOVED=moved.how))  # fmt: skip
     launch(maps.normalize, _grid(p), (p["x"], p["residual"], y, terms, *p.sizes,
            *p.at("x", "residual", "y"), p.inner, p.blocks), p.constants(p.tiles.map_rows, **kind))  # fmt: skip
+    moved.count()
     return y
 
 
@@ -136,9 +139,10 @@ def moments(x: Tensor, mask: Maybe) -> tuple[float, int, Tensor]:
     if count:
         p = Operands(plan, x=x)
         terms = found.new_empty((4, p.channels))
+        none = Moved(None, terms)
         launch(merge.merge_moments, (-(-p.channels // _CHANNELS),), (_sum_moments(p, weights), *found, terms, terms,
-               terms, p.channels, p.tiles.splits, 1.0, 0.0, 1.0),
-               dict(STEP=_PARTS, COLUMNS=_CHANNELS, GIVEN=False, GAMMA=False, BETA=False))  # fmt: skip
+               terms, *none.tensors, p.channels, p.tiles.splits, 1.0, 0.0, 1.0, *none.numbers),
+               dict(STEP=_PARTS, COLUMNS=_CHANNELS, GIVEN=False, GAMMA=False, BETA=False, MOVED=none.how))  # fmt: skip
     return count, values, found
 
 
@@ -153,17 +157,15 @@ def pre_of(x: Tensor, weight: Maybe, bias: Maybe, run: Run) -> Tensor:
     return normalize(x, weight, bias, None, Run(plan, run.statistics, math.inf, None, ENGINE))
 
 
-def track(
-    mean: Tensor, var: Tensor, batches: Maybe, statistics: Tensor, weight: float | None, factor: float
-) -> None:
-    """As `cpu.track`; weight None: 1 / batches, which is read on the device."""
-    channels = mean.shape[0]
-    counted = statistics if batches is None else batches
-    launch(merge.track, (-(-channels // _CHANNELS),), (mean, var, counted, *statistics, channels, weight or 0.0,
-           factor), dict(COLUMNS=_CHANNELS, CUMULATIVE=weight is None))  # fmt: skip
-    if batches is not None:
-        batches += 1
-    torch.autograd.graph.increment_version((mean, var))
+def track(moving: Moving, statistics: Tensor) -> None:
+    """As `cpu.track`, for statistics that no pass of this engine has found."""
+    moved = Moved(moving, statistics)
+    channels = statistics.shape[1]
+    counted = isinstance(moving.m, Tensor)
+    launch(merge.track, (-(-channels // _CHANNELS),), (*moved.tensors, *statistics, moving.m if counted else statistics,
+           channels, *moved.numbers, float(moving.correction), float(moving.running_correction)),
+           dict(COLUMNS=_CHANNELS, MOVED=moved.how, COUNTED=counted))  # fmt: skip
+    moved.count()
 
 
 # ------------------------------------------------------------------------------------------------------ backward

@@ -10,7 +10,7 @@ from xhat.torch.inputs import CODES, Batch, Inputs, check_nonfinite
 from xhat.torch.internals import constant, tracing
 from xhat.torch.nn import BatchNorm
 from xhat.torch.operators import Where
-from xhat.torch.running_stats import momentum_of
+from xhat.torch.running_stats import Following, momentum_of
 from xhat.torch.sync import frames, groups, names, shared_batch
 from xhat.torch.sync.frames import FrameHeader
 
@@ -137,10 +137,10 @@ class SyncBatchNorm(BatchNorm):
         return ranks > 1
 
     def _normalized(
-        self, t: Inputs, eps: Any, correction: Any, activation: Any
+        self, t: Inputs, eps: Any, correction: Any, activation: Any, *following: Following
     ) -> tuple[Tensor, Batch | None]:
         if t.mean is not None or not self._exchanges():
-            return super()._normalized(t, eps, correction, activation)
+            return super()._normalized(t, eps, correction, activation, *following)
         if tracing():
             path, details = _names_in_graph(self)
             where = Where(self._group, path, details=details)
