@@ -254,7 +254,7 @@ class Verdict:
 
     def _repr_html_(self) -> str | None:
         """The page in a notebook; without Jinja2 None, for which a notebook prints the headline."""
-        from xhat.lens.checker.page import render
+        from xhat.lens.checker.page.render import render
 
         try:
             return framed(render([self]))
