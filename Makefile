@@ -55,6 +55,7 @@ pytest: $(MADE)/engine $(MADE)/with-$(EXTRAS) $(MADE)/torch $(MADE)/architecture
 bench: $(MADE)/engine $(MADE)/with-bench $(MADE)/torch
 	$(BIN)/python -m benchmarks.bench
 	$(BIN)/python -m benchmarks.exactness
+	$(BIN)/python -m benchmarks.tolerances
 	$(BIN)/python -m benchmarks.torch_bench
 
 clean:
