@@ -57,6 +57,7 @@ pytest: $(MADE)/engine $(MADE)/with-$(EXTRAS) $(MADE)/torch $(MADE)/architecture
 bench: $(MADE)/engine $(MADE)/with-bench $(MADE)/torch
 	$(BIN)/python -m benchmarks.bench
 	$(BIN)/python -m benchmarks.exactness
+	$(BIN)/python -m benchmarks.tolerances
 	$(BIN)/python -m benchmarks.torch_bench
 
 # The pages of the reference are made anew, since a name may have gone. A warning is an error.

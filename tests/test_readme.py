@@ -133,6 +133,15 @@ def test_deviations_of_float64_that_overflow_when_squared() -> None:
     assert np.isnan(xhat.batch_norm(x * 1e155)[0]).all()
 
 
+def test_a_wrong_equation_is_answered_as_the_page_shows(capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("sympy")
+    equation, shown = re.search(
+        r"^\$ xhat derive --equation '(.*)'\n(.*?)^```", NUMPY, flags=re.MULTILINE | re.DOTALL
+    ).groups()  # type: ignore[union-attr]
+    assert main(["derive", "--equation", equation]) == 1
+    assert " ".join(capsys.readouterr().out.split()) == " ".join(shown.split())
+
+
 def test_the_derivation_counts_as_the_readme_says() -> None:
     pytest.importorskip("sympy")
     held = json.loads(

@@ -15,8 +15,10 @@ from benchmarks.harness.rows import read
 from benchmarks.tolerances import ACCURATE, CONSTANT, FOLDER, RESULTS, Error, allowed
 
 PAGE = (Path(__file__).parent.parent / "docs" / "tolerances.md").read_text("utf-8")
-(FILE,) = FOLDER.glob("*.csv")
-MACHINE, ROWS = read(FILE, Error)
+# Of all machines with results, the one that the page shows.
+((MACHINE, ROWS),) = (
+    found for found in (read(path, Error) for path in FOLDER.glob("*.csv")) if described_as(found[0]) in PAGE
+)
 
 
 def constant(row: Error) -> float:
