@@ -21,7 +21,8 @@ def faults(path: str) -> list[str]:
     metadata = email.message_from_bytes(wheel.read(f"{folder}/METADATA"))
     page = markdown.render(metadata.get_payload()) or ""
     links = re.findall(r"(?:href|src)=\"([^\"]*)\"", page)
-    found = [f"the page has a relative link: {link}" for link in links if not re.match("https?://|#", link)]
+    relative = [link for link in links if not re.match("https?://|#", link)]
+    found = [f"the page has relative links: {', '.join(relative)}"] if relative else []
     found += [f"the licence {name} is missing" for name in NAMES if f"{folder}/licenses/{name}" not in names]
     runtimes = [name for name in names if "omp" in name.rsplit("/", 1)[-1] and ".so" in name]
     if runtimes != ["xhat/libgomp.so.1"]:

@@ -49,7 +49,14 @@ sdist() {
     tar --extract --touch --file dist/xhat-*.tar.gz --directory "$place"
 }
 
-# wheel PYTHON PROCESSOR: the objects of the kernels are the same for every Python, so builds of a processor share a folder.
+# The objects of the kernels are the same for every Python, so the builds for a processor share a folder. They are kept
+# where scikit-build-core finds no sign that its own path has changed, which differs in each isolated build.
+shared_folder() {
+    rm -f "$place/$1/CMakeCache.txt" "$place/$1/.skbuild-info.json"
+    echo "build-dir=$place/$1"
+}
+
+# wheel PYTHON PROCESSOR
 wheel() {
     local python=$1 processor=$2 compiler=g++ suffix settings=()
     if [ "$processor" != x86_64 ]; then
@@ -57,11 +64,10 @@ wheel() {
         settings+=(-C cmake.define.CMAKE_SYSTEM_NAME=Linux -C "cmake.define.CMAKE_SYSTEM_PROCESSOR=$processor")
     fi
     suffix=$("$python" -c 'import sys; print("cpython-3%d" % sys.version_info[1])')
-    rm -f "$place/$processor/CMakeCache.txt"
     CXX=$compiler _PYTHON_HOST_PLATFORM=linux-$processor SETUPTOOLS_EXT_SUFFIX=.$suffix-$processor-linux-gnu.so \
         "$tools/pip" --python "$python" wheel --no-deps --quiet --wheel-dir "$place/unrepaired" \
         --build-constraint constraints-build.txt "${settings[@]}" \
-        -C cmake.define.XHAT_BUNDLE_OPENMP=ON -C "build-dir=$place/$processor" "$place"/xhat-*/
+        -C cmake.define.XHAT_BUNDLE_OPENMP=ON -C "$(shared_folder "$processor")" "$place"/xhat-*/
 }
 
 build() {
@@ -120,19 +126,24 @@ try_wheels() {
 # As pip installs it anywhere: without the runtime of OpenMP. The kernels' objects are those that the wheels are made from.
 try_sdist() {
     environment sdist "${found[0]}"
-    rm -f "$place/x86_64/CMakeCache.txt"
     "$tools/pip" --python "$place/sdist/bin/python" install --quiet --no-deps --build-constraint constraints-build.txt \
-        -C "build-dir=$place/x86_64" "$place"/xhat-*/
+        -C "$(shared_folder x86_64)" "$place"/xhat-*/
     run_tests sdist "${core[@]}"
 }
 
-# The wheel for ARM64 in QEMU, where tools/arm64.sh has left one; its Python is 3.11, with NumPy.
+# The wheel for ARM64 in QEMU, where tools/arm64.sh has left an ARM64 Python 3.11 with NumPy.
 try_arm64() {
     local python=$PWD/build/arm64/root/usr/bin/xhat-python
-    [ -x "$python" ] || { echo "make arm64 makes an ARM64 Python, which would try these wheels too."; return; }
+    if [ ! -x "$python" ]; then
+        echo "make arm64 makes an ARM64 Python, which would try the wheels for ARM64 too: they are left untested."
+        return
+    fi
     rm -rf "$place/arm64"
     "$tools/python" -m zipfile -e dist/*-cp311-*_aarch64.whl "$place/arm64"
-    (cd "$place"/xhat-*/ && PYTHONPATH=$place/arm64 "$python" -m pytest --quiet tests/wheel tests/test_numpy.py)
+    echo "Tests with the wheel for ARM64"
+    (cd "$place"/xhat-*/ && export PYTHONPATH=$place/arm64 \
+        && "$python" -c 'import xhat; print(xhat.__file__, xhat.config())' \
+        && "$python" -m pytest --quiet tests/test_numpy.py)
 }
 
 torch="torch==$(sed -n 's/^torch==//p' constraints.txt)+cpu"

@@ -7,6 +7,7 @@ not follow torch.set_num_threads, and its threads spin on the cores of the first
 import json
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import in_a_process
@@ -20,35 +21,63 @@ if not (PACKAGE / "libgomp.so.1").exists():
         allow_module_level=True,
     )
 
-ORDERS = ["import torch, xhat", "import xhat, torch", "import xhat.torch"]
-# Both use their threads; then the runtimes in the memory of the process.
-USED = """
-import json
+USES = """
+import json, os, signal, warnings
+from pathlib import Path
 import numpy as np
-
-def runtimes():
-    lines = [line.split() for line in open("/proc/self/maps")]
-    return sorted({line[5] for line in lines if len(line) > 5 and "omp" in line[5].rsplit("/", 1)[1].split(".")[0]})
+import xhat
 
 x = np.random.default_rng(0).normal(size=(16, 24, 56, 56)).astype(np.float32)
 exact = x.astype(float).mean((0, 2, 3))
+
 def right():
     return bool(abs(xhat.moments(x).mean - exact).max() < 1e-9)
+
+def runtimes():
+    lines = [line.split(maxsplit=5) for line in Path("/proc/self/maps").read_text().splitlines()]
+    files = {line[5] for line in lines if len(line) == 6}
+    return sorted(file for file in files if Path(file).name.startswith(("libgomp", "libomp", "libiomp")))
 """
+BESIDE_TORCH = """
+import torch
+
+torch.ones(1 << 20).exp()
+found = {"right": right(), "runtimes": runtimes()}
+
+warnings.simplefilter("ignore", DeprecationWarning)  # of forking with threads: the very thing under test
+pid = os.fork()
+if pid == 0:
+    signal.alarm(60)  # ends a child that hangs
+    os._exit(0 if right() else 1)
+found["child"], found["afterwards"] = os.waitpid(pid, 0)[1], right()
+
+found["threads"] = []
+for threads in (1, 3, 2):
+    torch.set_num_threads(threads)
+    found["threads"].append(xhat.config()["threads"])
+print(json.dumps(found))
+"""
+
+
+@pytest.fixture(scope="module", params=["import torch, xhat", "import xhat, torch", "import xhat.torch"])
+def found(request: pytest.FixtureRequest) -> dict[str, Any]:
+    """What a process finds that imports both in this order and then uses both, with two threads."""
+    pytest.importorskip("torch")
+    return json.loads(
+        in_a_process(f"{request.param}\n{USES}\n{BESIDE_TORCH}", timeout=300, OMP_NUM_THREADS="2")
+    )
 
 
 def test_without_another_runtime_the_one_of_the_wheel_is_loaded() -> None:
     """Even where the system has one: so none is needed there."""
-    found = in_a_process(
-        "import xhat\n" + USED + "print(json.dumps([right(), runtimes()]))", LD_LIBRARY_PATH=""
-    )
-    assert json.loads(found) == [True, [str(PACKAGE / "libgomp.so.1")]]
+    printed = in_a_process(USES + "print(json.dumps([right(), runtimes()]))", LD_LIBRARY_PATH="")
+    assert json.loads(printed) == [True, [str(PACKAGE / "libgomp.so.1")]]
 
 
 def test_the_loader_looks_beside_the_module() -> None:
     try:
         printed = subprocess.run(
-            ["readelf", "-d", xhat._kernels.__file__], capture_output=True, text=True, check=True
+            ["readelf", "-d", str(xhat._kernels.__file__)], capture_output=True, text=True, check=True
         )  # type: ignore[attr-defined]
     except FileNotFoundError:
         pytest.skip("readelf is not installed")
@@ -56,35 +85,13 @@ def test_the_loader_looks_beside_the_module() -> None:
     assert "(RUNPATH)            Library runpath: [$ORIGIN]" in printed.stdout
 
 
-@pytest.mark.parametrize("order", ORDERS)
-def test_a_process_with_torch_has_one_runtime(order: str) -> None:
-    pytest.importorskip("torch")
-    code = f"{order}\nimport xhat, torch\n{USED}torch.ones(1 << 20).exp()\nprint(json.dumps([right(), runtimes()]))"
-    good, runtimes = json.loads(in_a_process(code, OMP_NUM_THREADS="2"))
-    assert good and [Path(name).name for name in runtimes] == ["libgomp.so.1"]
+def test_a_process_with_torch_has_one_runtime(found: dict[str, Any]) -> None:
+    assert found["right"] and [Path(file).name for file in found["runtimes"]] == ["libgomp.so.1"]
 
 
-@pytest.mark.parametrize("order", ORDERS)
-@pytest.mark.parametrize("threads", [1, 2, 3])
-def test_torchs_number_of_threads_is_heeded(order: str, threads: int) -> None:
-    pytest.importorskip("torch")
-    code = f"{order}\nimport xhat, torch\ntorch.set_num_threads({threads})\nprint(xhat.config()['threads'])"
-    assert int(in_a_process(code, OMP_NUM_THREADS="2")) == threads
+def test_torchs_number_of_threads_is_heeded(found: dict[str, Any]) -> None:
+    assert found["threads"] == [1, 3, 2]
 
 
-@pytest.mark.parametrize("order", ORDERS)
-def test_a_forked_child_works_after_both_have_used_their_threads(order: str) -> None:
-    pytest.importorskip("torch")
-    code = """
-import os, signal, warnings
-warnings.simplefilter("ignore", DeprecationWarning)  # of forking with threads: the very thing under test
-torch.ones(1 << 20).exp()
-before = right()
-pid = os.fork()
-if pid == 0:
-    signal.alarm(30)  # ends a child that hangs
-    os._exit(0 if right() else 1)
-print(json.dumps([before, os.waitpid(pid, 0)[1], right()]))
-"""
-    found = in_a_process(f"{order}\nimport xhat, torch\n{USED}{code}", OMP_NUM_THREADS="2")
-    assert json.loads(found) == [True, 0, True]
+def test_a_forked_child_works_after_both_have_used_their_threads(found: dict[str, Any]) -> None:
+    assert found["child"] == 0 and found["afterwards"]
