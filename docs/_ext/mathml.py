@@ -12,8 +12,8 @@ HAT = "<mo>&#x0005E;</mo></mover>", '<mo stretchy="false">&#x002C6;</mo></mover>
 
 
 def mathml(node: nodes.Element, display: str) -> str:
-    """The formula of a node, which is LaTeX."""
-    return convert(node.astext().strip(), display=display).replace(*HAT)
+    """The formula of a node, which is LaTeX; latex2mathml has `aligned` under the name `split`."""
+    return convert(node.astext().strip().replace("{aligned}", "{split}"), display=display).replace(*HAT)
 
 
 def inline(translator: Any, node: nodes.math) -> None:

@@ -10,22 +10,21 @@ if TYPE_CHECKING:
 VARIADIC = Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD
 
 
-class Named:
-    """A default that is a class or a function, shown by its name."""
+class Shown:
+    """A default as a page shows it: classes and functions by their names, other objects without a text as dots."""
 
-    def __init__(self, named: Any) -> None:
-        self.named = named
+    def __init__(self, default: Any) -> None:
+        self.text = getattr(default, "__name__", None) or ("..." if " at 0x" in repr(default) else repr(default))
 
     def __repr__(self) -> str:
-        return str(self.named.__name__)
+        return self.text
 
 
 def parameters(obj: Any) -> list[Parameter]:
     """What can be passed to a function or a class, without types, and without `**unknown`, which only raises."""
     found = _of_class(obj) if isinstance(obj, type) else list(inspect.signature(obj).parameters.values())
     shown = [p.replace(annotation=Parameter.empty) for p in found if p.name != "unknown"]
-    named = {p.name for p in shown if p.default is not Parameter.empty and hasattr(p.default, "__name__")}
-    return [p.replace(default=Named(p.default)) if p.name in named else p for p in shown]
+    return [p if p.default is Parameter.empty else p.replace(default=Shown(p.default)) for p in shown]
 
 
 def _of_class(cls: type) -> list[Parameter]:
@@ -37,7 +36,7 @@ def _of_class(cls: type) -> list[Parameter]:
             continue
         own = list(inspect.signature(vars(above)["__init__"]).parameters.values())[1:]
         for p in own:
-            if p.kind not in VARIADIC and "_Sentinel" not in repr(p.default):  # Flax sets it itself
+            if p.kind not in VARIADIC:
                 found.setdefault(p.name, p if positional else p.replace(kind=Parameter.KEYWORD_ONLY))
         if not any(p.kind is Parameter.VAR_KEYWORD for p in own):
             break
