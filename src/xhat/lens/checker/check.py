@@ -105,10 +105,12 @@ def check(
     >>> import numpy as np
     >>> import xhat.lens
     >>> def forward(x, gamma, beta, eps=1e-5):
-    ...     return gamma * (x - x.mean(0)) / (x.var(0) + eps) + beta
+    ...     return gamma * (x - x.mean(0)) / np.sqrt(x.var(0)) + beta
     >>> verdict = xhat.lens.check(forward)
+    >>> verdict
+    <forward: wrong: eps missing in the forward [y].>
     >>> verdict.right, verdict.names
-    (False, frozenset({'square root missing in the forward'}))
+    (False, frozenset({'eps missing in the forward'}))
     """
     adapter = adapter or Adapter()
     check_arguments(forward, backward, adapter, like, correction, layout, dtype, eps)
