@@ -45,7 +45,7 @@ class BatchNorm(linen.BatchNorm):
         Accepted, and means nothing.
     force_float32_reductions : bool, default True
         Whether running statistics start as float32 rather than in param_dtype.
-    parent, name : optional
+    name : str, optional
         As for any module of Flax.
 
     Raises
