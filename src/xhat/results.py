@@ -125,7 +125,8 @@ class Moments(NamedTuple):
         >>> import numpy as np
         >>> import xhat
         >>> x = np.arange(8.0).reshape(4, 2)
-        >>> xhat.moments(x[:1]).merge(xhat.moments(x[1:2]), xhat.moments(x[2:])).m2.tolist()
+        >>> a, b, c = xhat.moments(x[:1]), xhat.moments(x[1:2]), xhat.moments(x[2:])
+        >>> a.merge(b, c).m2.tolist()
         [20.0, 20.0]
         """
         total = self
@@ -377,7 +378,8 @@ def gradient_paths(dy: Any, context: Context) -> Paths:
 
     ::
 
-        direct   =  gamma rstd g                                           g = dy act'(pre)
+        g        =  dy act'(pre)
+        direct   =  gamma rstd g
         mean     = -gamma rstd w sum(g) / m
         variance = -gamma rstd w xhat sum(g xhat) / (m - correction)
 

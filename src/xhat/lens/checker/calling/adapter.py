@@ -59,8 +59,10 @@ class Adapter:
     >>> import numpy as np
     >>> import xhat.lens
     >>> def forward(features, k, shift):
-    ...     return k * (features - features.mean(0)) / np.sqrt(features.var(0) + 1e-5) + shift
-    >>> adapter = xhat.lens.Adapter(names={"features": "x", "k": "gamma", "shift": "beta"})
+    ...     centred, var = features - features.mean(0), features.var(0)
+    ...     return k * centred / np.sqrt(var + 1e-5) + shift
+    >>> names = {"features": "x", "k": "gamma", "shift": "beta"}
+    >>> adapter = xhat.lens.Adapter(names=names)
     >>> xhat.lens.check(forward, adapter=adapter)
     <forward: right (y).>
     """

@@ -106,7 +106,8 @@ def check_data(
     >>> import numpy as np
     >>> import xhat.lens
     >>> x = np.array([[1.0], [2.0], [4.0], [5.0]])
-    >>> xhat.lens.check_data({"x": x, "y": (x - 3) / np.sqrt(2.5 + 1e-5), "eps": 1e-5}).right
+    >>> y = (x - 3) / np.sqrt(2.5 + 1e-5)  # what the kernel gave
+    >>> xhat.lens.check_data({"x": x, "y": y, "eps": 1e-5}).right
     True
     """
     if dtype is not None and dtype not in UNIT:
