@@ -38,7 +38,7 @@ class BatchNorm:
         training      mu, var of this batch, and then, with k the momentum:
                       running_mean = (1 - k) running_mean + k mu
                       running_var  = (1 - k) running_var + k m2 / (m - running_correction)
-        evaluation    mu = running_mean, var = running_var: constants for the backward pass
+        evaluation    mu = running_mean, var = running_var: constants in backward
 
     Parameters
     ----------
@@ -237,8 +237,8 @@ class BatchNorm:
 
             dgamma = sum dy xhat     dbeta = sum dy     dresidual = dy     past the activation
 
-            after training      dx = gamma rstd (dy - w sum dy / m - w xhat sum(dy xhat) / (m - c))
-            after evaluation    dx = gamma rstd dy
+            training      dx = gamma rstd (dy - w sum dy / m - w xhat sum(dy xhat) / (m - c))
+            evaluation    dx = gamma rstd dy
 
         Gradients are replaced, not accumulated. Each forward pass can be differentiated once, and x is let go.
 

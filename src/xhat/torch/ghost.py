@@ -23,8 +23,8 @@ class GhostBatchNorm(BatchNorm):
     ::
 
         training      y of the samples of group k = BatchNorm(x of these samples)
-                      the running statistics follow the moments of all groups merged: those of
-                      the whole batch
+                      the running statistics follow the moments of all groups merged:
+                      those of the whole batch
         evaluation    as `BatchNorm`
 
     The arguments, parameters, buffers and state_dict are those of `BatchNorm`, with groups as the second argument.
@@ -192,8 +192,8 @@ class GhostBatchNorm1d(GhostBatchNorm, nn.BatchNorm1d):
     ::
 
         training      y of the samples of group k = BatchNorm(x of these samples)
-                      the running statistics follow the moments of all groups merged: those of
-                      the whole batch
+                      the running statistics follow the moments of all groups merged:
+                      those of the whole batch
         evaluation    as `BatchNorm`
 
     The arguments, parameters, buffers and state_dict are those of `BatchNorm1d`, with groups as the second argument.
@@ -270,8 +270,8 @@ class GhostBatchNorm2d(GhostBatchNorm, nn.BatchNorm2d):
     ::
 
         training      y of the samples of group k = BatchNorm(x of these samples)
-                      the running statistics follow the moments of all groups merged: those of
-                      the whole batch
+                      the running statistics follow the moments of all groups merged:
+                      those of the whole batch
         evaluation    as `BatchNorm`
 
     The arguments, parameters, buffers and state_dict are those of `BatchNorm2d`, with groups as the second argument.
@@ -348,8 +348,8 @@ class GhostBatchNorm3d(GhostBatchNorm, nn.BatchNorm3d):
     ::
 
         training      y of the samples of group k = BatchNorm(x of these samples)
-                      the running statistics follow the moments of all groups merged: those of
-                      the whole batch
+                      the running statistics follow the moments of all groups merged:
+                      those of the whole batch
         evaluation    as `BatchNorm`
 
     The arguments, parameters, buffers and state_dict are those of `BatchNorm3d`, with groups as the second argument.

@@ -40,7 +40,7 @@ class BatchNorm(nn.modules.batchnorm._BatchNorm):
     ::
 
         y = act(weight (x - mu) / sqrt(var + eps) + bias [+ residual])
-        training     mu, var of the batch, with var = m2 / (m - correction); the running statistics
+        training     mu and var = m2 / (m - correction) of the batch; the running statistics
                      follow, with m2 / (m - running_correction) for the variance
         evaluation   mu, var = running_mean, running_var
 
@@ -356,7 +356,7 @@ class BatchNorm1d(BatchNorm, nn.BatchNorm1d):
     ::
 
         y = act(weight (x - mu) / sqrt(var + eps) + bias [+ residual])
-        training     mu, var of the batch, with var = m2 / (m - correction); the running statistics
+        training     mu and var = m2 / (m - correction) of the batch; the running statistics
                      follow, with m2 / (m - running_correction) for the variance
         evaluation   mu, var = running_mean, running_var
 
@@ -455,7 +455,7 @@ class BatchNorm2d(BatchNorm, nn.BatchNorm2d):
     ::
 
         y = act(weight (x - mu) / sqrt(var + eps) + bias [+ residual])
-        training     mu, var of the batch, with var = m2 / (m - correction); the running statistics
+        training     mu and var = m2 / (m - correction) of the batch; the running statistics
                      follow, with m2 / (m - running_correction) for the variance
         evaluation   mu, var = running_mean, running_var
 
@@ -554,7 +554,7 @@ class BatchNorm3d(BatchNorm, nn.BatchNorm3d):
     ::
 
         y = act(weight (x - mu) / sqrt(var + eps) + bias [+ residual])
-        training     mu, var of the batch, with var = m2 / (m - correction); the running statistics
+        training     mu and var = m2 / (m - correction) of the batch; the running statistics
                      follow, with m2 / (m - running_correction) for the variance
         evaluation   mu, var = running_mean, running_var
 

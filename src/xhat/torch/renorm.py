@@ -30,7 +30,8 @@ class BatchRenorm(BatchNorm):
     ::
 
         y = act(weight (xhat r + d) + bias [+ residual])
-        xhat = (x - mu) / sigma     sigma = sqrt(var + eps)     sigma_run = sqrt(running_var + eps)
+        xhat = (x - mu) / sigma, by the batch
+        sigma = sqrt(var + eps)     sigma_run = sqrt(running_var + eps)
         r = clip(sigma / sigma_run, 1 / rmax, rmax)
         d = clip((mu - running_mean) / sigma_run, -dmax, dmax)
 
@@ -281,7 +282,8 @@ class BatchRenorm1d(BatchRenorm, nn.BatchNorm1d):
     ::
 
         y = act(weight (xhat r + d) + bias [+ residual])
-        xhat = (x - mu) / sigma     sigma = sqrt(var + eps)     sigma_run = sqrt(running_var + eps)
+        xhat = (x - mu) / sigma, by the batch
+        sigma = sqrt(var + eps)     sigma_run = sqrt(running_var + eps)
         r = clip(sigma / sigma_run, 1 / rmax, rmax)
         d = clip((mu - running_mean) / sigma_run, -dmax, dmax)
 
@@ -364,7 +366,8 @@ class BatchRenorm2d(BatchRenorm, nn.BatchNorm2d):
     ::
 
         y = act(weight (xhat r + d) + bias [+ residual])
-        xhat = (x - mu) / sigma     sigma = sqrt(var + eps)     sigma_run = sqrt(running_var + eps)
+        xhat = (x - mu) / sigma, by the batch
+        sigma = sqrt(var + eps)     sigma_run = sqrt(running_var + eps)
         r = clip(sigma / sigma_run, 1 / rmax, rmax)
         d = clip((mu - running_mean) / sigma_run, -dmax, dmax)
 
@@ -447,7 +450,8 @@ class BatchRenorm3d(BatchRenorm, nn.BatchNorm3d):
     ::
 
         y = act(weight (xhat r + d) + bias [+ residual])
-        xhat = (x - mu) / sigma     sigma = sqrt(var + eps)     sigma_run = sqrt(running_var + eps)
+        xhat = (x - mu) / sigma, by the batch
+        sigma = sqrt(var + eps)     sigma_run = sqrt(running_var + eps)
         r = clip(sigma / sigma_run, 1 / rmax, rmax)
         d = clip((mu - running_mean) / sigma_run, -dmax, dmax)
 
