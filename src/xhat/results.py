@@ -147,7 +147,7 @@ class Moments(NamedTuple):
 
         Parameters
         ----------
-        correction : int, default 0
+        correction : {0, 1}, default 0
             0 for the variance of these values, 1 for the unbiased estimate of the variance of their distribution.
 
         Returns
@@ -158,7 +158,7 @@ class Moments(NamedTuple):
         Raises
         ------
         ArgumentError
-            Unless the count is greater than the correction.
+            Unless the count is greater than the correction, and for another correction.
 
         Examples
         --------

@@ -70,7 +70,7 @@ def check(
         The convention that is required. By default any consistent convention is detected and accepted.
     correction : {0, 1}, optional
         The correction that is required. By default it is detected.
-    layout : {"NC", "NCHW", "NHWC", "NCL", "NLC", "CN"}, optional
+    layout : {"NC", "NCHW", "NHWC", "NCL", "NLC", "NCDHW", "NDHWC", "CN"}, optional
         The layout of x. By default it is detected.
     dtype : {"float64", "float32", "bfloat16", "float16"}, optional
         The dtype of the arrays. By default it is detected.

@@ -52,7 +52,8 @@ class Adapter:
         The quantities of a returned tuple in its order, such as ``("dx", "dbeta", "dgamma")``. ``"cache"`` is passed
         to the backward, ``"-"`` is ignored.
     arrays : {"numpy", "torch", "jax"}, optional
-        The arrays that the functions take. By default they are found by trial.
+        The arrays that the functions take. By default those of the package that they use, else of every package that
+        is loaded.
 
     Examples
     --------

@@ -71,7 +71,7 @@ def check_data(
         are missing. Usual names are recognized (weight, scale, dout, grad_input, ...). eps, momentum, correction, axis
         or layout, and training (0: evaluation) may be in it as single values. Several cases have names before a slash:
         "case0/x".
-    layout : {"NC", "NCHW", "NHWC", "NCL", "NLC", "CN"}, optional
+    layout : {"NC", "NCHW", "NHWC", "NCL", "NLC", "NCDHW", "NDHWC", "CN"}, optional
         The layout of x, if the data do not have it.
     axis : int, optional
         The channel axis of x, in place of a layout.
