@@ -59,11 +59,12 @@ class Paths(NamedTuple):
     >>> import xhat
     >>> x = np.array([[1.0], [2.0], [6.0]])
     >>> y, context = xhat.batch_norm(x)
-    >>> paths = xhat.gradient_paths(np.array([[1.0], [0.0], [0.0]]), context)
+    >>> dy = np.array([[1.0], [0.0], [0.0]])
+    >>> paths = xhat.gradient_paths(dy, context)
     >>> paths.mean.round(4).ravel().tolist()
     [-0.1543, -0.1543, -0.1543]
     >>> dx = paths.direct + paths.mean + paths.variance
-    >>> np.allclose(dx, xhat.batch_norm_backward(np.array([[1.0], [0.0], [0.0]]), context).dx)
+    >>> np.allclose(dx, xhat.batch_norm_backward(dy, context).dx)
     True
     """
 

@@ -23,9 +23,11 @@ class BatchNorm(eqx.nn.BatchNorm):
 
     The constructor, the state and the call are those of Equinox's layer::
 
-        training, mode "batch"   y = weight (x - mu) / sqrt(var + eps) + bias, with the batch's own mu and var = m2 / m
-        training, mode "ema"     the same with the running statistics, which this batch has moved
-        evaluation               the same with the running statistics
+        y = weight (x - mu) / sqrt(var + eps) + bias
+
+        training, mode "batch"   mu and var = m2 / m of the batch
+        training, mode "ema"     the running statistics, which this batch has moved
+        evaluation               the running statistics
 
     Parameters
     ----------
@@ -65,7 +67,8 @@ class BatchNorm(eqx.nn.BatchNorm):
     >>> import jax
     >>> import numpy as np
     >>> from xhat.equinox import BatchNorm
-    >>> layer, state = eqx.nn.make_with_state(BatchNorm)(1, axis_name="batch", mode="batch")
+    >>> make = eqx.nn.make_with_state(BatchNorm)
+    >>> layer, state = make(1, axis_name="batch", mode="batch")
     >>> xs = np.array([[1.0], [2.0], [6.0]], np.float32)
     >>> mapped = jax.vmap(layer, axis_name="batch", in_axes=(0, None), out_axes=(0, None))
     >>> ys, state = jax.jit(mapped)(xs, state)

@@ -33,10 +33,12 @@ class BatchNormalization(keras.layers.BatchNormalization):
 
     They are exact far from zero and under masks, too::
 
-        training        y = gamma (x - mu) / sqrt(var + epsilon) + beta     mu = sum w x / m, var = sum w (x - mu)^2 / m
-                        moving_mean     += (1 - momentum) (mu - moving_mean)
-                        moving_variance += (1 - momentum) (var - moving_variance)
-        inference       the same with mu = moving_mean, var = moving_variance
+        y = gamma (x - mu) / sqrt(var + epsilon) + beta
+
+        training     mu = sum w x / m     var = sum w (x - mu)^2 / m     of the batch, and then
+                     moving_mean     += (1 - momentum) (mu - moving_mean)
+                     moving_variance += (1 - momentum) (var - moving_variance)
+        inference    mu = moving_mean     var = moving_variance
 
     The constructor, weights and their names, config and defaults are inherited; ``.weights.h5`` files load in both
     directions.
@@ -270,7 +272,8 @@ def revert(model: keras.Layer) -> tuple[keras.Layer, list[str]]:
     --------
     >>> import keras
     >>> import xhat.keras
-    >>> model, changes = xhat.keras.convert(keras.Sequential([keras.layers.BatchNormalization()]))
+    >>> model = keras.Sequential([keras.layers.BatchNormalization()])
+    >>> model, changes = xhat.keras.convert(model)
     >>> model, changes = xhat.keras.revert(model)
     >>> type(model.layers[0]) is keras.layers.BatchNormalization
     True

@@ -33,11 +33,12 @@ class BatchNorm:
 
     ::
 
-        training      y = act(gamma (x - mu) rstd + beta [+ residual])       moments of this batch
-        evaluation    the same with mu = running_mean, var = running_var    constants for the backward
-        after each training batch, with k the momentum:
+        y = act(gamma (x - mu) rstd + beta [+ residual])
+
+        training      mu, var of this batch, and then, with k the momentum:
                       running_mean = (1 - k) running_mean + k mu
-                      running_var  = (1 - k) running_var  + k m2 / (m - running_correction)
+                      running_var  = (1 - k) running_var + k m2 / (m - running_correction)
+        evaluation    mu = running_mean, var = running_var: constants in backward
 
     Parameters
     ----------
@@ -234,9 +235,10 @@ class BatchNorm:
 
         ::
 
-            dgamma = sum dy xhat         dbeta = sum dy         dresidual = dy, each past the activation
-            dx = gamma rstd (dy - w sum_dy / m - w xhat sum_dy_xhat / (m - c))     after training
-            dx = gamma rstd dy                                                    after evaluation
+            dgamma = sum dy xhat     dbeta = sum dy     dresidual = dy     past the activation
+
+            training      dx = gamma rstd (dy - w sum dy / m - w xhat sum(dy xhat) / (m - c))
+            evaluation    dx = gamma rstd dy
 
         Gradients are replaced, not accumulated. Each forward pass can be differentiated once, and x is let go.
 

@@ -125,7 +125,7 @@ def batch_norm(
         The channel axis, or several axes that are the channels together.
     eps : float, default 1e-5
         Added to the variance inside the square root.
-    correction : int, default 0
+    correction : {0, 1}, default 0
         0 to divide by m, 1 to divide by m - 1.
     mask : array_like, optional
         Bool, or weights w of at least 0. It broadcasts to x and has size 1 along the channels. It weighs the

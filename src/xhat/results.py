@@ -125,7 +125,8 @@ class Moments(NamedTuple):
         >>> import numpy as np
         >>> import xhat
         >>> x = np.arange(8.0).reshape(4, 2)
-        >>> xhat.moments(x[:1]).merge(xhat.moments(x[1:2]), xhat.moments(x[2:])).m2.tolist()
+        >>> a, b, c = xhat.moments(x[:1]), xhat.moments(x[1:2]), xhat.moments(x[2:])
+        >>> a.merge(b, c).m2.tolist()
         [20.0, 20.0]
         """
         total = self
@@ -146,7 +147,7 @@ class Moments(NamedTuple):
 
         Parameters
         ----------
-        correction : int, default 0
+        correction : {0, 1}, default 0
             0 for the variance of these values, 1 for the unbiased estimate of the variance of their distribution.
 
         Returns
@@ -157,7 +158,7 @@ class Moments(NamedTuple):
         Raises
         ------
         ArgumentError
-            Unless the count is greater than the correction.
+            Unless the count is greater than the correction, and for another correction.
 
         Examples
         --------
@@ -377,7 +378,8 @@ def gradient_paths(dy: Any, context: Context) -> Paths:
 
     ::
 
-        direct   =  gamma rstd g                                           g = dy act'(pre)
+        g        =  dy act'(pre)
+        direct   =  gamma rstd g
         mean     = -gamma rstd w sum(g) / m
         variance = -gamma rstd w xhat sum(g xhat) / (m - correction)
 

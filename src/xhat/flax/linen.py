@@ -19,9 +19,12 @@ class BatchNorm(linen.BatchNorm):
 
     The attributes, the collections and the call are those of Flax's layer::
 
-        training     y = scale (x - mu) / sqrt(var + epsilon) + bias, with the batch's own mu and var = m2 / m;
-                     mean = momentum mean + (1 - momentum) mu     var = momentum var + (1 - momentum) m2 / m
-        evaluation   the same with mean and var of the collection batch_stats
+        y = scale (x - mu) / sqrt(var + epsilon) + bias
+
+        training     mu and var = m2 / m of the batch, and then
+                     mean = momentum mean + (1 - momentum) mu
+                     var  = momentum var + (1 - momentum) m2 / m
+        evaluation   mean and var of the collection batch_stats
 
     Parameters
     ----------
@@ -45,7 +48,7 @@ class BatchNorm(linen.BatchNorm):
         Accepted, and means nothing.
     force_float32_reductions : bool, default True
         Whether running statistics start as float32 rather than in param_dtype.
-    parent, name : optional
+    name : str, optional
         As for any module of Flax.
 
     Raises
@@ -67,9 +70,14 @@ class BatchNorm(linen.BatchNorm):
     >>> layer = BatchNorm(use_running_average=False, momentum=0.9)
     >>> x = np.array([[1.0], [2.0], [6.0]], np.float32)
     >>> variables = jax.jit(layer.init)(jax.random.key(0), x)
-    >>> y, moved = jax.jit(lambda v: layer.apply(v, x, mutable=["batch_stats"]))(variables)
-    >>> print(np.asarray(y).round(3).ravel(), np.asarray(moved["batch_stats"]["mean"]).round(3))
-    [-0.926 -0.463  1.389] [0.3]
+    >>> @jax.jit
+    ... def call(variables, x):
+    ...     return layer.apply(variables, x, mutable=["batch_stats"])
+    >>> y, moved = call(variables, x)
+    >>> print(np.asarray(y).round(3).ravel())
+    [-0.926 -0.463  1.389]
+    >>> print(np.asarray(moved["batch_stats"]["mean"]).round(3))
+    [0.3]
     """
 
     @linen.compact

@@ -19,9 +19,12 @@ class BatchNorm(nnx.BatchNorm):
 
     The constructor, the state and the call are those of Flax's layer::
 
-        training     y = scale (x - mu) / sqrt(var + epsilon) + bias, with the batch's own mu and var = m2 / m;
-                     mean = momentum mean + (1 - momentum) mu     var = momentum var + (1 - momentum) m2 / m
-        evaluation   the same with mean and var
+        y = scale (x - mu) / sqrt(var + epsilon) + bias
+
+        training     mu and var = m2 / m of the batch, and then
+                     mean = momentum mean + (1 - momentum) mu
+                     var  = momentum var + (1 - momentum) m2 / m
+        evaluation   mean and var of the layer
 
     Parameters
     ----------
@@ -61,13 +64,16 @@ class BatchNorm(nnx.BatchNorm):
     >>> from flax import nnx
     >>> from xhat.flax.nnx import BatchNorm
     >>> layer = BatchNorm(1, momentum=0.9, rngs=nnx.Rngs(0))
-    >>> x, mask = np.array([[1], [2], [6], [0]], np.float32), np.array([[1], [1], [1], [0]], bool)
+    >>> x = np.array([[1], [2], [6], [0]], np.float32)
+    >>> mask = np.array([[1], [1], [1], [0]], bool)
     >>> @nnx.jit
     ... def call(layer, x, mask):
     ...     return layer(x, mask=mask)
     >>> y = call(layer, x, mask)
-    >>> print(np.asarray(y).round(3).ravel()[:3], np.asarray(layer.mean[...]).round(3))
-    [-0.926 -0.463  1.389] [0.3]
+    >>> print(np.asarray(y).round(3).ravel()[:3])
+    [-0.926 -0.463  1.389]
+    >>> print(np.asarray(layer.mean[...]).round(3))
+    [0.3]
     """
 
     def __call__(self, x: Any, use_running_average: bool | None = None, *, mask: Any = None) -> Array:

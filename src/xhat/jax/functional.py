@@ -253,7 +253,8 @@ def moments(
     >>> import jax
     >>> import jax.numpy as jnp
     >>> from xhat.jax import moments
-    >>> x, mask = jnp.array([[1.0], [2.0], [jnp.nan]]), jnp.array([[True], [True], [False]])
+    >>> x = jnp.array([[1.0], [2.0], [jnp.nan]])
+    >>> mask = jnp.array([[True], [True], [False]])
     >>> jax.jit(moments)(x, mask=mask).mean.tolist()
     [1.5]
     """

@@ -30,7 +30,9 @@ def adapt(model: nn.Module, mode: str = "blend", *, prior: float = 16, momentum:
 
     ::
 
-        n = na + nb     mu = (na mu_a + nb mu_b) / n     var = (na var_a + nb var_b) / n + na nb (mu_a - mu_b)^2 / n^2
+        n   = na + nb
+        mu  = (na mu_a + nb mu_b) / n
+        var = (na var_a + nb var_b) / n + na nb (mu_a - mu_b)^2 / n^2
 
     b is the test batch, of nb samples, and a is what the mode says.
 

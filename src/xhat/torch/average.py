@@ -37,7 +37,7 @@ def average(
     ::
 
         parameters      p = sum of w_k p_k / sum of w_k
-        running_mean    mu = sum of n_k mu_k / n                             n = sum of n_k
+        running_mean    mu = sum of n_k mu_k / n                     n = sum of n_k
         running_var     sum of [(n_k - c) var_k + n_k (mu_k - mu)^2] / (n - c)
 
     The second term of the variance is that between the models' means; an average of variances lacks it. Everything is

@@ -58,7 +58,8 @@ class DomainBatchNorm(nn.Module):
     >>> import torch
     >>> import xhat.torch as xt
     >>> norm = xt.DomainBatchNorm(xt.BatchNorm1d(1), domains=2)
-    >>> x, labels = torch.tensor([[1.0], [10.0], [3.0], [30.0]]), torch.tensor([0, 1, 0, 1])
+    >>> x = torch.tensor([[1.0], [10.0], [3.0], [30.0]])
+    >>> labels = torch.tensor([0, 1, 0, 1])
     >>> norm(x, labels).flatten().detach().round(decimals=3)
     tensor([-1., -1.,  1.,  1.])
     >>> norm.layers[1].running_mean

@@ -79,7 +79,7 @@ class ExponentialAverage(AveragedModel):
     >>> model = torch.nn.Sequential(xt.BatchNorm1d(1))
     >>> average = xt.ExponentialAverage(model, decay=0.5)
     >>> average.update(model)
-    >>> y = model(torch.tensor([[1.0], [2.0], [6.0]]))  # running_mean 0.3, running_var 1.6
+    >>> y = model(torch.tensor([[1.0], [2.0], [6.0]]))  # 0.3 and 1.6
     >>> average.update(model)
     >>> average.module[0].running_mean, average.module[0].running_var
     (tensor([0.1500]), tensor([1.3225]))

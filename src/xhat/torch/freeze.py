@@ -23,10 +23,10 @@ def freeze(model: M, statistics: bool = True, affine: bool = True) -> M:
 
     ``.train()`` and ``.eval()`` do not change that, and repr shows it::
 
-        statistics    y = weight (x - running_mean) / sqrt(running_var + eps) + bias in training too; the running
-                      statistics stay
-        affine        weight and bias are constants: requires_grad is False and .grad is None, also for the originals
-                      of parametrized ones
+        statistics    y = weight (x - running_mean) / sqrt(running_var + eps) + bias
+                      in training too; the running statistics stay
+        affine        weight and bias are constants: requires_grad is False and .grad is None,
+                      also for the originals of parametrized ones
 
     Parameters
     ----------

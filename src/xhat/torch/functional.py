@@ -60,9 +60,10 @@ def batch_norm(
 
         y = act(weight (x - mu) / sqrt(var + eps) + bias [+ residual])
 
-        training     mu = sum w x / m     var = sum w (x - mu)^2 / (m - correction)     of this batch, and then
+        training     mu = sum w x / m     var = sum w (x - mu)^2 / (m - correction)
+                     of this batch, and then, with v = sum w (x - mu)^2 / (m - running_correction):
                      running_mean += momentum (mu - running_mean)
-                     running_var  += momentum (var (m - correction) / (m - running_correction) - running_var)
+                     running_var  += momentum (v - running_var)
         else         mu = running_mean    var = running_var
 
     Parameters

@@ -24,7 +24,8 @@ class GhostBatchNorm(BatchNorm):
     ::
 
         training      y of the samples of group k = BatchNorm(x of these samples)
-                      the running statistics follow the moments of all groups merged: those of the whole batch
+                      the running statistics follow the moments of all groups merged:
+                      those of the whole batch
         evaluation    as `BatchNorm`
 
     The arguments, parameters, buffers and state_dict are those of `BatchNorm`, with groups as the second argument.
@@ -192,7 +193,8 @@ class GhostBatchNorm1d(GhostBatchNorm, nn.BatchNorm1d):
     ::
 
         training      y of the samples of group k = BatchNorm(x of these samples)
-                      the running statistics follow the moments of all groups merged: those of the whole batch
+                      the running statistics follow the moments of all groups merged:
+                      those of the whole batch
         evaluation    as `BatchNorm`
 
     The arguments, parameters, buffers and state_dict are those of `BatchNorm1d`, with groups as the second argument.
@@ -269,7 +271,8 @@ class GhostBatchNorm2d(GhostBatchNorm, nn.BatchNorm2d):
     ::
 
         training      y of the samples of group k = BatchNorm(x of these samples)
-                      the running statistics follow the moments of all groups merged: those of the whole batch
+                      the running statistics follow the moments of all groups merged:
+                      those of the whole batch
         evaluation    as `BatchNorm`
 
     The arguments, parameters, buffers and state_dict are those of `BatchNorm2d`, with groups as the second argument.
@@ -346,7 +349,8 @@ class GhostBatchNorm3d(GhostBatchNorm, nn.BatchNorm3d):
     ::
 
         training      y of the samples of group k = BatchNorm(x of these samples)
-                      the running statistics follow the moments of all groups merged: those of the whole batch
+                      the running statistics follow the moments of all groups merged:
+                      those of the whole batch
         evaluation    as `BatchNorm`
 
     The arguments, parameters, buffers and state_dict are those of `BatchNorm3d`, with groups as the second argument.

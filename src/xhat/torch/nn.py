@@ -40,8 +40,8 @@ class BatchNorm(nn.modules.batchnorm._BatchNorm):
     ::
 
         y = act(weight (x - mu) / sqrt(var + eps) + bias [+ residual])
-        training     mu, var of the batch (var = m2 / (m - correction)); the running statistics follow, with
-                     m2 / (m - running_correction) for the variance
+        training     mu and var = m2 / (m - correction) of the batch; the running statistics
+                     follow, with m2 / (m - running_correction) for the variance
         evaluation   mu, var = running_mean, running_var
 
     The arguments, defaults, parameters, buffers and state_dict are those of torch's layers; what follows them is new.
@@ -362,8 +362,8 @@ class BatchNorm1d(BatchNorm, nn.BatchNorm1d):
     ::
 
         y = act(weight (x - mu) / sqrt(var + eps) + bias [+ residual])
-        training     mu, var of the batch (var = m2 / (m - correction)); the running statistics follow, with
-                     m2 / (m - running_correction) for the variance
+        training     mu and var = m2 / (m - correction) of the batch; the running statistics
+                     follow, with m2 / (m - running_correction) for the variance
         evaluation   mu, var = running_mean, running_var
 
     The arguments, defaults, parameters, buffers and state_dict are those of torch's layers; what follows them is new.
@@ -396,6 +396,19 @@ class BatchNorm1d(BatchNorm, nn.BatchNorm1d):
         What a batch with NaN, infinity or a variance that overflows does to the running statistics: it moves them, as
         in torch; its channels stay as they are and the buffer ``skipped`` counts them; or the call raises.
 
+    Attributes
+    ----------
+    weight, bias : torch.nn.Parameter or None
+        gamma and beta, of shape (C,). None without affine.
+    running_mean, running_var : torch.Tensor or None
+        The running statistics, of shape (C,), float32 or wider whatever the layer is cast to.
+    num_batches_tracked : torch.Tensor or None
+        The number of batches that the running statistics have seen.
+    skipped : torch.Tensor or None
+        How many batches each channel has left out, with ``nonfinite="skip"``. It is not in the state_dict.
+    frozen_statistics, frozen_affine : bool
+        Whether `freeze` has made constants of the statistics, and of weight and bias.
+
     Raises
     ------
     ShapeError
@@ -409,8 +422,18 @@ class BatchNorm1d(BatchNorm, nn.BatchNorm1d):
 
     See Also
     --------
-    xhat.torch.nn.BatchNorm : What the layers share: attributes, and the arguments of a call.
     convert : Replace the batch norms of a model.
+
+    Notes
+    -----
+    Errors are classes of `xhat.errors` that name the layer by its path in the running model; where torch raises for the
+    same mistake, they are of torch's class as well.
+
+    The activation is hidden from tools that compute a batch norm from its parameters: they get an ``eps`` that raises
+    an ArgumentError in the sum with a variance. Setting ``nonfinite`` makes the buffer ``skipped``.
+
+    A forward pass within a backward pass, where activation checkpointing repeats one, does not move the running
+    statistics, and neither does an empty batch.
 
     References
     ----------
@@ -422,12 +445,12 @@ class BatchNorm1d(BatchNorm, nn.BatchNorm1d):
     >>> import torch
     >>> import xhat.torch as xt
     >>> layer = xt.BatchNorm1d(1)
-    >>> y = layer(torch.tensor([[1.0], [2.0], [6.0]]))
-    >>> y.flatten().detach()
+    >>> x = torch.tensor([[1.0], [2.0], [6.0]])
+    >>> layer(x).flatten().detach()
     tensor([-0.9258, -0.4629,  1.3887])
     >>> layer.running_mean, layer.running_var
     (tensor([0.3000]), tensor([1.6000]))
-    >>> layer.eval()(torch.tensor([[1.0], [2.0], [6.0]])).flatten().detach()
+    >>> layer.eval()(x).flatten().detach()
     tensor([0.5534, 1.3440, 4.5062])
     """
 
@@ -438,8 +461,8 @@ class BatchNorm2d(BatchNorm, nn.BatchNorm2d):
     ::
 
         y = act(weight (x - mu) / sqrt(var + eps) + bias [+ residual])
-        training     mu, var of the batch (var = m2 / (m - correction)); the running statistics follow, with
-                     m2 / (m - running_correction) for the variance
+        training     mu and var = m2 / (m - correction) of the batch; the running statistics
+                     follow, with m2 / (m - running_correction) for the variance
         evaluation   mu, var = running_mean, running_var
 
     The arguments, defaults, parameters, buffers and state_dict are those of torch's layers; what follows them is new.
@@ -472,6 +495,19 @@ class BatchNorm2d(BatchNorm, nn.BatchNorm2d):
         What a batch with NaN, infinity or a variance that overflows does to the running statistics: it moves them, as
         in torch; its channels stay as they are and the buffer ``skipped`` counts them; or the call raises.
 
+    Attributes
+    ----------
+    weight, bias : torch.nn.Parameter or None
+        gamma and beta, of shape (C,). None without affine.
+    running_mean, running_var : torch.Tensor or None
+        The running statistics, of shape (C,), float32 or wider whatever the layer is cast to.
+    num_batches_tracked : torch.Tensor or None
+        The number of batches that the running statistics have seen.
+    skipped : torch.Tensor or None
+        How many batches each channel has left out, with ``nonfinite="skip"``. It is not in the state_dict.
+    frozen_statistics, frozen_affine : bool
+        Whether `freeze` has made constants of the statistics, and of weight and bias.
+
     Raises
     ------
     ShapeError
@@ -485,8 +521,18 @@ class BatchNorm2d(BatchNorm, nn.BatchNorm2d):
 
     See Also
     --------
-    xhat.torch.nn.BatchNorm : What the layers share: attributes, and the arguments of a call.
     convert : Replace the batch norms of a model.
+
+    Notes
+    -----
+    Errors are classes of `xhat.errors` that name the layer by its path in the running model; where torch raises for the
+    same mistake, they are of torch's class as well.
+
+    The activation is hidden from tools that compute a batch norm from its parameters: they get an ``eps`` that raises
+    an ArgumentError in the sum with a variance. Setting ``nonfinite`` makes the buffer ``skipped``.
+
+    A forward pass within a backward pass, where activation checkpointing repeats one, does not move the running
+    statistics, and neither does an empty batch.
 
     References
     ----------
@@ -498,12 +544,12 @@ class BatchNorm2d(BatchNorm, nn.BatchNorm2d):
     >>> import torch
     >>> import xhat.torch as xt
     >>> layer = xt.BatchNorm2d(1)
-    >>> y = layer(torch.tensor([1.0, 2.0, 6.0]).reshape(1, 1, 1, 3))
-    >>> y.flatten().detach()
+    >>> x = torch.tensor([1.0, 2.0, 6.0]).reshape(1, 1, 1, 3)
+    >>> layer(x).flatten().detach()
     tensor([-0.9258, -0.4629,  1.3887])
     >>> layer.running_mean, layer.running_var
     (tensor([0.3000]), tensor([1.6000]))
-    >>> layer.eval()(torch.tensor([1.0, 2.0, 6.0]).reshape(1, 1, 1, 3)).flatten().detach()
+    >>> layer.eval()(x).flatten().detach()
     tensor([0.5534, 1.3440, 4.5062])
     """
 
@@ -514,8 +560,8 @@ class BatchNorm3d(BatchNorm, nn.BatchNorm3d):
     ::
 
         y = act(weight (x - mu) / sqrt(var + eps) + bias [+ residual])
-        training     mu, var of the batch (var = m2 / (m - correction)); the running statistics follow, with
-                     m2 / (m - running_correction) for the variance
+        training     mu and var = m2 / (m - correction) of the batch; the running statistics
+                     follow, with m2 / (m - running_correction) for the variance
         evaluation   mu, var = running_mean, running_var
 
     The arguments, defaults, parameters, buffers and state_dict are those of torch's layers; what follows them is new.
@@ -548,6 +594,19 @@ class BatchNorm3d(BatchNorm, nn.BatchNorm3d):
         What a batch with NaN, infinity or a variance that overflows does to the running statistics: it moves them, as
         in torch; its channels stay as they are and the buffer ``skipped`` counts them; or the call raises.
 
+    Attributes
+    ----------
+    weight, bias : torch.nn.Parameter or None
+        gamma and beta, of shape (C,). None without affine.
+    running_mean, running_var : torch.Tensor or None
+        The running statistics, of shape (C,), float32 or wider whatever the layer is cast to.
+    num_batches_tracked : torch.Tensor or None
+        The number of batches that the running statistics have seen.
+    skipped : torch.Tensor or None
+        How many batches each channel has left out, with ``nonfinite="skip"``. It is not in the state_dict.
+    frozen_statistics, frozen_affine : bool
+        Whether `freeze` has made constants of the statistics, and of weight and bias.
+
     Raises
     ------
     ShapeError
@@ -561,8 +620,18 @@ class BatchNorm3d(BatchNorm, nn.BatchNorm3d):
 
     See Also
     --------
-    xhat.torch.nn.BatchNorm : What the layers share: attributes, and the arguments of a call.
     convert : Replace the batch norms of a model.
+
+    Notes
+    -----
+    Errors are classes of `xhat.errors` that name the layer by its path in the running model; where torch raises for the
+    same mistake, they are of torch's class as well.
+
+    The activation is hidden from tools that compute a batch norm from its parameters: they get an ``eps`` that raises
+    an ArgumentError in the sum with a variance. Setting ``nonfinite`` makes the buffer ``skipped``.
+
+    A forward pass within a backward pass, where activation checkpointing repeats one, does not move the running
+    statistics, and neither does an empty batch.
 
     References
     ----------
@@ -574,12 +643,12 @@ class BatchNorm3d(BatchNorm, nn.BatchNorm3d):
     >>> import torch
     >>> import xhat.torch as xt
     >>> layer = xt.BatchNorm3d(1)
-    >>> y = layer(torch.tensor([1.0, 2.0, 6.0]).reshape(1, 1, 1, 1, 3))
-    >>> y.flatten().detach()
+    >>> x = torch.tensor([1.0, 2.0, 6.0]).reshape(1, 1, 1, 1, 3)
+    >>> layer(x).flatten().detach()
     tensor([-0.9258, -0.4629,  1.3887])
     >>> layer.running_mean, layer.running_var
     (tensor([0.3000]), tensor([1.6000]))
-    >>> layer.eval()(torch.tensor([1.0, 2.0, 6.0]).reshape(1, 1, 1, 1, 3)).flatten().detach()
+    >>> layer.eval()(x).flatten().detach()
     tensor([0.5534, 1.3440, 4.5062])
     """
 

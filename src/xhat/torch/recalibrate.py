@@ -47,7 +47,8 @@ class Recalibrated(NamedTuple):
     --------
     >>> import torch
     >>> import xhat.torch as xt
-    >>> found = xt.recalibrate(xt.BatchNorm1d(1), [torch.tensor([[1.0], [2.0], [6.0]])], progress=False)
+    >>> batches = [torch.tensor([[1.0], [2.0], [6.0]])]
+    >>> found = xt.recalibrate(xt.BatchNorm1d(1), batches, progress=False)
     >>> found[0].m, found[0].batches, round(found[0].ratio, 4)
     (3.0, 1, 0.2143)
     """
@@ -78,7 +79,9 @@ def recalibrate(
 
     ::
 
-        m = sum of w     running_mean = sum of w x / m     running_var = sum of w (x - mean)^2 / (m - correction)
+        m            = sum of w
+        running_mean = sum of w x / m
+        running_var  = sum of w (x - running_mean)^2 / (m - correction)
 
     The sums are over all values x that reach the layer, in all calls and on all ranks of the process group. The
     correction is the layer's, and 0 for torch's layers. num_batches_tracked becomes the number of calls.

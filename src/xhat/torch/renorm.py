@@ -29,9 +29,11 @@ class BatchRenorm(BatchNorm):
 
     ::
 
-        y = act(weight (xhat r + d) + bias [+ residual])        xhat = (x - mu) / sigma, by the batch
-        r = clip(sigma / sigma_run, 1 / rmax, rmax)             sigma = sqrt(var + eps)
-        d = clip((mu - running_mean) / sigma_run, -dmax, dmax)  sigma_run = sqrt(running_var + eps)
+        y = act(weight (xhat r + d) + bias [+ residual])
+        xhat = (x - mu) / sigma, by the batch
+        sigma = sqrt(var + eps)     sigma_run = sqrt(running_var + eps)
+        r = clip(sigma / sigma_run, 1 / rmax, rmax)
+        d = clip((mu - running_mean) / sigma_run, -dmax, dmax)
 
     In training, r and d are constants of the batch and have no gradient: this is a batch norm with the weight ``weight
     r`` and the bias ``bias + weight d``. As long as nothing is clipped, y is what the layer computes in evaluation,
@@ -171,7 +173,7 @@ class BatchRenorm(BatchNorm):
         return cls(num_features, **preset | options)  # type: ignore[arg-type]
 
     def bounds(self, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
-        """Return the bounds of r and of abs(d) in the next step.
+        """Return the bounds of r and of the magnitude of d in the next step.
 
         Parameters
         ----------
@@ -279,9 +281,11 @@ class BatchRenorm1d(BatchRenorm, nn.BatchNorm1d):
 
     ::
 
-        y = act(weight (xhat r + d) + bias [+ residual])        xhat = (x - mu) / sigma, by the batch
-        r = clip(sigma / sigma_run, 1 / rmax, rmax)             sigma = sqrt(var + eps)
-        d = clip((mu - running_mean) / sigma_run, -dmax, dmax)  sigma_run = sqrt(running_var + eps)
+        y = act(weight (xhat r + d) + bias [+ residual])
+        xhat = (x - mu) / sigma, by the batch
+        sigma = sqrt(var + eps)     sigma_run = sqrt(running_var + eps)
+        r = clip(sigma / sigma_run, 1 / rmax, rmax)
+        d = clip((mu - running_mean) / sigma_run, -dmax, dmax)
 
     In training, r and d are constants of the batch and have no gradient: this is a batch norm with the weight ``weight
     r`` and the bias ``bias + weight d``. As long as nothing is clipped, y is what the layer computes in evaluation,
@@ -361,9 +365,11 @@ class BatchRenorm2d(BatchRenorm, nn.BatchNorm2d):
 
     ::
 
-        y = act(weight (xhat r + d) + bias [+ residual])        xhat = (x - mu) / sigma, by the batch
-        r = clip(sigma / sigma_run, 1 / rmax, rmax)             sigma = sqrt(var + eps)
-        d = clip((mu - running_mean) / sigma_run, -dmax, dmax)  sigma_run = sqrt(running_var + eps)
+        y = act(weight (xhat r + d) + bias [+ residual])
+        xhat = (x - mu) / sigma, by the batch
+        sigma = sqrt(var + eps)     sigma_run = sqrt(running_var + eps)
+        r = clip(sigma / sigma_run, 1 / rmax, rmax)
+        d = clip((mu - running_mean) / sigma_run, -dmax, dmax)
 
     In training, r and d are constants of the batch and have no gradient: this is a batch norm with the weight ``weight
     r`` and the bias ``bias + weight d``. As long as nothing is clipped, y is what the layer computes in evaluation,
@@ -443,9 +449,11 @@ class BatchRenorm3d(BatchRenorm, nn.BatchNorm3d):
 
     ::
 
-        y = act(weight (xhat r + d) + bias [+ residual])        xhat = (x - mu) / sigma, by the batch
-        r = clip(sigma / sigma_run, 1 / rmax, rmax)             sigma = sqrt(var + eps)
-        d = clip((mu - running_mean) / sigma_run, -dmax, dmax)  sigma_run = sqrt(running_var + eps)
+        y = act(weight (xhat r + d) + bias [+ residual])
+        xhat = (x - mu) / sigma, by the batch
+        sigma = sqrt(var + eps)     sigma_run = sqrt(running_var + eps)
+        r = clip(sigma / sigma_run, 1 / rmax, rmax)
+        d = clip((mu - running_mean) / sigma_run, -dmax, dmax)
 
     In training, r and d are constants of the batch and have no gradient: this is a batch norm with the weight ``weight
     r`` and the bias ``bias + weight d``. As long as nothing is clipped, y is what the layer computes in evaluation,

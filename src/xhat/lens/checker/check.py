@@ -70,7 +70,7 @@ def check(
         The convention that is required. By default any consistent convention is detected and accepted.
     correction : {0, 1}, optional
         The correction that is required. By default it is detected.
-    layout : {"NC", "NCHW", "NHWC", "NCL", "NLC", "CN"}, optional
+    layout : {"NC", "NCHW", "NHWC", "NCL", "NLC", "NCDHW", "NDHWC", "CN"}, optional
         The layout of x. By default it is detected.
     dtype : {"float64", "float32", "bfloat16", "float16"}, optional
         The dtype of the arrays. By default it is detected.
@@ -105,10 +105,12 @@ def check(
     >>> import numpy as np
     >>> import xhat.lens
     >>> def forward(x, gamma, beta, eps=1e-5):
-    ...     return gamma * (x - x.mean(0)) / (x.var(0) + eps) + beta
+    ...     return gamma * (x - x.mean(0)) / np.sqrt(x.var(0)) + beta
     >>> verdict = xhat.lens.check(forward)
+    >>> verdict
+    <forward: wrong: eps missing in the forward [y].>
     >>> verdict.right, verdict.names
-    (False, frozenset({'square root missing in the forward'}))
+    (False, frozenset({'eps missing in the forward'}))
     """
     adapter = adapter or Adapter()
     check_arguments(forward, backward, adapter, like, correction, layout, dtype, eps)

@@ -126,7 +126,7 @@ def evaluate(
 
     ::
 
-        gradient(node) = sum over its outgoing edges of  gradient(target) * d target / d node
+        gradient(node) = sum over its outgoing edges of gradient(target) * d target / d node
 
     Everything is computed in float64.
 
@@ -172,7 +172,8 @@ def evaluate(
     >>> found = xhat.lens.evaluate(x, dy)
     >>> found.gradients["x"].round(4).ravel().tolist()
     [0.1763, -0.2204, 0.0441]
-    >>> np.allclose(found.gradients["x"], xhat.batch_norm_backward(dy, xhat.batch_norm(x)[1]).dx)
+    >>> y, context = xhat.batch_norm(x)
+    >>> np.allclose(found.gradients["x"], xhat.batch_norm_backward(dy, context).dx)
     True
     """
     x, dy = np.asarray(x), np.asarray(dy)

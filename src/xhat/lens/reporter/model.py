@@ -74,7 +74,8 @@ def report_model(
     >>> import torch
     >>> import xhat.lens
     >>> model = torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.BatchNorm1d(2))
-    >>> xhat.lens.report_model(model, torch.randn(8, 3), lambda output: output.sum())  # doctest: +SKIP
+    >>> batch = torch.randn(8, 3)
+    >>> xhat.lens.report_model(model, batch, torch.sum)  # doctest: +SKIP
     PosixPath('report.html')
     """
     calls = _gather(model, batch, loss)

@@ -43,7 +43,7 @@ def accumulate(
     ::
 
         L = sum_i n_i / n loss(model(batch_i), batch_i)         n = sum_i n_i
-        mu, var, sum dy, sum dy xhat of each batch norm: those of all micro-batches together
+        mu, var, sum dy, sum dy xhat of each batch norm: of all micro-batches together
 
     The call leaves in ``.grad`` (added to what is there), in running statistics and in counters what one pass of all
     samples would have left. All micro-batches go through the model in step: each waits at a batch norm until the
@@ -99,11 +99,13 @@ def accumulate(
     >>> import torch
     >>> import xhat.torch as xt
     >>> _ = torch.manual_seed(0)
-    >>> model = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.BatchNorm1d(3), torch.nn.Linear(3, 1))
+    >>> from torch import nn
+    >>> model = nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3), nn.Linear(3, 1))
     >>> x, y = torch.randn(8, 2), torch.randn(8, 1)
     >>> def loss(output, batch):
-    ...     return torch.nn.functional.mse_loss(output, batch[1])
-    >>> found = xt.accumulate(model, zip(x.chunk(4), y.chunk(4)), loss, keep="all")
+    ...     return nn.functional.mse_loss(output, batch[1])
+    >>> micro_batches = zip(x.chunk(4), y.chunk(4))
+    >>> found = xt.accumulate(model, micro_batches, loss, keep="all")
     >>> torch.allclose(found, loss(model(x), (x, y)))
     True
     """

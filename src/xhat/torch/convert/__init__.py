@@ -120,7 +120,8 @@ def convert(model: M) -> tuple[M, list[Change]]:
     --------
     >>> import torch
     >>> import xhat.torch as xt
-    >>> model = torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.BatchNorm1d(2), torch.nn.ReLU())
+    >>> from torch import nn
+    >>> model = nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2), nn.ReLU())
     >>> model, changes = xt.convert(model)
     >>> print(*changes, sep="\n")
     1: torch.nn.BatchNorm1d -> xhat.torch.BatchNorm1d, fused with relu

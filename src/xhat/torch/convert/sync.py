@@ -62,7 +62,8 @@ def convert_sync(model: M, process_group: Any = None) -> M:
     --------
     >>> import torch
     >>> import xhat.torch as xt
-    >>> model = xt.convert_sync(torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.BatchNorm1d(2)))
+    >>> model = torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.BatchNorm1d(2))
+    >>> model = xt.convert_sync(model)
     >>> type(model[1])
     <class 'xhat.torch.sync.layer.SyncBatchNorm'>
     """

@@ -91,8 +91,10 @@ def diagnose(
     >>> import torch
     >>> import xhat.torch as xt
     >>> _ = torch.manual_seed(0)
-    >>> model = torch.nn.Sequential(torch.nn.BatchNorm1d(2), torch.nn.Linear(2, 1)).eval()
-    >>> d = xt.diagnose(model, [torch.randn(16, 2) + 5 for _ in range(4)], progress=False)
+    >>> from torch import nn
+    >>> model = nn.Sequential(nn.BatchNorm1d(2), nn.Linear(2, 1)).eval()
+    >>> batches = [torch.randn(16, 2) + 5 for _ in range(4)]
+    >>> d = xt.diagnose(model, batches, progress=False)
     >>> d.findings[0].cause, d.findings[0].severity
     ('statistics-never-updated', 'harmful')
     >>> print(d.findings[0].remedy)

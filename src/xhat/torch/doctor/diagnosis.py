@@ -55,7 +55,8 @@ class Diagnosis:
     --------
     >>> import torch
     >>> import xhat.torch as xt
-    >>> d = xt.diagnose(torch.nn.BatchNorm1d(2).eval(), [torch.ones(4, 2)], progress=False)
+    >>> model = torch.nn.BatchNorm1d(2).eval()
+    >>> d = xt.diagnose(model, [torch.ones(4, 2)], progress=False)
     >>> sorted(d.modes)
     ['batch', 'evaluation', 'pooled', 'train']
     >>> d.layers[0]["layer"], d.batches
@@ -167,11 +168,13 @@ class Diagnosis:
         >>> import torch
         >>> import xhat.torch as xt
         >>> _ = torch.manual_seed(0)
-        >>> model = torch.nn.Sequential(torch.nn.BatchNorm1d(2), torch.nn.Linear(2, 1)).eval()
-        >>> d = xt.diagnose(model, [torch.randn(16, 2) + 5 for _ in range(4)], progress=False)
+        >>> from torch import nn
+        >>> model = nn.Sequential(nn.BatchNorm1d(2), nn.Linear(2, 1)).eval()
+        >>> batches = [torch.randn(16, 2) + 5 for _ in range(4)]
+        >>> d = xt.diagnose(model, batches, progress=False)
         >>> treatment = d.treat()
-        >>> print(treatment)
-        applied      statistics-never-updated: recalibrated 1 layer with the moments of 4 batches
+        >>> treatment.applied
+        [('statistics-never-updated', 'recalibrated 1 layer with the moments of 4 batches')]
         >>> treatment.undo()
         >>> model[0].running_mean
         tensor([0., 0.])

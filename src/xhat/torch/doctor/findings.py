@@ -104,8 +104,9 @@ class Finding:
     --------
     >>> import torch
     >>> import xhat.torch as xt
-    >>> layer = {"weight": torch.ones(1), "bias": torch.zeros(1)}
-    >>> d = xt.examine({**layer, "running_mean": torch.zeros(1), "running_var": torch.tensor([float("nan")])})
+    >>> state = torch.nn.BatchNorm1d(1).state_dict()
+    >>> state["running_var"][0] = float("nan")
+    >>> d = xt.examine(state)
     >>> finding = d.findings[0]
     >>> finding.cause, finding.severity
     ('statistics-not-finite', 'harmful')

@@ -102,7 +102,8 @@ def fold(model: M, example_inputs: Any, *, batches: Iterable[Any] | None = None)
 
     ::
 
-        y = gamma rstd (W x + b - mu) + beta = (gamma rstd W) x + gamma rstd (b - mu) + beta
+        y = gamma rstd (W x + b - mu) + beta
+          = (gamma rstd W) x + gamma rstd (b - mu) + beta
 
     Parameters
     ----------
@@ -151,10 +152,11 @@ def fold(model: M, example_inputs: Any, *, batches: Iterable[Any] | None = None)
     >>> import torch
     >>> import xhat.torch as xt
     >>> _ = torch.manual_seed(0)
-    >>> model = torch.nn.Sequential(torch.nn.Conv2d(1, 2, 3), torch.nn.BatchNorm2d(2), torch.nn.ReLU()).eval()
+    >>> from torch import nn
+    >>> model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.ReLU()).eval()
     >>> small, changes = xt.fold(model, torch.randn(1, 1, 4, 4))
     >>> print(changes[0])  # doctest: +ELLIPSIS
-    1: torch.nn.BatchNorm2d -> 0 (gain ..., bound ..., error ..., unfolded ..., values up to ...)
+    1: torch.nn.BatchNorm2d -> 0 (gain ..., bound ..., error ...)
     >>> x = torch.randn(2, 1, 5, 5)
     >>> torch.allclose(small(x), model(x), atol=1e-6)
     True
@@ -218,7 +220,8 @@ def fold_frozen(model: M, *, example_inputs: Any = None) -> tuple[M, list[Folded
     --------
     >>> import torch
     >>> import xhat.torch as xt
-    >>> model, _ = xt.convert(torch.nn.Sequential(torch.nn.Conv2d(1, 2, 3), torch.nn.BatchNorm2d(2)))
+    >>> model = torch.nn.Sequential(torch.nn.Conv2d(1, 2, 3), torch.nn.BatchNorm2d(2))
+    >>> model, _ = xt.convert(model)
     >>> model, changes = xt.fold_frozen(xt.freeze(model, affine=False))
     >>> print(changes[0])
     1: xhat.torch.BatchNorm2d -> 0

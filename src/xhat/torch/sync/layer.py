@@ -24,8 +24,8 @@ class SyncBatchNorm(BatchNorm):
 
     In training, its statistics are those of all ranks::
 
-        forward    m, mu, m2 of each rank       -> all-gather -> merged -> y, running statistics
-        backward   sum dy, sum dy xhat          -> all-gather -> added  -> dx
+        forward    m, mu, m2 of each rank   -> all-gather -> merged -> y, running statistics
+        backward   sum dy, sum dy xhat      -> all-gather -> added  -> dx
 
     The input is (N, C, ...), with at least 2 dimensions. N may differ between ranks, and may be 0. A mask weighs the
     values of all ranks together.

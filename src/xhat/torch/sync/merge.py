@@ -77,7 +77,9 @@ def merge_running_statistics(model: M, process_group: Any = None) -> M:
 
     ::
 
-        n = sum of n_r    mean = sum of n_r mean_r / n    var = sum of n_r (var_r + (mean_r - mean)^2) / n
+        n    = sum of n_r
+        mean = sum of n_r mean_r / n
+        var  = sum of n_r (var_r + (mean_r - mean)^2) / n
 
     n_r is num_batches_tracked of rank r (1 for a layer that does not count), so that a rank weighs as much as the
     batches it has seen, and a rank that has seen none is ignored. The second term of var is the variance between the

@@ -52,15 +52,18 @@ class Adapter:
         The quantities of a returned tuple in its order, such as ``("dx", "dbeta", "dgamma")``. ``"cache"`` is passed
         to the backward, ``"-"`` is ignored.
     arrays : {"numpy", "torch", "jax"}, optional
-        The arrays that the functions take. By default they are found by trial.
+        The arrays that the functions take. By default those of the package that they use, else of every package that
+        is loaded.
 
     Examples
     --------
     >>> import numpy as np
     >>> import xhat.lens
     >>> def forward(features, k, shift):
-    ...     return k * (features - features.mean(0)) / np.sqrt(features.var(0) + 1e-5) + shift
-    >>> adapter = xhat.lens.Adapter(names={"features": "x", "k": "gamma", "shift": "beta"})
+    ...     centred, var = features - features.mean(0), features.var(0)
+    ...     return k * centred / np.sqrt(var + 1e-5) + shift
+    >>> names = {"features": "x", "k": "gamma", "shift": "beta"}
+    >>> adapter = xhat.lens.Adapter(names=names)
     >>> xhat.lens.check(forward, adapter=adapter)
     <forward: right (y).>
     """

@@ -79,7 +79,7 @@ def probes(
 
     Parameters
     ----------
-    layout : {"NC", "NCHW", "NHWC", "NCL", "NLC", "CN"}, default "NCHW"
+    layout : {"NC", "NCHW", "NHWC", "NCL", "NLC", "NCDHW", "NDHWC", "CN"}, default "NCHW"
         The layout of x.
     dtype : {"float64", "float32", "bfloat16", "float16"}, default "float32"
         The dtype of x and dy. bfloat16 arrays are their bits as uint16.

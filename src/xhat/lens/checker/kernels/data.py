@@ -71,7 +71,7 @@ def check_data(
         are missing. Usual names are recognized (weight, scale, dout, grad_input, ...). eps, momentum, correction, axis
         or layout, and training (0: evaluation) may be in it as single values. Several cases have names before a slash:
         "case0/x".
-    layout : {"NC", "NCHW", "NHWC", "NCL", "NLC", "CN"}, optional
+    layout : {"NC", "NCHW", "NHWC", "NCL", "NLC", "NCDHW", "NDHWC", "CN"}, optional
         The layout of x, if the data do not have it.
     axis : int, optional
         The channel axis of x, in place of a layout.
@@ -106,7 +106,8 @@ def check_data(
     >>> import numpy as np
     >>> import xhat.lens
     >>> x = np.array([[1.0], [2.0], [4.0], [5.0]])
-    >>> xhat.lens.check_data({"x": x, "y": (x - 3) / np.sqrt(2.5 + 1e-5), "eps": 1e-5}).right
+    >>> y = (x - 3) / np.sqrt(2.5 + 1e-5)  # what the kernel gave
+    >>> xhat.lens.check_data({"x": x, "y": y, "eps": 1e-5}).right
     True
     """
     if dtype is not None and dtype not in UNIT:
