@@ -51,7 +51,7 @@ class Run(NamedTuple):
     """One forward pass: its plan, and what the backward pass needs of it besides tensors of x's size and parameters.
 
     statistics    mean and var (2, C) in float64: the batch's, which `normalize` writes, or given ones
-    m             the sum of weights; infinite for given statistics
+    m             the sum of weights; infinite for given statistics; on a device, a scalar for many ranks' batch
     weights       a copy of the mask's elements in the order in which the kernels read them; None: all are 1
     engine        the module whose kernels run it: this one, or gpu.passes
     moving        what a forward pass moves besides, where its engine can
@@ -59,7 +59,7 @@ class Run(NamedTuple):
 
     plan: Plan
     statistics: Tensor
-    m: float
+    m: Any
     weights: Tensor | None = None
     engine: Any = sys.modules[__name__]
     moving: Moving | None = None
@@ -75,7 +75,7 @@ class Run(NamedTuple):
     @property
     def batch(self) -> bool:
         """Whether the statistics are the batch's own, so that dx has terms through them."""
-        return self.m != math.inf
+        return isinstance(self.m, Tensor) or self.m != math.inf
 
 
 def plan_for(t: Inputs, *options: Any, operation: str = "batch_norm") -> Plan:

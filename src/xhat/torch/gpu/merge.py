@@ -122,7 +122,7 @@ def track(
     c = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
     inside = c < channels
     if COUNTED:
-        m = tl.load(count)
+        m = tl.load(count + 0 * c)  # a scalar in every lane
         factor = (m - correction) / (m - running_correction)
         inside = inside & (m > 0)
     mu = tl.load(mean + c, mask=inside, other=0.0)

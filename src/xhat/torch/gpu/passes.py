@@ -38,6 +38,7 @@ __all__ = [
     "run_of",
     "takes",
     "track",
+    "unread_moments",
 ]
 
 Maybe = Tensor | None
@@ -77,7 +78,7 @@ def run_of(plan: Plan, x: Tensor, mask: Maybe) -> Run:
     return Run(plan, statistics, count, weights, ENGINE)
 
 
-def part_of(plan: Plan, count: float, mask: Maybe) -> Run:
+def part_of(plan: Plan, count: Any, mask: Maybe) -> Run:
     """As `cpu.part_of`: a pass over one rank's part of a batch of this count in all."""
     weights = None if mask is None else weights_in_order(mask, plan)
     return Run(plan, FLOAT64, count, weights, ENGINE)
@@ -129,21 +130,26 @@ def _sum_moments(p: Operands, weights: Maybe) -> Tensor:
 
 def moments(x: Tensor, mask: Maybe) -> tuple[float, int, Tensor]:
     """As `cpu.moments`: m, the number of values that have a weight, and mean and m2 (2, C) in float64."""
+    count, found = unread_moments(x, mask)
+    if mask is None:
+        return count, x.numel() // x.shape[1], found
+    values = x.numel() // x.shape[1] // mask.numel() * int(torch.count_nonzero(mask)) if mask.numel() else 0
+    return float(count), values, found
+
+
+def unread_moments(x: Tensor, mask: Maybe) -> tuple[Any, Tensor]:
+    """m, a number or a scalar, and mean and m2 (2, C); the host waits for the check of real weights alone."""
     plan = plan_for(Inputs(x, None, None, None, mask, None, None), 1.0, 0, None, operation="moments")
     found = x.new_zeros((2, x.shape[1]), dtype=torch.float64)
-    values, weights = x.numel() // x.shape[1], None
-    count = float(values)
-    if mask is not None:
-        weights = weights_in_order(mask, plan)
-        count, values = float(weights.sum()), int(torch.count_nonzero(weights))
-    if count:
+    weights = None if mask is None else weights_in_order(mask, plan)
+    if x.numel():
         p = Operands(plan, x=x)
         terms = found.new_empty((4, p.channels))
         none = Moved(None, terms)
         launch(merge.merge_moments, (-(-p.channels // _CHANNELS),), (_sum_moments(p, weights), *found, terms, terms,
                terms, *none.tensors, p.channels, p.tiles.splits, 1.0, 0.0, 1.0, *none.numbers),
                dict(STEP=_PARTS, COLUMNS=_CHANNELS, GIVEN=False, GAMMA=False, BETA=False, MOVED=none.how))  # fmt: skip
-    return count, values, found
+    return float(x.numel() // x.shape[1]) if weights is None else weights.sum(), found
 
 
 def pre_of(x: Tensor, weight: Maybe, bias: Maybe, run: Run) -> Tensor:
@@ -182,7 +188,7 @@ def gradients(
     activated = run.plan.activated_residual  # dresidual = dy act'(pre) is written together with dx
     dresidual = p.result() if activated else dx
     dweight, dbias = (_sum_for(t, need, x) for t, need in ((weight, need_weight), (bias, need_bias)))
-    if total is None and p.tiles.whole and run.batch and run.weights is None:
+    if total is None and x.numel() and p.tiles.whole and run.batch and run.weights is None:
         _whole_backward(p, run, weight, bias, (dx, dresidual, dweight, dbias))
     else:
         b = Backward(p, run, weight, bias)
@@ -240,6 +246,8 @@ class Backward:
         """Writes both sums, and returns the factors of the map."""
         p, t = self.p, self.p.tiles
         parts = p.first.new_empty((t.splits, 2, p.channels), dtype=torch.float64)
+        if not t.elements:  # a rank may have no part of the batch
+            return self._factors(parts.zero_(), parts, dweight, dbias, given=False)
         launch(sums.gradient_sums, (p.blocks, t.splits), (p["dy"], p["x"], p["saved"], self.weights, parts,
                *self.statistics, *self.parameters, *p.sizes, *p.at("dy", "x", "saved"), p.inner, p.per,
                self.run.plan.options.eps),
@@ -249,21 +257,27 @@ class Backward:
 
     def through(self, both: Tensor) -> Tensor:
         """The factors of the map for these sums of dy and dy xhat (2, C)."""
-        both = both.double().contiguous()
+        both, m = both.double().contiguous(), self.run.m
+        if isinstance(m, Tensor):  # of many ranks: divided here, the sums count as those of a batch of 1
+            both = both / torch.stack((m, m - self.run.plan.options.correction)).unsqueeze(1)
         return self._factors(both, both, both, both, given=True)
 
     def _factors(self, parts: Tensor, sums: Tensor, dweight: Tensor, dbias: Tensor, *, given: bool) -> Tensor:
         p, run, o = self.p, self.run, self.run.plan.options
+        m, correction = (
+            (1.0, 0.0) if isinstance(run.m, Tensor) or not run.batch else (run.m, float(o.correction))
+        )
         factors = parts.new_empty((7, p.channels), dtype=wide(p.first))
         launch(merge.merge_gradient_sums, (-(-p.channels // _CHANNELS),), (parts, sums, *self.statistics, factors,
-               *self.parameters, dweight, dbias, p.channels, p.tiles.splits, run.m if run.batch else 1.0,
-               float(o.correction), o.eps),
+               *self.parameters, dweight, dbias, p.channels, p.tiles.splits, m, correction, o.eps),
                dict(STEP=_PARTS, COLUMNS=_CHANNELS, GIVEN=given, BATCH=run.batch, **self.affine))  # fmt: skip
         return factors
 
     def map(self, factors: Tensor, dx: Tensor, dresidual: Maybe) -> None:
         """Writes dx, and dresidual if it is given."""
         p, t = self.p, self.p.tiles
+        if not t.elements:
+            return
         launch(maps.input_gradient, _grid(p), (p["dy"], p["x"], p["saved"], self.weights, p.written("dx", dx),
                dx if dresidual is None else dresidual, factors, *p.sizes,
                *p.at("dy", "x", "saved", "dx"), p.inner, p.blocks),

@@ -159,9 +159,16 @@ class SyncBatchNorm(BatchNorm):
         return self._path
 
     def _batches(self) -> int:
-        """num_batches_tracked; -1 if the layer has none, or does not move its statistics."""
+        """num_batches_tracked; -1 if the layer has none, if it does not move, and if the host would have to wait."""
         counter = self._buffers["num_batches_tracked"]
-        return -1 if counter is None or counter.is_meta or _moving(self) is None else int(counter)
+        if (
+            counter is None
+            or counter.is_meta
+            or _moving(self) is None
+            or frames.takes(counter.device, self._group)
+        ):
+            return -1
+        return int(counter)
 
 
 def _moving(layer: SyncBatchNorm) -> Maybe:
