@@ -62,7 +62,7 @@ class Record:
 
 @cache
 def derivation() -> tuple[Record, ...]:
-    """Judge every displayed equation of the source derivation: proved or refuted.
+    """Prove or refute every displayed equation of the source derivation.
 
     It takes several seconds, and the result is kept. Needs SymPy and mpmath (the extra ``lens``).
 
