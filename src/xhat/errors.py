@@ -128,7 +128,7 @@ class ContextError(XhatError, ValueError):
 class EngineError(XhatError, ValueError):
     """The requested instruction set is unknown, or this machine can't run it.
 
-    It is raised by ``import xhat``, where the environment variable ``XHAT_ISA`` names no such instruction set.
+    ``import xhat`` raises it if the environment variable ``XHAT_ISA`` names such an instruction set.
 
     Examples
     --------

@@ -220,7 +220,7 @@ def normalize(
 
 
 def convert(model: keras.Layer) -> tuple[keras.Layer, list[str]]:
-    r"""Make xhat's layers of Keras's batch norms in a model, in place.
+    r"""Turn Keras's batch norms in a model into xhat's, in place.
 
     Parameters
     ----------
@@ -252,7 +252,7 @@ def convert(model: keras.Layer) -> tuple[keras.Layer, list[str]]:
 
 
 def revert(model: keras.Layer) -> tuple[keras.Layer, list[str]]:
-    """Make Keras's layers of xhat's in a model, in place.
+    """Turn xhat's batch norms in a model into Keras's, in place.
 
     A ``.keras`` archive of the model then loads without xhat.
 

@@ -240,7 +240,8 @@ class BatchNorm:
             training      dx = gamma rstd (dy - w sum dy / m - w xhat sum(dy xhat) / (m - c))
             evaluation    dx = gamma rstd dy
 
-        Gradients are replaced, not accumulated. Each forward pass can be differentiated once, and x is let go.
+        Gradients are replaced, not accumulated. Each forward pass can be differentiated once; then the layer releases
+        x.
 
         Parameters
         ----------

@@ -26,9 +26,9 @@ MODES = ("blend", "pooled", "exponential")
 
 
 def adapt(model: nn.Module, mode: str = "blend", *, prior: float = 16, momentum: float = 0.1) -> "Adaptation":
-    """Make the batch norms of a model evaluate by statistics that are merged with the test batches'.
+    """Adapt the batch norms of a model to the batches that it is tested on.
 
-    ::
+    They evaluate by statistics that are merged with those of the test batches::
 
         n   = na + nb
         mu  = (na mu_a + nb mu_b) / n

@@ -67,7 +67,7 @@ class ExponentialAverage(AveragedModel):
     -----
     The class takes the place of `torch.optim.swa_utils.AveragedModel`, whose subclass it is, with the same state_dict,
     and of timm's ModelEmaV3, whose state_dict it loads: ``update_parameters(model)`` and ``update(model)`` are the
-    same, and the first one copies the model, as timm's does where it is given the step.
+    same, and the first call copies the model, as timm's does where it is given the step.
 
     These statistics follow those of the models that were averaged, while the averaged parameters have statistics of
     their own. ``xhat.torch.recalibrate(average, batches)`` computes them; docs/beyond-training.md has both measured.

@@ -188,7 +188,7 @@ def _column(batch: Batch, channels: int) -> Tensor:
 
 
 class GhostBatchNorm1d(GhostBatchNorm, nn.BatchNorm1d):
-    """Batch normalization in groups of the batch over (N, C) or (N, C, L).
+    """Batch normalization of groups of a batch over (N, C) or (N, C, L).
 
     ::
 
@@ -266,7 +266,7 @@ class GhostBatchNorm1d(GhostBatchNorm, nn.BatchNorm1d):
 
 
 class GhostBatchNorm2d(GhostBatchNorm, nn.BatchNorm2d):
-    """Batch normalization in groups of the batch over (N, C, H, W).
+    """Batch normalization of groups of a batch over (N, C, H, W).
 
     ::
 
@@ -344,7 +344,7 @@ class GhostBatchNorm2d(GhostBatchNorm, nn.BatchNorm2d):
 
 
 class GhostBatchNorm3d(GhostBatchNorm, nn.BatchNorm3d):
-    """Batch normalization in groups of the batch over (N, C, D, H, W).
+    """Batch normalization of groups of a batch over (N, C, D, H, W).
 
     ::
 

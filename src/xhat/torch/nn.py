@@ -422,7 +422,7 @@ class BatchNorm1d(BatchNorm, nn.BatchNorm1d):
 
     See Also
     --------
-    convert : Replace the batch norms of a model.
+    convert : Turn the batch norms of a model into these layers.
 
     Notes
     -----
@@ -521,7 +521,7 @@ class BatchNorm2d(BatchNorm, nn.BatchNorm2d):
 
     See Also
     --------
-    convert : Replace the batch norms of a model.
+    convert : Turn the batch norms of a model into these layers.
 
     Notes
     -----
@@ -620,7 +620,7 @@ class BatchNorm3d(BatchNorm, nn.BatchNorm3d):
 
     See Also
     --------
-    convert : Replace the batch norms of a model.
+    convert : Turn the batch norms of a model into these layers.
 
     Notes
     -----

@@ -75,7 +75,7 @@ def recalibrate(
     progress: bool = True,
     dry_run: bool = False,
 ) -> list[Recalibrated]:
-    """Give every batch norm in a model, torch's or xhat's, the exact moments of all batches together.
+    """Compute the running statistics of a model anew, as the exact moments of all batches together.
 
     ::
 
@@ -89,7 +89,8 @@ def recalibrate(
     Parameters
     ----------
     model : torch.nn.Module
-        The model. It is changed in place. Call ``model.eval()`` first to turn dropout off.
+        The model, with batch norms of torch's or xhat's. It is changed in place. Call ``model.eval()`` first to turn
+        dropout off.
     batches : iterable
         What the model takes. Batches may have different sizes.
     forward : callable, optional
@@ -123,8 +124,8 @@ def recalibrate(
     Notes
     -----
     During the calls, a batch norm normalizes each batch by the batch's own statistics; all other layers keep their
-    mode. Not changed are layers with frozen statistics, with track_running_stats=False, and layers in evaluation mode
-    in a model that is in training mode.
+    mode. Layers with frozen statistics, layers with track_running_stats=False, and layers in evaluation mode in a
+    model that is in training mode are not changed.
 
     If an exception is raised, also by ``batches`` or the model, no layer has changed.
 

@@ -97,6 +97,8 @@ def check(
 
     Notes
     -----
+    Parameters are recognized by their usual names; an `Adapter` describes others.
+
     Code that is right on small batches is run on longer channels, on memory with strides, and on equal inputs again, as
     kernels fail there.
 

@@ -1,9 +1,11 @@
 """The computational graph of batch normalization as data, evaluated forward and traversed backward.
 
+::
+
     x -> mu -> var -> rstd -> xhat -> y -> loss        with gamma and beta entering at y
 
-No closed form of dx lives here: the reverse traversal, node by node, computes dx independently of it. Forward values
-come from `xhat.equations`.
+``NODES`` and ``EDGES`` are the graph, and ``evaluate`` runs it. No closed form of dx lives here: the reverse traversal,
+node by node, computes dx independently of it. Forward values come from `xhat.equations`.
 """
 
 from __future__ import annotations  # ArrayLike keeps its name in signatures

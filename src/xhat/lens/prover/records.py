@@ -19,7 +19,31 @@ GIVEN = "a name: nothing is claimed"
 
 @dataclass(frozen=True)
 class Record:
-    """A display of the source with its verdict, which is the worst verdict of its steps."""
+    """A display of the source derivation with its verdict, the worst verdict of its steps.
+
+    Attributes
+    ----------
+    id, title : str
+        Its name, and what it is about.
+    source : str
+        The display in LaTeX, unchanged.
+    claim : str
+        The display in plain text, as it was parsed.
+    verdict : str
+        "holds", "notation slip", "wrong", or "holds for correction=" and the one.
+    corrected : str or None
+        The corrected display in LaTeX.
+    words, short, reason : str
+        The corrected display in words, the slips in a few words, and the reason.
+    method : str
+        How it was proved or refuted.
+    witness : Witness or None
+        Numbers that refute it.
+    slips : tuple of str
+        Slips of notation.
+    steps : tuple of Step
+        The verdict on each step.
+    """
 
     id: str
     title: str
@@ -38,7 +62,7 @@ class Record:
 
 @cache
 def derivation() -> tuple[Record, ...]:
-    """Judge every displayed equation of the source derivation: proved or refuted.
+    """Prove or refute every displayed equation of the source derivation.
 
     It takes several seconds, and the result is kept. Needs SymPy and mpmath (the extra ``lens``).
 

@@ -28,7 +28,21 @@ ANY_CORRECTION = sympy.Symbol("c", real=True)  # a proof for the symbol is a pro
 
 @dataclass(frozen=True)
 class Theorem:
-    """A closed form that the code computes: `verdict` is "holds" if formula and code are both proved."""
+    """A closed form that the code computes, with its proof.
+
+    Attributes
+    ----------
+    id, claim : str
+        Its name, and what it is.
+    latex : str
+        The formula.
+    code : str
+        The call of ``xhat.equations`` that computes it.
+    verdict : str
+        "holds" if formula and code are both proved.
+    method : str
+        How they were proved.
+    """
 
     id: str
     claim: str

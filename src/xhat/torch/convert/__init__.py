@@ -80,7 +80,7 @@ class Change:
 
 
 def convert(model: M) -> tuple[M, list[Change]]:
-    r"""Make xhat's layers of the batch norms in a model, and fuse the activations that follow them.
+    r"""Turn the batch norms in a model into xhat's, and fuse the activations that follow them.
 
     The model is changed in place; `revert` undoes it.
 
@@ -103,7 +103,8 @@ def convert(model: M) -> tuple[M, list[Change]]:
 
     See Also
     --------
-    convert_sync : Make every batch norm a `SyncBatchNorm`.
+    convert_sync : Turn every batch norm into a `SyncBatchNorm`.
+    revert : The other direction.
 
     Notes
     -----
@@ -151,7 +152,7 @@ def convert(model: M) -> tuple[M, list[Change]]:
 
 
 def revert(model: M) -> M:
-    """Make torch's layers of xhat's batch norms in a model again, unfused, with the same values.
+    """Turn xhat's batch norms in a model back into torch's, unfused, with the same values.
 
     Parameters
     ----------

@@ -27,7 +27,7 @@ M = TypeVar("M", bound=nn.Module)
 
 
 def convert_sync(model: M, process_group: Any = None) -> M:
-    """Make every batch norm in a model, torch's or xhat's, a `SyncBatchNorm`.
+    """Turn every batch norm in a model, torch's or xhat's, into a `SyncBatchNorm`.
 
     Parameters
     ----------
@@ -50,7 +50,7 @@ def convert_sync(model: M, process_group: Any = None) -> M:
 
     See Also
     --------
-    revert : Make the layers torch's again, of the classes that they had.
+    revert : Turn the layers back into torch's, of the classes that they had.
 
     Notes
     -----

@@ -68,8 +68,9 @@ def examine(source: Any) -> Diagnosis:
 
     Notes
     -----
-    Without batches no loss can be compared. Harmful are only statistics that give wrong outputs for any input: such
-    that are not finite or negative, or that still are 0 and 1 although the layer's weight and bias have been trained.
+    Without batches no loss can be compared. A finding is harmful only where statistics give wrong outputs for any
+    input: where they are negative or not finite, or where they still are 0 and 1 although the layer's weight and bias
+    have been trained.
 
     Examples
     --------

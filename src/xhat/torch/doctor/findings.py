@@ -79,7 +79,7 @@ class Finding:
         ``"risk"``
             It will hurt in the situation that ``symptom`` names.
         ``"note"``
-            Worth knowing.
+            It is worth knowing.
     layers : tuple of str
         The paths of the layers, the most affected first.
     symptom : str

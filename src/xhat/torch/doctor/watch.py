@@ -66,8 +66,8 @@ def watch(model: nn.Module, optimizer: Any = None) -> "Watch":
 
     Notes
     -----
-    Seen are layers that stay in evaluation mode while the weights move, statistics that move while the parameters are
-    frozen or in a forward pass without gradients, statistics that trail the weights, the first layer that is not
+    A watch finds layers that stay in evaluation mode while the weights move, statistics that move while the parameters
+    are frozen or in a forward pass without gradients, statistics that trail the weights, the first layer that is not
     finite and its step, and layers that are called more than once in a forward pass. ``diagnosis.not_judged`` has what
     could not be seen, such as calls in a compiled model.
 

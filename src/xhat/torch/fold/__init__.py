@@ -136,12 +136,12 @@ def fold(model: M, example_inputs: Any, *, batches: Iterable[Any] | None = None)
     -----
     A batch norm with fixed statistics (in evaluation, or frozen) goes into the convolution (1-d to 3-d, grouped,
     transposed), the linear layer over (N, C) or the batch norm before it, through dropout in evaluation, identity and
-    concatenation; or else into the convolution or linear layer behind it. In its place remains `torch.nn.Identity`,
-    the activation that was part of it, or a padding whose value the folded map takes to zero. Other modules, classes,
-    paths and names of parameters stay, so that the copy can be saved, exported and traced like the model: the graph
-    (by torch.fx; by torch.export, with these inputs, where that fails) is only read. A layer stays where anything else
-    uses its weight or its output, and where weights are shared, parametrized or hooked; ``Folded.reason`` has the
-    reason.
+    concatenation; or else into the convolution or linear layer behind it. Its place is taken by `torch.nn.Identity`,
+    by the activation that was part of it, or by a padding whose value the folded map takes to zero. Other modules,
+    classes, paths and names of parameters stay, so that the copy can be saved, exported and traced like the model: the
+    graph (by torch.fx; by torch.export, with these inputs, where that fails) is only read. A layer stays where
+    anything else uses its weight or its output, and where weights are shared, parametrized or hooked;
+    ``Folded.reason`` has the reason.
 
     Weights are computed in float64 and rounded once. The copy has been verified: with unrounded weights in float64,
     each folded layer gives the numbers of the unfolded ones on the same inputs, and the models' outputs agree;

@@ -63,7 +63,7 @@ class SyncBatchNorm(BatchNorm):
 
     See Also
     --------
-    convert_sync : Replace the batch norms of a model.
+    convert_sync : Turn the batch norms of a model into these layers.
     merge_running_statistics : For layers that do not share their batches.
 
     Notes
