@@ -14,7 +14,9 @@ class Shown:
     """A default as a page shows it: classes and functions by their names, other objects without a text as dots."""
 
     def __init__(self, default: Any) -> None:
-        self.text = getattr(default, "__name__", None) or ("..." if " at 0x" in repr(default) else repr(default))
+        self.text = getattr(default, "__name__", None) or (
+            "..." if " at 0x" in repr(default) else repr(default)
+        )
 
     def __repr__(self) -> str:
         return self.text
