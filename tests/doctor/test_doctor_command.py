@@ -227,5 +227,6 @@ def test_without_torch_it_is_one_sentence(capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch", None)
     assert run(capsys, "last.pt") == (
         2, "",
-        "xhat doctor: torch is not installed, expected version 2.8 or newer. Install one: pip install 'torch>=2.8'.\n",
+        "xhat doctor: torch is not installed, expected version 2.11 or newer. "
+        "Install one: pip install 'torch>=2.11'.\n",
     )  # fmt: skip

@@ -28,26 +28,26 @@ try:
 except ImportError as error:
     print(error, [error.name, type(error).__name__])
 """
-REMEDY = "Install one: pip install 'torch>=2.8'."
+REMEDY = "Install one: pip install 'torch>=2.11'."
 
 
-@pytest.mark.parametrize("version", ["1.13.1", "2.0.0+cu118", "2.7.1"])
+@pytest.mark.parametrize("version", ["1.13.1", "2.0.0+cu118", "2.8.0+cu128", "2.10.0"])
 def test_a_torch_that_is_too_old_is_one_sentence(version: str) -> None:
     assert in_a_process(OLD.format(version=version)).strip() == (
-        f"xhat.torch: torch is version {version}, expected 2.8 or newer. {REMEDY} ['torch', 'ImportError']"
+        f"xhat.torch: torch is version {version}, expected 2.11 or newer. {REMEDY} ['torch', 'ImportError']"
     )
 
 
-@pytest.mark.parametrize("version", ["2.8.0a0+git123", "2.10.0", "3.0.0"])
+@pytest.mark.parametrize("version", ["2.11.0a0+git123", "2.15.0", "3.0.0"])
 def test_a_torch_that_is_new_enough_is_imported_from(version: str) -> None:
     """The module in torch's place has nothing, and so the next import fails: past the check."""
-    assert "expected 2.8" not in in_a_process(OLD.format(version=version))
+    assert "expected 2.11" not in in_a_process(OLD.format(version=version))
     assert "torch" in in_a_process(OLD.format(version=version))
 
 
 def test_a_missing_torch_is_one_sentence() -> None:
     assert in_a_process(MISSING).strip() == (
-        f"xhat.torch: torch is not installed, expected version 2.8 or newer. {REMEDY} "
+        f"xhat.torch: torch is not installed, expected version 2.11 or newer. {REMEDY} "
         "['torch', 'ModuleNotFoundError']"
     )
 

@@ -127,8 +127,13 @@ def copied_by_jit() -> bool:
     return torch.jit._trace._trace_module_map is not None
 
 
-# Whether torch.export records a graph, which other tools will read.
-exporting = torch.compiler.is_exporting
+def exporting() -> bool:
+    """Whether torch.export records a graph, which other tools will read.
+
+    Not torch.compiler.is_exporting: before 2.13, torch.compile takes it for true in all of its own graphs.
+    """
+    flag: bool = torch.compiler._is_exporting_flag
+    return flag
 
 
 def for_other_tools() -> bool:

@@ -155,7 +155,8 @@ class BatchNorm(nn.modules.batchnorm._BatchNorm):
 
     @eps.setter
     def eps(self, value: Any) -> None:
-        vars(self)["eps"] = float(value) if isinstance(value, tools.EpsOfALayerWithAnActivation) else value
+        self._eps = float(value) if isinstance(value, tools.EpsOfALayerWithAnActivation) else value
+        vars(self)["eps"] = self._eps  # which torch.compile before 2.13 takes for the property
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name in ("running_mean", "running_var") and self.frozen_statistics:
@@ -209,7 +210,7 @@ class BatchNorm(nn.modules.batchnorm._BatchNorm):
         try:
             mean, var, weight, bias = self._prepared(input)
             given = (None, None) if learning or mean is None or var is None else (mean, var)
-            running, eps = None, self.__dict__["eps"]
+            running, eps = None, self._eps
             if learning and self.track_running_stats and mean is not None and var is not None:
                 running = Running(mean, var, self._buffers["num_batches_tracked"], self._buffers["skipped"])
                 if exporting() and mask is None and self._has_torchs_options():
