@@ -44,7 +44,7 @@ set_up() {
 
 sdist() {
     rm -rf dist "$place"/xhat-*
-    "$tools/python" -m build --sdist --outdir dist .
+    PIP_CONSTRAINT=constraints-build.txt "$tools/python" -m build --sdist --outdir dist .
     # With today's times, so that nothing which an earlier run compiled is taken for a newer file's object.
     tar --extract --touch --file dist/xhat-*.tar.gz --directory "$place"
 }
