@@ -4,6 +4,9 @@
 #   make test        lint, types, pytest and sanitize: what continuous integration runs
 #   make bench       verify, time, and write benchmarks/results and the tables in README.md
 #   make wheel       build the wheel, and test it in an environment of its own
+#   make compilers   compile with GCC 12 to 16 and Clang, compare the bits, and run clang-tidy (tools/compilers.sh)
+#   make tidy        clang-tidy alone
+#   make test-pythons    one wheel with later Pythons (tools/pythons.sh)
 #   make clean       back to a fresh clone
 #
 # PYTHON is the interpreter (make test PYTHON=python3.12), PROCESSES the number of processes that pytest runs in. PyTorch
@@ -30,7 +33,7 @@ MODULES := $(shell find src -name '*.py' | sort | cksum | tr ' ' '-')
 PACKAGE = $(ENGINE) $(shell find src -name '*.py') $(wildcard src/xhat/web/* src/xhat/*/*/web/* src/xhat/lens/prover/*.md)
 
 .DELETE_ON_ERROR:
-.PHONY: demo test set-up lint types pytest sanitize bench wheel clean
+.PHONY: demo test set-up lint types pytest sanitize bench wheel compilers tidy test-pythons clean
 
 demo: $(MADE)/engine $(MADE)/with-demo $(MADE)/torch
 	$(BIN)/xhat demo
@@ -83,7 +86,7 @@ $(MADE)/modules-$(MODULES): | $(MADE)/python
 # Python files are used where they are; the kernels are compiled again when they have changed.
 $(MADE)/engine: $(ENGINE) $(MADE)/modules-$(MODULES) | $(MADE)/python
 	@echo "Compiling the kernels, which takes a few minutes"
-	$(PIP) $(INSTALL) --no-deps --editable .
+	$(PIP) $(INSTALL) --no-deps $(if $(CI),--config-settings cmake.define.XHAT_WARNINGS=ON) --editable .
 	@touch $@
 
 # What an extra needs, beside the engine. The order-only prerequisite keeps two runs of pip from writing at once.
@@ -156,3 +159,15 @@ wheel: $(PACKAGE) | $(MADE)/python
 	    "$$(echo dist/xhat-*.whl)[$(EXTRAS)]"
 	$(WHEEL)/bin/python -c 'import xhat, sys; sys.exit(not xhat.__file__.startswith(sys.prefix))'
 	$(WHEEL)/bin/python $(PYTEST)
+
+# ------------------------------------------------------------------------- other compilers, and later Pythons
+# In a Debian of their own, which tools/debian.sh makes (Linux, as root).
+
+compilers:
+	tools/debian.sh tools/compilers.sh
+
+tidy:
+	tools/debian.sh tools/compilers.sh clang-tidy
+
+test-pythons:
+	tools/debian.sh tools/pythons.sh
