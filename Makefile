@@ -7,6 +7,9 @@
 #   make test-arm64  the survey of all kernels and the tests of the core on ARM64, emulated (Debian on x86-64)
 #   make survey-arm64, make test-old-cpu    the survey alone, there and on an x86-64 processor of 2008, emulated
 #   make docs        build the site into build/docs/html, check its links, and read it in Chromium
+#   make compilers   compile with GCC 12 to 16 and Clang, compare the bits, and run clang-tidy (tools/compilers.sh)
+#   make tidy        clang-tidy alone
+#   make test-pythons    one wheel with later Pythons (tools/pythons.sh)
 #   make clean       back to a fresh clone
 #
 # PYTHON is the interpreter (make test PYTHON=python3.12), PROCESSES the number of processes that pytest runs in. PyTorch
@@ -32,7 +35,8 @@ ENGINE := $(shell find kernels -type f) CMakeLists.txt pyproject.toml constraint
 MODULES := $(shell find src -name '*.py' | sort | cksum | tr ' ' '-')
 
 .DELETE_ON_ERROR:
-.PHONY: demo test set-up lint types pytest sanitize bench docs wheels clean test-arm64 survey-arm64 test-old-cpu
+.PHONY: demo test set-up lint types pytest sanitize bench docs wheels clean
+.PHONY: test-arm64 survey-arm64 test-old-cpu compilers tidy test-pythons
 
 demo: $(MADE)/engine $(MADE)/with-demo $(MADE)/torch
 	$(BIN)/xhat demo
@@ -93,7 +97,7 @@ $(MADE)/modules-$(MODULES): | $(MADE)/python
 # Python files are used where they are; the kernels are compiled again when they have changed.
 $(MADE)/engine: $(ENGINE) $(MADE)/modules-$(MODULES) | $(MADE)/python
 	@echo "Compiling the kernels, which takes a few minutes"
-	$(PIP) $(INSTALL) --no-deps --editable .
+	$(PIP) $(INSTALL) --no-deps $(if $(CI),--config-settings cmake.define.XHAT_WARNINGS=ON) --editable .
 	@touch $@
 
 # What an extra needs, beside the engine. The order-only prerequisite keeps two runs of pip from writing at once.
@@ -170,3 +174,15 @@ test-old-cpu: $(MADE)/engine $(MADE)/with-test
 
 wheels:
 	tools/wheels.sh
+
+# ------------------------------------------------------------------------- other compilers, and later Pythons
+# In a Debian of their own, which tools/debian.sh makes (Linux, as root).
+
+compilers:
+	tools/debian.sh tools/compilers.sh
+
+tidy:
+	tools/debian.sh tools/compilers.sh clang-tidy
+
+test-pythons:
+	tools/debian.sh tools/pythons.sh
