@@ -88,7 +88,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     | {"torch.engines", "torch.functional", "torch.running_stats", "torch.exported", "torch.tools"},
     "torch.renorm": CORE
     | TORCH_INPUTS
-    | {"torch.cpu", "torch.functional", "torch.nn", "torch.running_stats"},
+    | {"torch.engines", "torch.functional", "torch.nn", "torch.running_stats"},
     "torch.domains": {"errors", "torch.errors"},
     "torch.trees": set(),
     "torch.accumulate": CORE | TORCH_INPUTS | {f"torch.{part}" for part in WALKED},

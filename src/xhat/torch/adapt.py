@@ -13,10 +13,11 @@ from torch import Tensor, nn
 from xhat import equations
 from xhat.checks import number
 from xhat.errors import ArgumentError
-from xhat.torch import composed, cpu
+from xhat.torch import composed
+from xhat.torch.engines import engine_for
 from xhat.torch.freeze import layers_of
 from xhat.torch.inputs import CODES, Batch, Inputs
-from xhat.torch.internals import eager, plain
+from xhat.torch.internals import eager
 from xhat.torch.nn import BatchNorm
 from xhat.torch.running_stats import Following
 
@@ -199,6 +200,6 @@ class _Adapted:
 def _moments(t: Inputs) -> tuple[Tensor, Tensor]:
     """Mean and variance of the batch; differentiable where x is."""
     constant = not (torch.is_grad_enabled() and t.x.requires_grad)
-    by_kernels = constant and eager() and plain(t.x, t.mask) and t.x.dtype in CODES
-    m, _, (mean, m2) = (cpu if by_kernels else composed).moments(t.x, t.mask)
+    engine = engine_for(t.x, t.mask) if constant and eager() and t.x.dtype in CODES else None
+    m, _, (mean, m2) = (engine or composed).moments(t.x, t.mask)
     return mean, equations.variance(m2, m)

@@ -118,14 +118,17 @@ def recorded_on(device: torch.device) -> bool:
 
 
 def _triton(tensors: tuple[Tensor | None, ...]) -> ModuleType | None:
-    found = [t for t in tensors if t is not None]
-    device = found[0].device
-    if not all(ordinary(t) and t.device == device for t in found):
-        return None
+    device = next(t.device for t in tensors if t is not None)
     if device.type != ("cpu" if _interpreted else "cuda") or not _installed():
         return None
-    if any(t.numel() > LARGEST for t in found):
-        return None
+    for t in tensors:
+        if t is not None and not (ordinary(t) and t.device == device and t.numel() <= LARGEST):
+            return None
+    return _passes()
+
+
+@lru_cache(maxsize=1)
+def _passes() -> ModuleType:
     return import_module("xhat.torch.gpu.passes")
 
 

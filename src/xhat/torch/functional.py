@@ -291,17 +291,18 @@ def follow(
     """
     if batch.followed or recomputing():
         return
-    found = in_place(
-        running, batch.statistics, batch.count, momentum, correction, running_correction, nonfinite
-    )
+    how = momentum, correction, running_correction, nonfinite
+    if type(batch.count) is not float and tracing() and not transforming():
+        track(running, batch, *how)
+        return
+    found = in_place(running, batch.statistics, batch.count, *how)
     if found is not None:
         try:
             found[0].track(found[1], batch.statistics)
             return
         except (IndexError, RuntimeError):  # misaligned, or none of theirs is left: `move` raises then
             pass
-    how = track if tracing() and not transforming() else move
-    how(running, batch, momentum, correction, running_correction, nonfinite)
+    move(running, batch, *how)
 
 
 def in_place(

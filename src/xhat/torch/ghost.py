@@ -177,13 +177,16 @@ def _merged(batches: list[Batch], channels: int, correction: Any) -> Batch:
     mu, between = equations.moments(mean, lambda v: v.sum(0), count, m)
     m2 = (var * (m - correction)).sum(0) + between
     merged = torch.stack((mu, equations.variance(m2, count, correction)))
-    by_kernels = all(type(b.count) is float for b in batches)
-    return Batch(merged, float(count) if by_kernels else count)
+    if all(type(b.count) is float for b in batches):  # by kernels
+        groups = [b.statistics.shape[1] // channels for b in batches]
+        return Batch(merged, float(sum(b.count * k for b, k in zip(batches, groups, strict=True))))
+    return Batch(merged, count)
 
 
 def _column(batch: Batch, channels: int) -> Tensor:
     """m of each group in this call."""
-    m = torch.as_tensor(batch.count, dtype=batch.statistics.dtype, device=batch.statistics.device)
+    m, like = batch.count, batch.statistics
+    m = m.to(like) if isinstance(m, Tensor) else like.new_full((), m)
     return m.expand(batch.statistics.shape[1] // channels, 1)
 
 

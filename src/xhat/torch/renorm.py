@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 from xhat import equations
 from xhat.errors import ArgumentError
-from xhat.torch import cpu
+from xhat.torch.engines import engine_for
 from xhat.torch.functional import normalized
 from xhat.torch.inputs import Batch, Inputs
-from xhat.torch.internals import eager, plain, recomputing, tracing, transforming
+from xhat.torch.internals import eager, recomputing, tracing, transforming
 from xhat.torch.nn import BatchNorm
 from xhat.torch.running_stats import Following, Running
 
@@ -215,12 +215,13 @@ class BatchRenorm(BatchNorm):
 
     def _batch_of(self, t: Inputs, eps: Any, correction: Any) -> Batch | None:
         """The statistics of the batch, on many processes of all ranks."""
-        if t.mask is None and super()._normalized is normalized and eager() and plain(t.x):
-            m, _, (mean, m2) = cpu.moments(t.x.detach(), None)
+        alone = t.mask is None and super()._normalized is normalized and eager()
+        if alone and (engine := engine_for(t.x)) is not None:
+            m, _, (mean, m2) = engine.moments(t.x.detach(), None)
             return Batch(torch.stack((mean, equations.variance(m2, m, correction))), m) if m > 1 else None
-        alone = Inputs(t.x.detach(), None, None, None, t.mask, None, None)
+        x = Inputs(t.x.detach(), None, None, None, t.mask, None, None)
         with torch.no_grad():
-            return super()._normalized(alone, eps, correction, None)[1]
+            return super()._normalized(x, eps, correction, None)[1]
 
     def _corrections(
         self, statistics: Tensor, running: tuple[Tensor, Tensor], eps: Any

@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 import xhat.torch as xt
-from xhat.torch import engines, functional
+from xhat.torch import engines, functional, recorder
 from xhat.torch.gpu import tiles
 from xhat.torch.inputs import Inputs
 from xhat.torch.running_stats import Running
@@ -224,7 +224,7 @@ def layers() -> dict[str, float]:
             wanted = getattr(stock, statistic)
             found[f"{statistic}, {name}"] = float((getattr(layer, statistic) - wanted).norm() / wanted.norm())
         y, wanted = layer.eval()(x), stock.eval()(x.double())
-        found[f"evaluation, {name}"] = float((y - wanted).norm() / wanted.norm())
+        found[f"evaluation, {name}"] = float((y - wanted).norm().detach() / wanted.norm().detach())
     return found
 
 
@@ -253,6 +253,37 @@ def moved() -> dict[str, float]:
     return found
 
 
+def variants() -> dict[str, float]:
+    """The other layers, beside themselves on the CPU's kernels: batch renormalization, groups, adapted evaluation.
+
+    And moments recorded for `recalibrate`, which stay tensors until the last batch.
+    """
+    x = torch.randn(4, 8, 3, 2, generator=torch.Generator().manual_seed(5))
+    found: dict[str, list[list[Tensor]]] = {}
+    recorder.on_a_device = lambda value: isinstance(value, Tensor)  # type: ignore[attr-defined]
+    for engine in ("triton", "kernels"):
+        engines.switched_on = engine == "triton"
+        assert engines.engine_of(x) == engine
+        for layer in (xt.BatchRenorm2d(8, warmup=(0, 0)), xt.GhostBatchNorm2d(8, groups=2)):
+            found.setdefault(type(layer).__name__, []).append([layer(x), layer(x * 2), *layer.buffers()])
+        with xt.adapt(layer.eval(), mode="pooled"):
+            found.setdefault("adapt", []).append([layer(x), layer(x)])
+        recorded = recorder.Recorder("layer", xt.BatchNorm2d(8))
+        with recorded.recording():
+            recorded.layer(x)
+            recorded.layer(x + 3)
+            assert all(isinstance(t, Tensor) for t in recorded._moments)
+        found.setdefault("recalibrate", []).append([torch.from_numpy(t) for t in recorded.moments])
+    engines.switched_on = True
+    distances = {
+        name: torch.stack(
+            [((a - b).abs().max() / b.abs().max()).detach() for a, b in zip(*pair, strict=True)]
+        )
+        for name, pair in found.items()
+    }
+    return {name: float(d.max()) for name, d in distances.items()}  # NaN, if there is one
+
+
 def moved_once() -> dict[str, float]:
     """Whether a pass that is differentiated twice moves the statistics once, and one that is repeated not at all."""
     x = torch.randn(4, 3, 2, generator=torch.Generator().manual_seed(3)).requires_grad_()
@@ -268,5 +299,5 @@ if __name__ == "__main__":
     assert engines.engine_of(torch.zeros(2, 3)) == "triton"
     for case in cases():
         print(json.dumps({"case": case.name, "dtype": case.dtype, "errors": errors(case)}), flush=True)
-    for other in (second_derivatives, graphs, layers, moved, moved_once):
+    for other in (second_derivatives, graphs, layers, moved, variants, moved_once):
         print(json.dumps({"case": other.__name__, "dtype": "", "errors": other()}), flush=True)

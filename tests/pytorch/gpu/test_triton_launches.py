@@ -20,7 +20,7 @@ def said() -> dict[str, Any]:
         [sys.executable, str(program)], capture_output=True, text=True, timeout=300, check=False
     )
     assert done.returncode == 0, done.stderr[-2000:]
-    found: dict[str, Any] = json.loads(done.stdout)
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return found
 
 
@@ -48,3 +48,19 @@ def test_an_evaluation_launches_two_kernels() -> None:
 
 def test_fifty_batch_sizes_are_compiled_once() -> None:
     assert said()["compilations for fifty batch sizes"] == 0
+
+
+def test_the_host_reads_nothing_but_a_masks_weights() -> None:
+    reads = dict(said()["reads"])
+    assert reads.pop("mask") > 0  # so that the others would be seen
+    assert reads == {"step": 0, "average": 0, "skip": 0}
+
+
+def test_a_compiled_layer_launches_one_kernel_more_and_reads_nothing() -> None:
+    found = said()["compiled"]
+    assert found["launches"] == ["moments", "merge_moments", "normalize", "track"]
+    assert found["reads"] == 0 and found["tracked"] == 3
+
+
+def test_a_kernel_runs_on_its_tensors_device_in_the_stream_that_is_current_then() -> None:
+    assert said()["another device"] == [["track", 71, 1], ["track", 75, 1], 0]

@@ -96,3 +96,9 @@ def test_statistics_that_move_in_a_pass_have_the_bits_of_those_that_move_after_i
 
 def test_a_pass_that_is_repeated_or_differentiated_twice_moves_statistics_once() -> None:
     assert named("moved_once") == {"once": 1.0}
+
+
+def test_other_layers_and_recalibrate_are_those_of_the_cpu() -> None:
+    found = named("variants")
+    assert set(found) == {"BatchRenorm2d", "GhostBatchNorm2d", "adapt", "recalibrate"}
+    assert max(found.values()) < 4e-7 and found["recalibrate"] < 1e-13

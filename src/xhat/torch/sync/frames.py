@@ -155,7 +155,7 @@ class Session:
         frames: Array = self._in_turn(
             lambda room: self._all_gather(values, header, batches, room), len(values), header
         )
-        return frames
+        return frames[:, WORDS : WORDS + len(values)]
 
     def gather_on_device(self, values: Tensor, header: FrameHeader) -> Tensor:
         """See `gather_on_device`."""
@@ -163,10 +163,10 @@ class Session:
         frames: Tensor = self._in_turn(
             lambda room: self._all_gather_on_device(values, header, room), len(values), header
         )
-        return frames
+        return frames.narrow(1, WORDS, len(values))
 
     def _in_turn(self, exchanged: Callable[[int], Any], length: int, header: FrameHeader) -> Any:
-        """The values (ranks, length) of the frames that `exchanged` gives for a capacity."""
+        """The frames of all ranks, which `exchanged` gives for a capacity, with room for values of this length."""
         if not self.lock.acquire(blocking=False):
             self._refuse_a_second_thread(header)
         try:
@@ -177,7 +177,7 @@ class Session:
                 frames = exchanged(length)
             self.capacity_after[self.previous] = max(capacity, length)
             self.previous = header
-            return frames[:, WORDS : WORDS + length]
+            return frames
         finally:
             self.lock.release()
             if self.interrupt is not None:
@@ -221,14 +221,15 @@ class Session:
         if mine is None:
             mine = torch.from_numpy(packed(header, length, -1)).to(values.device)
             self.headers[header, length, values.device] = mine
-        sent = values.new_zeros(WORDS + capacity)
-        sent[:WORDS] = mine.view(torch.float64)
-        if length <= capacity:
-            sent[WORDS : WORDS + length] = values
+        fits = length <= capacity
+        room = values.new_zeros(capacity - length if fits else capacity)
+        sent = torch.cat(
+            (mine.view(torch.float64), values, room) if fits else (mine.view(torch.float64), room)
+        )
         received = values.new_zeros(self.ranks * len(sent))
         self._collect(received, sent, header)
         frames = received.view(self.ranks, -1)
-        same = (frames[:, :WORDS].view(torch.int64) == mine).all()
+        same = (frames.narrow(1, 0, WORDS).view(torch.int64) == mine).all()
         torch._assert_async(same, f"batch_norm: the ranks exchange different things where rank {self.rank} exchanges "
                                   f"{described(header)}.")  # fmt: skip
         return frames

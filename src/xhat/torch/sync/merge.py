@@ -29,14 +29,18 @@ Moments = tuple[Array, Array, Array]
 
 
 def merge(a: Moments, b: Moments) -> Moments:
-    """The moments of two batches together. A batch with m = 0 is ignored, even if its mean and m2 are NaN."""
+    """The moments of two batches together. A batch with m = 0 is ignored, even if its mean and m2 are NaN.
+
+    Of arrays, or of tensors, which the host does not read.
+    """
     (ma, mean_a, m2_a), (mb, mean_b, m2_b) = a, b
+    xp: Any = torch if isinstance(ma, torch.Tensor) else np
     with np.errstate(all="ignore"):  # 0 / 0 where both are empty; NaN and infinity are valid values here
         m, mean, m2 = equations.merge(ma, mean_a, m2_a, mb, mean_b, m2_b)
-    if ma.all() and mb.all():
+    if xp is np and ma.all() and mb.all():
         return m, mean, m2
-    mean = np.where(mb == 0, mean_a, np.where(ma == 0, mean_b, mean))
-    return m, mean, np.where(mb == 0, m2_a, np.where(ma == 0, m2_b, m2))
+    mean = xp.where(mb == 0, mean_a, xp.where(ma == 0, mean_b, mean))
+    return m, mean, xp.where(mb == 0, m2_a, xp.where(ma == 0, m2_b, m2))
 
 
 def merged(m: Array, mean: Array, m2: Array) -> Moments:

@@ -225,7 +225,8 @@ def _row(x: Tensor, mask: Maybe) -> Tensor:
 
 def _merged_on_device(rows: Tensor, o: Options) -> tuple[Tensor, Tensor]:
     """Mean and var (2, C) of such rows of all ranks, and m: the ranks' means are values that weigh m."""
-    m, mean, m2 = rows[:, :1], *rows[:, 1:].chunk(2, 1)
+    channels = rows.shape[1] // 2
+    m, mean, m2 = rows.split((1, channels, channels), 1)
     count = m.sum()
     mu, between = equations.moments(mean, lambda v: v.sum(0), count, m)
     total = m2.sum(0) + between
