@@ -61,7 +61,9 @@ def wrong_arrows(part: str, source: str, package: str = "xhat") -> set[str]:
 
 def python_files() -> list[Path]:
     """Every Python file of the repository that a person wrote."""
-    return sorted(f for d in ("src", "tests", "benchmarks", "examples", "tools") for f in (ROOT / d).rglob("*.py"))
+    return sorted(
+        f for d in ("src", "tests", "benchmarks", "examples", "tools") for f in (ROOT / d).rglob("*.py")
+    )
 
 
 def kernel_files() -> list[Path]:
