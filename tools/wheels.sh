@@ -33,8 +33,8 @@ pythons() {
 set_up() {
     [ "$(uname -sm)" = "Linux x86_64" ] || stop "the wheels are built on x86-64 Linux; elsewhere, cibuildwheel builds those of that machine."
     mapfile -t found < <(pythons)
-    [[ ${found[0]:-} == *3.11* && ${#found[@]} -gt 1 ]] \
-        || stop "python3.11 and a newer Python are needed, and ${found[*]:-none} is found. Name them: PYTHONS='python3.11 python3.12'."
+    "${found[0]:-false}" -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' && [ ${#found[@]} -gt 1 ] \
+        || stop "Python 3.11 and a newer one are needed, and this machine has ${found[*]:-neither}. Name them: PYTHONS='python3.11 python3.12'."
     command -v aarch64-linux-gnu-g++ > /dev/null \
         || stop "the compiler for ARM64 is missing. Install g++-aarch64-linux-gnu, or run make arm64, which unpacks it."
     [ -e "$tools/python" ] || "${found[0]}" -m venv "$place/tools"
