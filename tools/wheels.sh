@@ -33,7 +33,7 @@ pythons() {
 set_up() {
     [ "$(uname -sm)" = "Linux x86_64" ] || stop "the wheels are built on x86-64 Linux; elsewhere, cibuildwheel builds those of that machine."
     mapfile -t found < <(pythons)
-    "${found[0]:-false}" -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' && [ ${#found[@]} -gt 1 ] \
+    { [ ${#found[@]} -gt 1 ] && "${found[0]}" -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))'; } \
         || stop "Python 3.11 and a newer one are needed, and this machine has ${found[*]:-neither}. Name them: PYTHONS='python3.11 python3.12'."
     command -v aarch64-linux-gnu-g++ > /dev/null \
         || stop "the compiler for ARM64 is missing. Install g++-aarch64-linux-gnu, or run make arm64, which unpacks it."
