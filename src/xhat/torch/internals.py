@@ -24,6 +24,7 @@ __all__ = [
     "for_other_tools",
     "functionalizing",
     "hooked",
+    "on_a_device",
     "ordinary",
     "plain",
     "read_by_mkldnn",
@@ -126,8 +127,13 @@ def copied_by_jit() -> bool:
     return torch.jit._trace._trace_module_map is not None
 
 
-# Whether torch.export records a graph, which other tools will read.
-exporting = torch.compiler.is_exporting
+def exporting() -> bool:
+    """Whether torch.export records a graph, which other tools will read.
+
+    Not torch.compiler.is_exporting: before 2.13, torch.compile takes it for true in all of its own graphs.
+    """
+    flag: bool = torch.compiler._is_exporting_flag
+    return flag
 
 
 def for_other_tools() -> bool:
@@ -181,6 +187,11 @@ batched = torch._C._functorch.is_legacy_batchedtensor
 def ordinary(t: Tensor) -> bool:
     """Whether this is a tensor without a subclass, with its elements at data_ptr, on any device."""
     return type(t) in _PLAIN and t.layout is torch.strided and not t.is_neg()
+
+
+def on_a_device(value: Any) -> bool:
+    """Whether this is a tensor that the host would have to wait for."""
+    return isinstance(value, Tensor) and value.device.type not in ("cpu", "meta")
 
 
 def plain(*tensors: Tensor | None) -> bool:

@@ -42,12 +42,30 @@ class Unjudged(Exception):
 
 @dataclass(frozen=True)
 class Adapter:
-    """A description of parameters and results that have no usual names.
+    """A description of parameters and results that have no usual names, for `check`.
 
-    ``names``: parameter (or key of a returned dict) -> quantity, e.g. ``{"features": "x", "k": "gamma"}``.
-    ``forward_returns``, ``backward_returns``: the quantities of a returned tuple in its order, e.g.
-    ``("dx", "dbeta", "dgamma")``; ``"cache"`` is passed to the backward, ``"-"`` is ignored.
-    ``arrays``: "numpy", "torch" or "jax".
+    Parameters
+    ----------
+    names : mapping of str to str, optional
+        From a parameter (or the key of a returned dict) to its quantity, such as ``{"features": "x", "k": "gamma"}``.
+    forward_returns, backward_returns : tuple of str, optional
+        The quantities of a returned tuple in its order, such as ``("dx", "dbeta", "dgamma")``. ``"cache"`` is passed
+        to the backward, ``"-"`` is ignored.
+    arrays : {"numpy", "torch", "jax"}, optional
+        The arrays that the functions take. By default those of the package that they use, else of every package that
+        is loaded.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import xhat.lens
+    >>> def forward(features, k, shift):
+    ...     centred, var = features - features.mean(0), features.var(0)
+    ...     return k * centred / np.sqrt(var + 1e-5) + shift
+    >>> names = {"features": "x", "k": "gamma", "shift": "beta"}
+    >>> adapter = xhat.lens.Adapter(names=names)
+    >>> xhat.lens.check(forward, adapter=adapter)
+    <forward: right (y).>
     """
 
     names: Mapping[str, str] = field(default_factory=dict)

@@ -75,16 +75,41 @@ def _shaped(rows: Array, layout: Layout, crossing: Crossing) -> Array:
 def probes(
     *, layout: str = "NCHW", dtype: str = "float32", path: str | Path | None = None
 ) -> dict[str, np.ndarray[Any, Any]]:
-    """Inputs for kernels in any language, as a dump: `check_data` judges what a kernel gives on them.
+    """Make inputs for kernels in any language; `check_data` judges what a kernel gives on them.
 
+    Parameters
+    ----------
+    layout : {"NC", "NCHW", "NHWC", "NCL", "NLC", "NCDHW", "NDHWC", "CN"}, default "NCHW"
+        The layout of x.
+    dtype : {"float64", "float32", "bfloat16", "float16"}, default "float32"
+        The dtype of x and dy. bfloat16 arrays are their bits as uint16.
+    path : str or Path, optional
+        A file that `numpy.savez` also writes them to.
+
+    Returns
+    -------
+    dict of str to ndarray
+        Each case has x, gamma, beta, dy, eps, momentum, running_mean, running_var and layout under its name:
+        "one-value/x".
+
+    Raises
+    ------
+    ArgumentError
+        For an unknown layout or dtype.
+
+    Notes
+    -----
     The cases cross block sizes: 33 channels of 1023, 1025 and 4097 values; one value a channel; values with a mean of
     1e4 (of 40 in float16 and 5 in bfloat16, which keep no more digits); and memory with strides: ``x_buffer`` is
-    one-dimensional with NaN between the values, and x[i, j, ...] is
-    ``x_buffer[x_offset + i x_strides[0] + j x_strides[1] + ...]``; dy has the same strides.
+    one-dimensional with NaN between the values, and ``x[i, j, ...]`` is ``x_buffer[x_offset + i x_strides[0] + j
+    x_strides[1] + ...]``; dy has the same strides.
 
-    Each case has x, gamma, beta, dy, eps, momentum, running_mean, running_var and layout under its name: "one-value/x".
-    bfloat16 arrays are its bits as uint16. With `path` they are written by `numpy.savez` as well. Raises ArgumentError
-    for an unknown layout or dtype.
+    Examples
+    --------
+    >>> import xhat.lens
+    >>> found = xhat.lens.probes(layout="NC")
+    >>> found["one-value/x"].shape, found["one-value/x"].dtype
+    ((1, 33), dtype('float32'))
     """
     for name, value, known in (("layout", layout, LAYOUTS), ("dtype", dtype, UNIT)):
         if value not in known:

@@ -122,6 +122,7 @@ def compatible(mistakes: tuple[Mistake, ...]) -> bool:
     return len(set(names)) == len(names)
 
 
+@cache
 def with_faults(mistakes: tuple[Mistake, ...]) -> Faults:
     """The faults of all these mistakes."""
     return Faults(**{name: value for mistake in mistakes for name, value in mistake.faults})

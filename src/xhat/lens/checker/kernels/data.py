@@ -60,21 +60,54 @@ def check_data(
     correction: int | None = None,
     dtype: str | None = None,
 ) -> Verdict:
-    """Check the results of a kernel, from arrays: no code is run.
+    """Check the results of a kernel, from arrays; no code is run.
 
-    data: a mapping of names to arrays, or the path of a .npz or .safetensors file or of a folder of .npy files. It has
-    x, and what the kernel gave: y; dx, dgamma and dbeta, for which dy is needed; mean, var or rstd; the running
-    statistics before and after (running_mean, running_mean_after, ...). gamma is 1 and beta 0 if they are missing.
-    Usual names are recognized (weight, scale, dout, grad_input, ...). eps, momentum, correction, axis or layout, and
-    training (0: evaluation) may be in it as single values. Several cases have names before a slash: "case0/x".
+    Parameters
+    ----------
+    data : mapping, str or Path
+        A mapping of names to arrays, or the path of a ``.npz`` or ``.safetensors`` file or of a folder of ``.npy``
+        files. It has x, and what the kernel gave: y; dx, dgamma and dbeta, for which dy is needed; mean, var or rstd;
+        the running statistics before and after (running_mean, running_mean_after, ...). gamma is 1 and beta 0 if they
+        are missing. Usual names are recognized (weight, scale, dout, grad_input, ...). eps, momentum, correction, axis
+        or layout, and training (0: evaluation) may be in it as single values. Several cases have names before a slash:
+        "case0/x".
+    layout : {"NC", "NCHW", "NHWC", "NCL", "NLC", "NCDHW", "NDHWC", "CN"}, optional
+        The layout of x, if the data do not have it.
+    axis : int, optional
+        The channel axis of x, in place of a layout.
+    eps : float, optional
+        The eps, if the data do not have it. By default the usual ones are tried.
+    correction : {0, 1}, optional
+        The correction, if the data do not have it. By default both are tried.
+    dtype : {"float64", "float32", "bfloat16", "float16"}, optional
+        The dtype in which the kernel computed. By default it is that of x.
 
-    Every output is compared with the exact one; its error may be as large as the rounding of a careful kernel, for the
-    dtype, the number of values a channel and |mu| / sigma (see `bounds`). What is missing is not judged. Raises
-    ArgumentError, ShapeError or DtypeError for a dump that can't be judged.
+    Returns
+    -------
+    Verdict
+        It is true if every result is right; print it. What is missing is not judged.
 
-    >>> import numpy as np, xhat.lens
+    Raises
+    ------
+    ArgumentError, ShapeError, DtypeError
+        For data that can't be judged.
+
+    See Also
+    --------
+    probes : Inputs that find the mistakes of kernels.
+
+    Notes
+    -----
+    Every output is compared with the exact one. Its error may be as large as the rounding of a careful kernel, for the
+    dtype, the number of values a channel and ``|mu| / sigma``.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import xhat.lens
     >>> x = np.array([[1.0], [2.0], [4.0], [5.0]])
-    >>> print(xhat.lens.check_data({"x": x, "y": (x - 3) / np.sqrt(2.5 + 1e-5), "eps": 1e-5}).right)
+    >>> y = (x - 3) / np.sqrt(2.5 + 1e-5)  # what the kernel gave
+    >>> xhat.lens.check_data({"x": x, "y": y, "eps": 1e-5}).right
     True
     """
     if dtype is not None and dtype not in UNIT:
