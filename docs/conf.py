@@ -24,7 +24,6 @@ extensions = [
     "numpydoc",
     "sphinx_copybutton",
     "commands",
-    "docstrings",
     "mathml",
     "signatures",
     "source_links",
