@@ -64,11 +64,12 @@ bench: $(MADE)/engine $(MADE)/with-bench $(MADE)/torch
 	$(BIN)/python -m benchmarks.tolerances
 	$(BIN)/python -m benchmarks.torch_bench
 
-# The pages of the reference are made anew, since a name may have gone. A warning is an error.
+# The pages of the reference are made anew, since a name may have gone. A warning is an error, also numpydoc's about
+# the sections of docstrings, which are Python's.
 docs: $(MADE)/engine $(MADE)/with-$(EXTRAS) $(MADE)/with-docs $(MADE)/torch
 	rm -rf build/docs docs/reference/generated
-	$(BIN)/python -m sphinx --fail-on-warning --keep-going --quiet --jobs auto --doctree-dir build/docs/doctrees \
-	    docs build/docs/html
+	$(BIN)/python -W "error:Unknown section:UserWarning" -m sphinx --fail-on-warning --keep-going --quiet \
+	    --jobs auto --doctree-dir build/docs/doctrees docs build/docs/html
 	$(BIN)/python -m pytest -q tests/test_site.py
 
 clean:

@@ -24,7 +24,6 @@ extensions = [
     "numpydoc",
     "sphinx_copybutton",
     "commands",
-    "docstrings",
     "mathml",
     "signatures",
     "source_links",
@@ -56,6 +55,7 @@ html_title = f"{project} {release}"
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
 html_copy_source = False
+html_show_search_summary = False  # it would be fetched, which a browser refuses to pages on a disk
 html_show_sphinx = False
 html_theme_options = {
     "footer_icons": [{"name": "Source", "url": source_address, "html": "Source", "class": ""}]

@@ -12,7 +12,7 @@ DOCS = Path(__file__).parent.parent / "docs"
 PAGES = [
     *sorted(DOCS.glob("start/*.md")),
     *sorted(DOCS.glob("guides/*.md")),
-    *(DOCS / f"{name}.md" for name in ("equal-bits", "tolerances", "faq")),
+    *(DOCS / f"{name}.md" for name in ("index", "equal-bits", "tolerances", "faq")),
 ]
 # A block of code, and what is printed below it.
 BLOCK = re.compile(r"^```python\n(.*?)^```\n(?:\n^```\n(.*?)^```)?", re.DOTALL | re.MULTILINE)

@@ -7,13 +7,19 @@ from docutils import nodes
 from latex2mathml.converter import convert
 from sphinx.application import Sphinx
 
-# A hat that is as wide as a letter, in place of one that stretches.
-HAT = "<mo>&#x0005E;</mo></mover>", '<mo stretchy="false">&#x002C6;</mo></mover>'
+# A hat as wide as a letter, in place of one that stretches, and bars without the space around a relation.
+BETTER = {
+    "<mo>&#x0005E;</mo></mover>": '<mo stretchy="false">&#x002C6;</mo></mover>',
+    '<mo stretchy="false">&#x0007C;</mo>': '<mo stretchy="false" lspace="0" rspace="0">&#x0007C;</mo>',
+}
 
 
 def mathml(node: nodes.Element, display: str) -> str:
     """The formula of a node, which is LaTeX; latex2mathml has `aligned` under the name `split`."""
-    return convert(node.astext().strip().replace("{aligned}", "{split}"), display=display).replace(*HAT)
+    formula = convert(node.astext().strip().replace("{aligned}", "{split}"), display=display)
+    for theirs, ours in BETTER.items():
+        formula = formula.replace(theirs, ours)
+    return str(formula)
 
 
 def inline(translator: Any, node: nodes.math) -> None:

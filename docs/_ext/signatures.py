@@ -1,4 +1,4 @@
-"""The signatures of public names as their pages show them; a test compares them with the docstrings."""
+"""The signatures and the members that pages of the reference show; a test compares the former with the docstrings."""
 
 import inspect
 from inspect import Parameter, Signature
@@ -61,7 +61,16 @@ def shown(app: "Sphinx", what: str, name: str, obj: Any, *_: Any) -> tuple[str, 
     return str(Signature(parameters(obj), __validate_parameters__=False)), ""
 
 
+def foreign(app: "Sphinx", kind: str, name: str, member: Any, *_: Any) -> bool | None:
+    """Leave out what a class has from another library, and the fields of named tuples, which are its attributes."""
+    if "Alias for field number" in (getattr(member, "__doc__", None) or ""):
+        return True
+    module = getattr(getattr(member, "fget", member), "__module__", None) or "xhat"
+    return None if module.startswith("xhat") else True
+
+
 def setup(app: "Sphinx") -> dict[str, bool]:
-    """Show these signatures in place of those that autodoc finds."""
+    """Show these signatures in place of those that autodoc finds, and not all members."""
     app.connect("autodoc-process-signature", shown)
+    app.connect("autodoc-skip-member", foreign)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
