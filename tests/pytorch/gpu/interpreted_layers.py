@@ -1,4 +1,4 @@
-"""Layers by the Triton kernels under Triton's interpreter, for `interpreted`: running statistics, and the other layers."""
+"""Layers by the kernels under the interpreter, for `interpreted`: running statistics, and the other layers."""
 
 import torch
 from torch import Tensor
