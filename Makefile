@@ -29,7 +29,7 @@ PYTEST := -m pytest --numprocesses $(PROCESSES) --dist loadfile --no-loadscope-r
 ENGINE := $(shell find kernels -type f) CMakeLists.txt pyproject.toml constraints-build.txt
 # An editable installation maps each Python file by name, so it is made again when one is added, moved or removed.
 MODULES := $(shell find src -name '*.py' | sort | cksum | tr ' ' '-')
-PACKAGE = $(ENGINE) $(shell find src -name '*.py') $(wildcard src/xhat/web/* src/xhat/*/*/web/* src/xhat/lens/prover/*.md)
+PACKAGE = $(ENGINE) $(shell find src -name '*.py') $(wildcard src/xhat/web/* src/xhat/*/*/web/* src/xhat/*/*/*/web/* src/xhat/lens/prover/*.md)
 
 .DELETE_ON_ERROR:
 .PHONY: demo test set-up lint types pytest sanitize bench wheel clean test-arm64 survey-arm64 test-old-cpu

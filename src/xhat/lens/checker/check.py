@@ -12,21 +12,21 @@ from typing import Any
 import numpy as np
 
 from xhat.errors import ArgumentError
-from xhat.lens.checker.adapter import Adapter, Unjudged
-from xhat.lens.checker.arrays import KINDS, kinds_for
-from xhat.lens.checker.comparison import compared
-from xhat.lens.checker.diagnose import diagnose
-from xhat.lens.checker.diagnosis import Diagnosis
-from xhat.lens.checker.fit import forward_fits
-from xhat.lens.checker.locate import located
-from xhat.lens.checker.modules import functions_of
-from xhat.lens.checker.plans import choose
-from xhat.lens.checker.probes import LAYOUTS, UNIT
-from xhat.lens.checker.runner import Runner
-from xhat.lens.checker.runs import ArraySpec, array_specs
-from xhat.lens.checker.statistics import Expected
+from xhat.lens.checker.calling.adapter import Adapter, Unjudged
+from xhat.lens.checker.calling.arrays import KINDS, kinds_for
+from xhat.lens.checker.calling.modules import functions_of
+from xhat.lens.checker.calling.runner import Runner
+from xhat.lens.checker.calling.runs import ArraySpec, array_specs
+from xhat.lens.checker.diagnosis.comparison import compared
+from xhat.lens.checker.diagnosis.diagnose import diagnose
+from xhat.lens.checker.diagnosis.fit import forward_fits
+from xhat.lens.checker.diagnosis.plans import choose
+from xhat.lens.checker.diagnosis.record import Diagnosis
+from xhat.lens.checker.diagnosis.statistics import Expected
+from xhat.lens.checker.expected.probes import LAYOUTS, UNIT
+from xhat.lens.checker.lines.locate import located
+from xhat.lens.checker.page.views import pictured
 from xhat.lens.checker.verdict import Verdict
-from xhat.lens.checker.views import pictured
 
 __all__ = ["CONVENTIONS", "check", "check_arguments"]
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from xhat.errors import ArgumentError
-from xhat.lens.checker import kernel_command
+from xhat.lens.checker.kernels import command as kernel_command
 
 if TYPE_CHECKING:
     from xhat.lens.checker.files.grades import Graded
@@ -95,7 +95,7 @@ def _judged(args: argparse.Namespace) -> int:
     """Judge the files, and print and write what is asked for."""
     from xhat.lens.checker.files.grades import write_csv, write_gradescope
     from xhat.lens.checker.files.verdicts import combined
-    from xhat.lens.checker.page import write_page
+    from xhat.lens.checker.page.render import write_page
 
     graded = [_hinted(one, args.hint) for one in _graded(args)]
     try:

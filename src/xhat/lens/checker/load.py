@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from xhat.errors import ArgumentError
-from xhat.lens.checker.adapter import Adapter
+from xhat.lens.checker.calling.adapter import Adapter
 from xhat.lens.checker.check import check_arguments
 from xhat.lens.checker.files.grades import Graded, with_missing
 from xhat.lens.checker.files.judge import judged

@@ -208,7 +208,7 @@ class Verdict:
 
         The page is one file and makes no network requests. Needs Jinja2 (the extra `lens`).
         """
-        from xhat.lens.checker.page import write_page
+        from xhat.lens.checker.page.render import write_page
 
         return write_page([self], path)
 
