@@ -78,6 +78,7 @@ compile() {
     version=$(sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
     mkdir "$site/xhat-$version.dist-info"
     printf 'Metadata-Version: 2.1\nName: xhat\nVersion: %s\n' "$version" > "$site/xhat-$version.dist-info/METADATA"
+    printf '[console_scripts]\nxhat = xhat.cli:main\n' > "$site/xhat-$version.dist-info/entry_points.txt"
 }
 
 once interpreter  # first: where there is no network, this is the one that reports it
