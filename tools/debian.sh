@@ -10,7 +10,7 @@
 # Needs Linux, root, debootstrap, and a network. SUITE, MIRROR and DEBIAN (the folder) name others. Status 69: not possible here.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-suite=${SUITE:-forky} mirror=${MIRROR:-http://deb.debian.org/debian}
+suite=${SUITE:-forky}
 root=$(realpath -m "${DEBIAN:-build/debian}")
 packages=(ca-certificates make clang clang-tidy libomp-dev g++-12 g++-13 g++-14 g++-15 g++-16)
 for version in 3.13 3.14 3.15; do
@@ -30,6 +30,7 @@ unshare --mount true 2> /dev/null || unavailable "this needs a mount namespace, 
 if [ ! -e "$root/etc/debian_version" ]; then
     command -v debootstrap > /dev/null || unavailable "debootstrap is missing: apt-get install debootstrap."
     scripts=${DEBOOTSTRAP_DIR:-/usr/share/debootstrap}/scripts
+    mirror=${MIRROR:-$(sed -n 's/^default_mirror //p' "$scripts/sid")}
     rm -rf "$root.part"
     mkdir -p "$(dirname "$root")"
     echo "Making a Debian $suite in $root, which takes a few minutes"
@@ -45,8 +46,9 @@ fi
 certificates=/etc/ssl/certs/ca-certificates.crt
 cp -L /etc/resolv.conf "$root/etc/resolv.conf"
 [ ! -e "${SSL_CERT_FILE:-$certificates}" ] || cp -L "${SSL_CERT_FILE:-$certificates}" "$root$certificates"
-PIP_INDEX_URL=${PIP_INDEX_URL:-$(python3 -m pip config get global.index-url 2> /dev/null || echo https://pypi.org/simple)}
-export PIP_INDEX_URL PIP_CERT=$certificates SSL_CERT_FILE=$certificates PIP_ROOT_USER_ACTION=ignore
+index=${PIP_INDEX_URL:-$(python3 -m pip config get global.index-url 2> /dev/null || true)}
+[ -z "$index" ] || export PIP_INDEX_URL="$index"
+export PIP_CERT=$certificates SSL_CERT_FILE=$certificates PIP_ROOT_USER_ACTION=ignore
 export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LANG=C.UTF-8
 unset PYTHONPATH PYTHONHOME VIRTUAL_ENV
 [[ "${PIP_FIND_LINKS:-}" != /* ]] || unset PIP_FIND_LINKS  # a folder that is not there

@@ -40,14 +40,15 @@ unpack() {
     release=$(. /etc/os-release && echo "$VERSION_CODENAME")
     mirror=$(sed -nE 's/^(URIs: |deb (\[[^]]*\] )?)([^ ]+debian)\/?( .*)?$/\3/p' /etc/apt/sources.list \
         /etc/apt/sources.list.d/* 2> /dev/null | head -n 1) || true
-    echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] ${mirror:-http://deb.debian.org/debian} $release main" \
+    [ -n "$mirror" ] || unavailable "/etc/apt/sources.list names no mirror of Debian."
+    echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] $mirror $release main" \
         > "$apt/sources.list"
-    own_apt update || unavailable "the lists of Debian's packages can't be downloaded from ${mirror:-deb.debian.org}."
+    own_apt update || unavailable "the lists of Debian's packages can't be downloaded from $mirror."
     wanted=$(own_apt install --simulate --no-install-recommends "$@" | awk '/^Inst/ {print $2}') \
         || unavailable "Debian $release has not all of: $*."
     # shellcheck disable=SC2086
     (cd "$apt/debs" && { [ -z "$wanted" ] || own_apt download $wanted; }) \
-        || unavailable "Debian's packages can't be downloaded from ${mirror:-deb.debian.org}."
+        || unavailable "Debian's packages can't be downloaded from $mirror."
     for deb in "$apt"/debs/*.deb; do
         [ ! -e "$deb" ] || dpkg --extract "$deb" "$folder"
     done
