@@ -30,7 +30,7 @@ unshare --mount true 2> /dev/null || unavailable "this needs a mount namespace, 
 if [ ! -e "$root/etc/debian_version" ]; then
     command -v debootstrap > /dev/null || unavailable "debootstrap is missing: apt-get install debootstrap."
     scripts=${DEBOOTSTRAP_DIR:-/usr/share/debootstrap}/scripts
-    mirror=${MIRROR:-$(sed -n 's/^default_mirror //p' "$scripts/sid")}
+    mirror=${MIRROR:-$(sed -n 's/^DEF_MIRROR="\(.*\)"/\1/p' "$(command -v debootstrap)")}
     rm -rf "$root.part"
     mkdir -p "$(dirname "$root")"
     echo "Making a Debian $suite in $root, which takes a few minutes"
