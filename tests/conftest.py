@@ -152,14 +152,15 @@ def away_from_the_kink(dy: Array, pre: Array, margin: float) -> Array:
 def in_a_process(code: str, *arguments: str, timeout: float = 120, **environment: str) -> str:
     """What Python prints for this code in a process of its own; fails if that ends badly or hangs.
 
-    It has the threads of this process, one, unless OMP_NUM_THREADS is among the variables.
+    It has the threads of this process, one, unless OMP_NUM_THREADS is among the variables. XHAT_PATIENCE multiplies the
+    limit, for a machine that is emulated.
     """
     clean = {k: v for k, v in os.environ.items() if k != "XHAT_ISA"}
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", code, *arguments],
         capture_output=True,
         text=True,
-        timeout=timeout,
+        timeout=timeout * float(os.environ.get("XHAT_PATIENCE", "1")),
         env={**clean, **environment, "PYTHONPATH": str(TESTS)},
     )
     assert done.returncode == 0, f"ended with {done.returncode}:\n{done.stdout}\n{done.stderr}"

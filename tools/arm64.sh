@@ -15,7 +15,7 @@ native=${PYTHON:-.venv/bin/python}
 place=$PWD/build/arm64
 host=$place/host root=$place/root site=$place/root/usr/local/lib/xhat python=$place/root/usr/bin/xhat-python
 each=300 all=2400  # seconds
-export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}" PYTHONPYCACHEPREFIX="$place/pycache" HYPOTHESIS_STORAGE_DIRECTORY="$place/hypothesis"
+export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}" XHAT_PATIENCE=2.5 PYTHONPYCACHEPREFIX="$place/pycache" HYPOTHESIS_STORAGE_DIRECTORY="$place/hypothesis"
 
 need_debian
 mkdir -p "$place/bin"
