@@ -4,6 +4,7 @@ import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from datetime import timedelta
+from functools import partial
 from typing import Any, TypeVar
 
 import torch
@@ -24,6 +25,7 @@ __all__ = [
     "for_other_tools",
     "functionalizing",
     "hooked",
+    "on_a_device",
     "ordinary",
     "plain",
     "read_by_mkldnn",
@@ -126,8 +128,9 @@ def copied_by_jit() -> bool:
     return torch.jit._trace._trace_module_map is not None
 
 
-# Whether torch.export records a graph, which other tools will read.
-exporting = torch.compiler.is_exporting
+# Whether torch.export records a graph, which other tools will read. Not torch.compiler.is_exporting: before 2.13,
+# torch.compile takes it for true in all of its own graphs. Each call of a layer reads it: no Python frame.
+exporting: Callable[[], bool] = partial(getattr, torch.compiler, "_is_exporting_flag")
 
 
 def for_other_tools() -> bool:
@@ -137,7 +140,7 @@ def for_other_tools() -> bool:
 
 def symbolically_traced(*arguments: Any) -> bool:
     """Whether torch.fx.symbolic_trace or a tracer of that kind is running, with proxies among these arguments."""
-    if _is_compiling() or not fx._symbolic_trace._is_fx_tracing_flag:
+    if _is_compiling() or not fx._symbolic_trace.is_fx_symbolic_tracing():
         return False
     return any(isinstance(leaf, fx.Proxy) for leaf in _pytree.tree_leaves(arguments))
 
@@ -181,6 +184,11 @@ batched = torch._C._functorch.is_legacy_batchedtensor
 def ordinary(t: Tensor) -> bool:
     """Whether this is a tensor without a subclass, with its elements at data_ptr, on any device."""
     return type(t) in _PLAIN and t.layout is torch.strided and not t.is_neg()
+
+
+def on_a_device(value: Any) -> bool:
+    """Whether this is a tensor that the host would have to wait for."""
+    return isinstance(value, Tensor) and value.device.type not in ("cpu", "meta")
 
 
 def plain(*tensors: Tensor | None) -> bool:
