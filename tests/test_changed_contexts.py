@@ -24,6 +24,7 @@ CHANGES: dict[str, Callable[[xhat.Context], Any]] = {
 }  # fmt: skip
 
 
+@pytest.mark.filterwarnings("ignore:Setting the (shape|dtype):DeprecationWarning")  # NumPy 2.5 still does it
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
 def test_arrays_of_a_context_that_have_another_form_are_not_read(
     change: Callable[[xhat.Context], Any],
