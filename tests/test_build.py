@@ -202,6 +202,16 @@ def test_a_missing_runtime_of_openmp_is_named(sources: Path) -> None:
     )
 
 
+def test_the_words_of_the_loader_of_macos_are_read_too() -> None:
+    from xhat.installation import _what_is_missing
+
+    said = "dlopen(/x/xhat/_kernels.abi3.so, 0x0002): Library not loaded: @rpath/libomp.dylib\n  Referenced from: ..."
+    assert _what_is_missing(said) == (
+        "xhat: the compiled kernels need OpenMP's runtime, libomp, which is not installed. Install it: apt install "
+        "libomp5, or brew install libomp."
+    )
+
+
 def test_a_missing_numpy_is_named() -> None:
     missing = """
 class Nothing:

@@ -14,7 +14,7 @@ export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
 
 if [ ! -x "$qemu" ]; then
     unpack "$place" amd64 qemu-user-static
-    find "$place/usr/bin" -name 'qemu-*' ! -name qemu-x86_64-static -delete  # those of thirty other processors
+    find "$place/usr/bin" -name 'qemu-*' ! -name 'qemu-x86_64' ! -name 'qemu-x86_64-static' -delete  # those of thirty other processors
 fi
 "$native" tests/survey.py > "$place/new.json" &
 "$qemu" -cpu Nehalem "$native" tests/survey.py > "$place/nehalem.json"

@@ -33,10 +33,10 @@ pythons() {
 set_up() {
     [ "$(uname -sm)" = "Linux x86_64" ] || stop "the wheels are built on x86-64 Linux; elsewhere, cibuildwheel builds those of that machine."
     mapfile -t found < <(pythons)
-    [[ ${found[0]:-} == *3.11* && ${#found[@]} -gt 1 ]] \
-        || stop "python3.11 and a newer Python are needed, and ${found[*]:-none} is found. Name them: PYTHONS='python3.11 python3.12'."
+    { [ ${#found[@]} -gt 1 ] && "${found[0]}" -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))'; } \
+        || stop "Python 3.11 and a newer one are needed, and this machine has ${found[*]:-neither}. Name them: PYTHONS='python3.11 python3.12'."
     command -v aarch64-linux-gnu-g++ > /dev/null \
-        || stop "the compiler for ARM64 is missing. Install g++-aarch64-linux-gnu, or run make arm64, which unpacks it."
+        || stop "the compiler for ARM64 is missing. Install g++-aarch64-linux-gnu, or run make survey-arm64, which unpacks it."
     [ -e "$tools/python" ] || "${found[0]}" -m venv "$place/tools"
     "$tools/pip" install --quiet --constraint constraints.txt pip
     "$tools/pip" install --quiet --group release
@@ -135,7 +135,7 @@ try_sdist() {
 try_arm64() {
     local python=$PWD/build/arm64/root/usr/bin/xhat-python
     if [ ! -x "$python" ]; then
-        echo "make arm64 makes an ARM64 Python, which would try the wheels for ARM64 too: they are left untested."
+        echo "make survey-arm64 makes an emulated ARM64 Python. Without it the wheels for ARM64 are left untested."
         return
     fi
     rm -rf "$place/arm64"

@@ -149,7 +149,7 @@ def test_input_that_has_no_batch_norm(x: Tensor) -> None:
     assert isinstance(raised.value, NotImplementedError)
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 def test_scripting_is_refused_and_tracing_works() -> None:
     layer = xt.BatchNorm2d(3).eval()
     with pytest.raises(ArgumentError, match=r"torch\.jit\.trace, or call xhat\.torch\.revert"):

@@ -219,8 +219,8 @@ class BatchNorm(nn.modules.batchnorm._BatchNorm):
                     if y is not None:
                         return y
             t = Inputs(input, weight, bias, residual, mask, *given)
-            early = self._following(running) if engines.switched_on else ()
-            y, batch = self._normalized(t, eps, self.correction, activation, *early)
+            early = self._following(running) if engines.switched_on else None
+            y, batch = self._normalized(t, eps, self.correction, activation, early)
             if batch is not None and running is not None:
                 self._follow(running, batch)
         except XhatError as error:
@@ -266,11 +266,11 @@ class BatchNorm(nn.modules.batchnorm._BatchNorm):
         tools.check_tracer(self, path)
         return x.tracer.create_proxy("call_module", path, (x,), given)
 
-    def _following(self, running: Running | None) -> tuple[Following, ...]:
-        """The last argument of `_normalized`, if the running statistics may move before `_follow` is called."""
+    def _following(self, running: Running | None) -> Following | None:
+        """The running statistics, if they may move before `_follow` is called."""
         if running is None or "_follow" in self.__dict__:
-            return ()
-        return (Following(running, self.momentum, self.correction, self.running_correction, self.nonfinite),)
+            return None
+        return Following(running, self.momentum, self.correction, self.running_correction, self.nonfinite)
 
     def _follow(self, running: Running, batch: Batch) -> None:
         """Updates the running statistics; `recalibrate` replaces this for a while."""

@@ -24,8 +24,8 @@ __all__ = ["Moments", "added", "layer_by_layer", "merge", "merge_running_statist
 
 M = TypeVar("M", bound=nn.Module)
 
-# m, mean and m2, of shape (C,) or (..., C). m may broadcast.
-Moments = tuple[Array, Array, Array]
+# m, mean and m2, of shape (C,) or (..., C): arrays or tensors. m may broadcast.
+Moments = tuple[Any, Any, Any]
 
 
 def merge(a: Moments, b: Moments) -> Moments:
