@@ -25,6 +25,7 @@ extensions = [
     "sphinx_copybutton",
     "commands",
     "mathml",
+    "notebooks",
     "signatures",
     "source_links",
 ]

@@ -28,6 +28,8 @@ MODULES = {  # each with what it needs beside NumPy
 }
 # Layers whose arguments are, but for those that are described, the ones of another library's layer.
 INHERITED = ("xhat.flax", "xhat.equinox", "xhat.keras")
+# Arguments that the layers of an older torch do not have.
+NOT_IN_EVERY_TORCH = {"bias"}
 # Classes that a function returns, and that nobody else makes: they have no arguments to describe.
 RESULTS = {
     "xhat.Context",
@@ -94,10 +96,8 @@ def test_every_public_name_has_its_place_in_the_reference() -> None:
                 listed |= {f"xhat.torch.{module}"} if "py:data" in line else set()
             elif re.fullmatch(r"   \w+", line):
                 listed.add(f"{module}.{line.strip()}")
-    assert set(NAMES) <= listed
-    assert {
-        name for name in listed if name.rpartition(".")[0] in {n.rpartition(".")[0] for n in NAMES}
-    } == set(NAMES)
+    modules = {name.rpartition(".")[0] for name in NAMES}
+    assert {name for name in listed if name.rpartition(".")[0] in modules} == set(NAMES)
 
 
 @pytest.mark.parametrize("name", DESCRIBED)
@@ -108,7 +108,7 @@ def test_a_docstring_describes_arguments_and_results(name: str) -> None:
     taken = parameters(obj)
     rests = {argument for argument in described(name) if argument.startswith("*")}
     of_this_name = described(name) - rests
-    assert of_this_name <= {p.name for p in taken}
+    assert of_this_name - NOT_IN_EVERY_TORCH <= {p.name for p in taken}
     if not name.startswith(INHERITED):
         needed = {p.name for p in taken if p.kind not in VARIADIC and not (rests and p.kind is KEYWORD)}
         assert needed <= of_this_name
@@ -128,7 +128,7 @@ def test_the_examples_of_a_docstring_run(name: str) -> None:
 
 
 def test_only_results_have_no_arguments() -> None:
-    assert {name for name in DESCRIBED if is_result(found(name))} == RESULTS
+    assert {name for name in DESCRIBED if is_result(found(name))} == RESULTS & set(NAMES)
 
 
 def test_the_names_of_a_section_are_found() -> None:

@@ -43,3 +43,11 @@ def test_a_broken_link_is_seen(tmp_path: Path) -> None:
     text = "# A `Part`, here\n[a](page.md), [b](#a-part-here), [c](gone.md#part), [d](#gone), [e](https://example.org#x)"
     (tmp_path / "page.md").write_text(text)
     assert broken_links(tmp_path / "page.md") == {"gone.md#part", "#gone"}
+
+
+def test_a_decision_has_a_number_of_its_own_which_its_title_begins_with() -> None:
+    decisions = [*(ROOT / "docs" / "decisions").glob("0*.md")]
+    numbers = [int(page.name[:4]) for page in decisions]
+    assert len(set(numbers)) == len(decisions) > 20
+    titles = [page.read_text("utf-8").split("\n")[0] for page in decisions]
+    assert [t for n, t in zip(numbers, titles, strict=True) if not t.startswith(f"# {n}. ")] == []
