@@ -4,6 +4,7 @@
 #   make test        lint, types, pytest and sanitize: what continuous integration runs
 #   make bench       verify, time, and write benchmarks/results and the tables in README.md
 #   make wheel       build the wheel, and test it in an environment of its own
+#   make test-torch TORCH_VERSION=2.11.0    the tests of xhat.torch with other versions of PyTorch ("2.11.0 2.14.1")
 #   make clean       back to a fresh clone
 #
 # PYTHON is the interpreter (make test PYTHON=python3.12), PROCESSES the number of processes that pytest runs in. PyTorch
@@ -30,7 +31,7 @@ MODULES := $(shell find src -name '*.py' | sort | cksum | tr ' ' '-')
 PACKAGE = $(ENGINE) $(shell find src -name '*.py') $(wildcard src/xhat/web/* src/xhat/*/*/web/* src/xhat/lens/prover/*.md)
 
 .DELETE_ON_ERROR:
-.PHONY: demo test set-up lint types pytest sanitize bench wheel clean
+.PHONY: demo test set-up lint types pytest sanitize bench wheel test-torch clean
 
 demo: $(MADE)/engine $(MADE)/with-demo $(MADE)/torch
 	$(BIN)/xhat demo
@@ -143,6 +144,10 @@ $(SANITIZE)/made: $(ENGINE) $(MADE)/modules-$(MODULES) | $(MADE)/python
 	$(PIP) --python $(SANITIZE)/venv/bin/python $(INSTALL) --no-deps --config-settings build-dir=$(SANITIZE)/cmake \
 	    --config-settings cmake.define.XHAT_SANITIZE=ON --editable .
 	@touch $@
+
+# What docs/torch-versions.md tells. TORCH_VERSION has one version or several.
+test-torch: $(MADE)/engine $(MADE)/with-$(EXTRAS) $(MADE)/architectures
+	VENV=$(VENV) tools/torch_versions.sh $(TORCH_VERSION)
 
 # ---------------------------------------------------------------------------------------------------- wheel
 
