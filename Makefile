@@ -10,6 +10,7 @@
 #   make compilers   compile with GCC 12 to 16 and Clang, compare the bits, and run clang-tidy (tools/compilers.sh)
 #   make tidy        clang-tidy alone
 #   make test-pythons    one wheel with later Pythons (tools/pythons.sh)
+#   make test-torch TORCH_VERSION=2.11.0    the tests of xhat.torch with other versions of PyTorch ("2.11.0 2.14.1")
 #   make clean       back to a fresh clone
 #
 # PYTHON is the interpreter (make test PYTHON=python3.12), PROCESSES the number of processes that pytest runs in. PyTorch
@@ -36,7 +37,7 @@ MODULES := $(shell find src -name '*.py' | sort | cksum | tr ' ' '-')
 
 .DELETE_ON_ERROR:
 .PHONY: demo test set-up lint types pytest sanitize bench docs wheels clean
-.PHONY: test-arm64 survey-arm64 test-old-cpu compilers tidy test-pythons
+.PHONY: test-arm64 survey-arm64 test-old-cpu compilers tidy test-pythons test-torch
 
 demo: $(MADE)/engine $(MADE)/with-demo $(MADE)/torch
 	$(BIN)/xhat demo
@@ -187,3 +188,9 @@ tidy:
 
 test-pythons:
 	tools/debian.sh tools/pythons.sh
+
+# ------------------------------------------------------------------------------- other versions of PyTorch
+# What docs/torch-versions.md has. TORCH_VERSION is one version or several.
+
+test-torch: $(MADE)/engine $(MADE)/with-$(EXTRAS) $(MADE)/architectures
+	VENV=$(VENV) tools/torch_versions.sh $(TORCH_VERSION)

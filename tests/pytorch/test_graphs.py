@@ -68,6 +68,8 @@ def agrees(graph: Callable[[Tensor], Tensor], recorded: nn.Module, direct: nn.Mo
 def test_make_fx(model: str, mode: str) -> None:
     """With symbols the graph holds for another batch size; recording with real tensors is a step of its own."""
     module = MODELS[model]()
+    if isinstance(module, Block) and module.training and "detach" not in make_fx(Tensor.detach)(X).code:
+        pytest.skip("since 2.14, make_fx does not record that the mask is detached")
     recorded, direct = copy.deepcopy(module), copy.deepcopy(module)
     graph = make_fx(recorded, tracing_mode=mode, _allow_non_fake_inputs=True)(OTHER.sin())
     if mode == "real":
