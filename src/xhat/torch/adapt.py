@@ -121,11 +121,11 @@ class _Adapted:
         self.before = layer._normalized
 
     def normalized(
-        self, t: Inputs, eps: Any, correction: Any, activation: Any, *following: Following
+        self, t: Inputs, eps: Any, correction: Any, activation: Any, following: Following | None = None
     ) -> tuple[Tensor, Batch | None]:
         """Takes the place of the layer's `_normalized`."""
         if t.mean is None or t.var is None or not t.x.numel():  # in training, or nothing to adapt to
-            return self.before(t, eps, correction, activation, *following)
+            return self.before(t, eps, correction, activation, following)
         mean, var = _moments(t)
         old = self.state or _State(self.prior, t.mean.to(mean.dtype), t.var.to(mean.dtype))
         na, nb = old.n, float(len(t.x))

@@ -43,13 +43,13 @@ class GhostBatchNorm(BatchNorm):
         self.groups = groups
 
     def _normalized(
-        self, t: Inputs, eps: Any, correction: Any, activation: Any, *following: Following
+        self, t: Inputs, eps: Any, correction: Any, activation: Any, following: Following | None = None
     ) -> tuple[Tensor, Batch | None]:
         """Each part of the batch as a layer of (groups C) channels."""
         n, values = t.x.shape[0], t.x[:1, :1].numel()
         groups = max(1, min(self.groups, n if values > 1 else n // 2))
         if t.mean is not None or groups == 1 or not t.x.numel():
-            return super()._normalized(t, eps, correction, activation, *following)
+            return super()._normalized(t, eps, correction, activation, following)
         ys, batches = [], []
         for part, k in _parts(t, groups):
             calls = [_side_by_side(part, k)] if t.mask is None else _one_by_one(part, k)

@@ -128,5 +128,5 @@ class Recorder:
             before: Any = tuple(torch.as_tensor(t, device=mean.device) for t in self._moments)
             self._moments = merge(before, new)
         else:
-            self._moments = merge(self.moments, tuple(t.cpu().double().numpy() for t in new))  # type: ignore[arg-type]
+            self._moments = merge(self.moments, tuple(t.cpu().double().numpy() for t in new))
         self.calls += 1

@@ -96,7 +96,7 @@ class BatchRenorm(BatchNorm):
                      ((1.0, self.rmax), (0.0, self.dmax)))  # type: ignore[return-value]  # fmt: skip
 
     def _normalized(
-        self, t: Inputs, eps: Any, correction: Any, activation: Any, *following: Following
+        self, t: Inputs, eps: Any, correction: Any, activation: Any, following: Following | None = None
     ) -> tuple[Tensor, Batch | None]:
         """A batch norm with the weight weight r and the bias bias + weight d."""
         recorded = "_follow" in vars(self)
@@ -109,7 +109,7 @@ class BatchRenorm(BatchNorm):
                 weight=r if t.weight is None else t.weight * r,
                 bias=shift if t.bias is None else t.bias + shift,
             )
-        return super()._normalized(t, eps, correction, activation, *following)
+        return super()._normalized(t, eps, correction, activation, following)
 
     def _batch_of(self, t: Inputs, eps: Any, correction: Any) -> Batch | None:
         """The statistics of the batch, on many processes of all ranks."""

@@ -29,10 +29,10 @@ class InStep(BatchNorm):
     _walked_path: str
 
     def _normalized(
-        self, t: Inputs, eps: Any, correction: Any, activation: Any, *following: Following
+        self, t: Inputs, eps: Any, correction: Any, activation: Any, following: Following | None = None
     ) -> Any:
         if t.mean is not None or walking() is None:
-            return super()._normalized(t, eps, correction, activation, *following)
+            return super()._normalized(t, eps, correction, activation, following)
         where = Where(ALONE, self._walked_path)
         return shared_batch.normalized(t, eps, correction, activation, where)
 

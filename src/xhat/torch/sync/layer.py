@@ -90,10 +90,10 @@ class SyncBatchNorm(BatchNorm):
         return ranks > 1
 
     def _normalized(
-        self, t: Inputs, eps: Any, correction: Any, activation: Any, *following: Following
+        self, t: Inputs, eps: Any, correction: Any, activation: Any, following: Following | None = None
     ) -> tuple[Tensor, Batch | None]:
         if t.mean is not None or not self._exchanges():
-            return super()._normalized(t, eps, correction, activation, *following)
+            return super()._normalized(t, eps, correction, activation, following)
         if tracing():
             path, details = _names_in_graph(self)
             where = Where(self._group, path, details=details)

@@ -156,7 +156,7 @@ class Exchanged:
         )
         group, on_device = where.group or "", _on_device(x, where)
         with frames.announce_failure(header, group):
-            mine = _row(x, mask) if on_device else _moments(x, mask)
+            mine: Any = _row(x, mask) if on_device else _moments(x, mask)
         if on_device:
             return _merged_on_device(frames.gather_on_device(mine, header, group), o)
         row = merged_row(_gather(mine, header, where))
