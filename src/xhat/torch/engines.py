@@ -27,7 +27,8 @@ __all__ = ["engine_for", "engine_of", "recorded_on", "switched_on", "use_triton"
 
 LARGEST = 2**31 - 1  # elements: Triton's kernels index a channel by 32 bits
 
-switched_on = os.environ.get("XHAT_TRITON", "") not in ("", "0")
+# True only where Triton is installed. torch.compile reads this, and no function with a cache.
+switched_on = os.environ.get("XHAT_TRITON", "") not in ("", "0") and find_spec("triton") is not None
 _interpreted = (
     os.environ.get("TRITON_INTERPRET") == "1"
 )  # Triton's own switch: kernels run on the CPU, for tests
@@ -114,7 +115,7 @@ def engine_for(*tensors: Tensor | None) -> Any:
 
 def recorded_on(device: torch.device) -> bool:
     """Whether a graph that is being recorded has operators with kernels on this device."""
-    return device.type == "cpu" or (switched_on and device.type == "cuda" and _installed())
+    return device.type == "cpu" or (switched_on and device.type == "cuda")
 
 
 def _triton(tensors: tuple[Tensor | None, ...]) -> ModuleType | None:

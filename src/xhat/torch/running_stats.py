@@ -82,15 +82,19 @@ def _check(running: Running, batch: Batch, visible: bool) -> None:
             f"batch_norm: running_mean and running_var have dtypes {running.mean.dtype} and {running.var.dtype}, "
             "expected real floating-point ones."
         )
-    for name, tensor in zip(("running_mean", "running_var", "batches", "skipped"), running, strict=True):
-        if tensor is not None:
-            check_device(name, tensor, batch.statistics.device)
+    _check_devices(running, batch.statistics.device)
     learned = running.mean.requires_grad or running.var.requires_grad
     if learned and visible and torch.is_grad_enabled():
         raise TensorArgumentError(
             "batch_norm: running_mean or running_var requires a gradient, and training would change it in place. "
             "Detach it, or use it in evaluation, where it has a gradient."
         )
+
+
+def _check_devices(running: Running, device: torch.device) -> None:
+    for name, tensor in zip(("running_mean", "running_var", "batches", "skipped"), running, strict=True):
+        if tensor is not None:
+            check_device(name, tensor, device)
 
 
 def _check_places(running: Running) -> None:
@@ -215,6 +219,7 @@ def track(
     """`move` as an operator, for a graph that is being recorded."""
     check_correction(running_correction, "batch_norm", "running_correction")
     statistics, m = batch.statistics, batch.count
+    _check_devices(running, statistics.device)
     if not isinstance(m, Tensor):
         m = torch.full((), m, dtype=statistics.dtype, device=statistics.device)
     torch.ops.xhat.track(*running, statistics, m, momentum, correction, running_correction, nonfinite)

@@ -1,6 +1,7 @@
 """What is recorded for a CUDA tensor, by fake tensors: there need be no GPU."""
 
 from collections.abc import Iterator
+from threading import Lock
 
 import pytest
 import torch
@@ -9,7 +10,10 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
 
 import xhat.torch as xt
+from xhat.plan import Options
 from xhat.torch import engines
+from xhat.torch.operators import Where
+from xhat.torch.sync import frames, groups, shared_batch
 
 pytestmark = requires_triton
 
@@ -46,3 +50,82 @@ def test_an_evaluation_is_recorded_as_operations_that_a_compiler_fuses(
 ) -> None:
     monkeypatch.setattr(engines, "switched_on", True)
     assert not any(name.startswith("xhat.") for name in operators(training=False))
+
+
+@pytest.mark.parametrize("switched_on", [True, False])
+@pytest.mark.parametrize(
+    "name",
+    ["weight", "bias", "residual", "mask", "running_mean", "running_var", "running_mean in evaluation"],
+)
+def test_a_tensor_on_another_device_is_refused_in_one_sentence(
+    name: str, switched_on: bool, monkeypatch: pytest.MonkeyPatch, fake: FakeTensorMode
+) -> None:
+    monkeypatch.setattr(engines, "switched_on", switched_on)
+    x = torch.empty(4, 8, 6, 4, device="cuda")
+    name, *evaluation = name.split(" in ")
+    shapes = {"residual": (4, 8, 6, 4), "mask": (4, 1, 6, 4)}
+    given = {
+        other: torch.empty(8, device="cuda") for other in ("running_mean", "running_var", "weight", "bias")
+    }
+    xt.batch_norm(x, **given, training=not evaluation)
+    given[name] = torch.empty(shapes.get(name, (8,)))
+    wanted = f"batch_norm: {name} is on cpu and input on cuda:0, expected one device"
+    with torch.no_grad(), pytest.raises(RuntimeError, match=wanted):
+        xt.batch_norm(x, **given, training=not evaluation)
+
+
+def test_a_compiled_layer_records_our_operators(
+    monkeypatch: pytest.MonkeyPatch, fake: FakeTensorMode
+) -> None:
+    monkeypatch.setattr(engines, "switched_on", True)
+    found: list[str] = []
+
+    def backend(graph: torch.fx.GraphModule, _: object) -> torch.fx.GraphModule:
+        found.extend(str(node.target) for node in graph.graph.nodes if node.op == "call_function")
+        return graph
+
+    layer = xt.BatchNorm2d(8, device="cuda", activation="relu").requires_grad_(False)
+    with torch.no_grad():
+        torch.compile(layer, backend=backend, fullgraph=True)(torch.empty(4, 8, 6, 4, device="cuda"))
+    assert [name for name in found if name.startswith("xhat.")] == ["xhat.batch_norm", "xhat.track"]
+
+
+class Group:
+    """In place of a process group and its backend: what is exchanged."""
+
+    def __init__(self) -> None:
+        self.sent: list[tuple[str, int]] = []
+
+    def all_gather(self, received: torch.Tensor, sent: torch.Tensor, group: object) -> None:
+        assert received.device == sent.device and len(received) == 2 * len(sent)
+        self.sent.append((sent.device.type, len(sent)))
+
+
+def test_ranks_exchange_tensors_of_the_gpu_and_the_host_reads_none(
+    monkeypatch: pytest.MonkeyPatch, fake: FakeTensorMode
+) -> None:
+    """To read a fake tensor is an error: it has no elements."""
+    group, session = Group(), frames.Session.__new__(frames.Session)
+    vars(session).update(rank=0, ranks=2, lock=Lock(), progress=frames.Progress(), interrupt=None, previous=None,
+                         capacity_after={}, headers={}, _group=lambda: group)  # fmt: skip
+    monkeypatch.setattr(frames, "_all_gather", group.all_gather)
+    monkeypatch.setattr(frames, "_session", lambda name: session)
+    monkeypatch.setattr(frames, "takes", lambda device, name: device.type == "cuda")
+    x, o, where = torch.empty(4, 8, 6, 4, device="cuda"), Options(1e-5, 0, None, 0.0), Where("", "a layer")
+    statistics, count = shared_batch.Exchanged().statistics(x, None, o, where)
+    total = shared_batch.Exchanged().total(statistics, x, statistics, o, where)
+    assert {statistics.device.type, count.device.type, total.device.type} == {"cuda"}
+    header = frames.WORDS  # alone at first; the frame of the right size follows
+    assert group.sent == [("cuda", header), ("cuda", header + 17), ("cuda", header), ("cuda", header + 16)]
+
+
+@pytest.mark.parametrize(
+    ("backends", "device", "there"),
+    [("cpu:gloo,cuda:nccl", "cuda", True), ("cuda:nccl", "cuda", True), ("cpu:gloo,cuda:gloo", "cuda", False),
+     ("cpu:gloo,cuda:nccl", "cpu", False)],
+)  # fmt: skip
+def test_a_backend_that_copies_to_the_host_gets_tensors_of_the_host(
+    backends: str, device: str, there: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(groups.dist, "get_backend_config", lambda group: backends)
+    assert groups.takes(None, torch.device(device)) is there
