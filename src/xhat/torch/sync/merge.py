@@ -28,7 +28,7 @@ M = TypeVar("M", bound=nn.Module)
 Moments = tuple[Any, Any, Any]
 
 
-def merge(a: Any, b: Any) -> Any:
+def merge(a: Moments, b: Moments) -> Moments:
     """The moments of two batches together. A batch with m = 0 is ignored, even if its mean and m2 are NaN.
 
     Of arrays, or of tensors, which the host does not read.
