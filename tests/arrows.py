@@ -40,10 +40,12 @@ TORCH_PUBLIC = (
 )
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
+    "notebook": set(),
     "layout": {"errors"},
     "equations": {"layout", "errors"},
     "checks": {"layout", "errors"},
-    "plan": {"checks", "layout", "errors", "_kernels"},
+    "installation": {"_kernels"},
+    "plan": {"checks", "layout", "errors", "installation"},
     "operands": {"plan", "checks", "layout", "errors"},
     "results": {"operands", "plan", "checks", "equations", "layout", "errors"},
     "ops": {"results", "operands", "plan", "checks", "equations", "layout", "errors"},
@@ -101,24 +103,27 @@ MAY_IMPORT: dict[str, set[str]] = {
     "torch.checkpoints": {"errors", "torch.errors"},
     "torch.average": CORE | {"torch.checkpoints", "torch.sync"},
     "torch.exponential_average": CORE | {"torch.checkpoints", "torch.recalibrate"},
-    "torch.doctor": CORE | TORCH_INPUTS | {f"torch.{part}" for part in SEEN},
+    "torch.doctor": {"notebook"} | CORE | TORCH_INPUTS | {f"torch.{part}" for part in SEEN},
     "torch.fold": CORE | TORCH_INPUTS | {"torch.composed", "torch.convert", "torch.nn"},
-    "torch": {f"torch.{part}" for part in TORCH_PUBLIC},
+    "torch.required": set(),
+    "torch": {"torch.required", *(f"torch.{part}" for part in TORCH_PUBLIC)},
     "lens": set(),
     "lens.paths": ENGINE,
     "lens.prover": {"equations", "errors"},
-    "lens.checker": {"equations", "errors"},
-    "lens.reporter": {"lens.paths", "equations", "layout", "errors"},
+    "lens.checker": {"equations", "errors", "notebook"},
+    "lens.reporter": {"lens.paths", "equations", "layout", "errors", "notebook"},
 }
 RIM = {"__init__", "__main__", "cli", "demo"}
 
 # What each part may import of others, inside a function included; the standard library goes without saying.
 MAY_LOAD: dict[str, set[str]] = {
     "errors": set(),
+    "notebook": set(),
     "layout": set(),
     "equations": set(),
     "checks": {"numpy"},
     "operands": {"numpy"},
+    "installation": {"numpy"},
     "plan": set(),
     "results": {"numpy"},
     "ops": {"numpy"},

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from importlib.metadata import entry_points, version
+from importlib.util import find_spec
 
 import pytest
 
@@ -23,12 +24,11 @@ def test_config_shows_what_the_engine_uses(capsys):
     shown = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
     config = xhat.config()
     assert shown == {
-        "version": config["version"],
-        "isa": config["isa"],
+        **config,
         "isa_available": " ".join(config["isa_available"]),
         "threads": str(config["threads"]),
-        "triton": config["triton"],
     }
+    assert shown["python"] == sys.version.split()[0] and shown["numpy"] == version("numpy")
 
 
 def test_without_a_command_the_commands_are_listed(capsys):
@@ -60,8 +60,13 @@ def test_importing_the_command_line_loads_no_optional_package():
         assert f"'{module}'" not in shown
 
 
-@pytest.mark.parametrize("extra", ["matplotlib", "rich", "sklearn", "threadpoolctl"])
+DEMO = ["matplotlib", "rich", "sklearn", "threadpoolctl"]
+
+
+@pytest.mark.parametrize("extra", DEMO)
 def test_a_missing_extra_is_one_sentence(extra, monkeypatch, capsys, tmp_path):
+    if not all(find_spec(name) for name in DEMO if name != extra):
+        pytest.skip("another package of the demo is missing here, and may be named first")
     for name in [name for name in sys.modules if name.startswith("xhat.demo")]:
         monkeypatch.delitem(sys.modules, name)
     for name in [name for name in sys.modules if name.partition(".")[0] == extra]:
@@ -110,7 +115,7 @@ def test_an_error_of_xhat_is_a_sentence_and_an_interrupt_is_quiet(monkeypatch, c
 
     monkeypatch.setitem(COMMANDS, "config", ("", lambda parser: None, refused))
     assert main(["config"]) == 2
-    assert capsys.readouterr().err == "xhat: moments: no.\n"
+    assert capsys.readouterr().err == "xhat config: moments: no.\n"
     monkeypatch.setitem(COMMANDS, "config", ("", lambda parser: None, interrupted))
     assert main(["config"]) == 130
     assert capsys.readouterr().err == ""

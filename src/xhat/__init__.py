@@ -1,8 +1,11 @@
-"""Batch normalization that can be trusted. The public names; no code.
+"""Batch normalization that can be trusted. The public names, and no code but that of `__version__`.
 
 The layers of the frameworks live in `xhat.numpy` and `xhat.torch`; the lens in `xhat.lens`.
 """
 
+from typing import Any as _Any
+
+from xhat import installation as installation  # first, so that what is missing is named in one sentence
 from xhat.equations import Paths as Paths
 from xhat.ops import Context as Context
 from xhat.ops import Gradients as Gradients
@@ -30,3 +33,10 @@ __all__ = [
     "moments",
     "normalize",
 ]
+
+
+def __getattr__(name: str) -> _Any:
+    """`__version__`, looked up when it is read: importlib.metadata takes longer to import than xhat."""
+    if name == "__version__":
+        return config()["version"]
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

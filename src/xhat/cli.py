@@ -22,11 +22,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a command. Returns 0 on success, 1 if the command found something wrong, 2 if it could not run."""
     parser = Parser("xhat", description="Batch normalization with exact and proved gradients.")
     parser.add_argument("--version", action="version", version=f"xhat {config()['version']}")
-    commands = parser.add_subparsers(title="commands", metavar="")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND")
     for name, (about, arguments, run) in COMMANDS.items():
         command = commands.add_parser(name, help=about, description=about)
         arguments(command)
-        command.set_defaults(run=run)
+        command.set_defaults(run=run, command=name)
     words = list(sys.argv[1:] if argv is None else argv)
     if words and not words[0].startswith("-") and words[0] not in COMMANDS:
         return refuse(f"xhat: there is no command {words[0]!r}, expected one of {', '.join(COMMANDS)}.")
@@ -37,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         status: int = args.run(args)
     except XhatError as error:
-        return refuse(f"xhat: {error}")
+        return refuse(f"xhat {args.command}: {_without_function(error)}")
     except KeyboardInterrupt:
         return 130
     return status
@@ -47,6 +47,12 @@ def refuse(sentence: str) -> int:
     """Print to the standard error why a command could not run; returns its exit status."""
     print(sentence, file=sys.stderr)
     return 2
+
+
+def _without_function(error: XhatError) -> str:
+    """The sentence of an error without the name of the function behind a command, whose own name stands there."""
+    function, _, rest = str(error).partition(": ")
+    return rest if function in ("check", "derive", "diagnose", "doctor", "examine", "report") else str(error)
 
 
 def _config_arguments(parser: Parser) -> None:
@@ -66,12 +72,17 @@ def _demo_arguments(parser: Parser) -> None:
         "--out",
         type=Path,
         default=Path("xhat-demo"),
-        help="folder for the pictures and the report (xhat-demo)",
+        help="folder for the pictures and the report (default: xhat-demo)",
     )
     parser.add_argument(
-        "--seed", type=_at_least(0), default=0, help="seed of the split, the weights and the batches (0)"
+        "--seed",
+        type=_at_least(0),
+        default=0,
+        help="seed of the split, the weights and the batches (default: 0)",
     )
-    parser.add_argument("--steps", type=_at_least(1), default=600, help="steps of each training (600)")
+    parser.add_argument(
+        "--steps", type=_at_least(1), default=600, help="training steps per run (default: 600)"
+    )
 
 
 def _demo(args: Args) -> int:
@@ -91,14 +102,22 @@ def _demo(args: Args) -> int:
 def _report_arguments(parser: Parser) -> None:
     parser.add_argument("x", type=Path, help="the input, a .npy file")
     parser.add_argument("--dy", type=Path, help="the gradient with respect to the output, same shape as x")
-    parser.add_argument("--gamma", type=Path, help="the scale, one value per channel (1)")
-    parser.add_argument("--beta", type=Path, help="the shift, one value per channel (0)")
-    parser.add_argument("--axis", type=_axes, default=1, help="the channel axis, or several: 1,2 (1)")
-    parser.add_argument("--eps", type=float, default=1e-5, help="added to the variance (1e-5)")
-    parser.add_argument("--correction", type=float, default=0, help="0: divide by m, 1: by m - 1 (0)")
-    parser.add_argument("--title", help="title of the page (the name of the file)")
+    parser.add_argument("--gamma", type=Path, help="the scale, one value per channel (default: 1)")
+    parser.add_argument("--beta", type=Path, help="the shift, one value per channel (default: 0)")
     parser.add_argument(
-        "-o", "--output", type=Path, default=Path("report.html"), help="the file to write (report.html)"
+        "--axis", type=_axes, default=1, help="the channel axis, or several: 1,2 (default: 1)"
+    )
+    parser.add_argument("--eps", type=float, default=1e-5, help="added to the variance (default: 1e-5)")
+    parser.add_argument(
+        "--correction", type=float, default=0, help="0: divide by m, 1: by m - 1 (default: 0)"
+    )
+    parser.add_argument("--title", help="title of the page (default: the name of the file)")
+    parser.add_argument(
+        "-o",
+        "--output",
+        type=Path,
+        default=Path("report.html"),
+        help="the file to write (default: report.html)",
     )
 
 
@@ -136,13 +155,13 @@ def _at_least(least: int) -> Callable[[str], int]:
 
 def _derive_arguments(parser: Parser) -> None:
     parser.add_argument(
-        "display", nargs="?", help="one display with its reason: path-1, ... (all in a table)"
+        "display", nargs="?", help="show one display with its reason: path-1, ... (default: a table of all)"
     )
     parser.add_argument(
-        "--format", choices=("table", "md"), default="table", help="a table or Markdown (table)"
+        "--format", choices=("table", "md"), default="table", help="a table or Markdown (default: table)"
     )
     parser.add_argument("--equation", metavar="LATEX", help="prove or refute this equation")
-    parser.add_argument("-o", "--output", type=Path, help="file for the Markdown (the terminal)")
+    parser.add_argument("-o", "--output", type=Path, help="file for the Markdown (default: the terminal)")
 
 
 def _derive(args: Args) -> int:
@@ -174,10 +193,10 @@ def _doctor_arguments(parser: Parser) -> None:
 def _doctor(args: Args) -> int:
     try:
         from xhat.torch.doctor.command import doctor
-    except ModuleNotFoundError as missing:
-        if (missing.name or "").partition(".")[0] != "torch":
+    except ImportError as missing:  # torch is not there, or too old
+        if missing.name != "torch":
             raise
-        return refuse("xhat doctor: torch is missing, install it with pip install 'xhat[torch]'.")
+        return refuse(f"xhat doctor: {str(missing).removeprefix('xhat.torch: ')}")
     try:
         status: int = doctor(args.target, as_json=args.json, output=args.output, progress=args.progress)
     except ModuleNotFoundError as missing:
@@ -204,8 +223,8 @@ COMMANDS = {
         _doctor_arguments,
         _doctor,
     ),
-    "derive": ("prove or refute the derivation, display by display", _derive_arguments, _derive),
-    "config": ("show the version, the instruction set and the threads", _config_arguments, _config),
+    "derive": ("prove or refute the derivation, equation by equation", _derive_arguments, _derive),
+    "config": ("show the versions, the instruction set and the threads", _config_arguments, _config),
 }
 
 if __name__ == "__main__":

@@ -221,7 +221,7 @@ def test_an_exported_program_in_training_mode_is_seen_and_proved() -> None:
 
 
 def test_layers_in_scripted_parts_are_left_out() -> None:
-    with pytest.warns(DeprecationWarning, match="torch.jit.script"):
+    with pytest.warns((DeprecationWarning, FutureWarning), match="torch.jit.script"):
         scripted = torch.jit.script(nn.Sequential(nn.BatchNorm2d(CHANNELS)))
     model = nn.Sequential(scripted, nn.BatchNorm2d(CHANNELS))
     d = xt.diagnose(model, batches(), progress=False)

@@ -145,46 +145,46 @@ def test_a_model_without_batch_norm_is_2(folder, capsys):
 @pytest.mark.parametrize(
     ("target", "sentence"),
     [
-        ("nowhere.pt", "examine: there is no file nowhere.pt."),
-        ("", "examine: . is a folder, expected a file."),
-        ("training_of_mine.py", "doctor: training_of_mine.py is Python's source, expected"),
-        ("training_of_mine.py:healthy", "doctor: training_of_mine.py:healthy is Python's source, expected"),
-        ("no_such_module:f", "doctor: there is no module 'no_such_module' in "),
-        ("training_of_mine.inner:f", "doctor: there is no module 'training_of_mine.inner' in "),
-        ("training_of_mine:nothing", "doctor: training_of_mine has no 'nothing'; it has network, healthy, "),
-        ("training_of_mine:number", "doctor: training_of_mine:number is int, expected a function."),
+        ("nowhere.pt", "there is no file nowhere.pt."),
+        ("", ". is a folder, expected a file."),
+        ("training_of_mine.py", "training_of_mine.py is Python's source, expected"),
+        ("training_of_mine.py:healthy", "training_of_mine.py:healthy is Python's source, expected"),
+        ("no_such_module:f", "there is no module 'no_such_module' in "),
+        ("training_of_mine.inner:f", "there is no module 'training_of_mine.inner' in "),
+        ("training_of_mine:nothing", "training_of_mine has no 'nothing'; it has network, healthy, "),
+        ("training_of_mine:number", "training_of_mine:number is int, expected a function."),
         (
             "training_of_mine:one",
-            "doctor: training_of_mine:one returned Sequential, expected (model, batches) or ",
+            "training_of_mine:one returned Sequential, expected (model, batches) or ",
         ),
         (
             "training_of_mine:four",
-            "doctor: training_of_mine:four returned 4 values, expected (model, batches) or ",
+            "training_of_mine:four returned 4 values, expected (model, batches) or ",
         ),
         (
             "training_of_mine:no_model",
-            "doctor: training_of_mine:no_model returned list first, expected a torch.nn",
+            "training_of_mine:no_model returned list first, expected a torch.nn",
         ),
         (
             "training_of_mine:no_loss",
-            "doctor: training_of_mine:no_loss returned str third, expected a function",
+            "training_of_mine:no_loss returned str third, expected a function",
         ),
         (
             "training_of_mine:raises",
-            "doctor: training_of_mine:raises raised ZeroDivisionError: division by zero "
+            "training_of_mine:raises raised ZeroDivisionError: division by zero "
             "(training_of_mine.py, line 29).",
         ),
         (
             "training_of_mine:ends",
-            "doctor: training_of_mine:ends raised SystemExit: no data (training_of_mine.py, line 32).",
+            "training_of_mine:ends raised SystemExit: no data (training_of_mine.py, line 32).",
         ),
-        ("wrong_syntax:f", "doctor: wrong_syntax:f raised SyntaxError: "),
+        ("wrong_syntax:f", "wrong_syntax:f raised SyntaxError: "),
         (
             "imports_nothing:f",
-            "doctor: imports_nothing:f raised ModuleNotFoundError: No module named 'no_such_package' "
+            "imports_nothing:f raised ModuleNotFoundError: No module named 'no_such_package' "
             "(imports_nothing.py, line 1).",
         ),
-        ("training_of_mine:no_batches", "diagnose: "),
+        ("training_of_mine:no_batches", ""),
         ("training_of_mine:batches_raise", ""),
     ],
 )
@@ -192,7 +192,7 @@ def test_what_cannot_be_judged_is_one_sentence_and_2(folder, capsys, target, sen
     status, out, err = run(capsys, target, "--no-progress")
     lines = [line for line in err.splitlines() if line != "a user prints"]
     assert (status, out) == (2, "")
-    assert len(lines) == 1 and lines[0].startswith(f"xhat: {sentence}"), err
+    assert len(lines) == 1 and lines[0].startswith(f"xhat doctor: {sentence}"), err
 
 
 def test_an_error_of_the_batches_has_its_message(folder, capsys):
@@ -226,5 +226,7 @@ def test_without_torch_it_is_one_sentence(capsys, monkeypatch):
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "torch", None)
     assert run(capsys, "last.pt") == (
-        2, "", "xhat doctor: torch is missing, install it with pip install 'xhat[torch]'.\n"
+        2, "",
+        "xhat doctor: torch is not installed, expected version 2.11 or newer. "
+        "Install one: pip install 'torch>=2.11'.\n",
     )  # fmt: skip

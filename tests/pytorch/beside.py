@@ -10,7 +10,7 @@ from torch import Tensor, nn
 import xhat.torch as xt
 
 # torch's own forward mode and compiler are made with torch.jit.script.
-WARNS = pytest.mark.filterwarnings("ignore:`torch.jit.script(_method)?` is deprecated:DeprecationWarning")
+WARNS = pytest.mark.filterwarnings("ignore:`torch.jit.script(_method)?` is deprecated")
 
 CHANNELS = 3
 

@@ -8,11 +8,12 @@ first gradients, in wider arithmetic; this one is for gradients of higher order 
 import itertools
 import zlib
 from collections.abc import Callable, Iterator
+from inspect import signature
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 # From sizes that are all distinct, so that two axes taken for one another change the result.
@@ -44,6 +45,8 @@ ACTIVATIONS: dict[str, Any] = {
     "silu": "silu",
 }
 AFFINE = ("affine", "no bias", "not affine")
+# The options of a layer without a bias, which torch's layers have as an argument since 2.13.
+NO_BIAS: dict[str, Any] = {"bias": False} if "bias" in signature(nn.BatchNorm1d).parameters else {}
 
 
 def generator(seed: str) -> torch.Generator:

@@ -12,6 +12,7 @@ import blocks
 import pytest
 import torch
 from comparing import data, made, same
+from definition import NO_BIAS
 from torch import nn
 
 import xhat.torch as xt
@@ -37,7 +38,7 @@ def test_a_layer_becomes_ours_and_torchs_again(theirs: type, ours: type, shape: 
         {"momentum": None},
         {"affine": False},
         {"track_running_stats": False},
-        {"bias": False},
+        NO_BIAS,
     ):
         layer = theirs(C, eps=1e-3, **options).double()
         expected = copy.deepcopy(layer)

@@ -46,7 +46,7 @@ def _named() -> nn.Module:
 
 
 def _scripted() -> nn.Module:
-    with pytest.warns(DeprecationWarning, match="torch.jit.script"):
+    with pytest.warns((DeprecationWarning, FutureWarning), match="torch.jit.script"):
         return torch.jit.script(nn.BatchNorm2d(C))
 
 

@@ -133,8 +133,8 @@ def agrees_in_state(graph: nn.Module, direct: nn.Module) -> None:
             same(buffers[name], value)
 
 
-@pytest.mark.filterwarnings("ignore:`torch.jit.trace:DeprecationWarning")
-@pytest.mark.filterwarnings("ignore:.*torch.jit.*deprecated:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:`torch.jit.trace")
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*deprecated")
 @pytest.mark.parametrize("model", MODELS)
 def test_jit_trace(model: str) -> None:
     """No TracerWarning: nothing was taken for a constant."""

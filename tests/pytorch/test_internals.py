@@ -20,7 +20,7 @@ from torch.utils.checkpoint import checkpoint
 
 from xhat.torch import internals
 
-pytestmark = [WARNS, pytest.mark.filterwarnings("ignore:`torch.jit.trace:DeprecationWarning")]
+pytestmark = [WARNS, pytest.mark.filterwarnings("ignore:`torch.jit.trace")]
 
 QUESTIONS: dict[str, Callable[[], bool]] = {
     "transforming": internals.transforming,

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from beside import CHANNELS, TANGENT, X, layers, same
+from definition import NO_BIAS
 from torch import Tensor, nn
 from torch.nn.utils import fusion, parametrize, prune
 
@@ -27,7 +28,7 @@ LAZY: list[tuple[Any, Any, Any, tuple[int, ...]]] = [
     (xt.LazyBatchNorm3d, nn.LazyBatchNorm3d, xt.BatchNorm3d, (4, 3, 5, 2, 2)),
 ]
 OPTIONS: list[dict[str, Any]] = [
-    {}, {"affine": False}, {"bias": False}, {"track_running_stats": False}, {"momentum": None, "eps": 0.1},
+    {}, {"affine": False}, NO_BIAS, {"track_running_stats": False}, {"momentum": None, "eps": 0.1},
 ]  # fmt: skip
 PAIRED = pytest.mark.parametrize(("kind", "theirs", "shape"), PAIRS, ids=str)
 

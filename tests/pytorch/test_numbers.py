@@ -14,6 +14,7 @@ from definition import (
     ACTIVATIONS,
     DTYPES,
     LAYOUTS,
+    NO_BIAS,
     Problem,
     batch,
     generator,
@@ -167,7 +168,7 @@ def test_torchs_layer_gives_the_same(layout: str, dtype: str) -> None:
         {"momentum": None},
         {"affine": False},
         {"track_running_stats": False},
-        {"bias": False},
+        NO_BIAS,
     ):
         x = batch(layout, dtype=kind)
         wide = kind if kind.itemsize >= 4 else torch.float32

@@ -12,7 +12,7 @@ from torch.autograd import gradcheck, gradgradcheck
 import xhat.torch as xt
 from xhat.errors import ShapeError
 
-pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")
+pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")
 
 LENGTHS = [7, 3, 5, 1]
 

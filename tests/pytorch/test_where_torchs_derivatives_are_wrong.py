@@ -22,9 +22,7 @@ from torch.nn import functional as F
 
 import xhat.torch as xt
 
-pytestmark = pytest.mark.filterwarnings(
-    "ignore:`torch.jit.script:DeprecationWarning"
-)  # torch's own forward mode
+pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script")  # torch's own forward mode
 
 B, N, C, L = 4, 6, 3, 5
 Function = Callable[[Tensor, Tensor, Tensor], Tensor]

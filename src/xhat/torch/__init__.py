@@ -1,5 +1,9 @@
 """Batch normalization for PyTorch: torch.nn's layers, replaced. The public names; no code."""
 
+from xhat.torch import required as required  # first, and so above the line
+
+# isort: split
+
 from xhat.torch.accumulate import accumulate as accumulate
 from xhat.torch.adapt import Adaptation as Adaptation
 from xhat.torch.adapt import adapt as adapt

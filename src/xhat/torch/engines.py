@@ -35,15 +35,27 @@ _interpreted = (
 
 
 def use_triton(enabled: bool = True) -> None:
-    """Computes batch norms on CUDA and ROCm devices by kernels in Triton, from the next call on.
+    """Compute batch norms on CUDA and ROCm devices by kernels in Triton, from the next call on.
 
-    Off by default: the kernels have been tested without a GPU, by Triton's interpreter and by reading the machine code,
-    and have not run on one. XHAT_TRITON=1 in the environment switches them on from the start.
+    They are off by default: the kernels have been tested without a GPU, by Triton's interpreter and by reading the
+    machine code, and have not run on one. ``XHAT_TRITON=1`` in the environment switches them on from the start.
 
-    Raises ArgumentError where Triton is not installed, which PyTorch's builds for CUDA and ROCm bring with them.
+    Parameters
+    ----------
+    enabled : bool, default True
+        False to switch them off.
 
-    Example
-    -------
+    Raises
+    ------
+    ArgumentError
+        If Triton is not installed, which PyTorch's builds for CUDA and ROCm bring with them.
+
+    See Also
+    --------
+    engine_of : What computes the batch norm of a tensor.
+
+    Examples
+    --------
     >>> import xhat.torch as xt
     >>> xt.use_triton(False)
     """
@@ -57,15 +69,36 @@ def use_triton(enabled: bool = True) -> None:
 
 
 def engine_of(tensor: Tensor) -> str:
-    """What computes the batch norm of this tensor in eager mode: "kernels", "triton" or "composed".
+    """Name what computes the batch norm of a tensor in eager mode.
 
-    Raises TensorTypeError for what is no tensor.
+    Parameters
+    ----------
+    tensor : torch.Tensor
+        The input of a batch norm.
 
-    Example
+    Returns
     -------
-    >>> import torch, xhat.torch as xt
+    {"kernels", "triton", "composed"}
+        The compiled kernels, for plain CPU tensors; Triton's kernels, for tensors of a CUDA or ROCm device where they
+        are switched on; or torch's operations, for everything else.
+
+    Raises
+    ------
+    TensorTypeError
+        If the argument is no tensor; it is an ArgumentError and a TypeError.
+
+    See Also
+    --------
+    use_triton : Switch on the kernels in Triton.
+
+    Examples
+    --------
+    >>> import torch
+    >>> import xhat.torch as xt
     >>> xt.engine_of(torch.zeros(2, 3))
     'kernels'
+    >>> xt.engine_of(torch.zeros(2, 3, dtype=torch.complex64))
+    'composed'
     """
     if not isinstance(tensor, Tensor):
         raise TensorTypeError(f"engine_of: got {type(tensor).__name__}, expected a tensor.")

@@ -54,22 +54,90 @@ def batch_norm(
     correction: int = 0, running_correction: int = 1, activation: Any = None, nonfinite: str = "propagate",
     **unknown: Never,
 ) -> Tensor:  # fmt: skip
-    """y = act(weight (x - mu) / sqrt(var + eps) + bias [+ residual]): torch.nn.functional.batch_norm, and more.
+    """Normalize a batch: `torch.nn.functional.batch_norm` with more options.
 
-        training     mu = sum w x / m     var = sum w (x - mu)^2 / (m - correction)     of this batch, and then
+    ::
+
+        y = act(weight (x - mu) / sqrt(var + eps) + bias [+ residual])
+
+        training     mu = sum w x / m     var = sum w (x - mu)^2 / (m - correction)
+                     of this batch, and then, with v = sum w (x - mu)^2 / (m - running_correction):
                      running_mean += momentum (mu - running_mean)
-                     running_var  += momentum (var (m - correction) / (m - running_correction) - running_var)
+                     running_var  += momentum (v - running_var)
         else         mu = running_mean    var = running_var
 
-    input: (N, C, ...), float64, float32, float16 or bfloat16, any strides; weight, bias, running statistics: (C,), of
-    any of these dtypes. residual: as input, added before the activation. mask: bool or weights w >= 0 that
-    broadcast to input with size 1 along the channels (dimension 1): they weigh the statistics. activation: None,
-    "relu", ("leaky_relu", slope), "silu". nonfinite: what a batch with NaN or infinity does to the running
-    statistics: "propagate", "skip" (its channels stay as they are) or "raise".
+    Parameters
+    ----------
+    input : torch.Tensor
+        The batch (N, C, ...): float64, float32, float16 or bfloat16, any strides.
+    running_mean, running_var : torch.Tensor or None
+        The running statistics (C,), of any of these dtypes. They are needed in evaluation, and updated in training.
+    weight, bias : torch.Tensor, optional
+        Scale and shift (C,), of any of these dtypes. They default to 1 and 0.
+    training : bool, default False
+        True to use the statistics of this batch.
+    momentum : float, default 0.1
+        The weight of this batch in the running statistics.
+    eps : float, default 1e-5
+        Added to the variance inside the square root.
+    residual : torch.Tensor, optional
+        Added before the activation, in the shape and dtype of the input.
+    mask : torch.Tensor, optional
+        Bool, or weights w of at least 0. It broadcasts to the input and has size 1 along the channels (dimension 1). It
+        weighs the statistics.
+    correction : {0, 1}, default 0
+        What the batch's variance divides by is m - correction; 0 is torch's convention.
+    running_correction : {0, 1}, default 1
+        The same for running_var; 1 is torch's convention.
+    activation : {None, "relu", "silu"} or ("leaky_relu", slope), optional
+        The function ``act``.
+    nonfinite : {"propagate", "skip", "raise"}, default "propagate"
+        What a batch with NaN or infinity does to the running statistics: it moves them, as in torch; its channels stay
+        as they are; or the call raises.
 
-    Returns y in input's dtype and memory format. An empty batch gives an empty y and leaves the statistics as they are.
-    Raises classes of xhat.errors; where torch raises for the same mistake, they are of torch's class as well.
-    Source: Ioffe and Szegedy 2015, algorithms 1 and 2; the running statistics are torch's convention.
+    Returns
+    -------
+    torch.Tensor
+        The result y, in the shape, dtype and memory format of the input. An empty batch gives an empty y and leaves the
+        running statistics as they are.
+
+    Raises
+    ------
+    ShapeError
+        If a tensor does not fit the input, or if evaluation has no running statistics.
+    DtypeError
+        If a tensor has another dtype, layout or class.
+    ArgumentError
+        If an option or a weight of the mask has no valid value, if only one of the running statistics is given, or with
+        ``nonfinite="raise"``.
+    OptionError
+        If the function does not have an option of this name.
+    DegenerateBatchError
+        If a batch in training has a single value per channel, or if m <= correction or running_correction.
+
+    See Also
+    --------
+    BatchNorm2d : A layer with parameters and running statistics.
+
+    Notes
+    -----
+    Where torch raises for the same mistake, errors are of torch's class as well.
+
+    References
+    ----------
+    Ioffe and Szegedy, "Batch Normalization: Accelerating Deep Network Training by Reducing Internal Covariate Shift",
+    2015, algorithms 1 and 2. The running statistics are torch's convention.
+
+    Examples
+    --------
+    >>> import torch
+    >>> import xhat.torch as xt
+    >>> x = torch.tensor([[1.0], [2.0], [6.0]])
+    >>> mean, var = torch.zeros(1), torch.ones(1)
+    >>> xt.batch_norm(x, mean, var, training=True, activation="relu").flatten()
+    tensor([0.0000, 0.0000, 1.3887])
+    >>> mean, var
+    (tensor([0.3000]), tensor([1.6000]))
     """
     if unknown:
         refuse_options("batch_norm", unknown, {"epsilon": "It is called eps here."})

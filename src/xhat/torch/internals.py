@@ -4,6 +4,7 @@ import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from datetime import timedelta
+from functools import partial
 from typing import Any, TypeVar
 
 import torch
@@ -127,8 +128,9 @@ def copied_by_jit() -> bool:
     return torch.jit._trace._trace_module_map is not None
 
 
-# Whether torch.export records a graph, which other tools will read.
-exporting = torch.compiler.is_exporting
+# Whether torch.export records a graph, which other tools will read. Not torch.compiler.is_exporting: before 2.13,
+# torch.compile takes it for true in all of its own graphs. Each call of a layer reads it: no Python frame.
+exporting: Callable[[], bool] = partial(getattr, torch.compiler, "_is_exporting_flag")
 
 
 def for_other_tools() -> bool:
@@ -138,7 +140,7 @@ def for_other_tools() -> bool:
 
 def symbolically_traced(*arguments: Any) -> bool:
     """Whether torch.fx.symbolic_trace or a tracer of that kind is running, with proxies among these arguments."""
-    if _is_compiling() or not fx._symbolic_trace._is_fx_tracing_flag:
+    if _is_compiling() or not fx._symbolic_trace.is_fx_symbolic_tracing():
         return False
     return any(isinstance(leaf, fx.Proxy) for leaf in _pytree.tree_leaves(arguments))
 

@@ -88,5 +88,5 @@ def test_pytest_shows_the_verdict_of_a_failed_assertion(tmp_path: Path) -> None:
 def test_an_invalid_eps_is_refused(eps: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["check", str(SPECIMENS / "the_source.py"), "--eps", eps]) == 2
     assert capsys.readouterr().err == (
-        f"xhat: check: eps is {float(eps)}, expected a finite number of at least 0.\n"
+        f"xhat check: eps is {float(eps)}, expected a finite number of at least 0.\n"
     )

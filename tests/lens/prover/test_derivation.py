@@ -250,7 +250,7 @@ def test_any_equation_is_judged(equation, status, begins, capsys):
 )
 def test_an_error_is_one_sentence(arguments, sentence, capsys):
     assert main(["derive", *arguments]) == 2
-    assert capsys.readouterr().err == f"xhat: derive: {sentence}\n"
+    assert capsys.readouterr().err == f"xhat derive: {sentence}\n"
 
 
 def test_an_unknown_style_and_an_unwritable_path_are_refused(capsys, tmp_path):

@@ -285,7 +285,7 @@ def test_files_that_hold_no_array_get_a_sentence_and_status_2(
     }.items():
         file = tmp_path / name
         assert main(["report", str(file), "-o", str(tmp_path / "r.html")]) == 2
-        assert capsys.readouterr().err == f"xhat: report: {file} {reason}{tail}"
+        assert capsys.readouterr().err == f"xhat report: {file} {reason}{tail}"
     assert main(["report", x, "-o", str(tmp_path / "no" / "r.html")]) == 2
     assert "No such file or directory" in capsys.readouterr().err
     assert not (tmp_path / "r.html").exists()

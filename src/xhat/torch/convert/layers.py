@@ -77,7 +77,16 @@ _TORCH_CLASS = {xhats: torchs for torchs, xhats in XHAT_CLASS.items()} | {SyncBa
 _TORCH_FORWARD = _BatchNorm.forward
 
 # The attributes that a layer of xhat has and torch's layer has not.
-_ADDED = (*layers.DEFAULTS, "skipped", "torch_class", "frozen_statistics", "frozen_affine", "_group", "_path")
+_ADDED = (
+    *layers.DEFAULTS,
+    "skipped",
+    "torch_class",
+    "frozen_statistics",
+    "frozen_affine",
+    "_group",
+    "_path",
+    "_eps",
+)
 
 
 @cache
@@ -132,6 +141,7 @@ def convert_layer(layer: nn.Module) -> None:
             value.data = value.data.float()  # the tensor object stays: others may hold a reference to it
     kind: Any = type(layer)
     layer.__class__ = XHAT_CLASS.get(kind) or act_class(kind)
+    layer.eps = vars(layer)["eps"]
     for name, value in layers.DEFAULTS.items():
         setattr(layer, name, value)
 

@@ -154,11 +154,13 @@ class Exchanged:
         header = _header(
             where.layer, channels, x.dtype, where.differentiated, o, recomputing(), where.details
         )
-        group, on_device = where.group or "", _on_device(x, where)
+        group = where.group or ""
+        if _on_device(x, where):
+            with frames.announce_failure(header, group):
+                sent = _row(x, mask)
+            return _merged_on_device(frames.gather_on_device(sent, header, group), o)
         with frames.announce_failure(header, group):
-            mine: Any = _row(x, mask) if on_device else _moments(x, mask)
-        if on_device:
-            return _merged_on_device(frames.gather_on_device(mine, header, group), o)
+            mine = _moments(x, mask)
         row = merged_row(_gather(mine, header, where))
         m, (values, everything) = row[0], row[1:3].astype(int)
         mean, m2 = row[3:].reshape(2, channels)
