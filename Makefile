@@ -2,8 +2,14 @@
 #
 #   make demo        train a network on handwritten digits with closed-form gradients
 #   make test        lint, types, pytest and sanitize: what continuous integration runs
-#   make bench       verify, time, and write benchmarks/results and the tables in README.md
-#   make wheel       build the wheel, and test it in an environment of its own
+#   make bench       verify, time, and write benchmarks/results and the tables in docs
+#   make wheels      build the sdist and the wheels for Linux, and test them, each in an environment of its own
+#   make test-arm64  the survey of all kernels and the tests of the core on ARM64, emulated (Debian on x86-64)
+#   make survey-arm64, make test-old-cpu    the survey alone, there and on an x86-64 processor of 2008, emulated
+#   make docs        build the site into build/docs/html, check its links, and read it in Chromium
+#   make compilers   compile with GCC 12 to 16 and Clang, compare the bits, and run clang-tidy (tools/compilers.sh)
+#   make tidy        clang-tidy alone
+#   make test-pythons    one wheel with later Pythons (tools/pythons.sh)
 #   make test-torch TORCH_VERSION=2.11.0    the tests of xhat.torch with other versions of PyTorch ("2.11.0 2.14.1")
 #   make clean       back to a fresh clone
 #
@@ -24,14 +30,14 @@ EXTRAS := demo,doctor,lens,jax,flax,equinox,keras,test
 # A file's tests share what they compute, so they stay in one process; files start in the order of their names.
 PYTEST := -m pytest --numprocesses $(PROCESSES) --dist loadfile --no-loadscope-reorder
 
-# What the compiled engine is made from, and, with the Python files and the pages, what a wheel is made from.
+# What the compiled engine is made from.
 ENGINE := $(shell find kernels -type f) CMakeLists.txt pyproject.toml constraints-build.txt
 # An editable installation maps each Python file by name, so it is made again when one is added, moved or removed.
 MODULES := $(shell find src -name '*.py' | sort | cksum | tr ' ' '-')
-PACKAGE = $(ENGINE) $(shell find src -name '*.py') $(wildcard src/xhat/web/* src/xhat/*/*/web/* src/xhat/lens/prover/*.md)
 
 .DELETE_ON_ERROR:
-.PHONY: demo test set-up lint types pytest sanitize bench wheel test-torch clean
+.PHONY: demo test set-up lint types pytest sanitize bench docs wheels clean
+.PHONY: test-arm64 survey-arm64 test-old-cpu compilers tidy test-pythons test-torch
 
 demo: $(MADE)/engine $(MADE)/with-demo $(MADE)/torch
 	$(BIN)/xhat demo
@@ -56,10 +62,19 @@ pytest: $(MADE)/engine $(MADE)/with-$(EXTRAS) $(MADE)/torch $(MADE)/architecture
 bench: $(MADE)/engine $(MADE)/with-bench $(MADE)/torch
 	$(BIN)/python -m benchmarks.bench
 	$(BIN)/python -m benchmarks.exactness
+	$(BIN)/python -m benchmarks.tolerances
 	$(BIN)/python -m benchmarks.torch_bench
 
+# The pages of the reference are made anew, since a name may have gone. A warning is an error, also numpydoc's about
+# the sections of docstrings, which are Python's.
+docs: $(MADE)/engine $(MADE)/with-$(EXTRAS) $(MADE)/with-docs $(MADE)/torch
+	rm -rf build/docs docs/reference/generated
+	$(BIN)/python -W "error:Unknown section:UserWarning" -m sphinx --fail-on-warning --keep-going --quiet \
+	    --jobs auto --doctree-dir build/docs/doctrees docs build/docs/html
+	$(BIN)/python -m pytest -q tests/test_site.py
+
 clean:
-	rm -rf $(VENV) build dist wheelhouse xhat-demo .pytest_cache .hypothesis .ruff_cache .mypy_cache
+	rm -rf $(VENV) build dist wheelhouse xhat-demo docs/reference/generated .pytest_cache .hypothesis .ruff_cache .mypy_cache
 	find src tests benchmarks examples -name __pycache__ -prune -exec rm -rf {} +
 
 # ---------------------------------------------------------------------------------------------- environment
@@ -84,7 +99,7 @@ $(MADE)/modules-$(MODULES): | $(MADE)/python
 # Python files are used where they are; the kernels are compiled again when they have changed.
 $(MADE)/engine: $(ENGINE) $(MADE)/modules-$(MODULES) | $(MADE)/python
 	@echo "Compiling the kernels, which takes a few minutes"
-	$(PIP) $(INSTALL) --no-deps --editable .
+	$(PIP) $(INSTALL) --no-deps $(if $(CI),--config-settings cmake.define.XHAT_WARNINGS=ON) --editable .
 	@touch $@
 
 # What an extra needs, beside the engine. The order-only prerequisite keeps two runs of pip from writing at once.
@@ -149,15 +164,31 @@ $(SANITIZE)/made: $(ENGINE) $(MADE)/modules-$(MODULES) | $(MADE)/python
 test-torch: $(MADE)/engine $(MADE)/with-$(EXTRAS) $(MADE)/architectures
 	VENV=$(VENV) tools/torch_versions.sh $(TORCH_VERSION)
 
-# ---------------------------------------------------------------------------------------------------- wheel
+# ----------------------------------------------------------------------------------------- other processors
+# Emulated; what that needs is unpacked in build, and nothing is installed.
 
-WHEEL := build/wheel
+test-arm64: $(MADE)/engine $(MADE)/with-test
+	PYTHON=$(BIN)/python PROCESSES=$(PROCESSES) tools/arm64.sh tests
 
-wheel: $(PACKAGE) | $(MADE)/python
-	rm -rf dist
-	$(PIP) wheel --quiet --no-deps --build-constraint constraints-build.txt --wheel-dir dist .
-	$(BIN)/python -m venv --clear $(WHEEL)
-	$(PIP) --python $(WHEEL)/bin/python install --quiet --constraint constraints.txt \
-	    "$$(echo dist/xhat-*.whl)[$(EXTRAS)]"
-	$(WHEEL)/bin/python -c 'import xhat, sys; sys.exit(not xhat.__file__.startswith(sys.prefix))'
-	$(WHEEL)/bin/python $(PYTEST)
+survey-arm64: $(MADE)/engine $(MADE)/with-test
+	PYTHON=$(BIN)/python tools/arm64.sh survey
+
+test-old-cpu: $(MADE)/engine $(MADE)/with-test
+	PYTHON=$(BIN)/python tools/old_cpu.sh
+
+# -------------------------------------------------------------------------------------------------- release
+
+wheels:
+	tools/wheels.sh
+
+# ------------------------------------------------------------------------- other compilers, and later Pythons
+# In a Debian of their own, which tools/debian.sh makes (Linux, as root).
+
+compilers:
+	tools/debian.sh tools/compilers.sh
+
+tidy:
+	tools/debian.sh tools/compilers.sh clang-tidy
+
+test-pythons:
+	tools/debian.sh tools/pythons.sh

@@ -1,6 +1,6 @@
 """`python -m benchmarks.bench`: batch norm on NumPy arrays, beside PyTorch, JAX, Numba and the speed of memory.
 
-A run of everything replaces benchmarks/results/<machine>.csv and the table in README.md. Freed memory is recycled,
+A run of everything replaces benchmarks/results/<machine>.csv and the table in docs/speed.md. Freed memory is recycled,
 which is to the rivals' advantage: xhat's results are preallocated.
 """
 

@@ -4,7 +4,7 @@ Data of unit variance around an offset, or gradients around it (dx*); exact resu
 in float64. y: largest absolute error; var: largest relative error; dx, dx*, dgamma, dbeta: relative error in the L2
 norm. torch runs native_batch_norm and its backward; flax is its formula under jax.jit, with the gradient by jax.vjp;
 xhat.jax, on which our layers of Flax and Equinox stand, is jitted likewise.
-Fills README.md.
+Fills docs/exactness.md, and a short table in README.md.
 """
 
 import argparse
@@ -24,7 +24,7 @@ from benchmarks.harness.rows import ROOT
 from benchmarks.harness.tensors import from_tensor, tensor_on
 from benchmarks.numpy.rivals import flax_formula, installed
 
-__all__ = ["LIMITS", "errors", "main", "table"]
+__all__ = ["LIMITS", "Measured", "errors", "in_short", "main", "table"]
 
 OFFSETS = (0.0, 1e2, 1e4, 1e6)
 CASES = [
@@ -32,6 +32,8 @@ CASES = [
     Case("", (32, 64, 56, 56), "NHWC"),
     Case("", (4096, 256), "NC"),
 ]
+# (layout, offset, who, errors)
+Measured = tuple[str, float, str, Mapping[str, float]]
 # What xhat is held to.
 LIMITS = {"y": 2e-6, "var": 1e-6, "dx": 1e-6, "dgamma": 1e-6, "dbeta": 1e-6, "dx*": 1e-6}
 
@@ -112,15 +114,15 @@ def errors(got: Mapping[str, Array], truth: Mapping[str, Array]) -> dict[str, fl
     }
 
 
-def measure(cases: list[Case] | None = None) -> list[tuple[str, float, str, dict[str, float]]]:
-    """(layout, offset, who, errors) for every case, offset and library that is installed."""
+def measure(cases: list[Case] | None = None) -> list[Measured]:
+    """For every case, offset and library that is installed."""
     present = {
         "torch": installed("torch"),
         "flax": installed("jax"),
         "xhat.jax": installed("jax"),
         "xhat": True,
     }
-    found = []
+    found: list[Measured] = []
     for case in cases or CASES:
         for offset in OFFSETS:
             problem, of_dy = Problem.of(case, offset=offset), Problem.of(case, offset=0, dy_offset=offset)
@@ -133,13 +135,13 @@ def measure(cases: list[Case] | None = None) -> list[tuple[str, float, str, dict
     return found
 
 
-def table(measured: list[tuple[str, float, str, dict[str, float]]]) -> str:
+def table(measured: list[Measured]) -> str:
     """Markdown: y, variance and dx of everyone, side by side, offset by offset."""
     people = list(dict.fromkeys(who for _, _, who, _ in measured))
     shown = ("y", "var", "dx", "dx*")
     head = ["layout", "offset", *(f"{name}, {who}" for name in shown for who in people)]
     lines = []
-    by_row: dict[tuple[str, float], dict[str, dict[str, float]]] = {}
+    by_row: dict[tuple[str, float], dict[str, Mapping[str, float]]] = {}
     for layout, offset, who, found in measured:
         by_row.setdefault((layout, offset), {})[who] = found
     for (layout, offset), row in by_row.items():
@@ -154,8 +156,28 @@ def table(measured: list[tuple[str, float, str, dict[str, float]]]) -> str:
     return f"{markdown(head, lines, 1)}\n\n{text}\n"
 
 
+def in_short(measured: list[Measured]) -> str:
+    """Markdown for the README: y and dx of images, by distance from zero, xhat's in its worse layout."""
+    columns = [("xhat", ("NCHW", "NHWC")), ("torch", ("NCHW",)), ("torch", ("NHWC",)), ("flax", ("NHWC",))]
+    names = ["xhat", "torch, NCHW", "torch, NHWC", "flax, NHWC"]
+    found = {(layout, offset, who): row for layout, offset, who, row in measured}
+    lines = [
+        [
+            f"{offset:,.0f}",
+            *(
+                f"{max(found[layout, offset, who][name] for layout in layouts):.0e}"
+                for name in ("y", "dx")
+                for who, layouts in columns
+            ),
+        ]
+        for offset in OFFSETS
+    ]
+    head = ["mean / deviation", *(f"{name}, {who}" for name in ("y", "dx") for who in names)]
+    return markdown(head, lines, 0)
+
+
 def main() -> None:
-    """Measures, prints all five errors, and fills the README unless told not to."""
+    """Measures, prints all five errors, and fills the pages unless told not to."""
     parser = argparse.ArgumentParser(prog="benchmarks.exactness", description="Errors far from zero.")
     parser.add_argument("--no-write", action="store_true", help="only print")
     options = parser.parse_args()
@@ -172,8 +194,10 @@ def main() -> None:
         ]
     console.print(shown)
     console.print("\n".join(missed) or "xhat and xhat.jax: every error is within its limit")
-    if not options.no_write and fill(ROOT / "README.md", "exactness", table(measured)):
-        console.print("filled README.md")
+    if not options.no_write:
+        fill(ROOT / "docs" / "exactness.md", "exactness", table(measured))
+        fill(ROOT / "README.md", "exactness in short", in_short(measured))
+        console.print("filled docs/exactness.md and README.md")
 
 
 if __name__ == "__main__":

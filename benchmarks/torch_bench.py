@@ -2,7 +2,7 @@
 
 Everything is measured twice: with memory as glibc gives it (--part stock), and with memory that the process keeps when
 it is freed (--part reused). torch and xhat take turns in the same process, so both have the same memory. A run of
-everything replaces benchmarks/results/<machine>-torch.csv and the tables in README.md.
+everything replaces benchmarks/results/<machine>-torch.csv and the tables in docs/speed.md.
 """
 
 from collections.abc import Iterator

@@ -44,7 +44,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "layout": {"errors"},
     "equations": {"layout", "errors"},
     "checks": {"layout", "errors"},
-    "plan": {"checks", "layout", "errors", "_kernels"},
+    "installation": {"_kernels"},
+    "plan": {"checks", "layout", "errors", "installation"},
     "operands": {"plan", "checks", "layout", "errors"},
     "results": {"operands", "plan", "checks", "equations", "layout", "errors"},
     "ops": {"results", "operands", "plan", "checks", "equations", "layout", "errors"},
@@ -84,15 +85,15 @@ MAY_IMPORT: dict[str, set[str]] = {
     "torch.tools": CORE | TORCH_INPUTS,
     "torch.nn": CORE
     | TORCH_INPUTS
-    | {"torch.functional", "torch.running_stats", "torch.exported", "torch.tools"},
+    | {"torch.engines", "torch.functional", "torch.running_stats", "torch.exported", "torch.tools"},
     "torch.renorm": CORE
     | TORCH_INPUTS
-    | {"torch.cpu", "torch.functional", "torch.nn", "torch.running_stats"},
+    | {"torch.engines", "torch.functional", "torch.nn", "torch.running_stats"},
     "torch.domains": {"errors", "torch.errors"},
     "torch.trees": set(),
     "torch.accumulate": CORE | TORCH_INPUTS | {f"torch.{part}" for part in WALKED},
     "torch.adapt": CORE | TORCH_INPUTS | TORCH_WAYS | {"torch.freeze", "torch.nn"},
-    "torch.ghost": CORE | TORCH_INPUTS | {"torch.nn"},
+    "torch.ghost": CORE | TORCH_INPUTS | {"torch.nn", "torch.running_stats"},
     "torch.freeze": CORE | {"torch.nn"},
     "torch.sync": CORE | TORCH_INPUTS | TORCH_WAYS | {"torch.functional", "torch.nn"},
     "torch.convert": CORE | TORCH_INPUTS | {"torch.nn", "torch.sync"},
@@ -122,6 +123,7 @@ MAY_LOAD: dict[str, set[str]] = {
     "equations": set(),
     "checks": {"numpy"},
     "operands": {"numpy"},
+    "installation": {"numpy"},
     "plan": set(),
     "results": {"numpy"},
     "ops": {"numpy"},

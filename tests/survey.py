@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import oracle
-from conftest import DTYPES, EPSILON, LAYOUTS, Layout, away_from_the_kink, mask_of
+from conftest import DTYPES, EPSILON, LAYOUTS, Array, Layout, away_from_the_kink, mask_of
 
 import xhat
 
@@ -35,12 +35,22 @@ LARGE: dict[str, Layout] = {
     "cropped, large": Layout((5, 13, 67, 71), lambda a: a[:, :, 1:-1, 2:-2], 1),
     "every other, large": Layout((10, 26, 61, 63), lambda a: a[::2, ::2], 1),
 }
+# x has NaN in the first channel, infinity in the second, both infinities in the third; dy has these in the fourth.
+NOT_FINITE = ("NCHW", "NHWC", "(N, C)", "(N, C), many", "long rows", "every other value", "cropped")
+
+
+def poisoned(a: Array, axis: int, *values: tuple[float, ...]) -> Array:
+    """With these values in the first elements of each of the first channels."""
+    channels = np.moveaxis(a, axis, 0)
+    for channel, some in zip(channels, values, strict=False):
+        channel.flat[: len(some)] = some
+    return a
 
 
 class Result:
     """What one forward and backward pass gave, and what the oracle says."""
 
-    def __init__(self, where: str, layout: Layout, dtype: Any, options: str) -> None:
+    def __init__(self, where: str, layout: Layout, dtype: Any, options: str, finite: bool = True) -> None:
         mask, residual, activation, correction = OPTIONS[options]
         self.x = layout.array(f"x {where}", dtype, scale=2, offset=1)
         rng = np.random.default_rng(7)
@@ -56,14 +66,17 @@ class Result:
         if activation is not None:
             pre, _ = xhat.batch_norm(self.x, *self.parameters, **{**self.arguments, "activation": None})
             self.dy = away_from_the_kink(self.dy, pre, 0.05)
+        if not finite:
+            poisoned(self.x, layout.axis, (np.nan,), (np.inf,), (np.inf, -np.inf))
+            poisoned(self.dy, layout.axis, (), (), (), (np.inf, -np.inf))
         self.y, self.context = xhat.batch_norm(self.x, *self.parameters, **self.arguments)
         self.gradients = xhat.batch_norm_backward(self.dy, self.context)
 
     def digest(self) -> str:
-        """Of every bit of every result."""
+        """Of every bit of every result, but one NaN is as good as another: processors differ in the NaN they make."""
         hashed = hashlib.sha1()
         for a in (self.y, *self.gradients, self.context.mean, self.context.var):
-            hashed.update(b"none" if a is None else np.ascontiguousarray(a).tobytes())
+            hashed.update(b"none" if a is None else np.where(np.isnan(a), a.dtype.type(np.nan), a).tobytes())
         return hashed.hexdigest()
 
     def error(self) -> float:
@@ -78,15 +91,16 @@ class Result:
 
 
 def survey(
-    layouts: dict[str, Layout], errors: bool = False, dtypes: Iterable[str] = DTYPES
+    layouts: dict[str, Layout], errors: bool = False, dtypes: Iterable[str] = DTYPES, finite: bool = True
 ) -> dict[str, Any]:
     """The digest, and with `errors` the error, of every layout, dtype and option."""
     found = {}
     for where, layout in layouts.items():
+        case = where if finite else f"{where}, not finite"
         for name in dtypes:
             for options in OPTIONS:
-                result = Result(where, layout, DTYPES[name], options)
-                found[f"{where} | {name} | {options}"] = result.digest(), result.error() if errors else None
+                result = Result(where, layout, DTYPES[name], options, finite)
+                found[f"{case} | {name} | {options}"] = result.digest(), result.error() if errors else None
     return found
 
 
@@ -97,5 +111,6 @@ if __name__ == "__main__":
         "found": {
             **survey(LAYOUTS, errors="errors" in sys.argv[1:]),
             **survey(LARGE, dtypes=("float32", "bfloat16")),
+            **survey({where: LAYOUTS[where] for where in NOT_FINITE}, finite=False),
         },
     }))  # fmt: skip

@@ -3,10 +3,12 @@
 import importlib.metadata
 import importlib.util
 import os
+import platform
 import re
 import shutil
 import subprocess
 import sys
+from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 
 import pytest
@@ -43,6 +45,22 @@ def test_an_object_exports_its_table_and_no_symbol_that_a_linker_could_share() -
         assert defined == [f"xhat::isa_{isa}"]
         needed = {s[-1] for s in symbols if s[-2] in ("U", "w", "v")}
         assert needed <= {"memcpy", "memmove", "memset", "_GLOBAL_OFFSET_TABLE_"}
+
+
+@pytest.mark.skipif(shutil.which("cmake") is None, reason="there is no cmake here")
+@pytest.mark.parametrize(
+    ("abi", "refused"), [("cpython-314t-x86_64-linux-gnu", True), ("cpython-314-x86_64-linux-gnu", False)]
+)
+def test_a_free_threaded_python_is_refused_by_the_build(abi: str, refused: bool, tmp_path: Path) -> None:
+    """In one sentence, before anything is compiled. scikit-build-core hands the name on."""
+    without_nanobind = ["-DCMAKE_DISABLE_FIND_PACKAGE_nanobind=ON"]  # where the build stops in any case
+    command = ["cmake", "-S", str(ROOT), "-B", str(tmp_path), "-DSKBUILD=2", f"-DSKBUILD_SOABI={abi}"]
+    command += [f"-DPython_EXECUTABLE={sys.executable}", *without_nanobind]
+    configured = subprocess.run(command, capture_output=True, text=True, check=False)
+    said = " ".join(configured.stderr.split())
+    assert configured.returncode != 0
+    assert ("xhat does not support free-threaded Python (cpython-314t)" in said) == refused
+    assert ("nanobind" in said) == (not refused), said
 
 
 def test_a_shared_inline_function_would_be_seen_as_a_weak_symbol(tmp_path: Path) -> None:
@@ -115,37 +133,96 @@ def test_the_version_is_the_packages() -> None:
     assert xhat.__version__ == xhat.config()["version"] == importlib.metadata.version("xhat")
 
 
-def test_missing_kernels_are_named() -> None:
-    """Python's own words for it are "most likely due to a circular import"."""
-    code = """
-import sys
-sys.modules["xhat._kernels"] = None  # as if there was no such file
-try:
-    import xhat
-except ImportError as error:
-    print(error)
-"""
-    said = in_a_process(code)
-    assert said.startswith("xhat: the compiled kernels can't be loaded (")
-    assert "circular" not in said and "pip install ." in said
-
-
-def test_kernels_that_were_not_compiled_are_named_in_one_sentence(tmp_path: Path) -> None:
-    """The sources alone, as in a clone without a build."""
-    left_out = shutil.ignore_patterns("_kernels.*.so", "_kernels*.pyd", "__pycache__")
-    shutil.copytree(PACKAGE, tmp_path / "xhat", ignore=left_out)
+def refusal(package: Path, before: str = "") -> str:
+    """What `import xhat` raises, of a package in another place, after some statements."""
     code = f"""
 import sys
-sys.path.insert(0, {str(tmp_path)!r})
+sys.path.insert(0, {str(package.parent)!r})
 sys.meta_path = [finder for finder in sys.meta_path if finder.__module__.startswith("_frozen")]
+{before}
 try:
     import xhat
 except ImportError as error:
     print(error)
 """
-    assert in_a_process(code).strip() == (
-        "xhat: the compiled kernels can't be loaded (No module named 'xhat._kernels'). They are built for one version "
-        "of Python and one kind of processor. Install xhat again with this Python: pip install ., in a clone."
+    return in_a_process(code).strip()
+
+
+@pytest.fixture
+def sources(tmp_path: Path) -> Path:
+    """The sources alone, as in a clone without a build."""
+    left_out = shutil.ignore_patterns("_kernels.*.so", "_kernels*.pyd", "__pycache__")
+    return Path(shutil.copytree(PACKAGE, tmp_path / "xhat", ignore=left_out))
+
+
+THIS_PYTHON = f"Python {sys.version_info[0]}.{sys.version_info[1]} on {platform.machine()}"
+AGAIN = "Install xhat again with this Python: python -m pip install --force-reinstall xhat, or . in a clone."
+
+
+def test_missing_kernels_are_named() -> None:
+    """Python's own words for it are "most likely due to a circular import"."""
+    said = refusal(PACKAGE, 'sys.modules["xhat._kernels"] = None  # as if there was no such file')
+    assert said.startswith("xhat: the compiled kernels can't be loaded (")
+    assert "circular" not in said and said.endswith(AGAIN)
+
+
+def test_kernels_that_were_not_compiled_are_named_in_one_sentence(sources: Path) -> None:
+    assert refusal(sources) == (
+        f"xhat: there are no compiled kernels in {sources}. Compile them: python -m pip install ., in a clone of xhat, "
+        "and start Python outside of its folder src."
+    )
+
+
+@pytest.mark.parametrize("file", ["_kernels.cpython-39-riscv64-linux-gnu.so", "_kernels.cp39-win_arm64.pyd"])
+def test_kernels_for_another_python_are_named(sources: Path, file: str) -> None:
+    (sources / file).touch()
+    assert refusal(sources) == f"xhat: the compiled kernels, {file}, are not for {THIS_PYTHON}. {AGAIN}"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the file is made as on Linux")
+def test_kernels_for_another_processor_are_named(sources: Path) -> None:
+    """The loader's words for it are "No such file or directory"."""
+    kernels = bytearray(Path(xhat._kernels.__file__).read_bytes())  # type: ignore[attr-defined]
+    kernels[18:20] = (0xF3).to_bytes(2, "little")  # e_machine: RISC-V
+    file = "_kernels" + EXTENSION_SUFFIXES[0]
+    (sources / file).write_bytes(kernels)
+    assert refusal(sources) == f"xhat: the compiled kernels, {file}, are not for {THIS_PYTHON}. {AGAIN}"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the file is made as on Linux")
+def test_a_missing_runtime_of_openmp_is_named(sources: Path) -> None:
+    kernels = Path(xhat._kernels.__file__).read_bytes()  # type: ignore[attr-defined]
+    if b"\0libgomp.so.1\0" not in kernels:
+        pytest.skip("the kernels use another runtime here")
+    file = sources / ("_kernels" + EXTENSION_SUFFIXES[0])
+    file.write_bytes(kernels.replace(b"\0libgomp.so.1\0", b"\0libgomp.so.0\0"))
+    assert refusal(sources) == (
+        "xhat: the compiled kernels need OpenMP's runtime, libgomp, which is not installed. Install it: apt install "
+        "libgomp1, or dnf install libgomp."
+    )
+
+
+def test_the_words_of_the_loader_of_macos_are_read_too() -> None:
+    from xhat.installation import _what_is_missing
+
+    said = "dlopen(/x/xhat/_kernels.abi3.so, 0x0002): Library not loaded: @rpath/libomp.dylib\n  Referenced from: ..."
+    assert _what_is_missing(said) == (
+        "xhat: the compiled kernels need OpenMP's runtime, libomp, which is not installed. Install it: apt install "
+        "libomp5, or brew install libomp."
+    )
+
+
+def test_a_missing_numpy_is_named() -> None:
+    missing = """
+class Nothing:
+    __module__ = "_frozen"
+    def find_spec(name, path=None, target=None):
+        if name == "numpy":
+            raise ModuleNotFoundError("No module named 'numpy'", name="numpy")
+sys.meta_path.insert(0, Nothing)
+"""
+    assert refusal(PACKAGE, missing) == (
+        "xhat: NumPy is not installed. Install it: python -m pip install numpy."
     )
 
 

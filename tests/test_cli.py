@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from importlib.metadata import entry_points, version
+from importlib.util import find_spec
 
 import pytest
 
@@ -59,8 +60,13 @@ def test_importing_the_command_line_loads_no_optional_package():
         assert f"'{module}'" not in shown
 
 
-@pytest.mark.parametrize("extra", ["matplotlib", "rich", "sklearn", "threadpoolctl"])
+DEMO = ["matplotlib", "rich", "sklearn", "threadpoolctl"]
+
+
+@pytest.mark.parametrize("extra", DEMO)
 def test_a_missing_extra_is_one_sentence(extra, monkeypatch, capsys, tmp_path):
+    if not all(find_spec(name) for name in DEMO if name != extra):
+        pytest.skip("another package of the demo is missing here, and may be named first")
     for name in [name for name in sys.modules if name.startswith("xhat.demo")]:
         monkeypatch.delitem(sys.modules, name)
     for name in [name for name in sys.modules if name.partition(".")[0] == extra]:

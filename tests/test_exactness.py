@@ -178,13 +178,19 @@ def test_sixteen_bits_within_one_unit_of_the_rounded_truth(
             assert oracle.relative_l2(grads.dgamma, gradients.dgamma) <= 1e-6
 
 
+def finite(a: Array) -> Array:
+    """Its numbers. A cast of a signalling NaN raises the flag of an invalid operation on some processors."""
+    with np.errstate(invalid="ignore"):
+        return a[np.isfinite(a.astype(np.float32))]
+
+
 @pytest.mark.parametrize("name", ["float16", "bfloat16", "float32"])
 def test_every_number_of_a_dtype_goes_through_unchanged(name: str) -> None:
     """normalize with mean 0 and a variance that makes rstd 1: load and store lose nothing."""
     dtype = DTYPES[name]
     every = np.arange(2**16, dtype=np.uint16)
     x = every.view(dtype) if dtype.itemsize == 2 else (every.astype(np.uint32) << 16 | 0x1234).view(dtype)
-    x = x[np.isfinite(x.astype(np.float32))].reshape(-1, 1)
+    x = finite(x).reshape(-1, 1)
     y = xhat.normalize(x, np.zeros(1), np.array([1 - 2.0**-20]), eps=2.0**-20)
     assert np.array_equal(y, x)
 
@@ -194,7 +200,7 @@ def test_sixteen_bits_round_to_nearest_even(name: str) -> None:
     """Halfway cases, overflow to infinity, subnormals: as NumPy and ml_dtypes round."""
     dtype = DTYPES[name]
     every = np.arange(2**16, dtype=np.uint16).view(dtype)
-    every = np.unique(every[np.isfinite(every.astype(np.float32))].astype(np.float64))
+    every = np.unique(finite(every).astype(np.float64))
     middles = (every[1:] + every[:-1]) / 2
     middles = middles.astype(np.float32)
     beta = np.concatenate([middles, np.nextafter(middles, np.float32(np.inf)), [1e10, -1e10, np.inf, np.nan]])

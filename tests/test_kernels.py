@@ -10,7 +10,7 @@ import oracle
 import pytest
 import threadpoolctl
 from conftest import DTYPES, LAYOUTS, TESTS, in_a_process
-from survey import LARGE, OPTIONS, Result, survey
+from survey import LARGE, NOT_FINITE, OPTIONS, Result, survey
 
 import xhat
 
@@ -35,7 +35,7 @@ def digests(found: dict[str, Any]) -> dict[str, str]:
 
 def test_the_survey_reaches_every_case() -> None:
     found = surveyed(ISAS[0], 1)
-    assert len(found) == (len(LAYOUTS) * len(DTYPES) + len(LARGE) * 2) * len(OPTIONS)
+    assert len(found) == ((len(LAYOUTS) + len(NOT_FINITE)) * len(DTYPES) + len(LARGE) * 2) * len(OPTIONS)
     repeated = [digest for digest, n in Counter(digests(found).values()).items() if n > 1]
     assert not repeated  # each case computes something of its own
 

@@ -108,7 +108,7 @@ on_linux = pytest.mark.skipif(
 @pytest.mark.parametrize("where", ["NCHW", "NHWC", "(N, C)"])
 def test_the_kernels_take_no_memory_of_the_size_of_x(where: str) -> None:
     (n, *rest), axis = SHAPES[where]
-    case = repr(((n * 8, *rest), axis))
+    case = repr(((n * 16, *rest), axis))  # the interpreter itself may take 2 MB meanwhile
     taken, size = map(int, in_a_process(RESIDENT, case, OMP_NUM_THREADS="2").split())
     assert taken <= size // 10
 
@@ -116,6 +116,6 @@ def test_the_kernels_take_no_memory_of_the_size_of_x(where: str) -> None:
 @on_linux
 def test_the_resident_set_shows_a_temporary_array() -> None:
     taken, size = map(
-        int, in_a_process(RESIDENT, "(64, 16, 64, 64), 1", "temporary", OMP_NUM_THREADS="2").split()
+        int, in_a_process(RESIDENT, "(128, 16, 64, 64), 1", "temporary", OMP_NUM_THREADS="2").split()
     )
     assert taken >= size * 0.9

@@ -11,7 +11,7 @@ import pytest
 from lens.reporter import browsing
 
 from xhat.lens import check, report
-from xhat.lens.checker.page import render
+from xhat.lens.checker.page.render import render
 from xhat.notebook import WrittenPage, framed
 
 visit, running = browsing.visit, browsing.running  # the fixtures

@@ -1,4 +1,4 @@
-"""What the README shows runs, and says what it shows: its code, its commands, its outputs, its conventions."""
+"""What the README and the page for NumPy show is so: code, commands, outputs, conventions."""
 
 import json
 import re
@@ -17,6 +17,7 @@ from xhat.numpy import BatchNorm
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text("utf-8")
+NUMPY = (ROOT / "docs" / "start" / "numpy.md").read_text("utf-8")
 PYTHON = re.findall(r"^```python\n(.*?)^```", README, flags=re.DOTALL | re.MULTILINE)
 FILE = "# batchnorm.py\n"  # the block that is a file for the checker
 # PyTorch's part is run by tests/pytorch/test_switching.py and tests/pytorch/doctor/test_doctor_example.py.
@@ -87,7 +88,7 @@ def test_the_checkers_page_shows_what_is_printed(tmp_path: Path) -> None:
 def test_the_sentence_about_bad_input() -> None:
     with pytest.raises(errors.ShapeError) as raised:
         xhat.batch_norm(np.ones((8, 64, 32, 32), np.float32), np.ones(3, np.float32))
-    assert f"```\n{raised.value}\n```" in README
+    assert f"```\n{raised.value}\n```" in NUMPY
 
 
 def test_every_command_exists() -> None:
@@ -98,7 +99,7 @@ def test_every_command_exists() -> None:
     assert {word for command, word in named if command == "make"} <= targets
 
 
-CONVENTIONS = dict(re.findall(r"^\| (\w+) \| `BatchNorm\(c(.*)\)` \|$", README, flags=re.MULTILINE))
+CONVENTIONS = dict(re.findall(r"^\| (\w+) \| `BatchNorm\(c(.*)\)` \|$", NUMPY, flags=re.MULTILINE))
 # eps, the weight of the new batch, the correction of the running variance, whether channels come last:
 # the defaults that the other libraries document.
 DOCUMENTED = {
@@ -126,10 +127,19 @@ def test_conventions_are_those_that_libraries_document(library: str) -> None:
 
 
 def test_deviations_of_float64_that_overflow_when_squared() -> None:
-    """The limit that the README names, and a step inside of it."""
+    """The limit that the page names, and a step inside of it."""
     x = np.random.default_rng(0).normal(size=(50, 3))
     np.testing.assert_allclose(xhat.batch_norm(x * 1e153)[0].std(axis=0), 1)
     assert np.isnan(xhat.batch_norm(x * 1e155)[0]).all()
+
+
+def test_a_wrong_equation_is_answered_as_the_page_shows(capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("sympy")
+    equation, shown = re.search(
+        r"^\$ xhat derive --equation '(.*)'\n(.*?)^```", NUMPY, flags=re.MULTILINE | re.DOTALL
+    ).groups()  # type: ignore[union-attr]
+    assert main(["derive", "--equation", equation]) == 1
+    assert " ".join(capsys.readouterr().out.split()) == " ".join(shown.split())
 
 
 def test_the_derivation_counts_as_the_readme_says() -> None:

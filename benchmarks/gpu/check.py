@@ -1,12 +1,14 @@
-"""Verification on the device: against float64, in memory that held NaN before, and with equal bits run after run."""
+"""Verification on the device: against float64, in memory that held NaN before, and with equal bits: run after run, in a
+CUDA graph, and compiled.
+"""
 
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
-from benchmarks.gpu.cases import Case, made
-from benchmarks.gpu.ways import WAYS, backward_of, exact
+from benchmarks.gpu.cases import Case, Tensors, made
+from benchmarks.gpu.ways import WAYS, backward_of, exact, leaves, ours
 
 __all__ = ["verify"]
 
@@ -39,6 +41,20 @@ def _captured(run: Callable[[], tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
     return found
 
 
+def _both(forward: Callable[[Tensors], Tensor], t: Tensors) -> tuple[Tensor, ...]:
+    """y and the gradients of one step."""
+    t, wanted = leaves(t)
+    y = forward(t)
+    return y.detach(), *torch.autograd.grad(y, wanted, t.dy)
+
+
+def _compiled(case: Case, t: Tensors) -> tuple[Tensor, ...]:
+    """The results of a compiled call, whose graph has xhat's operators."""
+    torch.compiler.reset()
+    run = torch.compile(ours(case), backend="aot_eager", fullgraph=True, dynamic=False)
+    return _both(lambda t: run(*t[:4]), t)
+
+
 def verify(case: Case, device: str) -> list[str]:
     """What is wrong with xhat's results; an empty list if nothing is."""
     t = made(case, device)
@@ -49,10 +65,12 @@ def verify(case: Case, device: str) -> list[str]:
     wrong = []
     if any(not torch.equal(a, b) for run in runs[1:] for a, b in zip(runs[0], run, strict=True)):
         wrong.append("two runs differ")
-    if device == "cuda":
-        replayed = _captured(lambda: (forward(t).detach(),))
-        if not torch.equal(replayed[0], runs[0][0]):
-            wrong.append("a graph's replay differs")
+    others = {"a graph's replay": _captured(lambda: _both(forward, t))} if device == "cuda" else {}
+    if case.kind == "bn+add+relu":
+        others["the compiled call"] = _compiled(case, t)
+    for name, other in others.items():
+        if any(not torch.equal(a, b) for a, b in zip(runs[0], other, strict=True)):
+            wrong.append(f"{name} differs")
     on_y, on_x, on_parameters = BOUNDS[case.dtype]
     beside_corner = pre.abs() > 1e-4 if "relu" in case.kind else torch.ones_like(pre, dtype=torch.bool)
     error = float((runs[0][0].double() - y)[beside_corner].abs().max())

@@ -9,20 +9,38 @@ from torch.nn import functional as F
 
 import xhat.torch as xt
 from benchmarks.gpu.cases import Case, Tensors
+from benchmarks.gpu.peers import flaggems
 
-__all__ = ["WAYS", "backward_of", "exact"]
+__all__ = ["WAYS", "backward_of", "exact", "leaves", "ours"]
 
 Forward = Callable[[Tensors], Tensor]
 
 
-def _ours(case: Case, triton: bool) -> Forward:
+def ours(case: Case) -> Callable[..., Tensor]:
+    """The call of xhat, of x, weight, bias and residual."""
     activation = "relu" if "relu" in case.kind else None
+
+    def run(x: Tensor, weight: Tensor, bias: Tensor, residual: Tensor | None) -> Tensor:
+        return xt.batch_norm(x, None, None, weight, bias, True, residual=residual, activation=activation)
+
+    return run
+
+
+def _ours(case: Case, triton: bool) -> Forward:
+    run = ours(case)
 
     def forward(t: Tensors) -> Tensor:
         xt.use_triton(triton)
-        return xt.batch_norm(
-            t.x, None, None, t.weight, t.bias, True, residual=t.residual, activation=activation
-        )
+        return run(*t[:4])
+
+    return forward
+
+
+def _flaggems(case: Case) -> Forward:
+    def forward(t: Tensors) -> Tensor:
+        y = flaggems(t.x, t.weight, t.bias)
+        y = y if t.residual is None else y + t.residual
+        return F.relu(y) if "relu" in case.kind else y
 
     return forward
 
@@ -52,6 +70,7 @@ WAYS: dict[str, Callable[[Case], Forward]] = {
     "cudnn": _torchs,
     "native": lambda case: _torchs(case, cudnn=False),
     "compile": lambda case: _torchs(case, compiled=True),
+    "flaggems": _flaggems,
 }
 
 

@@ -61,7 +61,7 @@ class Benchmark:
     tasks: Callable[[str, Options], Iterator[tuple[str, Task]]]
     targets: Targets
     tables: Callable[[dict[str, str], Sequence[Row]], Mapping[str, str]]
-    page: str = "README.md"
+    page: str = "docs/speed.md"
     details: Details = _no_details
     add_options: Callable[[argparse.ArgumentParser], Any] = lambda parser: None
     rounds: tuple[int, int] = (15, 5)

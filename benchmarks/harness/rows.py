@@ -7,7 +7,7 @@ here.
 import csv
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import NamedTuple, get_type_hints
+from typing import Any, NamedTuple, get_type_hints
 
 __all__ = ["RESULTS_FOLDER", "ROOT", "Race", "Row", "find", "races", "read", "write"]
 
@@ -87,11 +87,10 @@ def find(races: Iterable[Race], **fields: object) -> Race | None:
     return next((race for race in races if all(getattr(race, k) == v for k, v in fields.items())), None)
 
 
-def write(path: Path, machine: dict[str, str], rows: Sequence[Row]) -> None:
-    """The results file; numbers keep four digits, which is more than is reproducible."""
-    used = [
-        name for name in Row._fields if any(getattr(r, name) != Row._field_defaults.get(name) for r in rows)
-    ]
+def write(path: Path, machine: dict[str, str], rows: Sequence[Any]) -> None:
+    """The results file of named tuples; numbers keep four digits, which is more than is reproducible."""
+    fields, defaults = rows[0]._fields, rows[0]._field_defaults
+    used = [name for name in fields if any(getattr(r, name) != defaults.get(name) for r in rows)]
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", newline="") as file:
         file.writelines(f"# {key}: {value}\n" for key, value in machine.items())
@@ -102,11 +101,11 @@ def write(path: Path, machine: dict[str, str], rows: Sequence[Row]) -> None:
             writer.writerow([f"{v:.4g}" if isinstance(v, float) else v for v in values])
 
 
-def read(path: Path) -> tuple[dict[str, str], list[Row]]:
-    """What `write` wrote: the machine, and the rows."""
+def read(path: Path, kind: type[Any] = Row) -> tuple[dict[str, str], list[Any]]:
+    """What `write` wrote: the machine, and the rows of this kind."""
     lines = path.read_text().splitlines()
     described = [line[2:].split(": ", 1) for line in lines if line.startswith("# ")]
     table = csv.DictReader(line for line in lines if not line.startswith("# "))
-    kinds = get_type_hints(Row)
-    rows = [Row(**{name: kinds[name](value) for name, value in line.items()}) for line in table]
+    kinds = get_type_hints(kind)
+    rows = [kind(**{name: kinds[name](value) for name, value in line.items()}) for line in table]
     return dict(described), rows

@@ -1,4 +1,4 @@
-"""The README's table of the races on NumPy arrays. Nothing is measured here."""
+"""The table of docs/speed.md of the races on NumPy arrays. Nothing is measured here."""
 
 from collections.abc import Mapping, Sequence
 
@@ -8,12 +8,13 @@ from benchmarks.numpy.targets import FLOORS, floor_of
 
 __all__ = ["HEADLINES", "details", "tables"]
 
-# The rows of the README's table.
+# The rows of the table.
 HEADLINES = {"32x64x112x112", "32x256x56x56", "32x512x14x14", "4096x256"}
 RIVALS = ("torch", "torch.compile", "jax", "numba")
 ABOUT = (
-    "Forward and backward together, results preallocated; rivals' times as multiples of ours, their memory recycled. "
-    "The floor is a streaming copy (forward) or triad (backward) of the same bytes, in the same run."
+    "Time of forward plus backward, with preallocated outputs. The columns of other libraries are multiples of "
+    "xhat's time; they reuse their memory, too. The floor is a streaming copy (forward) or triad (backward) of "
+    "the same bytes, in the same run."
 )
 MOVED = {"forward": 2, "backward": 3, "both": 5}  # arrays of x's size that the pass has to read or write
 
@@ -40,7 +41,7 @@ def _times(race: Race | None, rivals: Sequence[str]) -> list[str]:
 
 
 def tables(machine: dict[str, str], rows: Sequence[Row]) -> dict[str, str]:
-    """The README's table: forward and backward of a few layers, and how near the floor each pass is."""
+    """The table of docs/speed.md: forward and backward of a few layers, and how near the floor each pass is."""
     lines: dict[str, list[str]] = {}
     found = [race for race in races(rows) if race.variant == "none" and race.dtype == "float32"]
     for race in found:

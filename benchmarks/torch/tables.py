@@ -1,4 +1,4 @@
-"""The README's tables of xhat.torch beside torch. Nothing is measured here."""
+"""The tables of docs/speed.md: xhat.torch beside torch. Nothing is measured here."""
 
 from collections.abc import Sequence
 
@@ -10,16 +10,17 @@ __all__ = ["tables"]
 
 HEADLINES = ("32x64x112x112", "32x64x56x56", "128x16x32x32", "32x512x7x7", "64x16x4x4", "32x64")
 ABOUT = (
-    "torch's time over xhat.torch's, so more than 1 is faster than torch; memory as glibc gives it / memory that the "
-    "process keeps (`MALLOC_MMAP_MAX_=0`), for both alike. With memory from glibc, large results of xhat come in "
-    "huge pages, and the kernels are only a part of the gain. Forward and backward through autograd, float32, "
-    "running statistics updated; torch adds and applies ReLU in place."
+    "Speedup over torch (above 1: xhat is faster), both measured alternately in one process. First number: "
+    "glibc's default allocation; second: memory that the process keeps (`MALLOC_MMAP_MAX_=0`), for both. With the "
+    "default, large results of xhat come in huge pages, and the kernels are only a part of the gain. Forward and "
+    "backward through autograd, float32, running statistics updated; torch adds and applies ReLU in place."
 )
 ABOUT_STEPS = (
-    "Forward, cross-entropy, backward and SGD; the second network is `xt.convert` of the first. Batch norm's share "
-    "is what a step takes beyond the same network with every batch norm removed (activations stay); – means that the "
-    "share is smaller than the scatter. Gains are of medians, in brackets those of the 20th and 80th percentiles. "
-    "Peak: resident memory that the steps add to a process of their own."
+    "A training step is forward, cross-entropy, backward and SGD; the second network is `xt.convert` of the "
+    "first. Batch norm's share is the time that a step takes beyond the same network with every batch norm "
+    "removed (activations stay); a dash means a share too small to distinguish from noise. Gains compare medians; "
+    "brackets show the range from the 20th to the 80th percentiles. Peak: resident memory that the steps add to a "
+    "process of their own."
 )
 
 

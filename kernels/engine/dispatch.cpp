@@ -57,7 +57,7 @@ const Isa ISAS[] = {
 #endif
 };
 
-const Isa& best() {
+const Isa& best() noexcept {
     for (const Isa& isa : ISAS)
         if (isa.runs()) return isa;
     return ISAS[sizeof ISAS / sizeof *ISAS - 1];

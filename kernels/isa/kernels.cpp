@@ -38,7 +38,7 @@ template <class T, bool columns, bool weighted, class PartialType> struct Moment
     ALWAYS_INLINE void prefetch_from(size_t i) const { prefetch_elements(x + i, UNROLL<Partial> * LANES); }
     ALWAYS_INLINE void operator()(size_t i, size_t l, Partial& u, Partial& v) const {
         const Partial d = Partial(load(x[i])) - Partial(columns ? shift[l] : shift[0]);
-        if (weighted) {
+        if constexpr (weighted) {
             const Partial wi = columns ? w[0] : w[i];
             const Partial kept = only_if(wi > 0, d);  // x may be NaN where w == 0 (padding), and 0 * NaN is NaN
             u = wi * kept;
@@ -88,7 +88,7 @@ template <class T, class G, bool columns, ActivationGrad grad, bool weighted> st
         const size_t k = c.index(l);
         u = Partial(gradient(i, k));
         v = u * difference(i, k);
-        if (weighted) {  // padding (w == 0) with zero gradient must not add x = NaN to the sum
+        if constexpr (weighted) {  // padding (w == 0) with zero gradient must not add x = NaN to the sum
             const Partial wi = columns ? w[0] : w[i];
             v = only_if((wi != 0) | (u != 0), v);
         }

@@ -73,7 +73,9 @@ template <class T> class RunBuffer {
     }
     void add(size_t n) {
         if constexpr (rounds) round_to(target, unrounded, n);
-        if (!via_buffer || (last += n) < CHUNK) return;
+        if (!via_buffer) return;
+        last += n;
+        if (last < CHUNK) return;
         const size_t whole = stream ? last - bytes_past_line(destination + (last - first)) / sizeof(T) : last;
         const size_t rest = last - whole;
         flush_to(whole);

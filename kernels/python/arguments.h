@@ -108,7 +108,7 @@ inline Array array(nb::handle h, const Call& call, const char* name, bool writte
     const auto [object, strides] = nb::cast<std::pair<nb::object, Sizes>>(h);
     const std::size_t size = SIZE_OF[call.dtype], sizes[] = {call.outer, call.channels, call.inner};
     Extent reached{double(size), 0};
-    for (int axis = 0; axis < 3; axis++) reached.add(double(sizes[axis] - 1) * double(strides[axis]) * double(size));
+    for (std::size_t i = 0; i < 3; i++) reached.add(double(sizes[i] - 1) * double(strides[i]) * double(size));
     const Memory memory = memory_of(object, size, name);
     // Then a view that is not the array's can't make a call endless either.
     if (written && double(call.size()) * double(size) > memory.extent.after + memory.extent.before)

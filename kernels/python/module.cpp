@@ -165,8 +165,8 @@ void track(std::size_t channels, nb::handle mean, nb::handle var, nb::handle bat
 }
 
 std::vector<std::string> isa_available() {
-    std::vector<std::string> names;
-    for (std::size_t i = 0; i < isa_count(); i++) names.emplace_back(isa_name(i));
+    std::vector<std::string> names(isa_count());
+    for (std::size_t i = 0; i < names.size(); i++) names[i] = isa_name(i);
     return names;
 }
 

@@ -5,6 +5,7 @@ The layers of the frameworks live in `xhat.numpy` and `xhat.torch`; the lens in 
 
 from typing import Any as _Any
 
+from xhat import installation as installation  # first, so that what is missing is named in one sentence
 from xhat.equations import Paths as Paths
 from xhat.ops import Context as Context
 from xhat.ops import Gradients as Gradients

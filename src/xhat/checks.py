@@ -6,7 +6,7 @@ No arithmetic of batch normalization and no layout lives here.
 import math
 import operator
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -34,7 +34,10 @@ __all__ = [
     "shown",
 ]
 
-Array = npt.NDArray[Any]
+if TYPE_CHECKING:
+    Array = npt.NDArray[Any]
+else:
+    Array = np.ndarray  # a short name in signatures, which help() and the documentation show
 # Shape and dtype of an array; None for an argument that was not given.
 Kind = tuple[tuple[int, ...], Any] | None
 

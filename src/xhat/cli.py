@@ -72,12 +72,17 @@ def _demo_arguments(parser: Parser) -> None:
         "--out",
         type=Path,
         default=Path("xhat-demo"),
-        help="folder for the pictures and the report (xhat-demo)",
+        help="folder for the pictures and the report (default: xhat-demo)",
     )
     parser.add_argument(
-        "--seed", type=_at_least(0), default=0, help="seed of the split, the weights and the batches (0)"
+        "--seed",
+        type=_at_least(0),
+        default=0,
+        help="seed of the split, the weights and the batches (default: 0)",
     )
-    parser.add_argument("--steps", type=_at_least(1), default=600, help="steps of each training (600)")
+    parser.add_argument(
+        "--steps", type=_at_least(1), default=600, help="training steps per run (default: 600)"
+    )
 
 
 def _demo(args: Args) -> int:
@@ -97,14 +102,22 @@ def _demo(args: Args) -> int:
 def _report_arguments(parser: Parser) -> None:
     parser.add_argument("x", type=Path, help="the input, a .npy file")
     parser.add_argument("--dy", type=Path, help="the gradient with respect to the output, same shape as x")
-    parser.add_argument("--gamma", type=Path, help="the scale, one value per channel (1)")
-    parser.add_argument("--beta", type=Path, help="the shift, one value per channel (0)")
-    parser.add_argument("--axis", type=_axes, default=1, help="the channel axis, or several: 1,2 (1)")
-    parser.add_argument("--eps", type=float, default=1e-5, help="added to the variance (1e-5)")
-    parser.add_argument("--correction", type=float, default=0, help="0: divide by m, 1: by m - 1 (0)")
-    parser.add_argument("--title", help="title of the page (the name of the file)")
+    parser.add_argument("--gamma", type=Path, help="the scale, one value per channel (default: 1)")
+    parser.add_argument("--beta", type=Path, help="the shift, one value per channel (default: 0)")
     parser.add_argument(
-        "-o", "--output", type=Path, default=Path("report.html"), help="the file to write (report.html)"
+        "--axis", type=_axes, default=1, help="the channel axis, or several: 1,2 (default: 1)"
+    )
+    parser.add_argument("--eps", type=float, default=1e-5, help="added to the variance (default: 1e-5)")
+    parser.add_argument(
+        "--correction", type=float, default=0, help="0: divide by m, 1: by m - 1 (default: 0)"
+    )
+    parser.add_argument("--title", help="title of the page (default: the name of the file)")
+    parser.add_argument(
+        "-o",
+        "--output",
+        type=Path,
+        default=Path("report.html"),
+        help="the file to write (default: report.html)",
     )
 
 
@@ -142,13 +155,13 @@ def _at_least(least: int) -> Callable[[str], int]:
 
 def _derive_arguments(parser: Parser) -> None:
     parser.add_argument(
-        "display", nargs="?", help="one display with its reason: path-1, ... (all in a table)"
+        "display", nargs="?", help="show one display with its reason: path-1, ... (default: a table of all)"
     )
     parser.add_argument(
-        "--format", choices=("table", "md"), default="table", help="a table or Markdown (table)"
+        "--format", choices=("table", "md"), default="table", help="a table or Markdown (default: table)"
     )
     parser.add_argument("--equation", metavar="LATEX", help="prove or refute this equation")
-    parser.add_argument("-o", "--output", type=Path, help="file for the Markdown (the terminal)")
+    parser.add_argument("-o", "--output", type=Path, help="file for the Markdown (default: the terminal)")
 
 
 def _derive(args: Args) -> int:
@@ -210,7 +223,7 @@ COMMANDS = {
         _doctor_arguments,
         _doctor,
     ),
-    "derive": ("prove or refute the derivation, display by display", _derive_arguments, _derive),
+    "derive": ("prove or refute the derivation, equation by equation", _derive_arguments, _derive),
     "config": ("show the versions, the instruction set and the threads", _config_arguments, _config),
 }
 

@@ -38,7 +38,35 @@ Total = Callable[[Value], Value]
 
 
 class Paths(NamedTuple):
-    """The three terms of dx: through xhat alone, through the mean, through the variance. They sum to dx."""
+    """The three terms of the gradient with respect to the input.
+
+    They are what `gradient_paths` returns, and they sum to dx::
+
+        dx = direct + mean + variance
+
+    Attributes
+    ----------
+    direct : array
+        The term through xhat alone: ``gamma rstd dy``.
+    mean : array
+        The term through the mean of the batch.
+    variance : array
+        The term through the variance of the batch.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import xhat
+    >>> x = np.array([[1.0], [2.0], [6.0]])
+    >>> y, context = xhat.batch_norm(x)
+    >>> dy = np.array([[1.0], [0.0], [0.0]])
+    >>> paths = xhat.gradient_paths(dy, context)
+    >>> paths.mean.round(4).ravel().tolist()
+    [-0.1543, -0.1543, -0.1543]
+    >>> dx = paths.direct + paths.mean + paths.variance
+    >>> np.allclose(dx, xhat.batch_norm_backward(dy, context).dx)
+    True
+    """
 
     direct: Value
     mean: Value

@@ -19,27 +19,86 @@ OPERATION = "BatchNorm"
 
 
 class BatchNorm(eqx.nn.BatchNorm):
-    """`equinox.nn.BatchNorm`: the same constructor, state and call; y, statistics and gradients are exact.
+    """Batch normalization for Equinox: `equinox.nn.BatchNorm` with exact results, statistics and gradients.
 
-        training, mode "batch"   y = weight (x - mu) / sqrt(var + eps) + bias, with the batch's own mu and var = m2 / m
-        training, mode "ema"     the same with the running statistics, which this batch has moved
-        evaluation               the same with the running statistics
+    The constructor, the state and the call are those of Equinox's layer::
 
-    It stands inside a vmap or pmap with `axis_name`, as Equinox's. The running variance of mode "batch" starts at 1.
-    Equinox takes the bias out as if it started at 0: after one batch of momentum 0.99 it evaluates by var + 99. Here
-    it is taken out from 1. The state is the same; evaluation agrees with Equinox's as the number of batches grows.
+        y = weight (x - mu) / sqrt(var + eps) + bias
+
+        training, mode "batch"   mu and var = m2 / m of the batch
+        training, mode "ema"     the running statistics, which this batch has moved
+        evaluation               the running statistics
+
+    Parameters
+    ----------
+    input_size : int
+        The number of channels, the first axis of the x of one sample.
+    axis_name : hashable or sequence of hashable
+        The name of the axis of the vmap or pmap that the layer stands in.
+    eps : float, default 1e-5
+        Added to the variance inside the square root.
+    channelwise_affine : bool, default True
+        Whether the layer has a weight and a bias.
+    momentum : float, default 0.99
+        The weight of the old running statistics.
+    inference : bool, default False
+        Whether the layer evaluates.
+    dtype : dtype, optional
+        The dtype of weight, bias and running statistics.
+    mode : {"batch", "ema"}
+        What training normalizes by.
+
+    Raises
+    ------
+    ShapeError
+        If shapes do not fit.
+
+    Notes
+    -----
+    The running variance of mode "batch" starts at 1. Equinox takes the bias out as if it started at 0: after one batch
+    of momentum 0.99 it evaluates by var + 99. Here it is taken out from 1. The state is the same; evaluation agrees
+    with Equinox's as the number of batches grows.
+
     One value per channel gives bias, as it does there. Complex x is left to Equinox.
 
-    Raises classes of xhat.errors where shapes do not fit.
-
-    >>> layer, state = eqx.nn.make_with_state(BatchNorm)(64, axis_name="batch", mode="batch")
-    >>> ys, state = jax.vmap(layer, axis_name="batch", in_axes=(0, None), out_axes=(0, None))(xs, state)
+    Examples
+    --------
+    >>> import equinox as eqx
+    >>> import jax
+    >>> import numpy as np
+    >>> from xhat.equinox import BatchNorm
+    >>> make = eqx.nn.make_with_state(BatchNorm)
+    >>> layer, state = make(1, axis_name="batch", mode="batch")
+    >>> xs = np.array([[1.0], [2.0], [6.0]], np.float32)
+    >>> mapped = jax.vmap(layer, axis_name="batch", in_axes=(0, None), out_axes=(0, None))
+    >>> ys, state = jax.jit(mapped)(xs, state)
+    >>> print(np.asarray(ys).round(3).ravel())
+    [-0.926 -0.463  1.389]
     """
 
     def __call__(
         self, x: Any, state: eqx.nn.State, *, key: Any = None, inference: bool | None = None
     ) -> tuple[Array, eqx.nn.State]:
-        """y of x's shape (input_size, ...), and the state after this batch."""
+        """Normalize a sample by its batch, the axis that a vmap or pmap maps.
+
+        Parameters
+        ----------
+        x : array_like
+            One sample, of shape (input_size, ...).
+        state : equinox.nn.State
+            The state of the model.
+        key : optional
+            Accepted, and not used.
+        inference : bool, optional
+            Whether to evaluate; by default as the layer's attribute.
+
+        Returns
+        -------
+        y : jax.Array
+            The result, in the shape of x.
+        state : equinox.nn.State
+            The state after this batch.
+        """
         x = jnp.asarray(x)
         if jnp.iscomplexobj(x):
             theirs: tuple[Array, eqx.nn.State] = super().__call__(x, state, key=key, inference=inference)

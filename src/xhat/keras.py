@@ -29,39 +29,99 @@ Tensor = Any
 
 @keras.saving.register_keras_serializable(package="xhat")
 class BatchNormalization(keras.layers.BatchNormalization):
-    """keras.layers.BatchNormalization with exact results and gradients, far from zero and under masks too.
+    """Batch normalization for Keras: `keras.layers.BatchNormalization` with exact results and gradients.
 
-        training        y = gamma (x - mu) / sqrt(var + epsilon) + beta     mu = sum w x / m, var = sum w (x - mu)^2 / m
-                        moving_mean     += (1 - momentum) (mu - moving_mean)
-                        moving_variance += (1 - momentum) (var - moving_variance)
-        inference       the same with mu = moving_mean, var = moving_variance
+    They are exact far from zero and under masks, too::
 
-    Constructor, weights and their names, config and defaults are inherited; `.weights.h5` files load in both
-    directions. x: float32, float64, float16 or bfloat16, any rank, with the channels on `axis`; 16 bits are computed in
-    float32, float64 in float64. y has the compute dtype of the layer's policy.
+        y = gamma (x - mu) / sqrt(var + epsilon) + beta
 
-    mask: one dimension less than x, broadcastable to x without its last axis; bool, or weights w >= 0, whose values
-    are not checked. A channel of which nothing is included, and every channel of an empty batch, keeps its moving
-    statistics bit for bit, and is normalized with mu = var = 0. Values that are not included and not finite give NaN in
-    y, and nowhere else.
+        training     mu = sum w x / m     var = sum w (x - mu)^2 / m     of the batch, and then
+                     moving_mean     += (1 - momentum) (mu - moving_mean)
+                     moving_variance += (1 - momentum) (var - moving_variance)
+        inference    mu = moving_mean     var = moving_variance
 
-    Batch renormalization (`renorm`) and `synchronized` (of the TensorFlow backend) are Keras's own in training.
-    Raises ShapeError for a mask of another shape and for an `axis` that x does not have, DtypeError for complex
-    numbers.
+    The constructor, weights and their names, config and defaults are inherited; ``.weights.h5`` files load in both
+    directions.
 
-    >>> layer = xhat.keras.BatchNormalization()
-    >>> y = layer(x, training=True)
+    Parameters
+    ----------
+    axis : int, default -1
+        The channel axis.
+    momentum : float, default 0.99
+        The weight of the old moving statistics.
+    epsilon : float, default 1e-3
+        Added to the variance inside the square root.
+    center, scale : bool, default True
+        Whether the layer has beta and gamma.
+    beta_initializer, gamma_initializer, ... : optional
+        These and all other arguments are those of `keras.layers.BatchNormalization`.
+
+    Raises
+    ------
+    ShapeError
+        If a mask has another shape, and if x does not have this axis.
+    DtypeError
+        For complex numbers.
+
+    Notes
+    -----
+    x is float32, float64, float16 or bfloat16, of any rank; 16 bits are computed in float32, float64 in float64. y has
+    the compute dtype of the layer's policy.
+
+    A mask has one dimension less than x, and broadcasts to x without its last axis. It is bool, or weights w >= 0,
+    whose values are not checked. A channel of which nothing is included, and every channel of an empty batch, keeps
+    its moving statistics bit for bit, and is normalized with mu = var = 0. Values that are not included and not finite
+    give NaN in y, and nowhere else.
+
+    Batch renormalization (``renorm``) and ``synchronized`` (of the TensorFlow backend) are Keras's own in training.
+
+    Examples
+    --------
+    >>> import keras
+    >>> import numpy as np
+    >>> import xhat.keras
+    >>> layer = xhat.keras.BatchNormalization(epsilon=1e-5, momentum=0.9)
+    >>> y = layer(np.array([[1.0], [2.0], [6.0]], np.float32), training=True)
+    >>> y, mean = map(keras.ops.convert_to_numpy, (y, layer.moving_mean))
+    >>> print(y.round(3).ravel(), mean.round(3))
+    [-0.926 -0.463  1.389] [0.3]
     """
 
     def build(self, input_shape: Any) -> None:
-        """Adds the weights that Keras's layer has: gamma, beta, moving_mean, moving_variance."""
+        """Add the weights that Keras's layer has: gamma, beta, moving_mean, moving_variance.
+
+        Parameters
+        ----------
+        input_shape : tuple of int
+            The shape of the inputs.
+
+        Raises
+        ------
+        ShapeError
+            If the inputs do not have the layer's axis.
+        """
         rank = len(input_shape)
         if not -rank <= self.axis < rank:
             raise ShapeError(f"BatchNormalization: x {tuple(input_shape)} has no axis {self.axis}.")
         super().build(input_shape)
 
     def call(self, inputs: Tensor, training: bool | None = None, mask: Tensor | None = None) -> Tensor:
-        """y, in the shape of inputs; in training the moving statistics follow."""
+        """Normalize a batch; in training the moving statistics follow.
+
+        Parameters
+        ----------
+        inputs : tensor
+            The batch.
+        training : bool, optional
+            Whether to use the statistics of this batch.
+        mask : tensor, optional
+            Bool or weights, of the shape of the inputs without their last axis.
+
+        Returns
+        -------
+        tensor
+            The result y, in the shape of the inputs.
+        """
         of_this_batch = training and self.trainable
         if of_this_batch and (self.renorm or self.synchronized):
             return super().call(inputs, training=training, mask=mask)
@@ -160,18 +220,64 @@ def normalize(
 
 
 def convert(model: keras.Layer) -> tuple[keras.Layer, list[str]]:
-    """Makes xhat's layers of Keras's batch norms in a model, in place, and says which.
+    r"""Turn Keras's batch norms in a model into xhat's, in place.
 
-    Weights, names, the optimizer and the links of a functional model stay; what was compiled is compiled anew by the
-    next `fit`. Subclasses of Keras's layer are left. `revert` undoes it.
+    Parameters
+    ----------
+    model : keras.Layer
+        The model. Weights, names, the optimizer and the links of a functional model stay; what was compiled is compiled
+        anew by the next ``fit``. Subclasses of Keras's layer are left.
 
+    Returns
+    -------
+    model : keras.Layer
+        The model itself.
+    changes : list of str
+        What was changed, one line for each layer.
+
+    See Also
+    --------
+    revert : The other direction.
+
+    Examples
+    --------
+    >>> import keras
+    >>> import xhat.keras
+    >>> model = keras.Sequential([keras.layers.BatchNormalization(name="norm")])
     >>> model, changes = xhat.keras.convert(model)
+    >>> print(*changes, sep="\n")
+    norm: keras.layers.BatchNormalization -> xhat.keras.BatchNormalization
     """
     return _change(model, keras.layers.BatchNormalization, BatchNormalization)
 
 
 def revert(model: keras.Layer) -> tuple[keras.Layer, list[str]]:
-    """Makes Keras's layers of xhat's, in place, so that a `.keras` archive of the model loads without xhat."""
+    """Turn xhat's batch norms in a model into Keras's, in place.
+
+    A ``.keras`` archive of the model then loads without xhat.
+
+    Parameters
+    ----------
+    model : keras.Layer
+        The model.
+
+    Returns
+    -------
+    model : keras.Layer
+        The model itself.
+    changes : list of str
+        What was changed, one line for each layer.
+
+    Examples
+    --------
+    >>> import keras
+    >>> import xhat.keras
+    >>> model = keras.Sequential([keras.layers.BatchNormalization()])
+    >>> model, changes = xhat.keras.convert(model)
+    >>> model, changes = xhat.keras.revert(model)
+    >>> type(model.layers[0]) is keras.layers.BatchNormalization
+    True
+    """
     return _change(model, BatchNormalization, keras.layers.BatchNormalization)
 
 

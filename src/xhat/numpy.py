@@ -13,6 +13,7 @@ import numpy.typing as npt
 from xhat import equations, ops
 from xhat.errors import ContextError, DegenerateBatchError, ShapeError
 from xhat.numpy_checks import (
+    Array,
     check_names,
     check_state,
     check_unknown,
@@ -26,39 +27,96 @@ from xhat.numpy_checks import (
 
 __all__ = ["BatchNorm"]
 
-Array = npt.NDArray[Any]
-
 
 class BatchNorm:
-    """Batch normalization with parameters gamma and beta, and running moments for evaluation.
+    """Batch normalization with parameters, and with running moments for evaluation.
 
-        training      y = act(gamma (x - mu) rstd + beta [+ residual])       moments of this batch
-        evaluation    the same with mu = running_mean, var = running_var    constants for the backward
-        after each training batch, with k the momentum:
+    ::
+
+        y = act(gamma (x - mu) rstd + beta [+ residual])
+
+        training      mu, var of this batch, and then, with k the momentum:
                       running_mean = (1 - k) running_mean + k mu
-                      running_var  = (1 - k) running_var  + k m2 / (m - running_correction)
+                      running_var  = (1 - k) running_var + k m2 / (m - running_correction)
+        evaluation    mu = running_mean, var = running_var: constants in backward
 
-    num_features        Channels: an int, or a tuple of ints when axis is a tuple (in the order of x's axes).
-    eps                 Added to the variance inside the square root.
-    momentum            k, the weight of the new batch, in [0, 1]; 0 leaves the running moments as they are.
-                        None: k = 1 / updates, so that they are the plain average over the batches.
-    affine              Whether gamma and beta exist (ones and zeros at first).
-    track_running       Whether running moments exist (zeros and ones at first). Without them, evaluation
-                        uses the moments of its own batch.
-    axis                The channel axis of x, or a tuple of them.
-    correction          0: normalize by m2 / m; 1: by m2 / (m - 1).
-    running_correction  The same choice for running_var.
-    activation          None, "relu", ("leaky_relu", slope) or "silu".
-    dtype               Of parameters and running moments: float32 or float64. In float32 a momentum below
-                        about 1e-6 is lost in rounding; float64 keeps it.
+    Parameters
+    ----------
+    num_features : int or tuple of int
+        The number of channels; a tuple of numbers if axis is a tuple, in the order of the axes of x.
+    eps : float, default 1e-5
+        Added to the variance inside the square root.
+    momentum : float or None, default 0.1
+        The weight k of the new batch, in [0, 1]. With 0 the running moments stay as they are. With None, k = 1 /
+        updates, so that they are the plain average over the batches.
+    affine : bool, default True
+        Whether gamma and beta exist (ones and zeros at first).
+    track_running : bool, default True
+        Whether running moments exist (zeros and ones at first). Without them, evaluation uses the moments of its own
+        batch.
+    axis : int or tuple of int, default 1
+        The channel axis of x, or several axes that are the channels together.
+    correction : {0, 1}, default 0
+        0 to normalize by ``m2 / m``, 1 to normalize by ``m2 / (m - 1)``.
+    running_correction : {0, 1}, default 1
+        The same choice for running_var.
+    activation : {None, "relu", "silu"} or ("leaky_relu", slope), optional
+        The function ``act``.
+    dtype : {float32, float64}, default float32
+        The dtype of parameters and running moments. In float32 a momentum below about 1e-6 is lost in rounding; float64
+        keeps it.
 
-    Attributes: gamma, beta, dgamma, dbeta (None without affine), running_mean, running_var (None without
-    track_running), updates (batches that the running moments have seen), dresidual, and context: that of the
-    last forward until it is differentiated, for `xhat.gradient_paths`. Train with
-    ``layer.gamma -= rate * layer.dgamma``.
+    Attributes
+    ----------
+    gamma, beta : ndarray or None
+        The parameters, in the shape num_features. None without affine.
+    dgamma, dbeta : ndarray or None
+        Their gradients after a backward pass.
+    dresidual : ndarray or None
+        The gradient with respect to the residual after a backward pass.
+    running_mean, running_var : ndarray or None
+        The running moments. None without track_running.
+    updates : int
+        The number of batches that the running moments have seen.
+    context : Context or None
+        The context of the last forward pass until it is differentiated, for `xhat.gradient_paths`.
 
-    A NaN or an infinity in a batch reaches the running moments of its own channel, and stays there unless
-    momentum is 1: check for it before you train on, or load an earlier state. Raises ArgumentError, DtypeError.
+    Raises
+    ------
+    ArgumentError
+        If an option has no valid value.
+    DtypeError
+        If dtype is neither float32 nor float64.
+    OptionError
+        If the layer does not have an option of this name.
+
+    Notes
+    -----
+    A NaN or an infinity in a batch reaches the running moments of its own channel, and stays there unless momentum is
+    1. Check for it before you train on, or load an earlier state.
+
+    References
+    ----------
+    Ioffe and Szegedy, "Batch Normalization: Accelerating Deep Network Training by Reducing Internal Covariate Shift",
+    2015.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from xhat.numpy import BatchNorm
+    >>> layer = BatchNorm(2)
+    >>> x = np.array([[1.0, -2.0], [2.0, 0.0], [6.0, 2.0]])
+    >>> layer(x).round(3).tolist()
+    [[-0.926, -1.225], [-0.463, 0.0], [1.389, 1.225]]
+    >>> print(layer.running_mean, layer.running_var)
+    [0.3 0. ] [1.6 1.3]
+
+    One step of training:
+
+    >>> dx = layer.backward(np.ones_like(x))
+    >>> layer.beta -= 0.1 * layer.dbeta
+    >>> print(layer.beta)
+    [-0.3 -0.3]
     """
 
     def __init__(
@@ -73,7 +131,7 @@ class BatchNorm:
         correction: int = 0,
         running_correction: int = 1,
         activation: Any = None,
-        dtype: npt.DTypeLike = np.float32,
+        dtype: "npt.DTypeLike" = np.float32,
         **unknown: Never,
     ) -> None:
         check_unknown(unknown)
@@ -102,19 +160,55 @@ class BatchNorm:
     def forward(
         self, x: Array, *, training: bool = True, mask: Array | None = None, residual: Array | None = None
     ) -> Array:
-        """y = act(gamma (x - mu) rstd + beta [+ residual]), in x's shape, dtype and memory order.
+        """Normalize a batch, and update the running moments in training.
 
-        x            The batch; float64, float32, float16 or bfloat16.
-        training     True: moments of this batch, and the running moments follow. False: the running moments.
-        mask         Bool or non-negative weights, broadcastable to x, 1 along the channels: they weigh the
-                     moments of the batch, and so change nothing where those are not used.
-        residual     Added before the activation; x's shape.
+        ::
 
-        The layer keeps x (and the residual) for the backward until that is done or the next forward runs; an evaluation
-        is such a forward too. x must not change before the backward, and nothing detects a change.
-        An empty batch gives an empty y and leaves the running moments as they are. When anything is raised,
-        nothing has changed. Raises ShapeError, DtypeError, ArgumentError, and DegenerateBatchError when
-        the batch has nothing to vary, or too few values for running_correction.
+            y = act(gamma (x - mu) rstd + beta [+ residual])
+
+        Parameters
+        ----------
+        x : array_like
+            The batch: float64, float32, float16 or bfloat16, with num_features channels on the layer's axis.
+        training : bool, default True
+            True to use the moments of this batch, which the running moments then follow; False to use the running
+            moments.
+        mask : array_like, optional
+            Bool, or weights of at least 0. It broadcasts to x and has size 1 along the channels. It weighs the moments
+            of the batch, and so changes nothing where those are not used.
+        residual : array_like, optional
+            Added before the activation, in the shape and dtype of x.
+
+        Returns
+        -------
+        ndarray
+            The result y, in the shape, dtype and memory order of x. An empty batch gives an empty y and leaves the
+            running moments as they are.
+
+        Raises
+        ------
+        ShapeError
+            If an array does not fit x, or if x has another number of channels.
+        DtypeError
+            If an array has another dtype.
+        ArgumentError
+            If an option or a weight has no valid value, or if running moments would overflow the dtype of the layer.
+        DegenerateBatchError
+            If the batch has a single value per channel, or too few values for correction or running_correction.
+
+        Notes
+        -----
+        The layer keeps x (and the residual) for the backward pass until that is done or the next forward pass runs; an
+        evaluation is such a forward pass too. x must not change before the backward pass, and nothing detects a
+        change. If anything is raised, nothing has changed.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from xhat.numpy import BatchNorm
+        >>> layer = BatchNorm(1, eps=1.0)
+        >>> layer(np.array([[3.0], [5.0]]), training=False).round(4).tolist()
+        [[2.1213], [3.5355]]
         """
         check_state(self)
         options: dict[str, Any] = {"axis": self.axis, "eps": self.eps, "activation": self.activation}
@@ -137,14 +231,47 @@ class BatchNorm:
     __call__ = forward
 
     def backward(self, dy: Array) -> Array:
-        """dx, the gradient of the loss with respect to the x of the last forward; stores the others.
+        """Differentiate the last forward pass, and store the gradients of the parameters.
 
-            dgamma = sum dy xhat         dbeta = sum dy         dresidual = dy, each past the activation
-            dx = gamma rstd (dy - w sum_dy / m - w xhat sum_dy_xhat / (m - c))     after training
-            dx = gamma rstd dy                                                    after evaluation
+        ::
 
-        dy has the shape of y. Gradients are replaced, not accumulated. Each forward can be differentiated
-        once, and x is let go. Raises ContextError without a forward, ShapeError and DtypeError.
+            dgamma = sum dy xhat     dbeta = sum dy     dresidual = dy     past the activation
+
+            training      dx = gamma rstd (dy - w sum dy / m - w xhat sum(dy xhat) / (m - c))
+            evaluation    dx = gamma rstd dy
+
+        Gradients are replaced, not accumulated. Each forward pass can be differentiated once; then the layer releases
+        x.
+
+        Parameters
+        ----------
+        dy : array_like
+            The gradient with respect to y, in its shape and dtype.
+
+        Returns
+        -------
+        ndarray
+            The gradient dx with respect to the x of the last forward pass.
+
+        Raises
+        ------
+        ContextError
+            If there is no forward pass that has not been differentiated yet.
+        ShapeError
+            If dy does not have the shape of y.
+        DtypeError
+            If dy does not have the dtype of y.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from xhat.numpy import BatchNorm
+        >>> layer = BatchNorm(1)
+        >>> y = layer(np.array([[1.0], [2.0], [6.0]]))
+        >>> layer.backward(np.array([[1.0], [0.0], [0.0]])).round(3).ravel().tolist()
+        [0.176, -0.22, 0.044]
+        >>> print(layer.dgamma.round(3), layer.dbeta)
+        [-0.926] [1.]
         """
         if self.context is None:
             raise ContextError(
@@ -159,15 +286,54 @@ class BatchNorm:
         return grads.dx
 
     def state_dict(self) -> dict[str, Array]:
-        """Copies of gamma, beta, running_mean, running_var and updates, of those that this layer has."""
+        """Return copies of the arrays of this layer by their names.
+
+        Returns
+        -------
+        dict of str to ndarray
+            Those of gamma, beta, running_mean, running_var and updates that this layer has.
+
+        Examples
+        --------
+        >>> from xhat.numpy import BatchNorm
+        >>> sorted(BatchNorm(3, affine=False).state_dict())
+        ['running_mean', 'running_var', 'updates']
+        """
         return {name: np.array(value) for name, value in self._state().items()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Copy a state into this layer's arrays, rounding to its dtype; all of it or, on an error, nothing.
+        """Copy a state into the arrays of this layer, rounded to its dtype.
 
-        Raises ArgumentError for a missing or unexpected name, a negative running_var or updates, or a value
-        that overflows the layer's dtype; ShapeError; DtypeError for anything but real floating arrays (and
-        an integer for updates).
+        All of it is copied or, if anything is raised, nothing.
+
+        Parameters
+        ----------
+        state : mapping of str to array_like
+            What `state_dict` returns.
+
+        Raises
+        ------
+        ArgumentError
+            If a name is missing or unexpected, if a running_var or updates is negative, or if a value overflows the
+            dtype of the layer.
+        ShapeError
+            If an array has another shape.
+        DtypeError
+            If an array is not of real floating-point numbers, or if updates is no integer.
+
+        See Also
+        --------
+        xhat.convert_state : The state of another framework's layer by these names.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from xhat.numpy import BatchNorm
+        >>> trained, layer = BatchNorm(1), BatchNorm(1)
+        >>> y = trained(np.array([[1.0], [2.0], [6.0]]))
+        >>> layer.load_state_dict(trained.state_dict())
+        >>> print(layer.running_mean, layer.updates)
+        [0.3] 1
         """
         own = self._state()
         check_names(state, own)

@@ -9,12 +9,12 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from xhat.checks import number, plain_array, refuse_options
+from xhat.checks import Array, number, plain_array, refuse_options
 from xhat.errors import ArgumentError, DtypeError, ShapeError
 
 __all__ = [
+    "Array",
     "check_names",
     "check_state",
     "check_unknown",
@@ -25,8 +25,6 @@ __all__ = [
     "real",
     "rounded",
 ]
-
-Array = npt.NDArray[Any]
 
 # What other libraries call the options of a layer: what is said of them.
 _AFFINE = "affine=False leaves out gamma and beta."

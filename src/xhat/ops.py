@@ -43,11 +43,51 @@ Axis = int | tuple[int, ...]
 
 
 def moments(x: Any, *, axis: Axis = 1, mask: Any = None, **unknown: Never) -> Moments:
-    """Count m = sum w, mean mu = sum w x / m and m2 = sum w (x - mu)^2 of each channel, in one read.
+    """Compute count, mean and sum of squared deviations of each channel.
 
-    x: any shape, float64, float32, float16 or bfloat16; axis: the channel axis or axes; mask: bool or weights
-    that broadcast to x, of size 1 along the channels. Returns float64 moments of the channels' shape, that
-    merge with those of other batches. An empty batch has count 0. Raises ShapeError, DtypeError, ArgumentError.
+    ::
+
+        m = sum w     mu = sum w x / m     m2 = sum w (x - mu)^2
+
+    x is read once.
+
+    Parameters
+    ----------
+    x : array_like
+        The batch: any shape, float64, float32, float16 or bfloat16.
+    axis : int or tuple of int, default 1
+        The channel axis, or several axes that are the channels together.
+    mask : array_like, optional
+        Bool, or weights w of at least 0. It broadcasts to x and has size 1 along the channels. Without it, all weights
+        are 1.
+
+    Returns
+    -------
+    Moments
+        Count, mean and m2 in float64. The arrays have the shape of the channels. An empty batch has count 0.
+
+    Raises
+    ------
+    ShapeError
+        If x has no such axis, or if the mask does not broadcast.
+    DtypeError
+        If x or the mask has another dtype.
+    ArgumentError
+        If a weight is negative or not finite.
+    OptionError
+        If the function does not have an option of this name.
+
+    See Also
+    --------
+    Moments.merge : The moments of several batches together.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import xhat
+    >>> found = xhat.moments(np.array([[1.0, 2.0], [3.0, 6.0]]))
+    >>> found.count, found.mean.tolist(), found.m2.tolist()
+    (2.0, [2.0, 4.0], [2.0, 8.0])
     """
     if unknown:
         refuse_options("moments", unknown)
@@ -66,25 +106,90 @@ def batch_norm(
     x: Any, gamma: Any = None, beta: Any = None, *, axis: Axis = 1, eps: float = 1e-5, correction: int = 0,
     mask: Any = None, residual: Any = None, activation: Any = None, out: Array | None = None, **unknown: Never,
 ) -> tuple[Array, Context]:  # fmt: skip
-    """y = act(gamma (x - mu) / sqrt(var + eps) + beta [+ residual]), with the batch's own mu and var.
+    """Normalize a batch by its own mean and variance.
 
-        m = sum w     mu = sum w x / m     var = sum w (x - mu)^2 / (m - correction)
+    ::
 
-    x: any shape, float64, float32, float16 or bfloat16. gamma, beta: the channels' shape, x's dtype or wider
-    (None: 1 and 0). axis: the channel axis, or a tuple of axes that are the channels together. mask: bool or
-    non-negative weights w that broadcast to x with size 1 along the channels; it weighs the statistics, and every
-    place of y is normalized. residual: as x, added before the activation. activation: None, "relu",
-    ("leaky_relu", slope) or "silu". out: where to write y; it may be x itself if no gradient will be needed.
+        m   = sum w
+        mu  = sum w x / m
+        var = sum w (x - mu)^2 / (m - correction)
+        y   = act(gamma (x - mu) / sqrt(var + eps) + beta [+ residual])
 
-    Returns y (x's dtype and memory order) and the context that `batch_norm_backward` takes. Statistics are float64.
-    The context holds x itself, not a copy, and, behind a residual and an activation, y (relu) or the residual (silu).
-    These arrays must not change before the backward pass, which reads them again; nothing detects a change.
-    Layouts whose strides are an (outer, channel, inner) view run as they are (NCHW, NHWC, (N, C), channel first,
-    most slices); any other array is copied once. An empty batch gives an empty y.
+    Parameters
+    ----------
+    x : array_like
+        The batch: any shape, float64, float32, float16 or bfloat16.
+    gamma, beta : array_like, optional
+        Scale and shift, in the shape of the channels and in the dtype of x or a wider one. They default to 1 and 0.
+    axis : int or tuple of int, default 1
+        The channel axis, or several axes that are the channels together.
+    eps : float, default 1e-5
+        Added to the variance inside the square root.
+    correction : {0, 1}, default 0
+        0 to divide by m, 1 to divide by m - 1.
+    mask : array_like, optional
+        Bool, or weights w of at least 0. It broadcasts to x and has size 1 along the channels. It weighs the
+        statistics; every element of x is normalized.
+    residual : array_like, optional
+        Added before the activation, in the shape and dtype of x.
+    activation : {None, "relu", "silu"} or ("leaky_relu", slope), optional
+        The function ``act``.
+    out : ndarray, optional
+        The array that y is written to. It may be x itself if no gradient is needed.
 
-    Raises ShapeError, DtypeError, ArgumentError, OutputError; DegenerateBatchError where m <= correction or there
-    is a single value per channel. The variance is a float64: |x - mu| of float64 must stay below about
-    1e154 / sqrt(m), or it overflows. Source: Ioffe and Szegedy 2015, algorithm 1.
+    Returns
+    -------
+    y : ndarray
+        The result, in the shape, dtype and memory order of x. An empty batch gives an empty y.
+    context : Context
+        What `batch_norm_backward` needs. Its statistics are float64.
+
+    Raises
+    ------
+    ShapeError
+        If an array does not fit x, or if x has no such axis.
+    DtypeError
+        If an array has another dtype.
+    ArgumentError
+        If eps, correction, activation or a weight has no valid value.
+    OptionError
+        If the function does not have an option of this name.
+    OutputError
+        If ``out`` can't be written.
+    DegenerateBatchError
+        If m <= correction, or if there is a single value per channel.
+
+    See Also
+    --------
+    normalize : The same with given statistics, for evaluation.
+    xhat.numpy.BatchNorm : A layer with parameters and running statistics.
+
+    Notes
+    -----
+    The context holds x itself, not a copy, and, with a residual and an activation, y (relu, leaky_relu) or the residual
+    (silu). These arrays must not change before the backward pass, which reads them again. Nothing detects a change.
+
+    Layouts whose strides are a view (outer, channel, inner) run as they are: NCHW, NHWC, (N, C), channel first and most
+    slices. Any other array is copied once.
+
+    The variance is a float64: with float64 input, ``|x - mu|`` must stay below about ``1e154 / sqrt(m)``, or it
+    overflows.
+
+    References
+    ----------
+    Ioffe and Szegedy, "Batch Normalization: Accelerating Deep Network Training by Reducing Internal Covariate Shift",
+    2015, algorithm 1.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import xhat
+    >>> x = np.array([[1.0, -2.0], [2.0, 0.0], [6.0, 2.0]])
+    >>> y, context = xhat.batch_norm(x, gamma=np.array([1.0, 2.0]), beta=np.zeros(2))
+    >>> y.round(3).tolist()
+    [[-0.926, -2.449], [-0.463, 0.0], [1.389, 2.449]]
+    >>> xhat.batch_norm(x, activation="relu")[0].round(3).tolist()
+    [[0.0, 0.0], [0.0, 0.0], [1.389, 1.225]]
     """
     if unknown:
         refuse_options("batch_norm", unknown)
@@ -107,10 +212,60 @@ def normalize(
     x: Any, mean: Any, var: Any, gamma: Any = None, beta: Any = None, *, axis: Axis = 1, eps: float = 1e-5,
     residual: Any = None, activation: Any = None, out: Array | None = None, **unknown: Never,
 ) -> Array:  # fmt: skip
-    """y = act(gamma (x - mean) / sqrt(var + eps) + beta [+ residual]), with given statistics (evaluation).
+    """Normalize an array by a given mean and variance, as in evaluation.
 
-    mean, var: the channels' shape, any of the four dtypes, var at least 0; the other arguments, the result and
-    what is raised are those of `batch_norm`.
+    ::
+
+        y = act(gamma (x - mean) / sqrt(var + eps) + beta [+ residual])
+
+    Parameters
+    ----------
+    x : array_like
+        The batch: any shape, float64, float32, float16 or bfloat16.
+    mean, var : array_like
+        The statistics, in the shape of the channels and any of the four dtypes. var must be at least 0.
+    gamma, beta : array_like, optional
+        Scale and shift, in the shape of the channels and in the dtype of x or a wider one. They default to 1 and 0.
+    axis : int or tuple of int, default 1
+        The channel axis, or several axes that are the channels together.
+    eps : float, default 1e-5
+        Added to the variance inside the square root.
+    residual : array_like, optional
+        Added before the activation, in the shape and dtype of x.
+    activation : {None, "relu", "silu"} or ("leaky_relu", slope), optional
+        The function ``act``.
+    out : ndarray, optional
+        The array that y is written to. It may be x itself.
+
+    Returns
+    -------
+    ndarray
+        The result y, in the shape, dtype and memory order of x.
+
+    Raises
+    ------
+    ShapeError
+        If an array does not fit x, or if x has no such axis.
+    DtypeError
+        If an array has another dtype.
+    ArgumentError
+        If mean or var is None, if a variance is negative, or if eps or activation has no valid value.
+    OptionError
+        If the function does not have an option of this name.
+    OutputError
+        If ``out`` can't be written.
+
+    See Also
+    --------
+    batch_norm : The same with the statistics of the batch.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import xhat
+    >>> x = np.array([[1.0, 4.0], [3.0, 8.0]])
+    >>> xhat.normalize(x, mean=[1.0, 4.0], var=[4.0, 16.0]).round(4).tolist()
+    [[0.0, 0.0], [1.0, 1.0]]
     """
     if unknown:
         refuse_options("normalize", unknown)
@@ -197,17 +352,69 @@ def _arrays(operation: str, given: tuple[Any, ...]) -> tuple[Any, ...]:
 
 
 def batch_norm_backward(dy: Any, context: Context, *, out: Any = None, **unknown: Never) -> Gradients:
-    """The exact derivative of the forward pass that made the context.
+    """Compute the exact gradients of the forward pass that made the context.
 
-        g  = dy act'(pre)      dbeta = sum g      dgamma = sum g xhat      dresidual = g
-        dx = gamma rstd (g - w sum(g) / m - w xhat sum(g xhat) / (m - correction))
+    ::
 
-    dy: x's shape and dtype. out: where to write dx, which may be dy itself; or a pair (dx, dresidual).
-    Returns Gradients(dx, dgamma, dbeta, dresidual): dx in x's dtype and memory order, dgamma and dbeta in the
-    dtypes of gamma and beta, None where there was no such argument. Needs no memory of x's size but the results.
+        g         = dy act'(pre)
+        dbeta     = sum g
+        dgamma    = sum g xhat
+        dresidual = g
+        dx        = gamma rstd (g - w sum(g) / m - w xhat sum(g xhat) / (m - correction))
 
-    Raises ContextError for a context that is none, or whose x was overwritten; ShapeError, DtypeError, OutputError.
-    Source: Ioffe and Szegedy 2015, section 3, with the variance's own correction and weights.
+    Parameters
+    ----------
+    dy : array_like
+        The gradient with respect to y, in the shape and dtype of x.
+    context : Context
+        The context that the forward pass returned.
+    out : ndarray or tuple, optional
+        The array that dx is written to, which may be dy itself, or a pair (dx, dresidual). An element of the pair may
+        be None.
+
+    Returns
+    -------
+    Gradients
+        The gradients: dx in the dtype and memory order of x, dgamma and dbeta in the dtypes of gamma and beta, and
+        dresidual. A gradient is None where the forward pass had no such argument.
+
+    Raises
+    ------
+    ContextError
+        If the context was not returned by a forward pass, if x was overwritten, or if a field was exchanged.
+    ShapeError
+        If dy does not have the shape of x.
+    DtypeError
+        If dy does not have the dtype of x.
+    OutputError
+        If ``out`` can't be written.
+    OptionError
+        If the function does not have an option of this name.
+
+    See Also
+    --------
+    gradient_paths : The sum of three terms that dx is.
+
+    Notes
+    -----
+    Apart from the results, no memory of the size of x is needed.
+
+    References
+    ----------
+    Ioffe and Szegedy, "Batch Normalization: Accelerating Deep Network Training by Reducing Internal Covariate Shift",
+    2015, section 3; with the correction and the weights of the variance.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import xhat
+    >>> x = np.array([[1.0], [2.0], [6.0]])
+    >>> y, context = xhat.batch_norm(x, gamma=np.ones(1), beta=np.zeros(1))
+    >>> gradients = xhat.batch_norm_backward(np.array([[1.0], [0.0], [0.0]]), context)
+    >>> gradients.dx.round(4).ravel().tolist()
+    [0.1763, -0.2204, 0.0441]
+    >>> gradients.dgamma.round(4).tolist(), gradients.dbeta.tolist()
+    ([-0.9258], [1.0])
     """
     if unknown:
         refuse_options("batch_norm_backward", unknown)
@@ -256,9 +463,34 @@ def _run_backward(
 
 
 def config() -> dict[str, Any]:
-    """What a report of a problem needs: the version, the instruction set in use, those this machine can run (best
-    first), the threads of a call, the platform, and the versions of Python, NumPy, PyTorch and Triton ("none" where a
-    package is not installed).
+    """Return what a report of a problem needs: the versions, and what the kernels use on this machine.
+
+    Returns
+    -------
+    dict
+        ``version``
+            The version of xhat.
+        ``isa``
+            The instruction set in use.
+        ``isa_available``
+            The instruction sets that this machine can run, the best first.
+        ``threads``
+            The number of threads of a call.
+        ``platform``
+            The operating system and the processor.
+        ``python``, ``numpy``
+            Their versions.
+        ``torch``
+            The version of PyTorch; "none" if it is not installed.
+        ``triton``
+            The version of Triton, which kernels for GPUs need; "none" if it is not installed.
+
+    Examples
+    --------
+    >>> import xhat
+    >>> found = xhat.config()
+    >>> found["isa"] in found["isa_available"]
+    True
     """
     return {
         "version": _version("xhat", missing="unknown"),

@@ -12,15 +12,8 @@ from typing import Any, NamedTuple
 
 from xhat import layout
 from xhat.checks import CONSTANTS, Kind, activation_of, check_correction, check_eps
+from xhat.installation import kernels
 from xhat.layout import Strides, View
-
-try:
-    import xhat._kernels as kernels  # `from xhat import` takes a file that is missing for a circular import
-except ImportError as error:
-    raise ImportError(
-        f"xhat: the compiled kernels can't be loaded ({error.msg.split(' (')[0]}). They are built for one version of "
-        "Python and one kind of processor. Install xhat again with this Python: pip install ., in a clone."
-    ) from error
 
 __all__ = [
     "ACTIVATIONS",

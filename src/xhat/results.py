@@ -24,7 +24,32 @@ _CHANGED = (AttributeError, IndexError, KeyError, OverflowError, RuntimeError, T
 
 
 class Gradients(NamedTuple):
-    """What the backward pass returns; None where the forward pass had no such argument."""
+    """The gradients of one forward pass, as `batch_norm_backward` returns them.
+
+    Attributes
+    ----------
+    dx : ndarray
+        The gradient with respect to x, in its shape, dtype and memory order.
+    dgamma : ndarray or None
+        The gradient with respect to gamma, in its dtype. None if the forward pass had no gamma.
+    dbeta : ndarray or None
+        The gradient with respect to beta, in its dtype. None if the forward pass had no beta.
+    dresidual : ndarray or None
+        The gradient with respect to the residual, in the shape and dtype of x. None if the forward pass had no
+        residual.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import xhat
+    >>> x = np.array([[1.0], [2.0], [6.0]])
+    >>> y, context = xhat.batch_norm(x, gamma=np.ones(1))
+    >>> gradients = xhat.batch_norm_backward(np.ones_like(x), context)
+    >>> gradients.dgamma.shape
+    (1,)
+    >>> gradients.dbeta is None
+    True
+    """
 
     dx: Array
     dgamma: Array | None
@@ -33,16 +58,76 @@ class Gradients(NamedTuple):
 
 
 class Moments(NamedTuple):
-    """Count, mean and m2 = sum w (x - mean)^2 of each channel, in float64: what batches are merged by."""
+    """Count, mean and sum of squared deviations of each channel.
+
+    ::
+
+        m = sum w     mu = sum w x / m     m2 = sum w (x - mu)^2
+
+    `moments` returns them. The moments of two batches can be merged into those of both together.
+
+    Attributes
+    ----------
+    count : float
+        m, the number of values per channel, or the sum of their weights. It is the same for all channels.
+    mean : ndarray of float64
+        mu, in the shape of the channels.
+    m2 : ndarray of float64
+        The sum of squared deviations from the mean, in the shape of the channels.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import xhat
+    >>> a = xhat.moments(np.array([[1.0], [2.0]]))
+    >>> b = xhat.moments(np.array([[6.0]]))
+    >>> both = a.merge(b)
+    >>> both.count, both.mean.tolist(), both.m2.tolist()
+    (3.0, [3.0], [14.0])
+    """
 
     count: float  # type: ignore[assignment]  # the number m, not a tuple's method
     mean: Array
     m2: Array
 
     def merge(self, *others: "Moments") -> "Moments":
-        """The moments of all batches together, by Chan's formula.
+        """Merge these moments with those of other batches.
 
-        Raises ShapeError where channels differ, ArgumentError for what are no Moments.
+        ::
+
+            m  = ma + mb
+            mu = mu_a + delta mb / m                   delta = mu_b - mu_a
+            m2 = m2_a + m2_b + delta^2 ma mb / m
+
+        Parameters
+        ----------
+        *others : Moments
+            The moments of other batches, of the same channels. Moments with count 0 change nothing.
+
+        Returns
+        -------
+        Moments
+            The moments of all batches together.
+
+        Raises
+        ------
+        ShapeError
+            If the channels differ.
+        ArgumentError
+            If an argument is no `Moments`.
+
+        References
+        ----------
+        Chan, Golub and LeVeque, "Updating Formulae and a Pairwise Algorithm for Computing Sample Variances", 1979.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import xhat
+        >>> x = np.arange(8.0).reshape(4, 2)
+        >>> a, b, c = xhat.moments(x[:1]), xhat.moments(x[1:2]), xhat.moments(x[2:])
+        >>> a.merge(b, c).m2.tolist()
+        [20.0, 20.0]
         """
         total = self
         for other in others:
@@ -58,7 +143,31 @@ class Moments(NamedTuple):
         return total
 
     def var(self, correction: int = 0) -> Array:
-        """var = m2 / (m - correction). Raises ArgumentError unless m > correction."""
+        """Return the variance, ``m2 / (m - correction)``.
+
+        Parameters
+        ----------
+        correction : {0, 1}, default 0
+            0 for the variance of these values, 1 for the unbiased estimate of the variance of their distribution.
+
+        Returns
+        -------
+        ndarray of float64
+            The variance, in the shape of the channels.
+
+        Raises
+        ------
+        ArgumentError
+            Unless the count is greater than the correction, and for another correction.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import xhat
+        >>> found = xhat.moments(np.array([[1.0], [2.0], [6.0]]))
+        >>> found.var(correction=1).tolist()
+        [7.0]
+        """
         correction = check_correction(correction, "var")
         if not self.count > correction:
             raise ArgumentError(
@@ -70,15 +179,37 @@ class Moments(NamedTuple):
 
 
 class Context(NamedTuple):
-    """What the backward pass needs of the forward pass: x itself, a few float64 per channel, and no copy of x.
+    """What the backward pass needs of a forward pass.
 
-    x             the caller's array, not a copy
-    statistics    mean, var, gamma and beta in float64, one row each; a parameter that was not given has a row of zeros
-    weights       those of the mask, in the order in which the kernels read them; None: all are 1
-    count         m, the sum of weights; infinite for given statistics
-    saved         behind a residual and an activation, y (leaky_relu, relu) or the residual (silu): the caller's array
-    overwritten   whether y was written over x, so that there is no gradient
-    plan          shape, channel axes, eps, correction, activation
+    `batch_norm` returns it, and `batch_norm_backward` and `gradient_paths` take it. It holds x itself, a few float64
+    per channel, and no copy of x. Two contexts are equal only if they are the same object.
+
+    Attributes
+    ----------
+    x : ndarray
+        The caller's array, not a copy. It must not change before the backward pass.
+    statistics : ndarray of float64
+        mean, var, gamma and beta, one row each. A parameter that was not given has a row of zeros.
+    weights : ndarray of float64 or None
+        The weights of the mask, in the order in which the kernels read them. None if all are 1.
+    count : float
+        m, the sum of the weights. It is infinite for given statistics.
+    saved : ndarray or None
+        With a residual and an activation, y (relu, leaky_relu) or the residual (silu): the caller's array, not a copy.
+    overwritten : bool
+        Whether y was written over x, so that there is no gradient.
+    plan : Plan
+        What follows from shapes, dtypes and options: channel axes, eps, correction and activation.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import xhat
+    >>> y, context = xhat.batch_norm(np.array([[1.0], [2.0], [6.0]]))
+    >>> context
+    Context(x (3, 1) float64, axis (1,), m 3)
+    >>> context.mean.tolist(), context.moments.m2.tolist()
+    ([3.0], [14.0])
     """
 
     x: Array
@@ -91,29 +222,29 @@ class Context(NamedTuple):
 
     @property
     def mean(self) -> Array:
-        """mu."""
+        """The mean mu that was subtracted, in float64 and the shape of the channels."""
         mean: Array = self.statistics[0]
         return mean
 
     @property
     def var(self) -> Array:
-        """The variance, m2 / (m - correction)."""
+        """The variance ``m2 / (m - correction)``, or the given one, in float64 and the shape of the channels."""
         var: Array = self.statistics[1]
         return var
 
     @property
     def gamma(self) -> Array | None:
-        """A copy in float64; None where gamma was not given."""
+        """A copy of gamma in float64; None if gamma was not given."""
         return None if self.plan.parameter_dtypes[0] is None else self.statistics[2]
 
     @property
     def beta(self) -> Array | None:
-        """A copy in float64; None where beta was not given."""
+        """A copy of beta in float64; None if beta was not given."""
         return None if self.plan.parameter_dtypes[1] is None else self.statistics[3]
 
     @property
     def moments(self) -> Moments:
-        """The batch's moments, for running statistics."""
+        """The moments of the batch, for example to update running statistics."""
         return Moments(self.count, self.mean, self.var * (self.count - self.plan.options.correction))
 
     # By identity, as of any object: arrays do not compare as a whole.
@@ -243,14 +374,54 @@ def _before_activation(c: Context, rstd: Array, per_channel: Callable[[Array | N
 
 
 def gradient_paths(dy: Any, context: Context) -> Paths:
-    """dx path by path, in float64: direct (through xhat), through the mean, through the variance; they sum to dx.
+    """Split the gradient with respect to x into its three paths.
 
+    ::
+
+        g        =  dy act'(pre)
         direct   =  gamma rstd g
         mean     = -gamma rstd w sum(g) / m
         variance = -gamma rstd w xhat sum(g xhat) / (m - correction)
 
-    dy: x's shape and dtype; g = dy act'(pre). Returns Paths(direct, mean, variance) of x's shape.
-    Raises what `batch_norm_backward` raises.
+    Parameters
+    ----------
+    dy : array_like
+        The gradient with respect to y, in the shape and dtype of x.
+    context : Context
+        The context that the forward pass returned.
+
+    Returns
+    -------
+    Paths
+        ``direct``, ``mean`` and ``variance``, in the shape of x and in float64. They sum to dx.
+
+    Raises
+    ------
+    ContextError
+        If the context was not returned by a forward pass, or if x was overwritten.
+    ShapeError
+        If dy does not have the shape of x.
+    DtypeError
+        If dy does not have the dtype of x.
+
+    See Also
+    --------
+    batch_norm_backward : The sum of the three, in the dtype of x.
+    xhat.lens.path_summary : How much of the gradient each path carries.
+
+    Examples
+    --------
+    A constant gradient is what the mean takes away:
+
+    >>> import numpy as np
+    >>> import xhat
+    >>> x = np.array([[1.0], [2.0], [6.0]])
+    >>> y, context = xhat.batch_norm(x)
+    >>> paths = xhat.gradient_paths(np.ones_like(x), context)
+    >>> paths.direct.round(4).ravel().tolist()
+    [0.4629, 0.4629, 0.4629]
+    >>> np.allclose(paths.direct + paths.mean, 0)
+    True
     """
     dy = check_backward(dy, context, "gradient_paths")
     try:

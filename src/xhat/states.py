@@ -16,11 +16,29 @@ __all__ = ["ConvertedState", "convert_state"]
 
 
 class ConvertedState(NamedTuple):
-    """What `convert_state` returns.
+    """The state of a batch norm by the conventions of another framework.
 
-    state     The arrays by their new names. They are copies.
-    options   eps and momentum by the new layer's names and conventions.
-    notes     What was assumed, what changed and what is not known, as sentences.
+    `convert_state` returns it.
+
+    Attributes
+    ----------
+    state : dict
+        The arrays by their new names. They are copies.
+    options : dict
+        eps and momentum by the new layer's names and conventions.
+    notes : tuple of str
+        What was assumed, what changed and what is not known, as sentences.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import xhat
+    >>> statistics = {"running_mean": np.zeros(2), "running_var": np.ones(2)}
+    >>> converted = xhat.convert_state(statistics, "torch", "flax.nnx")
+    >>> sorted(converted.state)
+    ['mean', 'var']
+    >>> converted.options
+    {'epsilon': 1e-05, 'momentum': 0.9}
     """
 
     state: dict[str, Any]
@@ -36,24 +54,59 @@ def convert_state(
     m: float | None = None,
     options: Mapping[str, Any] | None = None,
 ) -> ConvertedState:
-    """The state of a batch norm, or of every batch norm in a nested state, as another framework stores it.
+    """Convert the state of batch norms from one framework to another.
 
-    state       A mapping of names to arrays: of one layer, or of many, nested, or with paths as torch
-                ("stem.bn.weight") and Keras ("stem/bn/gamma") write them. What belongs to no batch norm is left out.
-    from_, to   "torch", "keras", "flax.nnx", "flax.linen", "equinox", or "numpy" for `xhat.numpy.BatchNorm`. The layers
-                of xhat.torch, xhat.keras, xhat.flax and xhat.equinox have the states of the classes that they replace.
-    m           The values per channel of each training batch, N H W: needed only to convert the variance.
-    options     eps and momentum of the old layer by its names; the defaults of its framework where they are not given.
+    Parameters
+    ----------
+    state : mapping
+        A mapping of names to arrays: of one layer, or of many, nested, or with paths as torch (``"stem.bn.weight"``)
+        and Keras (``"stem/bn/gamma"``) write them. What belongs to no batch norm is left out.
+    from_, to : {"torch", "keras", "flax.nnx", "flax.linen", "equinox", "numpy"}
+        The two frameworks. "numpy" is `xhat.numpy.BatchNorm`. The layers of xhat.torch, xhat.keras, xhat.flax and
+        xhat.equinox have the states of the classes that they replace.
+    m : float, optional
+        The number of values per channel of each training batch, N H W. It is needed only to convert the variance.
+    options : mapping, optional
+        The eps and momentum of the old layer, by its names. They default to those of its framework.
 
-    The running variance of torch and of xhat.numpy is m2 / (m - 1), that of the others m2 / m. Evaluation takes either
-    as it stands. Without m it is copied: evaluation gives what it gave. With m it becomes what the new layer would have
-    found in the same batches: var (m - c) / (m - c'), with the corrections c and c' of the two.
+    Returns
+    -------
+    ConvertedState
+        The new state, the options of the new layer, and notes.
 
-    Raises ArgumentError for an unknown framework, missing or unexpected names, a negative variance, or an m that is not
-    above 1; ShapeError, DtypeError, and OptionError for an option that is neither eps nor momentum.
+    Raises
+    ------
+    ArgumentError
+        If a framework is unknown, if names are missing or unexpected, if a variance is negative, or unless m is greater
+        than 1.
+    ShapeError
+        If the arrays of a layer have different shapes, or if the new layer can't have theirs.
+    DtypeError
+        If an array is not of real floating-point numbers.
+    OptionError
+        If an option is neither eps nor momentum.
 
-    >>> converted = xhat.convert_state(layer.state_dict(), "torch", "keras")
-    >>> keras.layers.BatchNormalization(**converted.options)
+    Notes
+    -----
+    The running variance of torch and of `xhat.numpy.BatchNorm` is ``m2 / (m - 1)``, that of the others ``m2 / m``.
+    Evaluation takes either as it stands. Without m it is copied: evaluation gives what it gave. With m it becomes what
+    the new layer would have found in the same batches: ``var (m - c) / (m - c')``, with the corrections c and c' of
+    the two.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import xhat
+    >>> from xhat.numpy import BatchNorm
+    >>> layer = BatchNorm(2)
+    >>> converted = xhat.convert_state(layer.state_dict(), "numpy", "keras")
+    >>> sorted(converted.state)
+    ['beta', 'gamma', 'moving_mean', 'moving_variance']
+    >>> converted.options
+    {'epsilon': 1e-05, 'momentum': 0.9}
+    >>> converted = xhat.convert_state(layer.state_dict(), "numpy", "keras", m=5)
+    >>> print(converted.state["moving_variance"])
+    [0.8 0.8]
     """
     old, new = _convention("from_", from_), _convention("to", to)
     if m is not None and not 1 < number(m) < np.inf:

@@ -7,9 +7,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
-from xhat.checks import plain_array
+from xhat.checks import Array, plain_array
 from xhat.errors import ArgumentError, DtypeError, ShapeError
 from xhat.numpy_checks import OURS, THEIRS
 
@@ -27,7 +26,6 @@ __all__ = [
     "written",
 ]
 
-Array = npt.NDArray[Any]
 Path = tuple[str, ...]
 Values = list[Array | None]  # gamma, beta, the running mean and variance, the number of batches
 GAMMA, BETA, MEAN, VAR, COUNT = range(5)

@@ -27,10 +27,10 @@ def test_what_is_no_tensor_is_refused() -> None:
 
 def test_switching_triton_on_without_it_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engines, "_installed", lambda: False)
-    monkeypatch.setattr(engines, "_switched_on", False)
+    monkeypatch.setattr(engines, "switched_on", False)
     with pytest.raises(ArgumentError, match="the package triton is not installed"):
         xt.use_triton()
-    assert engines._switched_on is False
+    assert engines.switched_on is False
 
 
 def test_importing_xhat_loads_no_triton() -> None:
@@ -49,6 +49,6 @@ def test_tensors_on_two_devices_are_named(name: str) -> None:
 
 
 def test_a_tensor_beyond_32_bits_is_not_given_to_triton(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in (("_switched_on", True), ("_interpreted", True), ("_installed", lambda: True)):
+    for name, value in (("switched_on", True), ("_interpreted", True), ("_installed", lambda: True)):
         monkeypatch.setattr(engines, name, value)
     assert xt.engine_of(torch.zeros(1).expand(2**31)) == "kernels"

@@ -39,26 +39,87 @@ def batch_norm(
     mask: Any = None, axis_name: Any = None, axis_index_groups: Any = None, activation: Any = None,
     residual: Any = None, **unknown: Never,
 ) -> tuple[Array, Moments]:  # fmt: skip
-    """y = act(gamma (x - mu) / sqrt(var + eps) + beta [+ residual]), with the batch's own mu and var, and its moments.
+    """Normalize a batch by its own mean and variance.
 
-        m = sum w     mu = sum w x / m     var = sum w (x - mu)^2 / (m - correction)
+    ::
 
-    x: any shape, float64, float32, float16 or bfloat16. gamma, beta: the channels' shape, x's dtype or wider
-    (None: 1 and 0). axis: the channel axis, or a tuple of axes that are the channels together. mask: bool or
-    non-negative weights w that broadcast to x with size 1 along the channels; it weighs the statistics, and every
-    place of y is normalized. Padding, where w is 0, may hold anything. axis_name: the name, or names, of the devices'
-    axis (shard_map, pmap, vmap) over which the batch is spread; their moments are merged in one exchange.
-    axis_index_groups: the groups of devices whose parts are one batch. residual: as x, added before the activation.
-    activation: None, "relu", ("leaky_relu", slope) or "silu".
+        m   = sum w
+        mu  = sum w x / m
+        var = sum w (x - mu)^2 / (m - correction)
+        y   = act(gamma (x - mu) / sqrt(var + eps) + beta [+ residual])
 
-    Returns y in x's dtype, and Moments (float32; float64 for float64). The derivative is the closed form, of any
-    order, with respect to all arrays. An empty batch gives an empty y and count 0. Under jit, where values can't be
-    looked at, a mask that leaves no variance gives NaN.
+    Parameters
+    ----------
+    x : array_like
+        The batch: any shape, float64, float32, float16 or bfloat16.
+    gamma, beta : array_like, optional
+        Scale and shift, in the shape of the channels and in the dtype of x or a wider one. They default to 1 and 0.
+    axis : int or tuple of int, default -1
+        The channel axis, or several axes that are the channels together.
+    eps : float, default 1e-5
+        Added to the variance inside the square root.
+    correction : {0, 1}, default 0
+        0 to divide by m, 1 to divide by m - 1.
+    mask : array_like, optional
+        Bool, or weights w of at least 0. It broadcasts to x and has size 1 along the channels. It weighs the
+        statistics; every element of x is normalized. Padding, where w is 0, may hold anything.
+    axis_name : hashable or tuple of hashable, optional
+        The name, or names, of the devices' axis (shard_map, pmap, vmap) over which the batch is spread. Their moments
+        are merged in one exchange.
+    axis_index_groups : sequence of sequences of int, optional
+        The groups of devices whose parts are one batch.
+    activation : {None, "relu", "silu"} or ("leaky_relu", slope), optional
+        The function ``act``.
+    residual : array_like, optional
+        Added before the activation, in the shape and dtype of x.
 
-    Raises ShapeError, DtypeError, ArgumentError, DegenerateBatchError, while it is traced as well.
+    Returns
+    -------
+    y : jax.Array
+        The result, in the shape and dtype of x. An empty batch gives an empty y and count 0.
+    moments : Moments
+        The moments of the batch, in float32; in float64 for float64.
 
-    >>> y, moments = batch_norm(x, gamma, beta)
-    >>> running_mean = 0.9 * running_mean + 0.1 * moments.mean
+    Raises
+    ------
+    ShapeError
+        If an array does not fit x, or if x has no such axis.
+    DtypeError
+        If an array has another dtype.
+    ArgumentError
+        If eps, correction, activation or a weight has no valid value.
+    OptionError
+        If the function does not have an option of this name.
+    DegenerateBatchError
+        If m <= correction, or if there is a single value per channel.
+
+    See Also
+    --------
+    normalize : The same with given statistics, for evaluation.
+
+    Notes
+    -----
+    The derivative is the closed form, of any order, with respect to all arrays.
+
+    Errors are raised while the function is traced as well. Under jit, where values can't be looked at, a mask that
+    leaves no variance gives NaN.
+
+    References
+    ----------
+    Ioffe and Szegedy, "Batch Normalization: Accelerating Deep Network Training by Reducing Internal Covariate Shift",
+    2015.
+
+    Examples
+    --------
+    >>> import jax
+    >>> import numpy as np
+    >>> from xhat.jax import batch_norm
+    >>> y, found = jax.jit(batch_norm)(np.array([[1.0], [2.0], [6.0]], np.float32))
+    >>> print(np.asarray(y).round(3).ravel())
+    [-0.926 -0.463  1.389]
+    >>> running_mean = 0.9 * np.zeros(1) + 0.1 * np.asarray(found.mean)
+    >>> print(running_mean.round(3))
+    [0.3]
     """
     if unknown:
         refuse_options("batch_norm", unknown, _REMEDIES)
@@ -77,11 +138,57 @@ def normalize(
     x: Any, mean: Any, var: Any, gamma: Any = None, beta: Any = None, *, axis: Axis = -1, eps: float = 1e-5,
     residual: Any = None, activation: Any = None, **unknown: Never,
 ) -> Array:  # fmt: skip
-    """y = act(gamma (x - mean) / sqrt(var + eps) + beta [+ residual]), with given statistics (evaluation).
+    """Normalize an array by a given mean and variance, as in evaluation.
 
-    mean, var: the channels' shape, any of the four dtypes, var at least 0. mean may be a pair (high, low) of arrays
-    whose sum it is, such as `Moments` have. The other arguments, the result and what is raised are those of
-    `batch_norm`; so a negative var is refused where it can be looked at.
+    ::
+
+        y = act(gamma (x - mean) / sqrt(var + eps) + beta [+ residual])
+
+    Parameters
+    ----------
+    x : array_like
+        The batch: any shape, float64, float32, float16 or bfloat16.
+    mean, var : array_like
+        The statistics, in the shape of the channels and any of the four dtypes. var must be at least 0. The mean may
+        be a pair (high, low) of arrays whose sum it is, such as `Moments` have.
+    gamma, beta : array_like, optional
+        Scale and shift, in the shape of the channels and in the dtype of x or a wider one. They default to 1 and 0.
+    axis : int or tuple of int, default -1
+        The channel axis, or several axes that are the channels together.
+    eps : float, default 1e-5
+        Added to the variance inside the square root.
+    residual : array_like, optional
+        Added before the activation, in the shape and dtype of x.
+    activation : {None, "relu", "silu"} or ("leaky_relu", slope), optional
+        The function ``act``.
+
+    Returns
+    -------
+    jax.Array
+        The result y, in the shape and dtype of x.
+
+    Raises
+    ------
+    ShapeError
+        If an array does not fit x, or if x has no such axis.
+    DtypeError
+        If an array has another dtype.
+    ArgumentError
+        If mean or var is None, if a variance is negative where it can be looked at, or if eps or activation has no
+        valid value.
+    OptionError
+        If the function does not have an option of this name.
+
+    Examples
+    --------
+    >>> import jax
+    >>> import jax.numpy as jnp
+    >>> import numpy as np
+    >>> from xhat.jax import normalize
+    >>> x = jnp.array([[1.0, 4.0], [3.0, 8.0]])
+    >>> y = jax.jit(normalize)(x, jnp.array([1.0, 4.0]), jnp.array([4.0, 16.0]))
+    >>> np.asarray(y).round(3).tolist()
+    [[0.0, 0.0], [1.0, 1.0]]
     """
     if unknown:
         refuse_options("normalize", unknown, _REMEDIES)
@@ -106,10 +213,50 @@ def moments(
     x: Any, *, axis: Axis = -1, mask: Any = None, axis_name: Any = None, axis_index_groups: Any = None,
     **unknown: Never,
 ) -> Moments:  # fmt: skip
-    """Count m = sum w, mean mu = sum w x / m and m2 = sum w (x - mu)^2 of each channel.
+    """Compute count, mean and sum of squared deviations of each channel.
 
-    The arguments are those of `batch_norm`. An empty batch, or one without weights, has count 0. Raises ShapeError,
-    DtypeError, ArgumentError.
+    ::
+
+        m = sum w     mu = sum w x / m     m2 = sum w (x - mu)^2
+
+    Parameters
+    ----------
+    x : array_like
+        The batch: any shape, float64, float32, float16 or bfloat16.
+    axis : int or tuple of int, default -1
+        The channel axis, or several axes that are the channels together.
+    mask : array_like, optional
+        Bool, or weights w of at least 0. It broadcasts to x and has size 1 along the channels.
+    axis_name : hashable or tuple of hashable, optional
+        The name, or names, of the devices' axis over which the batch is spread, as for `batch_norm`.
+    axis_index_groups : sequence of sequences of int, optional
+        The groups of devices whose parts are one batch.
+
+    Returns
+    -------
+    Moments
+        The moments. An empty batch, or one without weights, has count 0.
+
+    Raises
+    ------
+    ShapeError
+        If x has no such axis, or if the mask does not broadcast.
+    DtypeError
+        If x or the mask has another dtype.
+    ArgumentError
+        If a weight is negative or not finite.
+    OptionError
+        If the function does not have an option of this name.
+
+    Examples
+    --------
+    >>> import jax
+    >>> import jax.numpy as jnp
+    >>> from xhat.jax import moments
+    >>> x = jnp.array([[1.0], [2.0], [jnp.nan]])
+    >>> mask = jnp.array([[True], [True], [False]])
+    >>> jax.jit(moments)(x, mask=mask).mean.tolist()
+    [1.5]
     """
     if unknown:
         refuse_options("moments", unknown, _REMEDIES)
@@ -122,9 +269,45 @@ def moments(
 
 
 def merge(a: Moments, *others: Moments) -> Moments:
-    """The moments of all batches together. Raises ArgumentError, and ShapeError where channels differ.
+    """Merge the moments of several batches.
 
-    >>> epoch = merge(moments(x[:16]), moments(x[16:]))
+    ::
+
+        m  = ma + mb
+        mu = mu_a + delta mb / m                   delta = mu_b - mu_a
+        m2 = m2_a + m2_b + delta^2 ma mb / m
+
+    Parameters
+    ----------
+    a, *others : Moments
+        The moments of batches, of the same channels.
+
+    Returns
+    -------
+    Moments
+        The moments of all batches together.
+
+    Raises
+    ------
+    ArgumentError
+        If an argument is no `Moments`.
+    ShapeError
+        If channels differ.
+
+    References
+    ----------
+    Chan, Golub and LeVeque, "Updating Formulae and a Pairwise Algorithm for Computing Sample Variances", 1979.
+
+    Examples
+    --------
+    >>> import jax
+    >>> import jax.numpy as jnp
+    >>> from xhat.jax import merge, moments
+    >>> def both_of(a, b):
+    ...     return merge(moments(a), moments(b))
+    >>> both = jax.jit(both_of)(jnp.array([[1.0]]), jnp.array([[2.0], [6.0]]))
+    >>> float(both.count), both.mean.tolist(), both.m2.tolist()
+    (3.0, [3.0], [14.0])
     """
     for other in (a, *others):
         if not isinstance(other, Moments):

@@ -17,9 +17,33 @@ __all__ = ["Batch", "Moments", "followed", "merged"]
 
 
 class Moments(NamedTuple):
-    """Count, mean and m2 = sum w (x - mean)^2 of each channel. The mean is high + low, more digits than a number has.
+    """Count, mean and sum of squared deviations of each channel, as arrays of JAX.
 
-    It is a pytree, as every NamedTuple is. An empty batch has count 0, and zeros.
+    ::
+
+        m = sum w     mu = high + low = sum w x / m     m2 = sum w (x - mu)^2
+
+    The mean is the sum of two arrays, which keeps more digits than a number has. The object is a pytree, as every
+    NamedTuple is. An empty batch has count 0, and zeros.
+
+    Attributes
+    ----------
+    count : jax.Array
+        The number m of values per channel, or the sum of their weights: a scalar or an array in the shape of the
+        channels.
+    high, low : jax.Array
+        The mean and what rounding has left of it, in the shape of the channels.
+    m2 : jax.Array
+        The sum of squared deviations from the mean, in the shape of the channels.
+
+    Examples
+    --------
+    >>> import jax
+    >>> import jax.numpy as jnp
+    >>> from xhat.jax import moments
+    >>> found = jax.jit(moments)(jnp.array([[1.0], [2.0], [6.0]]))
+    >>> float(found.count), found.mean.tolist(), found.m2.tolist()
+    (3.0, [3.0], [14.0])
     """
 
     count: Array  # type: ignore[assignment]  # the number m, not a tuple's method
@@ -29,11 +53,27 @@ class Moments(NamedTuple):
 
     @property
     def mean(self) -> Array:
-        """high + low, rounded to their dtype."""
+        """The mean, high + low, rounded to their dtype."""
         return self.high + self.low
 
     def var(self, correction: int = 0) -> Array:
-        """var = m2 / (m - correction); NaN where m is not above it. Raises ArgumentError for another correction."""
+        """Return the variance, ``m2 / (m - correction)``.
+
+        Parameters
+        ----------
+        correction : {0, 1}, default 0
+            0 to divide by m, 1 to divide by m - 1.
+
+        Returns
+        -------
+        jax.Array
+            The variance, in the shape of the channels; NaN unless m is greater than the correction.
+
+        Raises
+        ------
+        ArgumentError
+            For another correction.
+        """
         m = self.count - check_correction(correction, "var")
         variance: Array = equations.variance(self.m2, jnp.where(m > 0, m, jnp.nan))
         return variance

@@ -14,9 +14,9 @@ from typing import Any
 
 # public name -> the module that defines it
 _HOME = {
-    "Adapter": "checker.adapter",
+    "Adapter": "checker.calling.adapter",
     "check": "checker.check",
-    "check_data": "checker.data",
+    "check_data": "checker.kernels.data",
     "check_file": "checker.load",
     "check_files": "checker.load",
     "derivation": "prover.records",
@@ -25,7 +25,7 @@ _HOME = {
     "evaluate": "paths.graph",
     "graph": "paths.graph",  # the module itself
     "path_summary": "paths.summary",
-    "probes": "checker.crossing",
+    "probes": "checker.diagnosis.crossing",
     "report": "reporter.page",
     "report_model": "reporter.model",
 }

@@ -32,39 +32,71 @@ def average(
     correction: int = 0,
     partial: bool = False,
 ) -> dict[str, Any]:
-    """The state dict of the average of models: for soups, weight averaging, federated rounds and shards.
+    """Return the state dict of the average of several models: soups, weight averaging, federated rounds, shards.
+
+    ::
 
         parameters      p = sum of w_k p_k / sum of w_k
-        running_mean    mu = sum of n_k mu_k / n                             n = sum of n_k
+        running_mean    mu = sum of n_k mu_k / n                     n = sum of n_k
         running_var     sum of [(n_k - c) var_k + n_k (mu_k - mu)^2] / (n - c)
 
     The second term of the variance is that between the models' means; an average of variances lacks it. Everything is
     computed in float64 and rounded once.
 
-    models_or_state_dicts: modules, state dicts, and paths of files (.safetensors, else torch.save's), which are mapped
-    into memory one tensor at a time, so that many large files need the memory of one. No module is changed.
-    weights: w_k >= 0, for the parameters; None: all the same.
-    counts: n_k >= 0, for the statistics: how many values per channel they are of, a number for each model, or a mapping
-    from the layer's path to a number. None: n_k = w_k, so that the statistics are those of inputs that come from model
-    k's data with a probability of w_k. A layer with num_batches_tracked = 0, mean 0 and variance 1 counts 0.
-    correction: c, what the given variances divide by is n_k - c. `recalibrate` and samples in proportion to the counts
-    have c = 0, and the result is exact. For c = 1 (momentum=1 and torch's convention), the counts must be values per
-    channel, not samples or weights. Exponential averages of many batches are the moments of no data; c = 0 then.
-    partial: whether models may lack names; each name is averaged over those that have it.
+    Parameters
+    ----------
+    models_or_state_dicts : iterable
+        Modules, state dicts, and paths of files (``.safetensors``, else those of `torch.save`), which are mapped into
+        memory one tensor at a time, so that many large files need the memory of one. No module is changed.
+    weights : sequence of float, optional
+        w_k >= 0, for the parameters; by default all the same.
+    counts : sequence of float or sequence of mappings, optional
+        n_k >= 0, for the statistics: how many values per channel they are of, a number for each model, or a mapping
+        from the layer's path to a number. By default n_k = w_k, so that the statistics are those of inputs that come
+        from model k's data with a probability of w_k. A layer with num_batches_tracked = 0, mean 0 and variance 1
+        counts 0.
+    correction : {0, 1}, default 0
+        c; what the given variances divide by is n_k - c. `recalibrate` and samples in proportion to the counts have c
+        = 0, and the result is exact. For c = 1 (momentum=1 and torch's convention), the counts must be values per
+        channel, not samples or weights. Exponential averages of many batches are the moments of no data; c = 0 then.
+    partial : bool, default False
+        Whether models may lack names. Each name is averaged over those that have it.
 
+    Returns
+    -------
+    dict of str to torch.Tensor
+        The state dict, in the dtypes of the first model and on its devices.
+
+    Raises
+    ------
+    ArgumentError
+        If names, shapes, dtypes or integers differ, if weights or counts have no valid values, and if a file can't be
+        read.
+
+    See Also
+    --------
+    ExponentialAverage : The average of one model while it trains.
+
+    Notes
+    -----
     A state dict has no classes: names that end in running_mean and running_var with the same prefix are a batch norm's.
     Integers that are scalars, such as num_batches_tracked, become the largest one; other integers and bools have to be
     equal. Floating-point buffers are averaged like parameters, and so are the learned parameters of any layer; elements
     that are equal in all, such as -inf in an attention mask, stay. What is not a tensor comes from the first model.
 
-    Returns the state dict, in the dtypes of the first model and on its devices. Raises ArgumentError for names, shapes,
-    dtypes or integers that differ, for weights or counts that are none, and for files that can't be read.
-    Source: Chan, Golub and LeVeque 1979.
+    References
+    ----------
+    Chan, Golub and LeVeque, "Updating Formulae and a Pairwise Algorithm for Computing Sample Variances", 1979.
 
-    Example::
-
-        server.load_state_dict(xt.average(clients, weights=samples))
-        soup.load_state_dict(xt.average(sorted(folder.glob("*.safetensors"))))
+    Examples
+    --------
+    >>> import torch
+    >>> import xhat.torch as xt
+    >>> a, b = xt.BatchNorm1d(1, momentum=1), xt.BatchNorm1d(1, momentum=1)
+    >>> ya, yb = a(torch.tensor([[0.0], [2.0]])), b(torch.tensor([[4.0], [6.0]]))
+    >>> state = xt.average([a, b], counts=[2, 2], correction=1)
+    >>> state["running_mean"], state["running_var"]  # those of 0, 2, 4 and 6
+    (tensor([3.]), tensor([6.6667]))
     """
     if isinstance(models_or_state_dicts, str | Mapping | torch.nn.Module):
         raise ArgumentError(

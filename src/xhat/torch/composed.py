@@ -26,6 +26,7 @@ __all__ = [
     "gradients",
     "moments",
     "second_gradients",
+    "unread_moments",
 ]
 
 
@@ -154,6 +155,13 @@ def moments(x: Tensor, mask: Tensor | None) -> tuple[float, int, Tensor]:
     mean = c.shift.double() + c.mu.double()  # in float32 the sum would be rounded
     found = torch.stack((mean.flatten(), (c.var * c.m).flatten().double()))
     return float(c.m), values, found if values else torch.zeros_like(found)
+
+
+def unread_moments(x: Tensor, mask: Tensor | None) -> tuple[Any, Tensor]:
+    """m, a number or a scalar, and mean and m2 (2, C) in float64, without a wait for the device; zeros where m is 0."""
+    c = _centred(Inputs(x, None, None, None, mask, None, None), Options(1.0, 0, None, 0.0), _precision(x))
+    found = torch.stack((c.shift.double() + c.mu.double(), (c.var * c.m).double())).flatten(1)
+    return c.m, torch.where(found.new_full((), c.m) > 0 if mask is None else c.m > 0, found, 0.0)
 
 
 def activate(pre: Tensor, o: Options) -> Tensor:

@@ -15,7 +15,7 @@ from xhat.checks import check_count, check_sum
 from xhat.layout import Strides, strides_on
 from xhat.ops import run_backward, run_forward, run_track
 from xhat.plan import Plan, find_plan
-from xhat.torch.inputs import CODES, Inputs, as_mask, check_kinds, check_mask, weights_in_order
+from xhat.torch.inputs import CODES, Inputs, Moving, as_mask, check_kinds, check_mask, weights_in_order
 from xhat.torch.internals import plain
 from xhat.torch.memory import LARGE, ask_for_huge_pages, check_memory, within_memory
 
@@ -51,16 +51,18 @@ class Run(NamedTuple):
     """One forward pass: its plan, and what the backward pass needs of it besides tensors of x's size and parameters.
 
     statistics    mean and var (2, C) in float64: the batch's, which `normalize` writes, or given ones
-    m             the sum of weights; infinite for given statistics
+    m             the sum of weights; infinite for given statistics; on a device, a scalar for many ranks' batch
     weights       a copy of the mask's elements in the order in which the kernels read them; None: all are 1
     engine        the module whose kernels run it: this one, or gpu.passes
+    moving        what a forward pass moves besides, where its engine can
     """
 
     plan: Plan
     statistics: Tensor
-    m: float
+    m: Any
     weights: Tensor | None = None
     engine: Any = sys.modules[__name__]
+    moving: Moving | None = None
 
     def linear(self) -> "Run":
         """The same pass without the activation."""
@@ -73,7 +75,7 @@ class Run(NamedTuple):
     @property
     def batch(self) -> bool:
         """Whether the statistics are the batch's own, so that dx has terms through them."""
-        return self.m != math.inf
+        return isinstance(self.m, Tensor) or self.m != math.inf
 
 
 def plan_for(t: Inputs, *options: Any, operation: str = "batch_norm") -> Plan:
@@ -172,7 +174,7 @@ def normalize(
 
     given: mean and var of any dtype in place of run.statistics, if no gradient will be needed.
     """
-    plan, statistics, m, weights, _ = run
+    plan, statistics, m, weights = run[:4]
     y, result = _result_like(x, plan)
     eps, correction, _, slope = plan.options
     batch = m != math.inf
@@ -200,13 +202,10 @@ def pre_of(x: Tensor, weight: Tensor | None, bias: Tensor | None, run: Run) -> T
     return normalize(x, weight, bias, None, Run(plan, run.statistics, math.inf))
 
 
-def track(
-    mean: Tensor, var: Tensor, batches: Tensor | None, statistics: Tensor, weight: float | None, factor: float
-) -> None:
-    """mean += weight (batch mean - mean), var += weight (factor batch var - var), batches += 1, or an IndexError.
-
-    weight None: 1 / batches, the average of all.
-    """
+def track(moving: Moving, statistics: Tensor) -> None:
+    """mean += weight (batch mean - mean), var += weight (factor batch var - var), batches += 1, or an IndexError."""
+    mean, var, batches, weight, m, correction, running_correction = moving
+    factor = float((m - correction) / (m - running_correction))
     if weight is None:
         weight = 1 / max(1, int(batches) + 1)  # type: ignore[arg-type]  # a layer without a momentum counts
     run_track(mean.shape[0], (mean, CODES[mean.dtype]), (var, CODES[var.dtype]), batches, statistics, weight,
@@ -224,7 +223,7 @@ def backward(
     dresidual: Operand | None = None, weighted: bool = True,
 ) -> None:  # fmt: skip
     """gradient_sums (reduce: writes both sums) and input_gradient (writes dx, and dresidual where `saved` is read)."""
-    plan, statistics, m, weights, _ = run
+    plan, statistics, m, weights = run[:4]
     if not x.numel():  # nothing to add; the kernels would leave the sums as they are
         sum_dy.zero_()
         sum_dy_xhat.zero_()

@@ -18,24 +18,52 @@ __all__ = ["DomainBatchNorm"]
 
 
 class DomainBatchNorm(nn.Module):
-    """The samples with label k go through layer k: domains, views, clean and adversarial samples, or classes.
+    """One batch norm for each domain of the samples.
+
+    The samples with label k go through layer k. Domains are data sets, views, clean and adversarial samples, or
+    classes::
 
         y[labels == k] = layers[k](x[labels == k])
 
-    layer    a batch norm of any kind, torch's or xhat's; every domain gets a copy of it
-    domains  how many
-    shared   whether weight and bias are the same for all domains; the statistics never are
+    Parameters
+    ----------
+    layer : torch.nn.Module
+        A batch norm of any kind, torch's or xhat's. Every domain gets a copy of it.
+    domains : int
+        The number of domains.
+    shared : bool, default False
+        Whether weight and bias are the same for all domains; the statistics never are.
 
-    The batch is sorted by label once, each layer takes a slice of it, and the results are put back in order.
-    forward(x, labels): labels are integers (N,) from 0 to domains - 1; for a batch of one domain, an int. residual and
-    mask are passed on to xhat's layers. A domain without samples is left as it is.
-    Raises what the layers raise, with the domain in the path, and TensorArgumentError for labels that are none.
-    Source: Chang et al., "Domain-Specific Batch Normalization", 2019.
+    Attributes
+    ----------
+    layers : torch.nn.ModuleList
+        The batch norm of each domain.
 
-    Example::
+    Raises
+    ------
+    ArgumentError
+        If the layer is no batch norm, or unless domains is an int of at least 1.
 
-        norm = xt.DomainBatchNorm(xt.BatchNorm2d(64), domains=2)
-        y = norm(x, labels)
+    Notes
+    -----
+    The batch is sorted by label once, each layer takes a slice of it, and the results are put back in order. A domain
+    without samples is left as it is.
+
+    References
+    ----------
+    Chang et al., "Domain-Specific Batch Normalization for Unsupervised Domain Adaptation", 2019.
+
+    Examples
+    --------
+    >>> import torch
+    >>> import xhat.torch as xt
+    >>> norm = xt.DomainBatchNorm(xt.BatchNorm1d(1), domains=2)
+    >>> x = torch.tensor([[1.0], [10.0], [3.0], [30.0]])
+    >>> labels = torch.tensor([0, 1, 0, 1])
+    >>> norm(x, labels).flatten().detach().round(decimals=3)
+    tensor([-1., -1.,  1.,  1.])
+    >>> norm.layers[1].running_mean
+    tensor([2.])
     """
 
     def __init__(self, layer: nn.Module, domains: int, *, shared: bool = False) -> None:
@@ -50,7 +78,40 @@ class DomainBatchNorm(nn.Module):
                 other.weight, other.bias = self.layers[0].weight, self.layers[0].bias
 
     def forward(self, input: Tensor, labels: Tensor | int, **options: Tensor | None) -> Tensor:
-        """y, in the order of the input. options: residual and mask, for xhat's layers."""
+        """Normalize each sample by the layer of its domain.
+
+        Parameters
+        ----------
+        input : torch.Tensor
+            The batch (N, C, ...).
+        labels : torch.Tensor or int
+            Integers (N,) from 0 to domains - 1; for a batch of one domain, an int.
+        **options : torch.Tensor
+            ``residual`` and ``mask``, which are passed on to xhat's layers.
+
+        Returns
+        -------
+        torch.Tensor
+            The result y, in the order of the input.
+
+        Raises
+        ------
+        TensorArgumentError, TensorShapeError, TensorTypeError
+            If the labels are not such integers; these are an ArgumentError, a ShapeError and an ArgumentError.
+
+        Notes
+        -----
+        The layers raise what they always do, with the domain in their path.
+
+        Examples
+        --------
+        >>> import torch
+        >>> import xhat.torch as xt
+        >>> norm = xt.DomainBatchNorm(xt.BatchNorm1d(1), domains=2)
+        >>> y = norm(torch.tensor([[1.0], [3.0]]), 1)
+        >>> norm.layers[0].running_mean, norm.layers[1].running_mean
+        (tensor([0.]), tensor([0.2000]))
+        """
         if isinstance(labels, int) and 0 <= labels < len(self.layers):
             y: Tensor = self.layers[labels](input, **options)
             return y

@@ -20,19 +20,19 @@ __all__ = [
 
 
 class TensorShapeError(ShapeError, RuntimeError):
-    """A tensor of the wrong length: a ValueError here, a RuntimeError in torch."""
+    """A tensor has the wrong length: a ValueError here, a RuntimeError in torch."""
 
 
 class TensorArgumentError(ArgumentError, RuntimeError):
-    """A tensor that can't take the part it is given: a ValueError here, a RuntimeError in torch."""
+    """A tensor can't take the part it is given: a ValueError here, a RuntimeError in torch."""
 
 
 class TensorTypeError(ArgumentError, TypeError, AttributeError):
-    """No tensor, or no number, where one is needed; torch raises TypeError, or AttributeError."""
+    """There is no tensor, or no number, where one is needed; torch raises TypeError, or AttributeError."""
 
 
 class TensorDtypeError(DtypeError, NotImplementedError):
-    """A dtype, layout or class of tensor that has no batch norm here; torch raises NotImplementedError."""
+    """A dtype, layout or class of tensor has no batch norm here; torch raises NotImplementedError."""
 
 
 class ExchangeError(XhatError, RuntimeError):

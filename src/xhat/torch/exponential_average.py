@@ -21,7 +21,9 @@ __all__ = ["ExponentialAverage"]
 
 
 class ExponentialAverage(AveragedModel):
-    """The average of a model's past, in which a step's share falls by the factor `decay` with each later step.
+    """The exponential average of a model while it trains, with its running statistics.
+
+    The share of a step falls by the factor d, the decay, with each later step::
 
         parameters      p = d p + (1 - d) p_model
         running_mean    mu = d mu + (1 - d) mu_model
@@ -30,28 +32,57 @@ class ExponentialAverage(AveragedModel):
     The last term is the variance between the means, as in `average`. Integers, such as num_batches_tracked, are the
     model's; other floating-point buffers are averaged like parameters.
 
-    decay: d from 0 to 1, or a function of the number of updates so far: lambda n: min(0.999, (1 + n) / (10 + n)).
-    device, dtype: where the average is kept, and in what; None: as the model. A model in 16 bits needs
-    dtype=torch.float32: steps of 1 - d are lost in 16 bits.
+    Parameters
+    ----------
+    model : torch.nn.Module
+        The model as it is trained. Wrappers (DistributedDataParallel, torch.compile) are left out.
+    decay : float or callable, default 0.999
+        The decay d from 0 to 1, or a function of the number of updates so far, such as ``lambda n: min(0.999, (1 + n)
+        / (10 + n))``.
+    device : torch.device, optional
+        Where the average is kept; by default where the model is.
+    dtype : torch.dtype, optional
+        The dtype of the average; by default that of the model. A model in 16 bits needs torch.float32: steps of 1 - d
+        are lost in 16 bits.
 
-    It takes the place of torch.optim.swa_utils.AveragedModel, whose subclass it is, with the same state_dict, and of
-    timm's ModelEmaV3, whose state_dict it loads: `update_parameters(model)` and `update(model)` are the same, and the
-    first one copies the model, as timm's does where it is given the step.
-    `module` is the averaged model, in evaluation mode. Wrappers (DistributedDataParallel, torch.compile) are left out.
+    Attributes
+    ----------
+    module : torch.nn.Module
+        The averaged model, in evaluation mode.
+    n_averaged : torch.Tensor
+        The number of updates.
+
+    Raises
+    ------
+    ArgumentError
+        If the decay is not from 0 to 1, if 16 bits would lose the steps, and if a model's tensors are not those of the
+        average; then nothing has changed.
+
+    See Also
+    --------
+    average : The average of several models.
+    recalibrate : The statistics of the averaged parameters.
+
+    Notes
+    -----
+    The class takes the place of `torch.optim.swa_utils.AveragedModel`, whose subclass it is, with the same state_dict,
+    and of timm's ModelEmaV3, whose state_dict it loads: ``update_parameters(model)`` and ``update(model)`` are the
+    same, and the first call copies the model, as timm's does where it is given the step.
 
     These statistics follow those of the models that were averaged, while the averaged parameters have statistics of
-    their own. xhat.torch.recalibrate(average, batches) computes them; docs/beyond-training.md has both measured.
-    Raises ArgumentError if the decay is none, if 16 bits would lose the steps, and if a model's tensors are not those
-    of the average; then nothing has changed.
+    their own. ``xhat.torch.recalibrate(average, batches)`` computes them; docs/beyond-training.md has both measured.
 
-    Example::
-
-        average = xt.ExponentialAverage(model, 0.999)
-        for batch in loader:
-            ...
-            optimizer.step()
-            average.update(model)
-        xt.recalibrate(average, loader)
+    Examples
+    --------
+    >>> import torch
+    >>> import xhat.torch as xt
+    >>> model = torch.nn.Sequential(xt.BatchNorm1d(1))
+    >>> average = xt.ExponentialAverage(model, decay=0.5)
+    >>> average.update(model)
+    >>> y = model(torch.tensor([[1.0], [2.0], [6.0]]))  # 0.3 and 1.6
+    >>> average.update(model)
+    >>> average.module[0].running_mean, average.module[0].running_var
+    (tensor([0.1500]), tensor([1.3225]))
     """
 
     def __init__(
@@ -79,7 +110,13 @@ class ExponentialAverage(AveragedModel):
 
     @torch.no_grad()
     def update_parameters(self, model: nn.Module) -> None:
-        """One step of the average towards this model."""
+        """Move the average one step towards this model.
+
+        Parameters
+        ----------
+        model : torch.nn.Module
+            The model that the average was made of, after a step of training.
+        """
         mine, theirs = _tensors(self.module), _tensors(unwrapped(model, "ExponentialAverage"))
         _check_same(mine, theirs)
         decay = self._decay_now() if self.n_averaged else 0.0
@@ -108,12 +145,26 @@ class ExponentialAverage(AveragedModel):
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
     def update(self, model: nn.Module, step: int | None = None) -> None:
-        """`update_parameters` by timm's name. The step is not used: the decay depends on the number of updates."""
+        """Move the average one step towards this model: `update_parameters` by timm's name.
+
+        Parameters
+        ----------
+        model : torch.nn.Module
+            The model that the average was made of, after a step of training.
+        step : int, optional
+            Not used: the decay depends on the number of updates.
+        """
         self.update_parameters(model)
 
     @torch.no_grad()
     def set(self, model: nn.Module) -> None:
-        """Makes the average a copy of this model, as timm's `set` does."""
+        """Make the average a copy of this model, as timm's ``set`` does.
+
+        Parameters
+        ----------
+        model : torch.nn.Module
+            The model that the average was made of.
+        """
         mine, theirs = _tensors(self.module), _tensors(unwrapped(model, "ExponentialAverage"))
         _check_same(mine, theirs)
         for name, old in mine.items():

@@ -19,16 +19,53 @@ M = TypeVar("M", bound=nn.Module)
 
 
 def freeze(model: M, statistics: bool = True, affine: bool = True) -> M:
-    """Freezes every batch norm in the model, or this layer. .train() and .eval() don't change that; repr shows it.
+    """Freeze the statistics and the parameters of every batch norm in a model.
 
-        statistics    y = (x - running_mean) / sqrt(running_var + eps) in training too; the running statistics stay
-        affine        weight and bias are constants: requires_grad is False and .grad is None, also for the originals
-                      of parametrized ones
+    ``.train()`` and ``.eval()`` do not change that, and repr shows it::
 
-    A part that is False is left as it is. Without a .grad, no optimizer changes a parameter, not even by weight decay.
-    A parameter that several layers share becomes a constant for all of them. Returns the model. Raises ArgumentError,
-    and changes nothing, if the model has no batch norm of xhat's or has others as well, and if statistics are to be
-    frozen and a layer has none.
+        statistics    y = weight (x - running_mean) / sqrt(running_var + eps) + bias
+                      in training too; the running statistics stay
+        affine        weight and bias are constants: requires_grad is False and .grad is None,
+                      also for the originals of parametrized ones
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        A model with batch norms of xhat's, or one of these layers. It is changed in place.
+    statistics : bool, default True
+        Whether to freeze the statistics. If False, they are left as they are.
+    affine : bool, default True
+        Whether to freeze weight and bias. If False, they are left as they are.
+
+    Returns
+    -------
+    torch.nn.Module
+        The model itself.
+
+    Raises
+    ------
+    ArgumentError
+        If the model has no batch norm of xhat's or has others as well, and if statistics are to be frozen and a layer
+        has none. Then nothing has changed.
+
+    See Also
+    --------
+    unfreeze : The other direction.
+    fold_frozen : Make frozen layers part of the weights before them.
+
+    Notes
+    -----
+    Without a ``.grad``, no optimizer changes a parameter, not even by weight decay. A parameter that several layers
+    share becomes a constant for all of them.
+
+    Examples
+    --------
+    >>> import torch
+    >>> import xhat.torch as xt
+    >>> layer = xt.freeze(xt.BatchNorm1d(1))
+    >>> y = layer.train()(torch.tensor([[1.0], [2.0], [6.0]]))
+    >>> layer.running_mean, layer.weight.requires_grad
+    (tensor([0.]), False)
     """
     layers = layers_of(model, "freeze")
     others = [path for path, m in _batch_norms(model) if not isinstance(m, BatchNorm)]
@@ -52,9 +89,35 @@ def freeze(model: M, statistics: bool = True, affine: bool = True) -> M:
 
 
 def unfreeze(model: M, statistics: bool = True, affine: bool = True) -> M:
-    """Undoes `freeze` for every batch norm in the model; parameters require gradients again if they did before.
+    """Undo `freeze` for every batch norm in a model.
 
-    A part that is False is left as it is. Returns the model. Raises ArgumentError if it has no batch norm of xhat's.
+    Parameters require gradients again if they did before.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        A model with batch norms of xhat's, or one of these layers. It is changed in place.
+    statistics : bool, default True
+        Whether to unfreeze the statistics. If False, they are left as they are.
+    affine : bool, default True
+        Whether to unfreeze weight and bias. If False, they are left as they are.
+
+    Returns
+    -------
+    torch.nn.Module
+        The model itself.
+
+    Raises
+    ------
+    ArgumentError
+        If the model has no batch norm of xhat's.
+
+    Examples
+    --------
+    >>> import xhat.torch as xt
+    >>> layer = xt.unfreeze(xt.freeze(xt.BatchNorm1d(1)), statistics=False)
+    >>> layer.frozen_statistics, layer.weight.requires_grad
+    (True, True)
     """
     for _, layer in layers_of(model, "unfreeze"):
         if statistics:

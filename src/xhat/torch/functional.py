@@ -15,7 +15,7 @@ from torch import Tensor
 from xhat.checks import refuse_options
 from xhat.errors import ArgumentError
 from xhat.plan import Plan, check_options, constant
-from xhat.torch import composed, cpu, operators
+from xhat.torch import composed, cpu, operators, running_stats
 from xhat.torch.autograd import normalize
 from xhat.torch.cpu import Run, plan_for
 from xhat.torch.engines import engine_for
@@ -24,6 +24,7 @@ from xhat.torch.inputs import (
     CODES,
     Batch,
     Inputs,
+    Moving,
     check_inputs,
     check_nonfinite,
     check_tensor,
@@ -33,13 +34,14 @@ from xhat.torch.internals import (
     SameKind,
     differentiating_forward,
     eager,
+    on_a_device,
     recomputing,
     tracing,
     transforming,
     unrecorded,
 )
 from xhat.torch.memory import check_memory
-from xhat.torch.running_stats import Running, move, track
+from xhat.torch.running_stats import Following, Running, move, track
 
 __all__ = ["batch_norm", "follow", "normalized"]
 
@@ -52,22 +54,90 @@ def batch_norm(
     correction: int = 0, running_correction: int = 1, activation: Any = None, nonfinite: str = "propagate",
     **unknown: Never,
 ) -> Tensor:  # fmt: skip
-    """y = act(weight (x - mu) / sqrt(var + eps) + bias [+ residual]): torch.nn.functional.batch_norm, and more.
+    """Normalize a batch: `torch.nn.functional.batch_norm` with more options.
 
-        training     mu = sum w x / m     var = sum w (x - mu)^2 / (m - correction)     of this batch, and then
+    ::
+
+        y = act(weight (x - mu) / sqrt(var + eps) + bias [+ residual])
+
+        training     mu = sum w x / m     var = sum w (x - mu)^2 / (m - correction)
+                     of this batch, and then, with v = sum w (x - mu)^2 / (m - running_correction):
                      running_mean += momentum (mu - running_mean)
-                     running_var  += momentum (var (m - correction) / (m - running_correction) - running_var)
+                     running_var  += momentum (v - running_var)
         else         mu = running_mean    var = running_var
 
-    input: (N, C, ...), float64, float32, float16 or bfloat16, any strides; weight, bias, running statistics: (C,), of
-    any of these dtypes. residual: as input, added before the activation. mask: bool or weights w >= 0 that
-    broadcast to input with size 1 along the channels (dimension 1): they weigh the statistics. activation: None,
-    "relu", ("leaky_relu", slope), "silu". nonfinite: what a batch with NaN or infinity does to the running
-    statistics: "propagate", "skip" (its channels stay as they are) or "raise".
+    Parameters
+    ----------
+    input : torch.Tensor
+        The batch (N, C, ...): float64, float32, float16 or bfloat16, any strides.
+    running_mean, running_var : torch.Tensor or None
+        The running statistics (C,), of any of these dtypes. They are needed in evaluation, and updated in training.
+    weight, bias : torch.Tensor, optional
+        Scale and shift (C,), of any of these dtypes. They default to 1 and 0.
+    training : bool, default False
+        True to use the statistics of this batch.
+    momentum : float, default 0.1
+        The weight of this batch in the running statistics.
+    eps : float, default 1e-5
+        Added to the variance inside the square root.
+    residual : torch.Tensor, optional
+        Added before the activation, in the shape and dtype of the input.
+    mask : torch.Tensor, optional
+        Bool, or weights w of at least 0. It broadcasts to the input and has size 1 along the channels (dimension 1). It
+        weighs the statistics.
+    correction : {0, 1}, default 0
+        What the batch's variance divides by is m - correction; 0 is torch's convention.
+    running_correction : {0, 1}, default 1
+        The same for running_var; 1 is torch's convention.
+    activation : {None, "relu", "silu"} or ("leaky_relu", slope), optional
+        The function ``act``.
+    nonfinite : {"propagate", "skip", "raise"}, default "propagate"
+        What a batch with NaN or infinity does to the running statistics: it moves them, as in torch; its channels stay
+        as they are; or the call raises.
 
-    Returns y in input's dtype and memory format. An empty batch gives an empty y and leaves the statistics as they are.
-    Raises classes of xhat.errors; where torch raises for the same mistake, they are of torch's class as well.
-    Source: Ioffe and Szegedy 2015, algorithms 1 and 2; the running statistics are torch's convention.
+    Returns
+    -------
+    torch.Tensor
+        The result y, in the shape, dtype and memory format of the input. An empty batch gives an empty y and leaves the
+        running statistics as they are.
+
+    Raises
+    ------
+    ShapeError
+        If a tensor does not fit the input, or if evaluation has no running statistics.
+    DtypeError
+        If a tensor has another dtype, layout or class.
+    ArgumentError
+        If an option or a weight of the mask has no valid value, if only one of the running statistics is given, or with
+        ``nonfinite="raise"``.
+    OptionError
+        If the function does not have an option of this name.
+    DegenerateBatchError
+        If a batch in training has a single value per channel, or if m <= correction or running_correction.
+
+    See Also
+    --------
+    BatchNorm2d : A layer with parameters and running statistics.
+
+    Notes
+    -----
+    Where torch raises for the same mistake, errors are of torch's class as well.
+
+    References
+    ----------
+    Ioffe and Szegedy, "Batch Normalization: Accelerating Deep Network Training by Reducing Internal Covariate Shift",
+    2015, algorithms 1 and 2. The running statistics are torch's convention.
+
+    Examples
+    --------
+    >>> import torch
+    >>> import xhat.torch as xt
+    >>> x = torch.tensor([[1.0], [2.0], [6.0]])
+    >>> mean, var = torch.zeros(1), torch.ones(1)
+    >>> xt.batch_norm(x, mean, var, training=True, activation="relu").flatten()
+    tensor([0.0000, 0.0000, 1.3887])
+    >>> mean, var
+    (tensor([0.3000]), tensor([1.6000]))
     """
     if unknown:
         refuse_options("batch_norm", unknown, {"epsilon": "It is called eps here."})
@@ -92,10 +162,14 @@ def batch_norm(
         check_options("batch_norm", eps, correction, activation)
         return _of_no_dimension(input, weight, bias)
     given = (None, None) if training else (running_mean, running_var)
-    y, batch = normalized(Inputs(input, weight, bias, residual, mask, *given), eps, correction, activation)
-    if batch is not None and running_mean is not None and running_var is not None:
+    following = None
+    if training and running_mean is not None and running_var is not None:
         running = Running(running_mean, running_var, None, None)
-        follow(running, batch, momentum, correction, running_correction, nonfinite)
+        following = Following(running, momentum, correction, running_correction, nonfinite)
+    t = Inputs(input, weight, bias, residual, mask, *given)
+    y, batch = normalized(t, eps, correction, activation, following)
+    if batch is not None and following is not None:
+        follow(following.running, batch, *following[1:])
     return y
 
 
@@ -108,12 +182,18 @@ def _of_no_dimension(x: Tensor, weight: Maybe, bias: Maybe) -> Tensor:
     return y
 
 
-def normalized(t: Inputs, eps: Any, correction: Any, activation: Any) -> tuple[Tensor, Batch | None]:
-    """y with given statistics, or, where mean is None, with the batch's own, which are returned unless x is empty."""
+def normalized(
+    t: Inputs, eps: Any, correction: Any, activation: Any, following: Following | None = None
+) -> tuple[Tensor, Batch | None]:
+    """y with given statistics, or, where mean is None, with the batch's own, which are returned unless x is empty.
+
+    following: running statistics that will be given to `follow`. They move here already if the kernels that find the
+    batch's can move them too; Batch.followed is then True.
+    """
     if t.mask is not None and t.mean is not None:
         t = t._replace(mask=None)  # a mask weighs the batch's statistics
     if eager() and (found := _plan_for_kernels(t, eps, correction, activation)) is not None:
-        return _by_kernels(t, *found)
+        return _by_kernels(t, *found, following)
     o = check_options("batch_norm", eps, correction, activation)
     if unrecorded(_checked, t) and t.mean is None:
         return normalized(_of_nothing(t), eps, correction, activation)[0], None
@@ -123,6 +203,8 @@ def normalized(t: Inputs, eps: Any, correction: Any, activation: Any) -> tuple[T
     if t.mask is not None and not (recorded or transforming() or t.mask.is_meta):
         check_weights(t.x, t.mask.detach(), o)
     y, batch = composed.batch_norm(t, o)
+    if not (recorded or transforming()) and on_a_device(batch.count):
+        batch = batch._replace(count=float(batch.count))  # a mask's: the host has waited for it already
     return y, batch if t.mean is None else None
 
 
@@ -154,7 +236,9 @@ def _differentiated(*constants: Maybe) -> bool:
     return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in constants)
 
 
-def _by_kernels(t: Inputs, plan: Plan, engine: Any) -> tuple[Tensor, Batch | None]:
+def _by_kernels(
+    t: Inputs, plan: Plan, engine: Any, following: Following | None = None
+) -> tuple[Tensor, Batch | None]:
     x, weight, bias, residual, mask, mean, var = t
     differentiated = torch.is_grad_enabled()
     run = normalize if differentiated else engine.normalize
@@ -169,7 +253,11 @@ def _by_kernels(t: Inputs, plan: Plan, engine: Any) -> tuple[Tensor, Batch | Non
     if not x.numel():
         return _by_kernels(_of_nothing(t), plan._replace(m=math.inf), engine)
     p = engine.run_of(plan, x, mask)
-    return run(x, weight, bias, residual, p), Batch(p.statistics, p.m)
+    if following is not None and engine is not cpu and not recomputing():
+        found = in_place(following.running, p.statistics, p.m, *following[1:])
+        if found is not None and found[0] is engine:
+            p = p._replace(moving=found[1])
+    return run(x, weight, bias, residual, p), Batch(p.statistics, p.m, p.moving is not None)
 
 
 def _checked(t: Inputs) -> bool:
@@ -201,39 +289,45 @@ def follow(
     `skipped`; "raise" raises ArgumentError. Raises DegenerateBatchError where m <= running_correction.
     If an exception is raised, nothing has changed.
     """
-    if recomputing():
+    if batch.followed or recomputing():
         return
+    how = momentum, correction, running_correction, nonfinite
+    if type(batch.count) is not float and tracing() and not transforming():
+        track(running, batch, *how)
+        return
+    found = in_place(running, batch.statistics, batch.count, *how)
+    if found is not None:
+        try:
+            found[0].track(found[1], batch.statistics)
+            return
+        except (IndexError, RuntimeError):  # misaligned, or none of theirs is left: `move` raises then
+            pass
+    move(running, batch, *how)
+
+
+def in_place(
+    running: Running, statistics: Tensor, m: Any, momentum: Any, correction: int, running_correction: int,
+    nonfinite: str,
+) -> tuple[Any, Moving] | None:  # fmt: skip
+    """The engine whose kernels can move these where they are, and what they move; None where there is none."""
     mean, var, batches, skipped = running
-    statistics, m = batch
-    if (
-        type(m) is float  # the kernels have found these statistics: there is no transform, and no graph
+    if not (
+        # The kernels have found these statistics: there is no transform. Or they are a graph's, or of many ranks.
+        (type(m) is float or (on_a_device(m) and m.dtype is torch.float64 and not transforming()))
         and type(running_correction) is int
         and 0 <= running_correction <= 1
-        and m - running_correction > 1e-6 * m
+        and (type(m) is not float or m - running_correction > 1e-6 * m)
         and nonfinite == "propagate"
         and (
             (type(momentum) is float and -math.inf < momentum < math.inf)
             or (momentum is skipped is None and batches is not None)
         )
-        and (engine := _in_place(mean, var, batches, statistics)) is not None
     ):
-        try:
-            engine.track(
-                mean, var, batches, statistics, momentum, (m - correction) / (m - running_correction)
-            )
-        except (IndexError, RuntimeError):  # misaligned, or none of theirs is left: `move` raises then
-            move(running, batch, momentum, correction, running_correction, nonfinite)
-    elif tracing() and not transforming():
-        track(running, batch, momentum, correction, running_correction, nonfinite)
-    else:
-        move(running, batch, momentum, correction, running_correction, nonfinite)
-
-
-def _in_place(mean: Tensor, var: Tensor, batches: Maybe, statistics: Tensor) -> Any:
-    """The engine whose kernels can update these where they are; None if there is none."""
+        return None
+    moving = Moving(mean, var, batches, momentum, m, correction, running_correction)
     shape = statistics.shape[1:]
     if batches is not None and _running.get(mean, mean, var, batches) == shape:
-        return cpu
+        return cpu, moving
     for t in (mean, var):
         if (
             not (t.shape == shape and t.dtype in CODES and t.is_contiguous())
@@ -247,4 +341,7 @@ def _in_place(mean: Tensor, var: Tensor, batches: Maybe, statistics: Tensor) -> 
     engine = engine_for(mean, var, batches, statistics) if counted else None
     if batches is not None and engine is cpu:
         _running.put(shape, mean, mean, var, batches)
-    return engine
+    return None if engine is None else (engine, moving)
+
+
+running_stats.in_place[:] = [in_place]

@@ -21,7 +21,9 @@ __all__ = [
     "NONFINITE",
     "Batch",
     "Inputs",
+    "Moving",
     "as_mask",
+    "check_device",
     "check_gradient",
     "check_inputs",
     "check_kinds",
@@ -59,20 +61,42 @@ class Inputs(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """A batch's statistics: mean and var = m2 / (m - c) of each channel (2, C), and m (a number, or a scalar)."""
+    """A batch's statistics: mean and var = m2 / (m - c) of each channel (2, C), and m (a number, or a scalar).
+
+    followed: whether the kernels that found them have moved the running statistics as well.
+    """
 
     statistics: Tensor
     count: Any
+    followed: bool = False
+
+
+class Moving(NamedTuple):
+    """Running statistics (C,) that kernels move in place; weight: None for 1 / (batches + 1); m: a number or scalar."""
+
+    mean: Tensor
+    var: Tensor
+    batches: Maybe
+    weight: float | None
+    m: Any
+    correction: int
+    running_correction: int
 
 
 def _check_devices(t: Inputs) -> None:
     names = ("input", "weight", "bias", "residual", "mask", "running_mean", "running_var")
     for name, tensor in zip(names, t, strict=True):
-        if isinstance(tensor, Tensor) and tensor.device != t.x.device and tensor.dim():
-            raise TensorArgumentError(
-                f"batch_norm: {name} is on {tensor.device} and input on {t.x.device}, expected one device. "
-                "Move the layer with layer.to(input.device), or the tensor."
-            )
+        if isinstance(tensor, Tensor):
+            check_device(name, tensor, t.x.device)
+
+
+def check_device(name: str, tensor: Tensor, device: torch.device) -> None:
+    """Raises TensorArgumentError for a tensor on another device than the input's; a scalar may be anywhere."""
+    if tensor.device != device and tensor.dim():
+        raise TensorArgumentError(
+            f"batch_norm: {name} is on {tensor.device} and input on {device}, expected one device. "
+            "Move the layer with layer.to(input.device), or the tensor."
+        )
 
 
 def check_inputs(t: Inputs, operation: str = "batch_norm") -> None:

@@ -25,6 +25,7 @@ __all__ = [
     "for_other_tools",
     "functionalizing",
     "hooked",
+    "on_a_device",
     "ordinary",
     "plain",
     "read_by_mkldnn",
@@ -183,6 +184,11 @@ batched = torch._C._functorch.is_legacy_batchedtensor
 def ordinary(t: Tensor) -> bool:
     """Whether this is a tensor without a subclass, with its elements at data_ptr, on any device."""
     return type(t) in _PLAIN and t.layout is torch.strided and not t.is_neg()
+
+
+def on_a_device(value: Any) -> bool:
+    """Whether this is a tensor that the host would have to wait for."""
+    return isinstance(value, Tensor) and value.device.type not in ("cpu", "meta")
 
 
 def plain(*tensors: Tensor | None) -> bool:

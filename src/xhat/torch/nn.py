@@ -10,12 +10,12 @@ from torch import Tensor, fx, nn
 from xhat.checks import check_correction, shown
 from xhat.errors import ShapeError, XhatError
 from xhat.plan import check_options
-from xhat.torch import exported, tools
+from xhat.torch import engines, exported, tools
 from xhat.torch.errors import TensorArgumentError, TensorTypeError, named
 from xhat.torch.functional import follow, normalized
 from xhat.torch.inputs import Batch, Inputs, check_nonfinite
 from xhat.torch.internals import copied_by_jit, exporting
-from xhat.torch.running_stats import Running
+from xhat.torch.running_stats import Following, Running
 
 __all__ = [
     "DEFAULTS",
@@ -37,24 +37,92 @@ DEFAULTS = {"correction": 0, "running_correction": 1, "activation": None, "nonfi
 class BatchNorm(nn.modules.batchnorm._BatchNorm):
     """What the layers share; use `BatchNorm1d`, `BatchNorm2d` or `BatchNorm3d`.
 
+    ::
+
         y = act(weight (x - mu) / sqrt(var + eps) + bias [+ residual])
-        training     mu, var of the batch (var = m2 / (m - correction)); the running statistics follow, with
-                     m2 / (m - running_correction) for the variance
+        training     mu and var = m2 / (m - correction) of the batch; the running statistics
+                     follow, with m2 / (m - running_correction) for the variance
         evaluation   mu, var = running_mean, running_var
 
-    The arguments, defaults, parameters, buffers and state_dict are those of torch.nn.BatchNorm*d, and besides:
+    The arguments, defaults, parameters, buffers and state_dict are those of torch's layers; what follows them is new.
 
-    correction          0 (torch's convention) or 1: what the batch's variance divides by is m - correction.
-    running_correction  1 (torch's convention) or 0, for running_var.
-    activation          None, "relu", ("leaky_relu", slope) or "silu", applied last and kept out of memory.
-    nonfinite           What a batch with NaN, infinity or a variance that overflows does to the running statistics:
-                        "propagate" (torch's way), "skip" (such channels stay; `skipped` counts them) or "raise".
+    Parameters
+    ----------
+    num_features : int
+        The number of channels C.
+    eps : float, default 1e-5
+        Added to the variance inside the square root.
+    momentum : float or None, default 0.1
+        The weight of a new batch in the running statistics; None for their plain average over the batches.
+    affine : bool, default True
+        Whether the layer has a weight and a bias.
+    track_running_stats : bool, default True
+        Whether the layer has running statistics. Without them, evaluation uses those of its own batch.
+    device : torch.device, optional
+        The device of parameters and buffers.
+    dtype : torch.dtype, optional
+        The dtype of parameters and buffers. Running statistics are float32 or wider whatever it is.
+    bias : bool, default True
+        Whether there is a bias beside the weight, in versions of torch whose layer has this argument.
+    correction : {0, 1}, default 0
+        The variance of the batch is ``m2 / (m - correction)``; 0 is torch's convention.
+    running_correction : {0, 1}, default 1
+        The same for running_var; 1 is torch's convention.
+    activation : {None, "relu", "silu"} or ("leaky_relu", slope), optional
+        An activation that is applied last and kept out of memory.
+    nonfinite : {"propagate", "skip", "raise"}, default "propagate"
+        What a batch with NaN, infinity or a variance that overflows does to the running statistics: it moves them, as
+        in torch; its channels stay as they are and the buffer ``skipped`` counts them; or the call raises.
 
-    The activation is hidden from tools that compute a batch norm from its parameters: they get an `eps` that raises an
-    ArgumentError in the sum with a variance. Setting `nonfinite` makes the buffer `skipped`.
-    Running statistics are float32 or wider whatever the layer is cast to. A forward pass within a backward pass, where
-    activation checkpointing repeats one, does not move them, and neither does an empty batch.
-    Raises classes of xhat.errors that name the layer by its path in the running model.
+    Attributes
+    ----------
+    weight, bias : torch.nn.Parameter or None
+        gamma and beta, of shape (C,). None without affine.
+    running_mean, running_var : torch.Tensor or None
+        The running statistics, of shape (C,), float32 or wider whatever the layer is cast to.
+    num_batches_tracked : torch.Tensor or None
+        The number of batches that the running statistics have seen.
+    skipped : torch.Tensor or None
+        How many batches each channel has left out, with ``nonfinite="skip"``. It is not in the state_dict.
+    frozen_statistics, frozen_affine : bool
+        Whether `freeze` has made constants of the statistics, and of weight and bias.
+
+    Raises
+    ------
+    ShapeError
+        If a tensor does not fit the layer, or the input has other dimensions.
+    DtypeError
+        If a tensor has a dtype other than float64, float32, float16 and bfloat16.
+    ArgumentError
+        If an option or a weight of the mask has no valid value, or with ``nonfinite="raise"``.
+    DegenerateBatchError
+        If a batch in training has a single value per channel, or if m <= correction or running_correction.
+
+    Notes
+    -----
+    Errors are classes of `xhat.errors` that name the layer by its path in the running model; where torch raises for the
+    same mistake, they are of torch's class as well.
+
+    The activation is hidden from tools that compute a batch norm from its parameters: they get an ``eps`` that raises
+    an ArgumentError in the sum with a variance. Setting ``nonfinite`` makes the buffer ``skipped``.
+
+    A forward pass within a backward pass, where activation checkpointing repeats one, does not move the running
+    statistics, and neither does an empty batch.
+
+    References
+    ----------
+    Ioffe and Szegedy, "Batch Normalization: Accelerating Deep Network Training by Reducing Internal Covariate Shift",
+    2015.
+
+    Examples
+    --------
+    >>> import torch
+    >>> import xhat.torch as xt
+    >>> layer = xt.BatchNorm1d(1, activation="relu", correction=1)
+    >>> layer(torch.tensor([[1.0], [2.0], [6.0]])).flatten().tolist()[:2]
+    [0.0, 0.0]
+    >>> layer.running_var
+    tensor([1.6000])
     """
 
     running_mean: Tensor | None
@@ -106,11 +174,34 @@ class BatchNorm(nn.modules.batchnorm._BatchNorm):
         mask: Tensor | None = None,
         activation: Any = None,
     ) -> Tensor:
-        """y, in input's dtype and memory format.
+        """Normalize the input.
 
-        residual: as input, added before the activation. mask: bool or weights >= 0 that broadcast to input with size 1
-        along the channels: they weigh the batch's statistics, and nothing in evaluation; where the weight is 0, input
-        may be NaN. activation: for this call, in place of the layer's own.
+        Parameters
+        ----------
+        input : torch.Tensor
+            The batch, with C channels in dimension 1: float64, float32, float16 or bfloat16, any strides.
+        residual : torch.Tensor, optional
+            Added before the activation, in the shape and dtype of the input.
+        mask : torch.Tensor, optional
+            Bool, or weights of at least 0. It broadcasts to the input and has size 1 along the channels. It weighs the
+            statistics of the batch, and nothing in evaluation. Where the weight is 0, the input may be NaN.
+        activation : {None, "relu", "silu"} or ("leaky_relu", slope), optional
+            An activation for this call, in place of the layer's own.
+
+        Returns
+        -------
+        torch.Tensor
+            The result y, in the shape, dtype and memory format of the input.
+
+        Examples
+        --------
+        >>> import torch
+        >>> import xhat.torch as xt
+        >>> layer = xt.BatchNorm1d(1)
+        >>> x = torch.tensor([[1.0], [3.0], [float("nan")]])
+        >>> y = layer(x, mask=torch.tensor([[True], [True], [False]]))
+        >>> layer.running_mean
+        tensor([0.2000])
         """
         if isinstance(input, fx.Proxy):  # torch.fx records a layer of torch's as one call, and so one of ours
             return self._traced(input, residual=residual, mask=mask, activation=activation)
@@ -123,13 +214,13 @@ class BatchNorm(nn.modules.batchnorm._BatchNorm):
             if learning and self.track_running_stats and mean is not None and var is not None:
                 running = Running(mean, var, self._buffers["num_batches_tracked"], self._buffers["skipped"])
                 if exporting() and mask is None and self._has_torchs_options():
-                    inputs = Inputs(input, weight, bias, residual, None, None, None)
-                    y = exported.training(inputs, running, self.momentum, eps, activation)
+                    t = Inputs(input, weight, bias, residual, None, None, None)
+                    y = exported.training(t, running, self.momentum, eps, activation)
                     if y is not None:
                         return y
-            y, batch = self._normalized(
-                Inputs(input, weight, bias, residual, mask, *given), eps, self.correction, activation
-            )
+            t = Inputs(input, weight, bias, residual, mask, *given)
+            early = self._following(running) if engines.switched_on else None
+            y, batch = self._normalized(t, eps, self.correction, activation, early)
             if batch is not None and running is not None:
                 self._follow(running, batch)
         except XhatError as error:
@@ -175,12 +266,18 @@ class BatchNorm(nn.modules.batchnorm._BatchNorm):
         tools.check_tracer(self, path)
         return x.tracer.create_proxy("call_module", path, (x,), given)
 
+    def _following(self, running: Running | None) -> Following | None:
+        """The running statistics, if they may move before `_follow` is called."""
+        if running is None or "_follow" in self.__dict__:
+            return None
+        return Following(running, self.momentum, self.correction, self.running_correction, self.nonfinite)
+
     def _follow(self, running: Running, batch: Batch) -> None:
         """Updates the running statistics; `recalibrate` replaces this for a while."""
         follow(running, batch, self.momentum, self.correction, self.running_correction, self.nonfinite)
 
     def extra_repr(self) -> str:
-        """torch's, and what differs from its defaults."""
+        """Return torch's line, and the options that differ from their defaults."""
         shown = str(super().extra_repr())
         shown += "".join(f", {k}={getattr(self, k)!r}" for k, v in DEFAULTS.items() if getattr(self, k) != v)
         frozen = [k for k in ("statistics", "affine") if getattr(self, f"frozen_{k}")]
@@ -215,7 +312,7 @@ class BatchNorm(nn.modules.batchnorm._BatchNorm):
             self.skipped.zero_()
 
     def reset_running_stats(self) -> None:
-        """torch's, and resets the counts of `skipped`. Frozen statistics stay."""
+        """Reset the running statistics, as torch does, and the counts of ``skipped``; frozen statistics stay."""
         if self.frozen_statistics:
             return
         super().reset_running_stats()
@@ -224,7 +321,7 @@ class BatchNorm(nn.modules.batchnorm._BatchNorm):
             skipped.zero_()
 
     def reset_parameters(self) -> None:
-        """torch's: initializes the layer anew, with its statistics, frozen or not."""
+        """Initialize the layer anew, as torch does, with its statistics, frozen or not."""
         with self._statistics_assignable():
             super().reset_parameters()
 
@@ -261,15 +358,300 @@ class BatchNorm(nn.modules.batchnorm._BatchNorm):
 
 
 class BatchNorm1d(BatchNorm, nn.BatchNorm1d):
-    """`torch.nn.BatchNorm1d` for (N, C) and (N, C, L), with the options of `BatchNorm`."""
+    """Batch normalization over (N, C) or (N, C, L): `torch.nn.BatchNorm1d` with more options.
+
+    ::
+
+        y = act(weight (x - mu) / sqrt(var + eps) + bias [+ residual])
+        training     mu and var = m2 / (m - correction) of the batch; the running statistics
+                     follow, with m2 / (m - running_correction) for the variance
+        evaluation   mu, var = running_mean, running_var
+
+    The arguments, defaults, parameters, buffers and state_dict are those of torch's layers; what follows them is new.
+
+    Parameters
+    ----------
+    num_features : int
+        The number of channels C.
+    eps : float, default 1e-5
+        Added to the variance inside the square root.
+    momentum : float or None, default 0.1
+        The weight of a new batch in the running statistics; None for their plain average over the batches.
+    affine : bool, default True
+        Whether the layer has a weight and a bias.
+    track_running_stats : bool, default True
+        Whether the layer has running statistics. Without them, evaluation uses those of its own batch.
+    device : torch.device, optional
+        The device of parameters and buffers.
+    dtype : torch.dtype, optional
+        The dtype of parameters and buffers. Running statistics are float32 or wider whatever it is.
+    bias : bool, default True
+        Whether there is a bias beside the weight, in versions of torch whose layer has this argument.
+    correction : {0, 1}, default 0
+        The variance of the batch is ``m2 / (m - correction)``; 0 is torch's convention.
+    running_correction : {0, 1}, default 1
+        The same for running_var; 1 is torch's convention.
+    activation : {None, "relu", "silu"} or ("leaky_relu", slope), optional
+        An activation that is applied last and kept out of memory.
+    nonfinite : {"propagate", "skip", "raise"}, default "propagate"
+        What a batch with NaN, infinity or a variance that overflows does to the running statistics: it moves them, as
+        in torch; its channels stay as they are and the buffer ``skipped`` counts them; or the call raises.
+
+    Attributes
+    ----------
+    weight, bias : torch.nn.Parameter or None
+        gamma and beta, of shape (C,). None without affine.
+    running_mean, running_var : torch.Tensor or None
+        The running statistics, of shape (C,), float32 or wider whatever the layer is cast to.
+    num_batches_tracked : torch.Tensor or None
+        The number of batches that the running statistics have seen.
+    skipped : torch.Tensor or None
+        How many batches each channel has left out, with ``nonfinite="skip"``. It is not in the state_dict.
+    frozen_statistics, frozen_affine : bool
+        Whether `freeze` has made constants of the statistics, and of weight and bias.
+
+    Raises
+    ------
+    ShapeError
+        If a tensor does not fit the layer, or the input has other dimensions.
+    DtypeError
+        If a tensor has a dtype other than float64, float32, float16 and bfloat16.
+    ArgumentError
+        If an option or a weight of the mask has no valid value, or with ``nonfinite="raise"``.
+    DegenerateBatchError
+        If a batch in training has a single value per channel, or if m <= correction or running_correction.
+
+    See Also
+    --------
+    convert : Turn the batch norms of a model into these layers.
+
+    Notes
+    -----
+    Errors are classes of `xhat.errors` that name the layer by its path in the running model; where torch raises for the
+    same mistake, they are of torch's class as well.
+
+    The activation is hidden from tools that compute a batch norm from its parameters: they get an ``eps`` that raises
+    an ArgumentError in the sum with a variance. Setting ``nonfinite`` makes the buffer ``skipped``.
+
+    A forward pass within a backward pass, where activation checkpointing repeats one, does not move the running
+    statistics, and neither does an empty batch.
+
+    References
+    ----------
+    Ioffe and Szegedy, "Batch Normalization: Accelerating Deep Network Training by Reducing Internal Covariate Shift",
+    2015.
+
+    Examples
+    --------
+    >>> import torch
+    >>> import xhat.torch as xt
+    >>> layer = xt.BatchNorm1d(1)
+    >>> x = torch.tensor([[1.0], [2.0], [6.0]])
+    >>> layer(x).flatten().detach()
+    tensor([-0.9258, -0.4629,  1.3887])
+    >>> layer.running_mean, layer.running_var
+    (tensor([0.3000]), tensor([1.6000]))
+    >>> layer.eval()(x).flatten().detach()
+    tensor([0.5534, 1.3440, 4.5062])
+    """
 
 
 class BatchNorm2d(BatchNorm, nn.BatchNorm2d):
-    """`torch.nn.BatchNorm2d` for (N, C, H, W), with the options of `BatchNorm`."""
+    """Batch normalization over (N, C, H, W): `torch.nn.BatchNorm2d` with more options.
+
+    ::
+
+        y = act(weight (x - mu) / sqrt(var + eps) + bias [+ residual])
+        training     mu and var = m2 / (m - correction) of the batch; the running statistics
+                     follow, with m2 / (m - running_correction) for the variance
+        evaluation   mu, var = running_mean, running_var
+
+    The arguments, defaults, parameters, buffers and state_dict are those of torch's layers; what follows them is new.
+
+    Parameters
+    ----------
+    num_features : int
+        The number of channels C.
+    eps : float, default 1e-5
+        Added to the variance inside the square root.
+    momentum : float or None, default 0.1
+        The weight of a new batch in the running statistics; None for their plain average over the batches.
+    affine : bool, default True
+        Whether the layer has a weight and a bias.
+    track_running_stats : bool, default True
+        Whether the layer has running statistics. Without them, evaluation uses those of its own batch.
+    device : torch.device, optional
+        The device of parameters and buffers.
+    dtype : torch.dtype, optional
+        The dtype of parameters and buffers. Running statistics are float32 or wider whatever it is.
+    bias : bool, default True
+        Whether there is a bias beside the weight, in versions of torch whose layer has this argument.
+    correction : {0, 1}, default 0
+        The variance of the batch is ``m2 / (m - correction)``; 0 is torch's convention.
+    running_correction : {0, 1}, default 1
+        The same for running_var; 1 is torch's convention.
+    activation : {None, "relu", "silu"} or ("leaky_relu", slope), optional
+        An activation that is applied last and kept out of memory.
+    nonfinite : {"propagate", "skip", "raise"}, default "propagate"
+        What a batch with NaN, infinity or a variance that overflows does to the running statistics: it moves them, as
+        in torch; its channels stay as they are and the buffer ``skipped`` counts them; or the call raises.
+
+    Attributes
+    ----------
+    weight, bias : torch.nn.Parameter or None
+        gamma and beta, of shape (C,). None without affine.
+    running_mean, running_var : torch.Tensor or None
+        The running statistics, of shape (C,), float32 or wider whatever the layer is cast to.
+    num_batches_tracked : torch.Tensor or None
+        The number of batches that the running statistics have seen.
+    skipped : torch.Tensor or None
+        How many batches each channel has left out, with ``nonfinite="skip"``. It is not in the state_dict.
+    frozen_statistics, frozen_affine : bool
+        Whether `freeze` has made constants of the statistics, and of weight and bias.
+
+    Raises
+    ------
+    ShapeError
+        If a tensor does not fit the layer, or the input has other dimensions.
+    DtypeError
+        If a tensor has a dtype other than float64, float32, float16 and bfloat16.
+    ArgumentError
+        If an option or a weight of the mask has no valid value, or with ``nonfinite="raise"``.
+    DegenerateBatchError
+        If a batch in training has a single value per channel, or if m <= correction or running_correction.
+
+    See Also
+    --------
+    convert : Turn the batch norms of a model into these layers.
+
+    Notes
+    -----
+    Errors are classes of `xhat.errors` that name the layer by its path in the running model; where torch raises for the
+    same mistake, they are of torch's class as well.
+
+    The activation is hidden from tools that compute a batch norm from its parameters: they get an ``eps`` that raises
+    an ArgumentError in the sum with a variance. Setting ``nonfinite`` makes the buffer ``skipped``.
+
+    A forward pass within a backward pass, where activation checkpointing repeats one, does not move the running
+    statistics, and neither does an empty batch.
+
+    References
+    ----------
+    Ioffe and Szegedy, "Batch Normalization: Accelerating Deep Network Training by Reducing Internal Covariate Shift",
+    2015.
+
+    Examples
+    --------
+    >>> import torch
+    >>> import xhat.torch as xt
+    >>> layer = xt.BatchNorm2d(1)
+    >>> x = torch.tensor([1.0, 2.0, 6.0]).reshape(1, 1, 1, 3)
+    >>> layer(x).flatten().detach()
+    tensor([-0.9258, -0.4629,  1.3887])
+    >>> layer.running_mean, layer.running_var
+    (tensor([0.3000]), tensor([1.6000]))
+    >>> layer.eval()(x).flatten().detach()
+    tensor([0.5534, 1.3440, 4.5062])
+    """
 
 
 class BatchNorm3d(BatchNorm, nn.BatchNorm3d):
-    """`torch.nn.BatchNorm3d` for (N, C, D, H, W), with the options of `BatchNorm`."""
+    """Batch normalization over (N, C, D, H, W): `torch.nn.BatchNorm3d` with more options.
+
+    ::
+
+        y = act(weight (x - mu) / sqrt(var + eps) + bias [+ residual])
+        training     mu and var = m2 / (m - correction) of the batch; the running statistics
+                     follow, with m2 / (m - running_correction) for the variance
+        evaluation   mu, var = running_mean, running_var
+
+    The arguments, defaults, parameters, buffers and state_dict are those of torch's layers; what follows them is new.
+
+    Parameters
+    ----------
+    num_features : int
+        The number of channels C.
+    eps : float, default 1e-5
+        Added to the variance inside the square root.
+    momentum : float or None, default 0.1
+        The weight of a new batch in the running statistics; None for their plain average over the batches.
+    affine : bool, default True
+        Whether the layer has a weight and a bias.
+    track_running_stats : bool, default True
+        Whether the layer has running statistics. Without them, evaluation uses those of its own batch.
+    device : torch.device, optional
+        The device of parameters and buffers.
+    dtype : torch.dtype, optional
+        The dtype of parameters and buffers. Running statistics are float32 or wider whatever it is.
+    bias : bool, default True
+        Whether there is a bias beside the weight, in versions of torch whose layer has this argument.
+    correction : {0, 1}, default 0
+        The variance of the batch is ``m2 / (m - correction)``; 0 is torch's convention.
+    running_correction : {0, 1}, default 1
+        The same for running_var; 1 is torch's convention.
+    activation : {None, "relu", "silu"} or ("leaky_relu", slope), optional
+        An activation that is applied last and kept out of memory.
+    nonfinite : {"propagate", "skip", "raise"}, default "propagate"
+        What a batch with NaN, infinity or a variance that overflows does to the running statistics: it moves them, as
+        in torch; its channels stay as they are and the buffer ``skipped`` counts them; or the call raises.
+
+    Attributes
+    ----------
+    weight, bias : torch.nn.Parameter or None
+        gamma and beta, of shape (C,). None without affine.
+    running_mean, running_var : torch.Tensor or None
+        The running statistics, of shape (C,), float32 or wider whatever the layer is cast to.
+    num_batches_tracked : torch.Tensor or None
+        The number of batches that the running statistics have seen.
+    skipped : torch.Tensor or None
+        How many batches each channel has left out, with ``nonfinite="skip"``. It is not in the state_dict.
+    frozen_statistics, frozen_affine : bool
+        Whether `freeze` has made constants of the statistics, and of weight and bias.
+
+    Raises
+    ------
+    ShapeError
+        If a tensor does not fit the layer, or the input has other dimensions.
+    DtypeError
+        If a tensor has a dtype other than float64, float32, float16 and bfloat16.
+    ArgumentError
+        If an option or a weight of the mask has no valid value, or with ``nonfinite="raise"``.
+    DegenerateBatchError
+        If a batch in training has a single value per channel, or if m <= correction or running_correction.
+
+    See Also
+    --------
+    convert : Turn the batch norms of a model into these layers.
+
+    Notes
+    -----
+    Errors are classes of `xhat.errors` that name the layer by its path in the running model; where torch raises for the
+    same mistake, they are of torch's class as well.
+
+    The activation is hidden from tools that compute a batch norm from its parameters: they get an ``eps`` that raises
+    an ArgumentError in the sum with a variance. Setting ``nonfinite`` makes the buffer ``skipped``.
+
+    A forward pass within a backward pass, where activation checkpointing repeats one, does not move the running
+    statistics, and neither does an empty batch.
+
+    References
+    ----------
+    Ioffe and Szegedy, "Batch Normalization: Accelerating Deep Network Training by Reducing Internal Covariate Shift",
+    2015.
+
+    Examples
+    --------
+    >>> import torch
+    >>> import xhat.torch as xt
+    >>> layer = xt.BatchNorm3d(1)
+    >>> x = torch.tensor([1.0, 2.0, 6.0]).reshape(1, 1, 1, 1, 3)
+    >>> layer(x).flatten().detach()
+    tensor([-0.9258, -0.4629,  1.3887])
+    >>> layer.running_mean, layer.running_var
+    (tensor([0.3000]), tensor([1.6000]))
+    >>> layer.eval()(x).flatten().detach()
+    tensor([0.5534, 1.3440, 4.5062])
+    """
 
 
 class _Lazy(BatchNorm):
@@ -283,18 +665,144 @@ class _Lazy(BatchNorm):
 
 
 class LazyBatchNorm1d(_Lazy, nn.LazyBatchNorm1d):
-    """`BatchNorm1d` without num_features."""
+    """`BatchNorm1d` that takes its number of channels from the first input, as `torch.nn.LazyBatchNorm1d`.
+
+    With its first input the layer becomes a `BatchNorm1d`.
+
+    Parameters
+    ----------
+    eps : float, default 1e-5
+        Added to the variance inside the square root.
+    momentum : float or None, default 0.1
+        The weight of a new batch in the running statistics; None for their plain average over the batches.
+    affine : bool, default True
+        Whether the layer has a weight and a bias.
+    track_running_stats : bool, default True
+        Whether the layer has running statistics. Without them, evaluation uses those of its own batch.
+    device : torch.device, optional
+        The device of parameters and buffers.
+    dtype : torch.dtype, optional
+        The dtype of parameters and buffers. Running statistics are float32 or wider whatever it is.
+    bias : bool, default True
+        Whether there is a bias beside the weight, in versions of torch whose layer has this argument.
+    correction : {0, 1}, default 0
+        The variance of the batch is ``m2 / (m - correction)``; 0 is torch's convention.
+    running_correction : {0, 1}, default 1
+        The same for running_var; 1 is torch's convention.
+    activation : {None, "relu", "silu"} or ("leaky_relu", slope), optional
+        An activation that is applied last and kept out of memory.
+    nonfinite : {"propagate", "skip", "raise"}, default "propagate"
+        What a batch with NaN, infinity or a variance that overflows does to the running statistics: it moves them, as
+        in torch; its channels stay as they are and the buffer ``skipped`` counts them; or the call raises.
+
+    See Also
+    --------
+    BatchNorm1d : What the layer computes and raises.
+
+    Examples
+    --------
+    >>> import torch
+    >>> import xhat.torch as xt
+    >>> layer = xt.LazyBatchNorm1d()
+    >>> y = layer(torch.ones(2, 3, 4))
+    >>> type(layer).__name__, layer.num_features
+    ('BatchNorm1d', 3)
+    """
 
     cls_to_become = BatchNorm1d
 
 
 class LazyBatchNorm2d(_Lazy, nn.LazyBatchNorm2d):
-    """`BatchNorm2d` without num_features."""
+    """`BatchNorm2d` that takes its number of channels from the first input, as `torch.nn.LazyBatchNorm2d`.
+
+    With its first input the layer becomes a `BatchNorm2d`.
+
+    Parameters
+    ----------
+    eps : float, default 1e-5
+        Added to the variance inside the square root.
+    momentum : float or None, default 0.1
+        The weight of a new batch in the running statistics; None for their plain average over the batches.
+    affine : bool, default True
+        Whether the layer has a weight and a bias.
+    track_running_stats : bool, default True
+        Whether the layer has running statistics. Without them, evaluation uses those of its own batch.
+    device : torch.device, optional
+        The device of parameters and buffers.
+    dtype : torch.dtype, optional
+        The dtype of parameters and buffers. Running statistics are float32 or wider whatever it is.
+    bias : bool, default True
+        Whether there is a bias beside the weight, in versions of torch whose layer has this argument.
+    correction : {0, 1}, default 0
+        The variance of the batch is ``m2 / (m - correction)``; 0 is torch's convention.
+    running_correction : {0, 1}, default 1
+        The same for running_var; 1 is torch's convention.
+    activation : {None, "relu", "silu"} or ("leaky_relu", slope), optional
+        An activation that is applied last and kept out of memory.
+    nonfinite : {"propagate", "skip", "raise"}, default "propagate"
+        What a batch with NaN, infinity or a variance that overflows does to the running statistics: it moves them, as
+        in torch; its channels stay as they are and the buffer ``skipped`` counts them; or the call raises.
+
+    See Also
+    --------
+    BatchNorm2d : What the layer computes and raises.
+
+    Examples
+    --------
+    >>> import torch
+    >>> import xhat.torch as xt
+    >>> layer = xt.LazyBatchNorm2d()
+    >>> y = layer(torch.ones(2, 3, 4, 4))
+    >>> type(layer).__name__, layer.num_features
+    ('BatchNorm2d', 3)
+    """
 
     cls_to_become = BatchNorm2d
 
 
 class LazyBatchNorm3d(_Lazy, nn.LazyBatchNorm3d):
-    """`BatchNorm3d` without num_features."""
+    """`BatchNorm3d` that takes its number of channels from the first input, as `torch.nn.LazyBatchNorm3d`.
+
+    With its first input the layer becomes a `BatchNorm3d`.
+
+    Parameters
+    ----------
+    eps : float, default 1e-5
+        Added to the variance inside the square root.
+    momentum : float or None, default 0.1
+        The weight of a new batch in the running statistics; None for their plain average over the batches.
+    affine : bool, default True
+        Whether the layer has a weight and a bias.
+    track_running_stats : bool, default True
+        Whether the layer has running statistics. Without them, evaluation uses those of its own batch.
+    device : torch.device, optional
+        The device of parameters and buffers.
+    dtype : torch.dtype, optional
+        The dtype of parameters and buffers. Running statistics are float32 or wider whatever it is.
+    bias : bool, default True
+        Whether there is a bias beside the weight, in versions of torch whose layer has this argument.
+    correction : {0, 1}, default 0
+        The variance of the batch is ``m2 / (m - correction)``; 0 is torch's convention.
+    running_correction : {0, 1}, default 1
+        The same for running_var; 1 is torch's convention.
+    activation : {None, "relu", "silu"} or ("leaky_relu", slope), optional
+        An activation that is applied last and kept out of memory.
+    nonfinite : {"propagate", "skip", "raise"}, default "propagate"
+        What a batch with NaN, infinity or a variance that overflows does to the running statistics: it moves them, as
+        in torch; its channels stay as they are and the buffer ``skipped`` counts them; or the call raises.
+
+    See Also
+    --------
+    BatchNorm3d : What the layer computes and raises.
+
+    Examples
+    --------
+    >>> import torch
+    >>> import xhat.torch as xt
+    >>> layer = xt.LazyBatchNorm3d()
+    >>> y = layer(torch.ones(2, 3, 4, 4, 4))
+    >>> type(layer).__name__, layer.num_features
+    ('BatchNorm3d', 3)
+    """
 
     cls_to_become = BatchNorm3d

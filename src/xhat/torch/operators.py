@@ -22,7 +22,7 @@ from xhat.torch.cpu import Run
 from xhat.torch.engines import engine_for, recorded_on
 from xhat.torch.errors import TensorArgumentError
 from xhat.torch.inputs import Batch, Inputs, check_gradient, check_inputs
-from xhat.torch.internals import for_other_tools, tangents
+from xhat.torch.internals import for_other_tools, on_a_device, tangents
 from xhat.torch.memory import check_memory
 
 __all__ = ["Where", "across_ranks", "backward", "batch_norm", "forward", "gradients_of", "save"]
@@ -149,7 +149,8 @@ def backward(
     check_gradient(dy, x, saved, statistics, _separate(residual, o))
     check_memory(statistics)
     plan = cpu.plan_for(t._replace(residual=x if residual else None), *o.arguments, operation="moments")
-    run = engine.run_of(plan, x, t.mask) if count is None else engine.part_of(plan, float(count), t.mask)
+    m = count if count is None or on_a_device(count) else float(count)
+    run = engine.run_of(plan, x, t.mask) if m is None else engine.part_of(plan, m, t.mask)
     run = run._replace(statistics=statistics.contiguous())
     needs = (where.differentiated, weight is not None, bias is not None, _separate(residual, o))
     total = _total(x, statistics, o, count, where)
@@ -168,7 +169,7 @@ def _separate(residual: bool, o: Options) -> bool:
 
 def _total(x: Tensor, statistics: Tensor, o: Options, count: Maybe, where: Where) -> Total:
     """The sum over the ranks that share the batch; None if the batch is here, or no rank needs dx."""
-    if count is None or not where.differentiated or not count:
+    if count is None or not where.differentiated or not (on_a_device(count) or count):
         return None
     return partial(across_ranks[0].total, x=x, statistics=statistics, o=o, where=where)
 
@@ -263,9 +264,8 @@ def gradients_of(ctx: Any, dy: Tensor, run: Callable[..., tuple[Tensor, ...]]) -
     across = () if where.group is None else (count, *where[:3])
     if across and saved is not None and o.activation == "leaky_relu":
         saved = saved.detach()  # only the sign of y is needed: its own gradient would be one more exchange
-    dx, dweight, dbias, dresidual = run(
-        dy, x, weight, bias, saved, mask, statistics, ctx.residual, *o, *across
-    )
+    found = run(dy, x, weight, bias, saved, mask, statistics, ctx.residual, *o, *across)
+    dx, dweight, dbias, dresidual = found
     return (dx if where.differentiated else None, None if weight is None else dweight, None if bias is None else dbias,
             dresidual if _separate(ctx.residual, o) else dy if ctx.residual else None, *[None] * 10)  # fmt: skip
 

@@ -26,12 +26,31 @@ __all__ = ["Recalibrated", "call", "in_lockstep", "recalibrate", "unwrapped", "w
 
 
 class Recalibrated(NamedTuple):
-    """How far a layer's running statistics were from the population's.
+    """How far a layer's running statistics were from those of the batches, as `recalibrate` found it.
 
-    layer        the layer's path
-    m, batches   the number of values per channel, and of calls of the layer; 0 if it was not called, and so not changed
-    shift        the largest |running_mean - mean| / sqrt(var + eps) of a channel
-    ratio        (running_var + eps) / (var + eps) of the channel where it is farthest from 1
+    Print it for a line of text.
+
+    Attributes
+    ----------
+    layer : str
+        The layer's path in the model.
+    m : float
+        The number of values per channel.
+    batches : int
+        The number of calls of the layer; 0 if it was not called, and so not changed.
+    shift : float
+        The largest ``|running_mean - mean| / sqrt(var + eps)`` of a channel.
+    ratio : float
+        ``(running_var + eps) / (var + eps)`` of the channel where it is farthest from 1.
+
+    Examples
+    --------
+    >>> import torch
+    >>> import xhat.torch as xt
+    >>> batches = [torch.tensor([[1.0], [2.0], [6.0]])]
+    >>> found = xt.recalibrate(xt.BatchNorm1d(1), batches, progress=False)
+    >>> found[0].m, found[0].batches, round(found[0].ratio, 4)
+    (3.0, 1, 0.2143)
     """
 
     layer: str
@@ -56,25 +75,69 @@ def recalibrate(
     progress: bool = True,
     dry_run: bool = False,
 ) -> list[Recalibrated]:
-    """Gives every batch norm in the model, torch's or xhat's, the exact moments of all these batches together.
+    """Compute the running statistics of a model anew, as the exact moments of all batches together.
 
-        m = sum of w     running_mean = sum of w x / m     running_var = sum of w (x - mean)^2 / (m - correction)
+    ::
 
-    over all values x that reach the layer, in all calls and on all ranks of the process group. num_batches_tracked
-    becomes the number of calls. Batches may have different sizes. During the calls, a batch norm normalizes each batch
-    by the batch's own statistics; all other layers keep their mode, so call model.eval() first to turn dropout off.
-    Not changed are layers with frozen statistics, with track_running_stats=False, and layers in evaluation mode in a
-    model that is in training mode.
+        m            = sum of w
+        running_mean = sum of w x / m
+        running_var  = sum of w (x - running_mean)^2 / (m - correction)
 
-    forward: how the model is called, forward(model, batch); the default calls it with the batch, with its first element
-    if it is a list or tuple, or with its items as keyword arguments if it is a dict. progress: show a progress bar
-    (with rich, else lines) on stderr. dry_run: only report. A model with `SyncBatchNorm` needs the same number of
-    batches on all ranks.
+    The sums are over all values x that reach the layer, in all calls and on all ranks of the process group. The
+    correction is the layer's, and 0 for torch's layers. num_batches_tracked becomes the number of calls.
 
-    Returns one `Recalibrated` for each layer. If an exception is raised, also by `batches` or the model, no layer has
-    changed. Raises ArgumentError if there is nothing to do, if a lazy layer has had no input yet, and if a layer with
-    nonfinite="raise" gets NaN or infinity (with "skip" such a batch is left out of the channel); ShapeError if the
-    input of a layer with a forward of its own is not (N, C, ...); ExchangeError on all ranks if one of them fails.
+    Parameters
+    ----------
+    model : torch.nn.Module
+        The model, with batch norms of torch's or xhat's. It is changed in place. Call ``model.eval()`` first to turn
+        dropout off.
+    batches : iterable
+        What the model takes. Batches may have different sizes.
+    forward : callable, optional
+        How the model is called, ``forward(model, batch)``. The default calls it with the batch, with its first element
+        if it is a list or tuple, or with its items as keyword arguments if it is a dict.
+    process_group : torch.distributed.ProcessGroup, optional
+        The ranks whose batches count together; by default all. A model with `SyncBatchNorm` needs the same number of
+        batches on all ranks.
+    progress : bool, default True
+        Whether to show a progress bar (with rich, else lines) on stderr.
+    dry_run : bool, default False
+        Whether to report only, and change nothing.
+
+    Returns
+    -------
+    list of Recalibrated
+        How far the statistics of each layer were from those of the batches.
+
+    Raises
+    ------
+    ArgumentError
+        If there is nothing to do, if a lazy layer has had no input yet, and if a layer with ``nonfinite="raise"`` gets
+        NaN or infinity (with "skip" such a batch is left out of the channel).
+    ShapeError
+        If the input of a layer with a forward of its own is not (N, C, ...).
+    DegenerateBatchError
+        If a batch has a single value per channel.
+    ExchangeError
+        On all ranks, if one of them fails.
+
+    Notes
+    -----
+    During the calls, a batch norm normalizes each batch by the batch's own statistics; all other layers keep their
+    mode. Layers with frozen statistics, layers with track_running_stats=False, and layers in evaluation mode in a
+    model that is in training mode are not changed.
+
+    If an exception is raised, also by ``batches`` or the model, no layer has changed.
+
+    Examples
+    --------
+    >>> import torch
+    >>> import xhat.torch as xt
+    >>> model = torch.nn.Sequential(torch.nn.BatchNorm1d(1)).eval()
+    >>> batches = [torch.tensor([[1.0], [2.0]]), torch.tensor([[6.0], [7.0]])]
+    >>> found = xt.recalibrate(model, batches, progress=False)
+    >>> model[0].running_mean, model[0].running_var
+    (tensor([4.]), tensor([6.5000]))
     """
     model = unwrapped(model, "recalibrate")
     layers = {path: m for path, m in model.named_modules() if _has_moving_statistics(m, model)}

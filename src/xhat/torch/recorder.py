@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -18,6 +19,7 @@ from xhat.torch import composed
 from xhat.torch.engines import engine_for
 from xhat.torch.functional import normalized
 from xhat.torch.inputs import CODES, Batch, Inputs
+from xhat.torch.internals import on_a_device
 from xhat.torch.nn import BatchNorm
 from xhat.torch.running_stats import Running
 from xhat.torch.sync.groups import world_size
@@ -42,8 +44,13 @@ class Recorder:
     def __init__(self, path: str, layer: Any) -> None:
         self.path, self.layer = path, layer
         self.channels = len(layer.running_mean)
-        self.moments: Moments = (np.zeros(self.channels), np.zeros(self.channels), np.zeros(self.channels))
+        self._moments: Any = (np.zeros(self.channels),) * 3  # or tensors, of a layer on a device
         self.calls = 0
+
+    @property
+    def moments(self) -> Moments:
+        """m, mean and m2 of all batches so far; the host waits for a device here, and in no batch."""
+        return tuple(t.cpu().numpy() if isinstance(t, Tensor) else t for t in self._moments)  # type: ignore[return-value]
 
     @contextmanager
     def recording(self) -> Iterator[None]:
@@ -72,7 +79,7 @@ class Recorder:
 
     def follow(self, running: Running, batch: Batch) -> None:
         """Replaces the update of xhat's layer."""
-        m, c = float(batch.count), self.layer.correction
+        m, c = batch.count if on_a_device(batch.count) else float(batch.count), self.layer.correction
         ranks = world_size(self.layer._group) if isinstance(self.layer, SyncBatchNorm) else 1
         mean, var = batch.statistics.unbind(0)
         self.add(
@@ -104,17 +111,22 @@ class Recorder:
         if m:
             self.add(m, moments[0], moments[1])
 
-    def add(self, m: float, mean: Tensor, m2: Tensor) -> None:
+    def add(self, m: Any, mean: Tensor, m2: Tensor) -> None:
         """Merges one batch. Raises ArgumentError for NaN and infinity if the layer has nonfinite="raise"."""
-        count, found = np.full(self.channels, m), (mean.cpu().numpy(), m2.cpu().numpy())
+        count, found = torch.ones_like(mean) * m, (mean, m2)
         policy = getattr(self.layer, "nonfinite", "propagate")
         if policy != "propagate":
-            finite = np.isfinite(found).all(0)
+            finite = torch.isfinite(mean) & torch.isfinite(m2)
             if policy == "raise" and not finite.all():
                 raise ArgumentError(
                     f"recalibrate: layer {self.path!r} met NaN or infinity in channels "
-                    f'{np.flatnonzero(~finite).tolist()[:8]}, and has nonfinite="raise".'
+                    f'{torch.nonzero(~finite).flatten().tolist()[:8]}, and has nonfinite="raise".'
                 )
-            count *= finite
-        self.moments = merge(self.moments, (count, *found))
+            count = count * finite
+        new: Any = (count, *found)
+        if on_a_device(mean) and mean.dtype is torch.float64:
+            before: Any = tuple(torch.as_tensor(t, device=mean.device) for t in self._moments)
+            self._moments = merge(before, new)
+        else:
+            self._moments = merge(self.moments, tuple(t.cpu().double().numpy() for t in new))
         self.calls += 1

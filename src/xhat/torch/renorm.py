@@ -12,12 +12,12 @@ from torch import Tensor, nn
 
 from xhat import equations
 from xhat.errors import ArgumentError
-from xhat.torch import cpu
+from xhat.torch.engines import engine_for
 from xhat.torch.functional import normalized
 from xhat.torch.inputs import Batch, Inputs
-from xhat.torch.internals import eager, plain, recomputing, tracing, transforming
+from xhat.torch.internals import eager, recomputing, tracing, transforming
 from xhat.torch.nn import BatchNorm
-from xhat.torch.running_stats import Running
+from xhat.torch.running_stats import Following, Running
 
 __all__ = ["BatchRenorm", "BatchRenorm1d", "BatchRenorm2d", "BatchRenorm3d"]
 
@@ -27,25 +27,84 @@ REMEMBERED = 64  # forward passes whose r and d an activation checkpoint may nee
 class BatchRenorm(BatchNorm):
     """What the layers share; use `BatchRenorm1d`, `BatchRenorm2d` or `BatchRenorm3d`.
 
-        y = act(weight (xhat r + d) + bias [+ residual])        xhat = (x - mu) / sigma, by the batch
-        r = clip(sigma / sigma_run, 1 / rmax, rmax)             sigma = sqrt(var + eps)
-        d = clip((mu - running_mean) / sigma_run, -dmax, dmax)  sigma_run = sqrt(running_var + eps)
+    ::
 
-    In training, r and d are constants of the batch and have no gradient: this is a batch norm with the weight
-    weight r and the bias bias + weight d. As long as nothing is clipped, y is what the layer computes in evaluation,
-    (x - running_mean) / sigma_run, with the gradients of a batch norm. Evaluation, masks, residuals, activations and
-    the other options are those of `BatchNorm`.
+        y = act(weight (xhat r + d) + bias [+ residual])
+        xhat = (x - mu) / sigma, by the batch
+        sigma = sqrt(var + eps)     sigma_run = sqrt(running_var + eps)
+        r = clip(sigma / sigma_run, 1 / rmax, rmax)
+        d = clip((mu - running_mean) / sigma_run, -dmax, dmax)
 
-    rmax, dmax   the bounds, rmax >= 1 and dmax >= 0; (1, 0) is a batch norm
-    warmup       (a, b): r = 1 and d = 0 for the first a steps, then the bounds grow linearly, up to rmax and dmax from
-                 step b on. The buffer `steps` counts the batches that have moved the running statistics; a state dict
-                 without it has num_batches_tracked in its place.
+    In training, r and d are constants of the batch and have no gradient: this is a batch norm with the weight ``weight
+    r`` and the bias ``bias + weight d``. As long as nothing is clipped, y is what the layer computes in evaluation,
+    ``(x - running_mean) / sigma_run``, with the gradients of a batch norm. Evaluation, masks, residuals, activations
+    and the other options are those of `BatchNorm`.
+
+    Parameters
+    ----------
+    num_features : int
+        The number of channels C.
+    eps : float, default 1e-5
+        Added to the variance inside the square root.
+    momentum : float or None, default 0.01
+        The weight of a new batch in the running statistics; None for their plain average over the batches.
+    affine : bool, default True
+        Whether the layer has a weight and a bias.
+    track_running_stats : bool, default True
+        Whether the layer has running statistics. r and d need them, so False raises.
+    rmax : float, default 3.0
+        The bound of r, at least 1.
+    dmax : float, default 5.0
+        The bound of d, at least 0. With rmax=1 and dmax=0 the layer is a batch norm.
+    warmup : (int, int), default (5000, 40000)
+        (a, b): r = 1 and d = 0 for the first a steps, then the bounds grow linearly, up to rmax and dmax from step b
+        on.
+    device : torch.device, optional
+        The device of parameters and buffers.
+    dtype : torch.dtype, optional
+        The dtype of parameters and buffers. Running statistics are float32 or wider whatever it is.
+    bias : bool, default True
+        Whether there is a bias beside the weight, in versions of torch whose layer has this argument.
+    correction : {0, 1}, default 0
+        The variance of the batch is ``m2 / (m - correction)``; 0 is torch's convention.
+    running_correction : {0, 1}, default 1
+        The same for running_var; 1 is torch's convention.
+    activation : {None, "relu", "silu"} or ("leaky_relu", slope), optional
+        An activation that is applied last and kept out of memory.
+    nonfinite : {"propagate", "skip", "raise"}, default "propagate"
+        What a batch with NaN, infinity or a variance that overflows does to the running statistics: it moves them, as
+        in torch; its channels stay as they are and the buffer ``skipped`` counts them; or the call raises.
+
+    Raises
+    ------
+    ArgumentError
+        If the bounds or the warm-up have other values, without running statistics, or if an option has no valid value.
+    ShapeError, DtypeError, DegenerateBatchError
+        As `BatchNorm` does.
+
+    Notes
+    -----
+    The buffer ``steps`` counts the batches that have moved the running statistics. A state dict without it has
+    num_batches_tracked in its place.
 
     The statistics are those of torch's layers: the average of variances, not of deviations as in the paper, and by
-    default with m - 1; running_correction=0 has m. A forward pass that activation checkpointing repeats has the r and d
-    of the first one; the last 64 are kept. `recalibrate` records batches without r and d.
-    Raises what `BatchNorm` raises, and ArgumentError for other bounds or without running statistics.
-    Source: Ioffe, "Batch Renormalization", 2017, algorithm 1.
+    default with m - 1; running_correction=0 has m. A forward pass that activation checkpointing repeats has the r and
+    d of the first one; the last 64 are kept. `recalibrate` records batches without r and d.
+
+    References
+    ----------
+    Ioffe, "Batch Renormalization: Towards Reducing Minibatch Dependence in Batch-Normalized Models", 2017, algorithm 1.
+
+    Examples
+    --------
+    After the warm-up, training gives what evaluation would give, unless r or d is clipped:
+
+    >>> import torch
+    >>> import xhat.torch as xt
+    >>> layer = xt.BatchRenorm1d(1, warmup=(0, 0))
+    >>> x = torch.tensor([[1.0], [2.0], [6.0]])
+    >>> layer(x).flatten().detach().round(decimals=3)
+    tensor([1., 2., 6.])
     """
 
     steps: Tensor
@@ -83,12 +142,55 @@ class BatchRenorm(BatchNorm):
 
     @classmethod
     def crossq(cls, num_features: int, **options: Any) -> Self:
-        """The layer of CrossQ (Bhatt et al., 2024): a batch norm for 100,000 steps, then rmax = 3 and dmax = 5."""
+        """Make a layer with the options of CrossQ.
+
+        It is a batch norm for 100,000 steps, then rmax = 3 and dmax = 5; eps is 1e-3 and momentum 0.01.
+
+        Parameters
+        ----------
+        num_features : int
+            The number of channels C.
+        **options
+            Other arguments of the class. They replace these.
+
+        Returns
+        -------
+        BatchRenorm
+            The layer.
+
+        References
+        ----------
+        Bhatt et al., "CrossQ: Batch Normalization in Deep Reinforcement Learning for Greater Sample Efficiency and
+        Simplicity", 2024.
+
+        Examples
+        --------
+        >>> import xhat.torch as xt
+        >>> xt.BatchRenorm1d.crossq(4).warmup
+        (100000, 100000)
+        """
         preset = {"eps": 1e-3, "momentum": 0.01, "rmax": 3.0, "dmax": 5.0, "warmup": (100_000, 100_000)}
         return cls(num_features, **preset | options)  # type: ignore[arg-type]
 
     def bounds(self, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
-        """The bounds of r and of |d| in the next step, as scalars."""
+        """Return the bounds of r and of the magnitude of d in the next step.
+
+        Parameters
+        ----------
+        dtype : torch.dtype, default float32
+            The dtype of the bounds.
+
+        Returns
+        -------
+        tuple of torch.Tensor
+            Two tensors of no dimension, on the device of the layer.
+
+        Examples
+        --------
+        >>> import xhat.torch as xt
+        >>> xt.BatchRenorm1d(4).bounds()
+        (tensor(1.), tensor(0.))
+        """
         first, full = self.warmup
         share = ((self.steps - first + 1).to(dtype) / (full - first + 1)).clamp(0, 1)
         # Where the share is 0, infinite bounds must not become NaN.
@@ -96,7 +198,7 @@ class BatchRenorm(BatchNorm):
                      ((1.0, self.rmax), (0.0, self.dmax)))  # type: ignore[return-value]  # fmt: skip
 
     def _normalized(
-        self, t: Inputs, eps: Any, correction: Any, activation: Any
+        self, t: Inputs, eps: Any, correction: Any, activation: Any, following: Following | None = None
     ) -> tuple[Tensor, Batch | None]:
         """A batch norm with the weight weight r and the bias bias + weight d."""
         recorded = "_follow" in vars(self)
@@ -109,16 +211,17 @@ class BatchRenorm(BatchNorm):
                 weight=r if t.weight is None else t.weight * r,
                 bias=shift if t.bias is None else t.bias + shift,
             )
-        return super()._normalized(t, eps, correction, activation)
+        return super()._normalized(t, eps, correction, activation, following)
 
     def _batch_of(self, t: Inputs, eps: Any, correction: Any) -> Batch | None:
         """The statistics of the batch, on many processes of all ranks."""
-        if t.mask is None and super()._normalized is normalized and eager() and plain(t.x):
-            m, _, (mean, m2) = cpu.moments(t.x.detach(), None)
+        alone = t.mask is None and super()._normalized is normalized and eager()
+        if alone and (engine := engine_for(t.x)) is not None:
+            m, _, (mean, m2) = engine.moments(t.x.detach(), None)
             return Batch(torch.stack((mean, equations.variance(m2, m, correction))), m) if m > 1 else None
-        alone = Inputs(t.x.detach(), None, None, None, t.mask, None, None)
+        x = Inputs(t.x.detach(), None, None, None, t.mask, None, None)
         with torch.no_grad():
-            return super()._normalized(alone, eps, correction, None)[1]
+            return super()._normalized(x, eps, correction, None)[1]
 
     def _corrections(
         self, statistics: Tensor, running: tuple[Tensor, Tensor], eps: Any
@@ -157,7 +260,7 @@ class BatchRenorm(BatchNorm):
             self.steps.add_(1)
 
     def reset_running_stats(self) -> None:
-        """`BatchNorm`'s, and the warm-up begins anew. Frozen statistics stay."""
+        """Reset the running statistics, as `BatchNorm` does, and begin the warm-up anew; frozen statistics stay."""
         super().reset_running_stats()
         if "steps" in self._buffers and not self.frozen_statistics:
             self.steps.zero_()
@@ -170,17 +273,257 @@ class BatchRenorm(BatchNorm):
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
     def extra_repr(self) -> str:
-        """`BatchNorm`'s, the bounds and the warm-up."""
+        """Return the line of `BatchNorm`, the bounds and the warm-up."""
         return f"{super().extra_repr()}, rmax={self.rmax}, dmax={self.dmax}, warmup={self.warmup}"
 
 
 class BatchRenorm1d(BatchRenorm, nn.BatchNorm1d):
-    """`BatchRenorm` for (N, C) and (N, C, L)."""
+    """Batch renormalization over (N, C) or (N, C, L), for small or dependent batches.
+
+    ::
+
+        y = act(weight (xhat r + d) + bias [+ residual])
+        xhat = (x - mu) / sigma, by the batch
+        sigma = sqrt(var + eps)     sigma_run = sqrt(running_var + eps)
+        r = clip(sigma / sigma_run, 1 / rmax, rmax)
+        d = clip((mu - running_mean) / sigma_run, -dmax, dmax)
+
+    In training, r and d are constants of the batch and have no gradient: this is a batch norm with the weight ``weight
+    r`` and the bias ``bias + weight d``. As long as nothing is clipped, y is what the layer computes in evaluation,
+    ``(x - running_mean) / sigma_run``, with the gradients of a batch norm. Evaluation, masks, residuals, activations
+    and the other options are those of `BatchNorm1d`.
+
+    Parameters
+    ----------
+    num_features : int
+        The number of channels C.
+    eps : float, default 1e-5
+        Added to the variance inside the square root.
+    momentum : float or None, default 0.01
+        The weight of a new batch in the running statistics; None for their plain average over the batches.
+    affine : bool, default True
+        Whether the layer has a weight and a bias.
+    track_running_stats : bool, default True
+        Whether the layer has running statistics. r and d need them, so False raises.
+    rmax : float, default 3.0
+        The bound of r, at least 1.
+    dmax : float, default 5.0
+        The bound of d, at least 0. With rmax=1 and dmax=0 the layer is a batch norm.
+    warmup : (int, int), default (5000, 40000)
+        (a, b): r = 1 and d = 0 for the first a steps, then the bounds grow linearly, up to rmax and dmax from step b
+        on.
+    device : torch.device, optional
+        The device of parameters and buffers.
+    dtype : torch.dtype, optional
+        The dtype of parameters and buffers. Running statistics are float32 or wider whatever it is.
+    bias : bool, default True
+        Whether there is a bias beside the weight, in versions of torch whose layer has this argument.
+    correction : {0, 1}, default 0
+        The variance of the batch is ``m2 / (m - correction)``; 0 is torch's convention.
+    running_correction : {0, 1}, default 1
+        The same for running_var; 1 is torch's convention.
+    activation : {None, "relu", "silu"} or ("leaky_relu", slope), optional
+        An activation that is applied last and kept out of memory.
+    nonfinite : {"propagate", "skip", "raise"}, default "propagate"
+        What a batch with NaN, infinity or a variance that overflows does to the running statistics: it moves them, as
+        in torch; its channels stay as they are and the buffer ``skipped`` counts them; or the call raises.
+
+    Raises
+    ------
+    ArgumentError
+        If the bounds or the warm-up have other values, without running statistics, or if an option has no valid value.
+    ShapeError, DtypeError, DegenerateBatchError
+        As `BatchNorm1d` does.
+
+    Notes
+    -----
+    The buffer ``steps`` counts the batches that have moved the running statistics. A state dict without it has
+    num_batches_tracked in its place.
+
+    The statistics are those of torch's layers: the average of variances, not of deviations as in the paper, and by
+    default with m - 1; running_correction=0 has m. A forward pass that activation checkpointing repeats has the r and
+    d of the first one; the last 64 are kept. `recalibrate` records batches without r and d.
+
+    References
+    ----------
+    Ioffe, "Batch Renormalization: Towards Reducing Minibatch Dependence in Batch-Normalized Models", 2017, algorithm 1.
+
+    Examples
+    --------
+    After the warm-up, training gives what evaluation would give, unless r or d is clipped:
+
+    >>> import torch
+    >>> import xhat.torch as xt
+    >>> layer = xt.BatchRenorm1d(1, warmup=(0, 0))
+    >>> x = torch.tensor([[1.0], [2.0], [6.0]])
+    >>> layer(x).flatten().detach().round(decimals=3)
+    tensor([1., 2., 6.])
+    """
 
 
 class BatchRenorm2d(BatchRenorm, nn.BatchNorm2d):
-    """`BatchRenorm` for (N, C, H, W)."""
+    """Batch renormalization over (N, C, H, W), for small or dependent batches.
+
+    ::
+
+        y = act(weight (xhat r + d) + bias [+ residual])
+        xhat = (x - mu) / sigma, by the batch
+        sigma = sqrt(var + eps)     sigma_run = sqrt(running_var + eps)
+        r = clip(sigma / sigma_run, 1 / rmax, rmax)
+        d = clip((mu - running_mean) / sigma_run, -dmax, dmax)
+
+    In training, r and d are constants of the batch and have no gradient: this is a batch norm with the weight ``weight
+    r`` and the bias ``bias + weight d``. As long as nothing is clipped, y is what the layer computes in evaluation,
+    ``(x - running_mean) / sigma_run``, with the gradients of a batch norm. Evaluation, masks, residuals, activations
+    and the other options are those of `BatchNorm2d`.
+
+    Parameters
+    ----------
+    num_features : int
+        The number of channels C.
+    eps : float, default 1e-5
+        Added to the variance inside the square root.
+    momentum : float or None, default 0.01
+        The weight of a new batch in the running statistics; None for their plain average over the batches.
+    affine : bool, default True
+        Whether the layer has a weight and a bias.
+    track_running_stats : bool, default True
+        Whether the layer has running statistics. r and d need them, so False raises.
+    rmax : float, default 3.0
+        The bound of r, at least 1.
+    dmax : float, default 5.0
+        The bound of d, at least 0. With rmax=1 and dmax=0 the layer is a batch norm.
+    warmup : (int, int), default (5000, 40000)
+        (a, b): r = 1 and d = 0 for the first a steps, then the bounds grow linearly, up to rmax and dmax from step b
+        on.
+    device : torch.device, optional
+        The device of parameters and buffers.
+    dtype : torch.dtype, optional
+        The dtype of parameters and buffers. Running statistics are float32 or wider whatever it is.
+    bias : bool, default True
+        Whether there is a bias beside the weight, in versions of torch whose layer has this argument.
+    correction : {0, 1}, default 0
+        The variance of the batch is ``m2 / (m - correction)``; 0 is torch's convention.
+    running_correction : {0, 1}, default 1
+        The same for running_var; 1 is torch's convention.
+    activation : {None, "relu", "silu"} or ("leaky_relu", slope), optional
+        An activation that is applied last and kept out of memory.
+    nonfinite : {"propagate", "skip", "raise"}, default "propagate"
+        What a batch with NaN, infinity or a variance that overflows does to the running statistics: it moves them, as
+        in torch; its channels stay as they are and the buffer ``skipped`` counts them; or the call raises.
+
+    Raises
+    ------
+    ArgumentError
+        If the bounds or the warm-up have other values, without running statistics, or if an option has no valid value.
+    ShapeError, DtypeError, DegenerateBatchError
+        As `BatchNorm2d` does.
+
+    Notes
+    -----
+    The buffer ``steps`` counts the batches that have moved the running statistics. A state dict without it has
+    num_batches_tracked in its place.
+
+    The statistics are those of torch's layers: the average of variances, not of deviations as in the paper, and by
+    default with m - 1; running_correction=0 has m. A forward pass that activation checkpointing repeats has the r and
+    d of the first one; the last 64 are kept. `recalibrate` records batches without r and d.
+
+    References
+    ----------
+    Ioffe, "Batch Renormalization: Towards Reducing Minibatch Dependence in Batch-Normalized Models", 2017, algorithm 1.
+
+    Examples
+    --------
+    After the warm-up, training gives what evaluation would give, unless r or d is clipped:
+
+    >>> import torch
+    >>> import xhat.torch as xt
+    >>> layer = xt.BatchRenorm2d(1, warmup=(0, 0))
+    >>> x = torch.tensor([1.0, 2.0, 6.0]).reshape(1, 1, 1, 3)
+    >>> layer(x).flatten().detach().round(decimals=3)
+    tensor([1., 2., 6.])
+    """
 
 
 class BatchRenorm3d(BatchRenorm, nn.BatchNorm3d):
-    """`BatchRenorm` for (N, C, D, H, W)."""
+    """Batch renormalization over (N, C, D, H, W), for small or dependent batches.
+
+    ::
+
+        y = act(weight (xhat r + d) + bias [+ residual])
+        xhat = (x - mu) / sigma, by the batch
+        sigma = sqrt(var + eps)     sigma_run = sqrt(running_var + eps)
+        r = clip(sigma / sigma_run, 1 / rmax, rmax)
+        d = clip((mu - running_mean) / sigma_run, -dmax, dmax)
+
+    In training, r and d are constants of the batch and have no gradient: this is a batch norm with the weight ``weight
+    r`` and the bias ``bias + weight d``. As long as nothing is clipped, y is what the layer computes in evaluation,
+    ``(x - running_mean) / sigma_run``, with the gradients of a batch norm. Evaluation, masks, residuals, activations
+    and the other options are those of `BatchNorm3d`.
+
+    Parameters
+    ----------
+    num_features : int
+        The number of channels C.
+    eps : float, default 1e-5
+        Added to the variance inside the square root.
+    momentum : float or None, default 0.01
+        The weight of a new batch in the running statistics; None for their plain average over the batches.
+    affine : bool, default True
+        Whether the layer has a weight and a bias.
+    track_running_stats : bool, default True
+        Whether the layer has running statistics. r and d need them, so False raises.
+    rmax : float, default 3.0
+        The bound of r, at least 1.
+    dmax : float, default 5.0
+        The bound of d, at least 0. With rmax=1 and dmax=0 the layer is a batch norm.
+    warmup : (int, int), default (5000, 40000)
+        (a, b): r = 1 and d = 0 for the first a steps, then the bounds grow linearly, up to rmax and dmax from step b
+        on.
+    device : torch.device, optional
+        The device of parameters and buffers.
+    dtype : torch.dtype, optional
+        The dtype of parameters and buffers. Running statistics are float32 or wider whatever it is.
+    bias : bool, default True
+        Whether there is a bias beside the weight, in versions of torch whose layer has this argument.
+    correction : {0, 1}, default 0
+        The variance of the batch is ``m2 / (m - correction)``; 0 is torch's convention.
+    running_correction : {0, 1}, default 1
+        The same for running_var; 1 is torch's convention.
+    activation : {None, "relu", "silu"} or ("leaky_relu", slope), optional
+        An activation that is applied last and kept out of memory.
+    nonfinite : {"propagate", "skip", "raise"}, default "propagate"
+        What a batch with NaN, infinity or a variance that overflows does to the running statistics: it moves them, as
+        in torch; its channels stay as they are and the buffer ``skipped`` counts them; or the call raises.
+
+    Raises
+    ------
+    ArgumentError
+        If the bounds or the warm-up have other values, without running statistics, or if an option has no valid value.
+    ShapeError, DtypeError, DegenerateBatchError
+        As `BatchNorm3d` does.
+
+    Notes
+    -----
+    The buffer ``steps`` counts the batches that have moved the running statistics. A state dict without it has
+    num_batches_tracked in its place.
+
+    The statistics are those of torch's layers: the average of variances, not of deviations as in the paper, and by
+    default with m - 1; running_correction=0 has m. A forward pass that activation checkpointing repeats has the r and
+    d of the first one; the last 64 are kept. `recalibrate` records batches without r and d.
+
+    References
+    ----------
+    Ioffe, "Batch Renormalization: Towards Reducing Minibatch Dependence in Batch-Normalized Models", 2017, algorithm 1.
+
+    Examples
+    --------
+    After the warm-up, training gives what evaluation would give, unless r or d is clipped:
+
+    >>> import torch
+    >>> import xhat.torch as xt
+    >>> layer = xt.BatchRenorm3d(1, warmup=(0, 0))
+    >>> x = torch.tensor([1.0, 2.0, 6.0]).reshape(1, 1, 1, 1, 3)
+    >>> layer(x).flatten().detach().round(decimals=3)
+    tensor([1., 2., 6.])
+    """

@@ -12,11 +12,13 @@ from xhat import equations
 from xhat.checks import check_correction, number, shown
 from xhat.errors import ArgumentError, DegenerateBatchError
 from xhat.torch.errors import TensorArgumentError, TensorDtypeError, TensorShapeError, TensorTypeError
-from xhat.torch.inputs import CODES, Batch, check_nonfinite, check_statistics
-from xhat.torch.internals import recomputing, transforming
+from xhat.torch.inputs import CODES, Batch, check_device, check_nonfinite, check_statistics
+from xhat.torch.internals import on_a_device, recomputing, transforming
 from xhat.torch.memory import check_memory
 
-__all__ = ["Running", "momentum_of", "move", "track"]
+__all__ = ["Following", "Running", "in_place", "momentum_of", "move", "track"]
+
+in_place: list[Any] = []  # `functional.in_place`, which finds the kernels that can move running statistics
 
 
 class Running(NamedTuple):
@@ -26,6 +28,16 @@ class Running(NamedTuple):
     var: Tensor
     batches: Tensor | None
     skipped: Tensor | None
+
+
+class Following(NamedTuple):
+    """Running statistics that are to follow a batch, and how: the other arguments of `functional.follow`."""
+
+    running: Running
+    momentum: Any
+    correction: int
+    running_correction: int
+    nonfinite: str
 
 
 def move(
@@ -44,7 +56,7 @@ def move(
     if batch.statistics.is_meta and running.mean.is_meta:  # tensors without data
         return
     # Weights that sum to 1 do so up to rounding errors, by which nothing should be divided.
-    if visible and not batch.count - running_correction > 1e-6 * batch.count:
+    if visible and not on_a_device(batch.count) and not batch.count - running_correction > 1e-6 * batch.count:
         raise DegenerateBatchError(
             f"batch_norm: the batch has m = {float(batch.count):g}, expected more than running_correction="
             f"{running_correction} for the running variance. Pass running_correction=0, or more (or larger) weights."
@@ -70,6 +82,9 @@ def _check(running: Running, batch: Batch, visible: bool) -> None:
             f"batch_norm: running_mean and running_var have dtypes {running.mean.dtype} and {running.var.dtype}, "
             "expected real floating-point ones."
         )
+    for name, tensor in zip(("running_mean", "running_var", "batches", "skipped"), running, strict=True):
+        if tensor is not None:
+            check_device(name, tensor, batch.statistics.device)
     learned = running.mean.requires_grad or running.var.requires_grad
     if learned and visible and torch.is_grad_enabled():
         raise TensorArgumentError(
@@ -152,12 +167,15 @@ def _finite(running: Running, batch: Batch, factor: Any, nonfinite: str, visible
 
 def _move(running: Running, batch: Batch, momentum: float | None, factor: Any, finite: Tensor | None) -> None:
     mean, var, batches, skipped = running
-    seen = None if batches is None else batches + 1
+    counts = (batch.count > 0) if on_a_device(batch.count) else 1  # an empty batch moves nothing
+    seen = None if batches is None else batches + counts
     left_out = skipped if skipped is None or finite is None else skipped + ~finite
     weight: Any = momentum
     if momentum is None:
         counted = _cumulative(seen) if left_out is None else _cumulative(seen) - left_out
         weight = 1 / counted.to(batch.statistics.dtype).clamp(min=1)  # some devices have no float64
+    if isinstance(counts, Tensor):
+        finite = counts if finite is None else finite & counts
     moved: list[tuple[Tensor | None, Any]] = []
     for statistic, found in ((mean, batch.statistics[0]), (var, factor * batch.statistics[1])):
         old = statistic.to(found.dtype)
@@ -196,7 +214,7 @@ def track(
 ) -> None:
     """`move` as an operator, for a graph that is being recorded."""
     check_correction(running_correction, "batch_norm", "running_correction")
-    statistics, m = batch
+    statistics, m = batch.statistics, batch.count
     if not isinstance(m, Tensor):
         m = torch.full((), m, dtype=statistics.dtype, device=statistics.device)
     torch.ops.xhat.track(*running, statistics, m, momentum, correction, running_correction, nonfinite)
@@ -207,9 +225,17 @@ def _track(
     count: Tensor, momentum: float | None, correction: int, running_correction: int, nonfinite: str,
 ) -> None:  # fmt: skip
     check_statistics(statistics, len(running_mean))
-    if not recomputing() and (transforming() or count != 0):  # an empty batch moves nothing
-        running = Running(running_mean, running_var, batches, skipped)
-        move(running, Batch(statistics, count), momentum, correction, running_correction, nonfinite)
+    # An empty batch moves nothing; on a device, `move` has it so without the host.
+    if not recomputing() and (transforming() or on_a_device(count) or count != 0):
+        running, how = (
+            Running(running_mean, running_var, batches, skipped),
+            (momentum, correction, running_correction),
+        )
+        found = in_place[0](running, statistics, count, *how, nonfinite) if on_a_device(count) else None
+        if found is not None:
+            found[0].track(found[1], statistics)
+        else:
+            move(running, Batch(statistics, count), *how, nonfinite)
 
 
 for _key in ("CompositeExplicitAutograd", "FuncTorchDynamicLayerFrontMode"):

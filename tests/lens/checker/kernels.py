@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from xhat.lens.checker.probes import rounded
+from xhat.lens.checker.expected.probes import rounded
 
 Array = np.ndarray[Any, Any]
 Sum = Callable[[Array], Array]

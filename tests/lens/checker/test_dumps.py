@@ -9,7 +9,7 @@ from lens.checker.kernels import dumped, inputs, kernel, pairwise, two_passes
 
 from xhat.errors import ArgumentError, DtypeError, ShapeError
 from xhat.lens import check_data, probes
-from xhat.lens.checker.dumps import as_float64, read_dumps
+from xhat.lens.checker.kernels.dumps import as_float64, read_dumps
 
 
 def test_bfloat16_is_read_as_bits_as_v2_and_widened() -> None:

@@ -12,13 +12,13 @@ from lens.checker.corpus.wrong.planted import PLANTED
 from lens.checker.corpus.wrong.planting import Planted
 
 from xhat.lens import check, check_file
-from xhat.lens.checker.adapter import Adapter
-from xhat.lens.checker.experiment import Experiment
-from xhat.lens.checker.probes import probes
-from xhat.lens.checker.rewrite import HOOK, rewritten
-from xhat.lens.checker.runner import Runner
-from xhat.lens.checker.runs import ArraySpec
-from xhat.lens.checker.watch import files_of, watching
+from xhat.lens.checker.calling.adapter import Adapter
+from xhat.lens.checker.calling.runner import Runner
+from xhat.lens.checker.calling.runs import ArraySpec
+from xhat.lens.checker.expected.probes import probes
+from xhat.lens.checker.lines.experiment import Experiment
+from xhat.lens.checker.lines.rewrite import HOOK, rewritten
+from xhat.lens.checker.lines.watch import files_of, watching
 
 # One program of each style; the benchmark has all of them.
 QUICK = (

@@ -9,7 +9,7 @@ from lens.checker.corpus.wrong.planted import PLANTED
 
 from benchmarks.checker.measure import agrees
 from xhat.lens import check, check_file
-from xhat.lens.checker.powers import Scales, fit
+from xhat.lens.checker.formulas.powers import Scales, fit
 
 # Steps that JAX and PyTorch compute as NumPy does are in the benchmark.
 READ = [p for p in PLANTED if p.formulas and p.program in ("closed", "three_terms") and p.outputs != "y"]

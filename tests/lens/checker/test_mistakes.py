@@ -15,9 +15,9 @@ from lens.checker import wrong
 from lens.checker.wrong import MISTAKES, PROGRAM
 
 from xhat.lens import check, check_file
+from xhat.lens.checker.diagnosis.search import predictor_for
+from xhat.lens.checker.expected.steps import CLOSED
 from xhat.lens.checker.faults import CATALOGUE, TITLES, compatible, sets_of
-from xhat.lens.checker.search import predictor_for
-from xhat.lens.checker.steps import CLOSED
 from xhat.lens.checker.verdict import SECTIONS, Verdict
 from xhat.lens.prover import source
 

@@ -12,7 +12,7 @@ from lens.reporter import browsing
 
 from xhat import cli
 from xhat.lens import check, check_data
-from xhat.lens.checker.page import render
+from xhat.lens.checker.page.render import render
 from xhat.lens.checker.verdict import FormulaRead, Verdict, WrongLine
 
 running, visit = browsing.running, browsing.visit  # the fixtures

@@ -2,7 +2,7 @@
 
 import pytest
 
-from xhat.lens.checker.adapter import Unjudged
+from xhat.lens.checker.calling.adapter import Unjudged
 from xhat.lens.checker.files.pairs import Found, Function, Pair, find_pairs, named_pair
 
 

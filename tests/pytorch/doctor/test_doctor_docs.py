@@ -25,4 +25,6 @@ def test_a_section_has_symptom_sight_remedy_code_and_sources(cause: str) -> None
         assert text.count(part) == 1, part
     (code,) = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
     ast.parse(code)
-    assert re.search(r"https://(github\.com/\S+/(issues|pull)/\d+|arxiv\.org/abs/\d{4}\.\d{5})|README", text)
+    assert re.search(
+        r"https://(github\.com/\S+/(issues|pull)/\d+|arxiv\.org/abs/\d{4}\.\d{5})|exactness\.md", text
+    )

@@ -198,33 +198,11 @@ def graphs() -> dict[str, float]:
     return {"same bits": float(all(map(torch.equal, eager, compiled)))}
 
 
-def layers() -> dict[str, float]:
-    """Running statistics after two batches, beside torch's layer in float64; momentum a number, and None."""
-    found = {}
-    for momentum in (0.1, None):
-        layer, stock = (
-            xt.BatchNorm2d(8, momentum=momentum),
-            torch.nn.BatchNorm2d(8, momentum=momentum).double(),
-        )
-        for seed in (1, 2):
-            x = torch.randn(4, 8, 6, 4, generator=torch.Generator().manual_seed(seed))
-            layer(x)
-            stock(x.double())
-        for name in ("running_mean", "running_var"):
-            wanted = getattr(stock, name)
-            found[f"{name}, momentum {momentum}"] = float(
-                (getattr(layer, name) - wanted).norm() / wanted.norm()
-            )
-        assert layer.num_batches_tracked == stock.num_batches_tracked == 2
-        layer.eval()
-        y, wanted = layer(x), stock.eval()(x.double())
-        found[f"evaluation, momentum {momentum}"] = float((y - wanted).norm() / wanted.norm())
-    return found
-
-
 if __name__ == "__main__":
+    from interpreted_layers import layers, moved, moved_once, variants
+
     assert engines.engine_of(torch.zeros(2, 3)) == "triton"
     for case in cases():
         print(json.dumps({"case": case.name, "dtype": case.dtype, "errors": errors(case)}), flush=True)
-    for other in (second_derivatives, graphs, layers):
+    for other in (second_derivatives, graphs, layers, moved, variants, moved_once):
         print(json.dumps({"case": other.__name__, "dtype": "", "errors": other()}), flush=True)

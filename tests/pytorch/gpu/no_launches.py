@@ -5,66 +5,22 @@ Prints a JSON object: launches of a pass, compilations after many shapes, and wh
 
 import json
 import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 os.environ["XHAT_TRITON"] = "1"
 
 import torch
-import triton
-from triton.backends.compiler import GPUTarget
-from triton.backends.driver import DriverBase
+from torch.profiler import profile
 
-LAUNCHED: list[str] = []
+sys.path.insert(0, str(Path(__file__).parents[3]))
+from benchmarks.gpu.no_device import LAUNCHED, Driver, elsewhere, stand_in
 
-
-class Utils:
-    """What Triton needs to know of a device."""
-
-    def load_binary(
-        self, name: str, kernel: bytes, shared: int, device: int
-    ) -> tuple[int, int, int, int, int]:
-        return 1, 2, 32, 0, 1024
-
-    def get_device_properties(self, device: int) -> dict[str, int]:
-        return {"max_shared_mem": 232448, "multiprocessor_count": 132}
-
-
-class Launcher:
-    """Counts in place of launching."""
-
-    def __init__(self, source: Any, metadata: Any) -> None:
-        self.name = metadata.name
-
-    def __call__(self, *arguments: Any) -> None:
-        LAUNCHED.append(self.name)
-
-
-class Driver(DriverBase):
-    """An H100 that is not there."""
-
-    utils, launcher_cls = Utils(), Launcher
-
-    @classmethod
-    def is_active(cls) -> bool:
-        return True
-
-    def map_python_to_cpp_type(self, ty: str) -> str:
-        return ty
-
-    def get_current_target(self) -> GPUTarget:
-        return GPUTarget("cuda", 90, 32)
-
-    def get_active_torch_device(self) -> torch.device:
-        return torch.device("cpu")
-
-    def get_benchmarker(self) -> Any:
-        raise NotImplementedError
-
-    def get_current_device(self) -> int:
-        return 0
-
-    def get_current_stream(self, device: int) -> int:
-        return 0
+READS = {"aten::item", "aten::_local_scalar_dense", "aten::is_nonzero"}
 
 
 def compilations() -> int:
@@ -80,33 +36,105 @@ def run(shape: tuple[int, ...], layout: str = "NCHW", **options: Any) -> tuple[l
     weight, bias = torch.ones(shape[1], requires_grad=True), torch.zeros(shape[1], requires_grad=True)
     LAUNCHED.clear()
     y = xt.batch_norm(x, None, None, weight, bias, True, **options)
-    forward = list(LAUNCHED)
+    forward = names()
     LAUNCHED.clear()
     torch.autograd.grad(y, (x, weight, bias), torch.ones_like(y))
-    return forward, list(LAUNCHED)
+    return forward, names()
+
+
+def launched(layer: Any, shape: tuple[int, ...]) -> list[str]:
+    """The launches of a layer's forward pass."""
+    LAUNCHED.clear()
+    layer(torch.randn(shape))
+    return names()
+
+
+def names() -> list[str]:
+    """The kernels that were launched."""
+    return [launch.name for launch in LAUNCHED]
+
+
+def reads(call: Any) -> int:
+    """How often a call, in its second run, reads a value on the host."""
+    call()
+    with profile() as seen:
+        call()
+    return sum(event.count for event in seen.key_averages() if event.key in READS)
+
+
+def step(layer: Any, **options: Any) -> Any:
+    """A forward and a backward pass."""
+    x = torch.randn(8, 16, 32, 64, requires_grad=True)
+    return lambda: layer(x, **options).sum().backward()
+
+
+def compiled() -> dict[str, Any]:
+    """The launches of a compiled layer, and the values that its step reads, where the CPU stands for a device."""
+    layer = torch.compile(xt.BatchNorm2d(16), backend="aot_eager", fullgraph=True)
+    with patch.object(running_stats, "on_a_device", lambda t: isinstance(t, torch.Tensor)), \
+         patch.object(functional, "on_a_device", lambda t: isinstance(t, torch.Tensor)):  # fmt: skip
+        read = reads(step(layer))
+        LAUNCHED.clear()
+        layer(torch.randn(8, 16, 32, 64, requires_grad=True))
+        return {"launches": names(), "reads": read, "tracked": int(layer.num_batches_tracked)}
+
+
+def on_another_device() -> list[Any]:
+    """Where a kernel runs whose tensors are on device 1 while device 0 is the current one, and the current one then."""
+
+    @contextmanager
+    def device(wanted: torch.device) -> Iterator[None]:
+        Driver.device = wanted.index
+        yield
+        Driver.device = 0
+
+    tensors = [torch.ones(4, dtype=torch.float64) for _ in range(5)]
+    there = [elsewhere(t, torch.device("cuda", 1)) for t in tensors]
+    constants = dict(COLUMNS=32, MOVED=1, COUNTED=False)
+    arguments = (*there, there[0], 4, 0.1, 1.0, 0.0, 0.0)
+    LAUNCHED.clear()
+    with (
+        patch.object(torch.cuda, "current_device", lambda: Driver.device),
+        patch.object(torch.cuda, "device", device),
+    ):
+        for streams in ((70, 71), (70, 75)):
+            Driver.streams = streams
+            launch(merge.track, (1,), arguments, constants)
+    return [[*LAUNCHED[0]], [*LAUNCHED[1]], Driver.device]
 
 
 if __name__ == "__main__":
-    triton.runtime.driver.set_active(Driver())
+    stand_in()
     import xhat.torch as xt
-    from xhat.torch import engines
+    from xhat.torch import functional, running_stats
+    from xhat.torch.gpu import merge
+    from xhat.torch.gpu.launch import launch
 
-    engines._interpreted = True  # tensors of the CPU stand for those of the device
     said: dict[str, Any] = {
         "large": run((8, 16, 32, 64)),
         "large NHWC": run((8, 16, 32, 64), "NHWC"),
         "small": run((4, 8, 6, 4)),
     }
     layer = xt.BatchNorm2d(16)
-    LAUNCHED.clear()
-    layer(torch.randn(8, 16, 32, 64))
-    said["layer"] = list(LAUNCHED)
-    layer.eval()
-    LAUNCHED.clear()
-    layer(torch.randn(8, 16, 32, 64))
-    said["evaluation"] = list(LAUNCHED)
+    said["layer"] = launched(layer, (8, 16, 32, 64))
+    said["small layer"] = launched(layer, (4, 16, 6, 4))
+    layer.momentum = None
+    said["average"] = launched(layer, (8, 16, 32, 64))
+    said["function"] = launched(
+        lambda x: xt.batch_norm(x, layer.running_mean, layer.running_var, training=True), (8, 16, 32, 64)
+    )
+    said["batches"] = int(layer.num_batches_tracked)  # type: ignore[arg-type]
+    said["evaluation"] = launched(layer.eval(), (8, 16, 32, 64))
     before = compilations()
     for n in range(3, 53):
         run((n, 16, 32, 64))
     said["compilations for fifty batch sizes"] = compilations() - before
+    said["reads"] = {
+        "step": reads(step(xt.BatchNorm2d(16))),
+        "average": reads(step(xt.BatchNorm2d(16, momentum=None))),
+        "skip": reads(step(xt.BatchNorm2d(16, nonfinite="skip"))),
+        "mask": reads(step(xt.BatchNorm2d(16), mask=torch.ones(8, 1, 32, 64, dtype=torch.bool))),
+    }
+    said["compiled"] = compiled()
+    said["another device"] = on_another_device()
     print(json.dumps(said))

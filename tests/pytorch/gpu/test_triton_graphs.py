@@ -30,19 +30,19 @@ def operators(training: bool) -> set[str]:
 def test_our_operator_is_recorded_where_triton_is_switched_on(
     monkeypatch: pytest.MonkeyPatch, fake: FakeTensorMode
 ) -> None:
-    monkeypatch.setattr(engines, "_switched_on", True)
+    monkeypatch.setattr(engines, "switched_on", True)
     assert "xhat.batch_norm.default" in operators(training=True)
 
 
 def test_torchs_operations_are_recorded_where_it_is_not(
     monkeypatch: pytest.MonkeyPatch, fake: FakeTensorMode
 ) -> None:
-    monkeypatch.setattr(engines, "_switched_on", False)
+    monkeypatch.setattr(engines, "switched_on", False)
     assert not any(name.startswith("xhat.batch_norm") for name in operators(training=True))
 
 
 def test_an_evaluation_is_recorded_as_operations_that_a_compiler_fuses(
     monkeypatch: pytest.MonkeyPatch, fake: FakeTensorMode
 ) -> None:
-    monkeypatch.setattr(engines, "_switched_on", True)
+    monkeypatch.setattr(engines, "switched_on", True)
     assert not any(name.startswith("xhat.") for name in operators(training=False))

@@ -88,3 +88,17 @@ def test_a_compiled_graph_gives_the_bits_of_eager_mode() -> None:
 
 def test_layers_track_and_evaluate_as_torchs_do() -> None:
     assert max(named("layers").values()) < 2e-7
+
+
+def test_statistics_that_move_in_a_pass_have_the_bits_of_those_that_move_after_it() -> None:
+    assert len(named("moved")) == 3 and set(named("moved").values()) == {1.0}
+
+
+def test_a_pass_that_is_repeated_or_differentiated_twice_moves_statistics_once() -> None:
+    assert named("moved_once") == {"once": 1.0}
+
+
+def test_other_layers_and_recalibrate_are_those_of_the_cpu() -> None:
+    found = named("variants")
+    assert set(found) == {"BatchRenorm2d", "GhostBatchNorm2d", "adapt", "recalibrate"}
+    assert max(found.values()) < 4e-7 and found["recalibrate"] < 1e-13

@@ -12,21 +12,21 @@ from typing import Any
 import numpy as np
 
 from xhat.errors import ArgumentError
-from xhat.lens.checker.adapter import Adapter, Unjudged
-from xhat.lens.checker.arrays import KINDS, kinds_for
-from xhat.lens.checker.comparison import compared
-from xhat.lens.checker.diagnose import diagnose
-from xhat.lens.checker.diagnosis import Diagnosis
-from xhat.lens.checker.fit import forward_fits
-from xhat.lens.checker.locate import located
-from xhat.lens.checker.modules import functions_of
-from xhat.lens.checker.plans import choose
-from xhat.lens.checker.probes import LAYOUTS, UNIT
-from xhat.lens.checker.runner import Runner
-from xhat.lens.checker.runs import ArraySpec, array_specs
-from xhat.lens.checker.statistics import Expected
+from xhat.lens.checker.calling.adapter import Adapter, Unjudged
+from xhat.lens.checker.calling.arrays import KINDS, kinds_for
+from xhat.lens.checker.calling.modules import functions_of
+from xhat.lens.checker.calling.runner import Runner
+from xhat.lens.checker.calling.runs import ArraySpec, array_specs
+from xhat.lens.checker.diagnosis.comparison import compared
+from xhat.lens.checker.diagnosis.diagnose import diagnose
+from xhat.lens.checker.diagnosis.fit import forward_fits
+from xhat.lens.checker.diagnosis.plans import choose
+from xhat.lens.checker.diagnosis.record import Diagnosis
+from xhat.lens.checker.diagnosis.statistics import Expected
+from xhat.lens.checker.expected.probes import LAYOUTS, UNIT
+from xhat.lens.checker.lines.locate import located
+from xhat.lens.checker.page.views import pictured
 from xhat.lens.checker.verdict import Verdict
-from xhat.lens.checker.views import pictured
 
 __all__ = ["CONVENTIONS", "check", "check_arguments"]
 
@@ -56,20 +56,63 @@ def check(
 ) -> Verdict:
     """Check a batch-norm implementation, and name the mistakes that explain wrong outputs.
 
-    forward(x, gamma, beta, ...) returns y, (y, cache), (y, mean, var), or a dict; backward(dy, cache) or
-    backward(dy, x, gamma, ...) returns dx, dgamma and dbeta as a tuple or a dict. Arrays are NumPy, PyTorch or JAX
-    arrays. Parameters are recognized by their usual names; `adapter` describes others. Without a backward, a forward
-    in PyTorch or JAX is differentiated. A class with a forward (and a backward) is checked as a layer.
+    Parameters
+    ----------
+    forward : callable or class, optional
+        ``forward(x, gamma, beta, ...)`` returns y, (y, cache), (y, mean, var), or a dict. A class with a forward (and a
+        backward) is checked as a layer. Arrays are NumPy, PyTorch or JAX arrays.
+    backward : callable, optional
+        ``backward(dy, cache)`` or ``backward(dy, x, gamma, ...)`` returns dx, dgamma and dbeta as a tuple or a dict.
+        Without it, a forward in PyTorch or JAX is differentiated.
+    adapter : Adapter, optional
+        Parameters and results that do not have their usual names.
+    like : {"torch", "keras", "flax", "onnx"}, optional
+        The convention that is required. By default any consistent convention is detected and accepted.
+    correction : {0, 1}, optional
+        The correction that is required. By default it is detected.
+    layout : {"NC", "NCHW", "NHWC", "NCL", "NLC", "NCDHW", "NDHWC", "CN"}, optional
+        The layout of x. By default it is detected.
+    dtype : {"float64", "float32", "bfloat16", "float16"}, optional
+        The dtype of the arrays. By default it is detected.
+    eps : float, optional
+        The eps of code without this parameter. By default it is detected.
+    thorough : bool, default False
+        Whether to run more sizes, float32 and 16 bits, whose sums belong in float32.
 
-    ``like`` ("torch", "keras", "flax", "onnx") and ``correction`` require a convention; by default any consistent
-    convention is detected and accepted. ``layout`` ("NC", "NCHW", "NHWC", "NCL", "NLC", "CN"), ``dtype`` ("float64",
-    "float32", "bfloat16", "float16") and ``eps`` (of code without this parameter) are detected too, unless given.
+    Returns
+    -------
+    Verdict
+        It is true if the code is right; print it. If the code fails to run, its status is 2, and no exception is
+        raised.
+
+    Raises
+    ------
+    ArgumentError
+        For an unknown convention, layout or dtype, and if there is nothing to check.
+
+    See Also
+    --------
+    check_file : All batch norms in a file.
+    check_data : Results of a kernel, as arrays.
+
+    Notes
+    -----
+    Parameters are recognized by their usual names; an `Adapter` describes others.
 
     Code that is right on small batches is run on longer channels, on memory with strides, and on equal inputs again, as
-    kernels fail there; ``thorough`` adds more sizes, float32 and 16 bits, whose sums belong in float32.
+    kernels fail there.
 
-    The verdict is true if the code is right. If the code fails to run, the verdict has status 2 and no exception is
-    raised. Raises ArgumentError for an unknown convention, layout or dtype, and if there is nothing to check.
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import xhat.lens
+    >>> def forward(x, gamma, beta, eps=1e-5):
+    ...     return gamma * (x - x.mean(0)) / np.sqrt(x.var(0)) + beta
+    >>> verdict = xhat.lens.check(forward)
+    >>> verdict
+    <forward: wrong: eps missing in the forward [y].>
+    >>> verdict.right, verdict.names
+    (False, frozenset({'eps missing in the forward'}))
     """
     adapter = adapter or Adapter()
     check_arguments(forward, backward, adapter, like, correction, layout, dtype, eps)

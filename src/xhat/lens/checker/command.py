@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from xhat.errors import ArgumentError
-from xhat.lens.checker import kernel_command
+from xhat.lens.checker.kernels import command as kernel_command
 
 if TYPE_CHECKING:
     from xhat.lens.checker.files.grades import Graded
@@ -24,32 +24,44 @@ _LIMITS = ("time_limit", "memory", "processes", "imports")
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of the command to a parser."""
     parser.add_argument("files", type=Path, nargs="*", help="Python files, notebooks, or folders of them")
-    parser.add_argument("--forward", metavar="NAME", help="name of the forward, or none (found by its name)")
     parser.add_argument(
-        "--backward", metavar="NAME", help="name of the backward, or none (found by its name)"
+        "--forward", metavar="NAME", help="name of the forward function, or none (default: guessed)"
+    )
+    parser.add_argument(
+        "--backward", metavar="NAME", help="name of the backward function, or none (default: guessed)"
     )
     parser.add_argument("--like", help="require the conventions of torch, keras, flax or onnx")
     parser.add_argument("--correction", type=int, help="require the divisor N (0) or N - 1 (1)")
-    parser.add_argument("--layout", help="NC, NCHW, NHWC, NCL, NLC or CN (detected)")
+    parser.add_argument("--layout", help="NC, NCHW, NHWC, NCL, NLC or CN (default: detected)")
     parser.add_argument(
-        "--dtype", help="float64, float32, bfloat16 or float16 (float64; float32 if the code rejects it)"
+        "--dtype",
+        help="float64, float32, bfloat16 or float16 (default: float64, or float32 if the code rejects it)",
     )
-    parser.add_argument("--eps", type=float, help="eps of code that has no such parameter (detected)")
+    parser.add_argument("--eps", type=float, help="eps, for code without an eps argument (default: detected)")
     kernel_command.arguments(parser)
     _limits(parser.add_argument_group("limits", "Each file runs in a process of its own, with your rights."))
     _for_teachers(
         parser.add_argument_group(
-            "for teachers", "A file is a submission; so is all in a folder of a folder."
+            "for teachers", "Each file is a submission, and so is each subfolder with all its files."
         )
     )
 
 
 def _limits(group: argparse._ArgumentGroup) -> None:
-    group.add_argument("--time-limit", type=float, default=30, metavar="SECONDS", help="for a file (30)")
-    group.add_argument("--memory", type=float, default=4, metavar="GB", help="for a process, on Linux (4)")
-    group.add_argument("--processes", type=int, metavar="N", help="files at a time (the number of cores)")
     group.add_argument(
-        "--no-import", dest="imports", action="store_false", help="run nothing of a file but its functions"
+        "--time-limit", type=float, default=30, metavar="SECONDS", help="limit for each file (default: 30)"
+    )
+    group.add_argument(
+        "--memory", type=float, default=4, metavar="GB", help="limit for each process, on Linux (default: 4)"
+    )
+    group.add_argument(
+        "--processes", type=int, metavar="N", help="files at a time (default: the number of cores)"
+    )
+    group.add_argument(
+        "--no-import",
+        dest="imports",
+        action="store_false",
+        help="run only the functions of a file, not its other statements",
     )
     group.add_argument("--show-output", action="store_true", help="show what the code printed")
 
@@ -59,14 +71,14 @@ def _for_teachers(group: argparse._ArgumentGroup) -> None:
         "--hint",
         choices=("wrong", "output", "line", "formula", "all"),
         default="all",
-        help="show only that something is wrong, which output, which line, or which formula (all)",
+        help="show only that something is wrong, which output, which line, or which formula (default: all)",
     )
     group.add_argument(
         "--expect",
         nargs="+",
         default=(),
         metavar="NAME",
-        help="functions that every submission has to define",
+        help="names of functions that every submission has to define",
     )
     group.add_argument("--csv", type=Path, metavar="FILE", help="write a row for each submission and output")
     group.add_argument(
@@ -75,7 +87,9 @@ def _for_teachers(group: argparse._ArgumentGroup) -> None:
         metavar="PATH",
         help="write results.json (of many submissions, a folder of them)",
     )
-    group.add_argument("--points", type=float, help="of a submission, for --gradescope (one for each output)")
+    group.add_argument(
+        "--points", type=float, help="points of a submission, for --gradescope (default: one for each output)"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -95,7 +109,7 @@ def _judged(args: argparse.Namespace) -> int:
     """Judge the files, and print and write what is asked for."""
     from xhat.lens.checker.files.grades import write_csv, write_gradescope
     from xhat.lens.checker.files.verdicts import combined
-    from xhat.lens.checker.page import write_page
+    from xhat.lens.checker.page.render import write_page
 
     graded = [_hinted(one, args.hint) for one in _graded(args)]
     try:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from xhat.errors import ArgumentError
-from xhat.lens.checker.adapter import Adapter
+from xhat.lens.checker.calling.adapter import Adapter
 from xhat.lens.checker.check import check_arguments
 from xhat.lens.checker.files.grades import Graded, with_missing
 from xhat.lens.checker.files.judge import judged
@@ -22,20 +22,45 @@ __all__ = ["check_file", "check_files"]
 def check_file(
     path: str | Path, *, forward: str | None = None, backward: str | None = None, **options: Any
 ) -> Verdicts:
-    """Check every batch norm in a Python file or a notebook; the options are those of `check`.
+    """Check every batch norm in a Python file or a notebook.
 
-    Functions are paired by their names (batchnorm_forward with batchnorm_backward and batchnorm_backward_alt,
-    fprop with bprop, fwd with bwd), unless they are given; "none" stands for no function. Classes with a forward are
-    layers. An `Adapter` at the top level of the file is used. If the file can't be imported, its functions are taken
-    from its syntax tree, and nothing else of it is run; notebooks are always read in this way.
+    Parameters
+    ----------
+    path : str or Path
+        The file. It runs in this process; `check_files` has limits for the code of others.
+    forward, backward : str, optional
+        The names of the functions; "none" stands for no function. By default functions are paired by their names
+        (batchnorm_forward with batchnorm_backward and batchnorm_backward_alt, fprop with bprop, fwd with bwd), and
+        classes with a forward are layers.
+    **options
+        The options of `check`.
 
-    Returns the verdicts as a sequence, one for each pair or layer, which is true if each of them is right. What could
-    not be judged has status 2 and its reason. The file runs in this process; `check_files` has limits for the code of
-    others.
+    Returns
+    -------
+    Verdicts
+        A sequence with one `Verdict` for each pair or layer, which is true if each of them is right. What could not be
+        judged has status 2 and its reason.
 
-        >>> verdicts = xhat.lens.check_file("layers.py")
-        >>> [verdict.subject for verdict in verdicts]
-        ['batchnorm_forward and batchnorm_backward', 'batchnorm_forward and batchnorm_backward_alt']
+    Raises
+    ------
+    ArgumentError
+        As `check` does.
+
+    See Also
+    --------
+    check : The same for functions.
+
+    Notes
+    -----
+    An `Adapter` at the top level of the file is used. If the file can't be imported, its functions are taken from its
+    syntax tree, and nothing else of it is run; notebooks are always read in this way.
+
+    Examples
+    --------
+    >>> import xhat.lens
+    >>> verdicts = xhat.lens.check_file("layers.py")  # doctest: +SKIP
+    >>> [verdict.subject for verdict in verdicts]  # doctest: +SKIP
+    ['batchnorm_forward and batchnorm_backward']
     """
     return judged(Path(path), forward=forward, backward=backward, **options)
 
@@ -50,21 +75,52 @@ def check_files(
     processes: int | None = None,
     expect: Sequence[str] = (),
     imports: bool = True,
-    each: Callable[[Verdicts], None] = lambda verdicts: None,
+    each: Callable[[Verdicts], None] | None = None,
     **options: Any,
 ) -> list[Graded]:
-    """Check files, notebooks and folders, each file in a process of its own; the options are those of `check`.
+    """Check files, notebooks and folders, each file in a process of its own.
 
-    A process is ended after `time_limit` seconds, with everything that it has started, and may have `memory` gigabytes
-    (on Linux); `processes` of them run at a time (the number of cores). The code runs with the rights of whoever calls:
-    limits are no sandbox. `expect`: names that every submission has to define. Without `imports`, functions are taken
-    from syntax trees, and nothing else of a file is run. `each` is called with the verdicts of a file when they come.
+    Parameters
+    ----------
+    paths : sequence of str or Path
+        Files and folders. A submission is a file, or a file or folder in a folder.
+    forward, backward : str, optional
+        The names of the functions, as for `check_file`.
+    time_limit : float, default 30.0
+        Seconds after which the process of a file is ended, with everything that it has started.
+    memory : float, default 4.0
+        Gigabytes that the process of a file may have (on Linux).
+    processes : int, optional
+        How many processes run at a time; by default the number of cores.
+    expect : sequence of str, optional
+        Names that every submission has to define.
+    imports : bool, default True
+        Whether files are imported. If not, functions are taken from syntax trees, and nothing else of a file is run.
+    each : callable, optional
+        Called with the verdicts of a file when they come.
+    **options
+        The options of `check`.
 
-    Returns a result for each submission: a file, or a file or folder in a folder. Raises ArgumentError for invalid
-    options, and for a folder that can't be read.
+    Returns
+    -------
+    list of Graded
+        A result for each submission: ``name``, ``files`` with their verdicts, ``status`` and ``problem``.
 
-        >>> for one in xhat.lens.check_files(["submissions/"], time_limit=10):
-        ...     print(one.name, one.status)
+    Raises
+    ------
+    ArgumentError
+        For options without a valid value, and for a folder that can't be read.
+
+    Warnings
+    --------
+    The code runs with the rights of whoever calls: limits are no sandbox.
+
+    Examples
+    --------
+    >>> import xhat.lens
+    >>> graded = xhat.lens.check_files(["submissions/"], time_limit=10)  # doctest: +SKIP
+    >>> [(one.name, one.status) for one in graded]  # doctest: +SKIP
+    [('ada', 0), ('bob', 1)]
     """
     for name, value in (("time_limit", time_limit), ("memory", memory), ("processes", processes)):
         if value is not None and not 0 < value < float("inf"):
@@ -81,7 +137,8 @@ def check_files(
     todo = judge_files(files, time_limit=time_limit, memory=memory, processes=processes, options=asked)
     for file, verdicts in zip(files, todo, strict=True):
         found_in[file] = verdicts
-        each(verdicts)
+        if each is not None:
+            each(verdicts)
     graded = [Graded(one.name, tuple(map(found_in.__getitem__, one.files)), _nothing(one)) for one in found]
     return [with_missing(one, expect) for one in graded]
 

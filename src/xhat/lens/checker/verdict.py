@@ -109,8 +109,34 @@ class FormulaRead:
 class Verdict:
     """The judgement of a forward, a backward, or both.
 
-    `problem` is the reason if nothing could be judged. `not_judged` names what is no output: other functions of the
-    file, evaluation of code without a mode. `incomplete` is true if something of it was asked for.
+    It is true if everything that was asked for was judged and is right. Print it for all that was found.
+
+    Attributes
+    ----------
+    subject : str
+        What was judged.
+    rows : tuple
+        One row for each output: right, wrong, or not judged, with its largest error and the reason.
+    mistakes : tuple
+        The mistakes that explain wrong outputs, with names, outputs and remedy.
+    unnamed : tuple of str
+        Mistakes without a name.
+    conventions : dict of str to str
+        The conventions that were found, such as the divisor of the variance.
+    notes : tuple of str
+        Remarks.
+    tolerance : float or None
+        The relative error that counts as rounding.
+    problem : str or None
+        Why nothing could be judged.
+    not_judged : tuple of str
+        What is no output and was not judged: other functions of the file, evaluation of code without a mode.
+    incomplete : bool
+        Whether something of it was asked for.
+    wrong_lines : tuple
+        The first wrong line of each function.
+    formulas : tuple
+        The formulas that wrong outputs obey.
     """
 
     subject: str
@@ -198,26 +224,37 @@ class Verdict:
         return "\n".join(lines + list(self.notes))
 
     def as_dict(self) -> dict[str, Any]:
-        """Everything, in types of JSON."""
+        """Return everything, in types of JSON."""
         fields = asdict(replace(self, comparisons=()))
         fields.pop("comparisons")
         return {"status": self.status, "headline": self.headline, "right": self.right, **fields}
 
     def as_json(self) -> str:
+        """Return everything as JSON."""
         return json.dumps(self.as_dict(), indent=2, ensure_ascii=False, default=str)
 
     def to_html(self, path: str | Path = "check.html") -> Path:
         """Write a page that shows yours, exact and difference for every output, and return its path.
 
-        The page is one file and makes no network requests. Needs Jinja2 (the extra `lens`).
+        The page is one file and makes no network requests. Needs Jinja2 (the extra ``lens``).
+
+        Parameters
+        ----------
+        path : str or Path, default "check.html"
+            The file.
+
+        Returns
+        -------
+        Path
+            The path of the file.
         """
-        from xhat.lens.checker.page import write_page
+        from xhat.lens.checker.page.render import write_page
 
         return write_page([self], path)
 
     def _repr_html_(self) -> str | None:
         """The page in a notebook; without Jinja2 None, for which a notebook prints the headline."""
-        from xhat.lens.checker.page import render
+        from xhat.lens.checker.page.render import render
 
         try:
             return framed(render([self]))
@@ -225,7 +262,7 @@ class Verdict:
             return None
 
     def show(self) -> None:
-        """Print the verdict as a table in the terminal. Needs rich (the extra `lens`); without it, plain text."""
+        """Print the verdict as a table in the terminal. Needs rich (the extra ``lens``); without it, plain text."""
         try:
             from rich.console import Console
             from rich.text import Text

@@ -1,10 +1,14 @@
 """The computational graph of batch normalization as data, evaluated forward and traversed backward.
 
+::
+
     x -> mu -> var -> rstd -> xhat -> y -> loss        with gamma and beta entering at y
 
-No closed form of dx lives here: the reverse traversal, node by node, computes dx independently of it. Forward values
-come from `xhat.equations`.
+``NODES`` and ``EDGES`` are the graph, and ``evaluate`` runs it. No closed form of dx lives here: the reverse traversal,
+node by node, computes dx independently of it. Forward values come from `xhat.equations`.
 """
+
+from __future__ import annotations  # ArrayLike keeps its name in signatures
 
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -75,11 +79,15 @@ EDGES = (
 
 
 class Evaluation(NamedTuple):
-    """One batch on the graph, in float64.
+    """One batch on the computational graph, in float64.
 
-    ``values`` and ``gradients`` hold an array per node, of the shape of x or of the channels.
-    ``flows[source, target]`` is the gradient that the edge passes back to its source; the gradient of a node is the sum
-    of the flows of its outgoing edges.
+    Attributes
+    ----------
+    values, gradients : dict of str to ndarray
+        An array for each node, of the shape of x or of the channels.
+    flows : dict
+        ``flows[source, target]`` is the gradient that the edge passes back to its source; the gradient of a node is
+        the sum of the flows of its outgoing edges.
     """
 
     values: dict[str, Array]
@@ -116,13 +124,59 @@ def evaluate(
     correction: float = 0,
     mask: ArrayLike | None = None,
 ) -> Evaluation:
-    """Evaluate the graph on x, then traverse it in reverse order with dy.
+    """Evaluate the computational graph of batch normalization, then traverse it in reverse order.
 
-        gradient(node) = sum over its outgoing edges of  gradient(target) * d target / d node
+    ::
 
-    x and dy have the same shape; gamma and beta (by default 1 and 0) have the shape of the channel axes; mask
-    broadcasts to x, and padding (weight 0) may hold any values, NaN included. Everything is computed in float64.
-    Raises ShapeError if shapes do not match.
+        gradient(node) = sum over its outgoing edges of gradient(target) * d target / d node
+
+    Everything is computed in float64.
+
+    Parameters
+    ----------
+    x : array_like
+        The batch, of any shape.
+    dy : array_like
+        The gradient with respect to y, in the shape of x.
+    gamma, beta : array_like, optional
+        Scale and shift, in the shape of the channel axes. They default to 1 and 0.
+    axis : int or tuple of int, default 1
+        The channel axis, or several axes that are the channels together.
+    eps : float, default 1e-5
+        Added to the variance inside the square root.
+    correction : float, default 0
+        What the variance divides by is m - correction.
+    mask : array_like, optional
+        Bool or weights that broadcast to x. Padding (weight 0) may hold any values, NaN included.
+
+    Returns
+    -------
+    Evaluation
+        ``values`` and ``gradients``, an array for each node; ``flows``, an array for each edge; ``paths``, the flows
+        of the three edges from x.
+
+    Raises
+    ------
+    ShapeError
+        If shapes do not match.
+
+    See Also
+    --------
+    graph : Its nodes and edges.
+    xhat.gradient_paths : The three paths, by closed forms.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import xhat
+    >>> import xhat.lens
+    >>> x, dy = np.array([[1.0], [2.0], [6.0]]), np.array([[1.0], [0.0], [0.0]])
+    >>> found = xhat.lens.evaluate(x, dy)
+    >>> found.gradients["x"].round(4).ravel().tolist()
+    [0.1763, -0.2204, 0.0441]
+    >>> y, context = xhat.batch_norm(x)
+    >>> np.allclose(found.gradients["x"], xhat.batch_norm_backward(dy, context).dx)
+    True
     """
     x, dy = np.asarray(x), np.asarray(dy)
     axes = channel_axes(x.ndim, axis, "graph.evaluate")

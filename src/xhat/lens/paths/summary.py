@@ -8,6 +8,8 @@ component along xhat except for the share eps / (var + eps), for every correctio
 The paths themselves are computed by `xhat.ops`, with the formulas of `xhat.equations`.
 """
 
+from __future__ import annotations  # ArrayLike keeps its name in signatures
+
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -23,13 +25,21 @@ Array = NDArray[np.float64]
 
 
 class PathSummary(NamedTuple):
-    """Per channel, of the incoming gradient g = gamma rstd dy (the direct path):
+    """How much of the gradient each path carries, per channel.
 
-    direct, mean, variance, dx    the L2 norms of the three paths and of their sum
-    along_one, along_xhat         the shares of the energy of g (its squared norm) along 1 and along xhat
-    by_mean, by_variance, kept    the shares of the energy of g that the mean path removes, that the variance
-                                  path removes after it, and that remains in dx; they sum to 1
-    cancellation                  (direct + mean + variance) / dx: 1 without cancellation, infinite if dx is 0
+    The incoming gradient is ``g = gamma rstd dy``, the direct path. Every field has the shape of the channels.
+
+    Attributes
+    ----------
+    direct, mean, variance, dx : ndarray
+        The L2 norms of the three paths and of their sum.
+    along_one, along_xhat : ndarray
+        The shares of the energy of g (its squared norm) along 1 and along xhat.
+    by_mean, by_variance, kept : ndarray
+        The shares of the energy of g that the mean path removes, that the variance path removes after it, and that
+        remains in dx; they sum to 1.
+    cancellation : ndarray
+        ``(direct + mean + variance) / dx``: 1 without cancellation, infinite if dx is 0.
     """
 
     direct: Array
@@ -45,9 +55,35 @@ class PathSummary(NamedTuple):
 
 
 def path_summary(dy: ArrayLike, context: Any) -> PathSummary:
-    """The summary of one backward pass, from dy and the context of its forward, as in `xhat.gradient_paths`.
+    """Summarize how much of the gradient each path carries, for one backward pass.
 
-    Every field has the shape of the channels. Raises the errors of `xhat.gradient_paths`.
+    Parameters
+    ----------
+    dy : array_like
+        The gradient with respect to y, in the shape and dtype of x.
+    context : Context
+        The context that `xhat.batch_norm` returned.
+
+    Returns
+    -------
+    PathSummary
+        The norms of the three paths, and the shares of the gradient that they remove, per channel.
+
+    Raises
+    ------
+    ContextError, ShapeError, DtypeError
+        As `xhat.gradient_paths` does.
+
+    Examples
+    --------
+    A constant gradient is removed by the mean's path:
+
+    >>> import numpy as np
+    >>> import xhat
+    >>> import xhat.lens
+    >>> y, context = xhat.batch_norm(np.array([[1.0], [2.0], [6.0]]))
+    >>> xhat.lens.path_summary(np.ones((3, 1)), context).by_mean.round(4).tolist()
+    [1.0]
     """
     whole = gradient_paths(dy, context)  # first, since it checks the context
     x, axes = context.x, context.plan.axes

@@ -29,11 +29,39 @@ def derive(
     equation: str | None = None,
     output: Path | None = None,
 ) -> int:
-    """Print the derivation ("table" or "md"), one display of it, or the verdict on an equation in LaTeX.
+    r"""Print the derivation, one display of it, or the verdict on an equation in LaTeX.
 
-    Returns the exit status: 1 if the equation is wrong, else 0 (it holds for correction 0 or 1, or both). With
-    `output`, Markdown is written to this file. Raises ArgumentError for an unknown style or display, and for an
-    equation that can't be parsed.
+    Needs SymPy and mpmath (the extra ``lens``).
+
+    Parameters
+    ----------
+    style : {"table", "md"}, default "table"
+        A table for the terminal, or Markdown.
+    display : str, optional
+        The id of one display, such as "mean".
+    equation : str, optional
+        An equation in LaTeX, as papers print it.
+    output : Path, optional
+        A file that the Markdown is written to.
+
+    Returns
+    -------
+    int
+        The exit status: 1 if the equation is wrong, else 0 (it holds for correction 0 or 1, or both).
+
+    Raises
+    ------
+    ArgumentError
+        For an unknown style or display, for a table with a file, and for an equation that can't be parsed.
+
+    Examples
+    --------
+    >>> import xhat.lens
+    >>> status = xhat.lens.derive(equation=r"\mu = \frac{1}{N} \sum_{i=1}^N x_i")
+    holds: mu = 1 / N * sum_i(x_i)
+        proved for every n by normal form, for n = 2 ... 6 by expansion; 50 digits agree on random data
+    >>> status
+    0
     """
     if equation is not None:
         return _judge(equation)

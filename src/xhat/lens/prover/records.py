@@ -19,7 +19,31 @@ GIVEN = "a name: nothing is claimed"
 
 @dataclass(frozen=True)
 class Record:
-    """A display of the source with its verdict, which is the worst verdict of its steps."""
+    """A display of the source derivation with its verdict, the worst verdict of its steps.
+
+    Attributes
+    ----------
+    id, title : str
+        Its name, and what it is about.
+    source : str
+        The display in LaTeX, unchanged.
+    claim : str
+        The display in plain text, as it was parsed.
+    verdict : str
+        "holds", "notation slip", "wrong", or "holds for correction=" and the one.
+    corrected : str or None
+        The corrected display in LaTeX.
+    words, short, reason : str
+        The corrected display in words, the slips in a few words, and the reason.
+    method : str
+        How it was proved or refuted.
+    witness : Witness or None
+        Numbers that refute it.
+    slips : tuple of str
+        Slips of notation.
+    steps : tuple of Step
+        The verdict on each step.
+    """
 
     id: str
     title: str
@@ -38,7 +62,28 @@ class Record:
 
 @cache
 def derivation() -> tuple[Record, ...]:
-    """Every displayed equation of the source, in order, proved or refuted."""
+    """Prove or refute every displayed equation of the source derivation.
+
+    It takes several seconds, and the result is kept. Needs SymPy and mpmath (the extra ``lens``).
+
+    Returns
+    -------
+    tuple of Record
+        One record for each display, in order: its ``id``, ``title``, ``source`` in LaTeX, ``verdict``, ``corrected``
+        LaTeX or None, ``reason``, ``method`` of the proof, and ``steps``.
+
+    See Also
+    --------
+    derive : The same, printed.
+    theorems : The closed forms of the code.
+
+    Examples
+    --------
+    >>> import xhat.lens
+    >>> records = xhat.lens.derivation()  # doctest: +SKIP
+    >>> records[0].id, records[0].verdict  # doctest: +SKIP
+    ('mean', 'holds')
+    """
     return tuple(map(record, source.displays()))
 
 

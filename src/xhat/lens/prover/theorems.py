@@ -28,7 +28,21 @@ ANY_CORRECTION = sympy.Symbol("c", real=True)  # a proof for the symbol is a pro
 
 @dataclass(frozen=True)
 class Theorem:
-    """A closed form that the code computes: `verdict` is "holds" if formula and code are both proved."""
+    """A closed form that the code computes, with its proof.
+
+    Attributes
+    ----------
+    id, claim : str
+        Its name, and what it is.
+    latex : str
+        The formula.
+    code : str
+        The call of ``xhat.equations`` that computes it.
+    verdict : str
+        "holds" if formula and code are both proved.
+    method : str
+        How they were proved.
+    """
 
     id: str
     claim: str
@@ -177,7 +191,22 @@ _TRACK = _Form(
 
 @cache
 def theorems() -> tuple[Theorem, ...]:
-    """Every closed form of `equations.py`, with its verdict."""
+    """Prove every closed form of the module ``xhat.equations``, which the kernels are tested against.
+
+    It takes several seconds, and the result is kept. Needs SymPy and mpmath (the extra ``lens``).
+
+    Returns
+    -------
+    tuple of Theorem
+        One for each closed form: its ``id``, ``claim``, ``latex``, the ``code`` that computes it, and ``verdict``,
+        which is "holds" if formula and code are both proved, by ``method``.
+
+    Examples
+    --------
+    >>> import xhat.lens
+    >>> {theorem.verdict for theorem in xhat.lens.theorems()}  # doctest: +SKIP
+    {'holds'}
+    """
     proved = [_prove(name, form) for name, form in _FORMS.items()]
     verdict = "holds" if merge_holds(equations.merge) else "wrong"
     merge = Theorem("merge", _MERGE.claim, _MERGE.latex, _MERGE.code, verdict, PROVED)

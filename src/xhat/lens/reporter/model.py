@@ -38,12 +38,45 @@ def report_model(
 ) -> Path:
     """Write one page about all batch-norm layers of a PyTorch model, and return its path.
 
-    batch: the input of the model, or (input, target, ...) as from a data loader.
-    loss: a function of the model's output, and of the targets if there are any, that returns a scalar tensor.
-    doctor: the file of `xhat.torch.diagnose(...).to_html`, to which the page links; the link is relative to path.
-    Layers in training use the moments of this batch; layers in evaluation use their running moments, through which no
-    gradient flows. A layer fused with an activation is shown without its backward, since the gradient at its output is
-    not the gradient at y. Raises ArgumentError if the model has no batch-norm layer, or if the loss is not a scalar.
+    Parameters
+    ----------
+    model : torch.nn.Module
+        The model. Layers in training use the moments of this batch; layers in evaluation use their running moments,
+        through which no gradient flows.
+    batch : torch.Tensor or tuple
+        The input of the model, or (input, target, ...) as from a data loader.
+    loss : callable
+        A function of the model's output, and of the targets if there are any, that returns a scalar tensor.
+    title : str, optional
+        The title of the page; by default the class of the model.
+    path : str or Path, default "report.html"
+        The file. It is self-contained and makes no network requests.
+    doctor : str or Path, optional
+        The file of ``xhat.torch.diagnose(...).to_html``, to which the page links; the link is relative to ``path``.
+
+    Returns
+    -------
+    Path
+        The path of the file.
+
+    Raises
+    ------
+    ArgumentError
+        If the model has no batch-norm layer, or if the loss is not a scalar.
+
+    Notes
+    -----
+    A layer fused with an activation is shown without its backward, since the gradient at its output is not the gradient
+    at y.
+
+    Examples
+    --------
+    >>> import torch
+    >>> import xhat.lens
+    >>> model = torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.BatchNorm1d(2))
+    >>> batch = torch.randn(8, 3)
+    >>> xhat.lens.report_model(model, batch, torch.sum)  # doctest: +SKIP
+    PosixPath('report.html')
     """
     calls = _gather(model, batch, loss)
     layers = [_numbers(call, dy) for call, dy in calls]

@@ -4,6 +4,8 @@ No drawing lives here (the JavaScript of the page draws), and no computation. Th
 which its content security policy enforces, and every name in the data is inserted as text, never as markup.
 """
 
+from __future__ import annotations  # ArrayLike keeps its name in signatures
+
 import base64
 import json
 import re
@@ -62,11 +64,49 @@ def report(
     title: str = "batch normalization",
     path: str | Path = "report.html",
 ) -> Path:
-    """Write the page about the batch of one layer, and return its path.
+    """Write a page about the batch of one layer, and return its path.
 
-    x and dy have the same shape; gamma and beta have the shape of the channel axes. Without dy the page shows the
-    forward pass, and gradients in its play mode only. Raises ShapeError, DtypeError, ArgumentError or
-    DegenerateBatchError.
+    Parameters
+    ----------
+    x : array_like
+        The batch.
+    dy : array_like, optional
+        The gradient with respect to y, in the shape of x. Without it the page shows the forward pass, and gradients in
+        its play mode only.
+    gamma, beta : array_like, optional
+        Scale and shift, in the shape of the channel axes. They default to 1 and 0.
+    axis : int or tuple of int, default 1
+        The channel axis, or several axes that are the channels together.
+    eps : float, default 1e-5
+        Added to the variance inside the square root.
+    correction : float, default 0
+        What the variance divides by is m - correction.
+    title : str, default "batch normalization"
+        The title of the page.
+    path : str or Path, default "report.html"
+        The file. It is self-contained and makes no network requests.
+
+    Returns
+    -------
+    Path
+        The path of the file.
+
+    Raises
+    ------
+    ShapeError, DtypeError, ArgumentError, DegenerateBatchError
+        If the arrays do not fit each other, or have no variance.
+
+    See Also
+    --------
+    report_model : All layers of a PyTorch model.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import xhat.lens
+    >>> x = np.random.default_rng(0).normal(size=(64, 8))
+    >>> xhat.lens.report(x, path="report.html")  # doctest: +SKIP
+    PosixPath('report.html')
     """
     layer = layer_numbers(x, dy, gamma, beta, axis=axis, eps=eps, correction=correction, name=title)
     return write(page([layer], title), path)

@@ -38,36 +38,76 @@ def accumulate(
     weights: Sequence[float] | None = None,
     keep: str | Path = "inputs",
 ) -> Tensor:
-    """Forward and backward pass of a batch in micro-batches, with the results of the whole batch.
+    """Run the forward and backward pass of a batch in micro-batches, with the results of the whole batch.
+
+    ::
 
         L = sum_i n_i / n loss(model(batch_i), batch_i)         n = sum_i n_i
-        mu, var, sum dy, sum dy xhat of each batch norm: those of all micro-batches together
+        mu, var, sum dy, sum dy xhat of each batch norm: of all micro-batches together
 
-    leaves in `.grad` (added to what is there), in running statistics and in counters what one pass of all samples would
-    have left, and returns L, detached. All micro-batches go through the model in step: each waits at a batch norm until
-    the moments of the others have come, and in the backward pass for their gradient sums.
+    The call leaves in ``.grad`` (added to what is there), in running statistics and in counters what one pass of all
+    samples would have left. All micro-batches go through the model in step: each waits at a batch norm until the
+    moments of the others have come, and in the backward pass for their gradient sums.
 
-    micro_batches  any number, of any sizes
-    loss           loss(output, micro_batch): the mean over the samples of a micro-batch, a scalar
-    forward        how the model is called, forward(model, micro_batch); default as in `recalibrate`
-    weights        n_i; default: the samples, the length of a micro-batch's first tensor. Pass others where the loss is
-                   the mean of something else, such as the tokens that are no padding
-    keep           what is kept for the backward pass: "inputs" of blocks (the smallest modules with two batch norms or
-                   more), which are computed a second time; "all", as autograd does; "host": all, in the host's memory;
-                   or a folder: all, in temporary files there
+    Parameters
+    ----------
+    model : torch.nn.Module
+        The model in training. Its batch norms are torch's, timm's or xhat's, in any state.
+    micro_batches : iterable
+        Any number of micro-batches, of any sizes.
+    loss : callable
+        ``loss(output, micro_batch)``: the mean over the samples of a micro-batch, a scalar tensor.
+    forward : callable, optional
+        How the model is called, ``forward(model, micro_batch)``. The default is that of `recalibrate`.
+    weights : sequence of float, optional
+        n_i; by default the number of samples, the length of a micro-batch's first tensor. Pass others where the loss
+        is the mean of something else, such as the tokens that are no padding.
+    keep : {"inputs", "all", "host"} or path, default "inputs"
+        What is kept for the backward pass:
 
-    Batch norms are torch's, timm's or xhat's, in any state; SyncBatchNorm shares the batch with other ranks, too, which
-    may have another number of micro-batches. DistributedDataParallel averages gradients once, at the end. Autocast
-    holds as around the call. Each micro-batch has random numbers of its own, of one draw from the caller's. The model's
-    hooks run once for each micro-batch, those in a block twice.
-    If an exception is raised, gradients, buffers and random states are as before. Raises ArgumentError where there are
-    no micro-batches, where the loss is no scalar or has no gradient, for a batch norm that has a forward of its own,
-    for a module that changes other buffers, and where micro-batches meet different batch norms.
+        ``"inputs"``
+            The inputs of blocks (the smallest modules with two batch norms or more), which are computed a second time.
+        ``"all"``
+            All saved tensors, as autograd does.
+        ``"host"``
+            All saved tensors, in the host's memory.
+        a path
+            All saved tensors, in temporary files in this folder.
 
-    Example::
+    Returns
+    -------
+    torch.Tensor
+        The loss L, detached.
 
-        loss = xt.accumulate(model, zip(x.chunk(8), y.chunk(8)), lambda output, batch: cross_entropy(output, batch[1]))
-        optimizer.step()
+    Raises
+    ------
+    ArgumentError
+        If there are no micro-batches, if the loss is no scalar or has no gradient, for a batch norm that has a forward
+        of its own, for a module that changes other buffers, and if micro-batches meet different batch norms.
+
+    Notes
+    -----
+    `SyncBatchNorm` shares the batch with other ranks, too, which may have another number of micro-batches.
+    DistributedDataParallel averages gradients once, at the end. Autocast holds as around the call. Each micro-batch
+    has random numbers of its own, of one draw from the caller's. The model's hooks run once for each micro-batch,
+    those in a block twice.
+
+    If an exception is raised, gradients, buffers and random states are as before.
+
+    Examples
+    --------
+    >>> import torch
+    >>> import xhat.torch as xt
+    >>> _ = torch.manual_seed(0)
+    >>> from torch import nn
+    >>> model = nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3), nn.Linear(3, 1))
+    >>> x, y = torch.randn(8, 2), torch.randn(8, 1)
+    >>> def loss(output, batch):
+    ...     return nn.functional.mse_loss(output, batch[1])
+    >>> micro_batches = zip(x.chunk(4), y.chunk(4))
+    >>> found = xt.accumulate(model, micro_batches, loss, keep="all")
+    >>> torch.allclose(found, loss(model(x), (x, y)))
+    True
     """
     inner = unwrapped(model, "accumulate")
     batches = list(micro_batches)

@@ -15,7 +15,7 @@ from xhat.torch.ghost import GhostBatchNorm
 from xhat.torch.inputs import Batch, Inputs, check_known
 from xhat.torch.nn import BatchNorm
 from xhat.torch.operators import Where
-from xhat.torch.running_stats import Running
+from xhat.torch.running_stats import Following, Running
 from xhat.torch.sync import frames, shared_batch
 from xhat.torch.sync.frames import FrameHeader
 from xhat.torch.sync.layer import SyncBatchNorm
@@ -28,9 +28,11 @@ class InStep(BatchNorm):
 
     _walked_path: str
 
-    def _normalized(self, t: Inputs, eps: Any, correction: Any, activation: Any) -> Any:
+    def _normalized(
+        self, t: Inputs, eps: Any, correction: Any, activation: Any, following: Following | None = None
+    ) -> Any:
         if t.mean is not None or walking() is None:
-            return super()._normalized(t, eps, correction, activation)
+            return super()._normalized(t, eps, correction, activation, following)
         where = Where(ALONE, self._walked_path)
         return shared_batch.normalized(t, eps, correction, activation, where)
 

@@ -36,10 +36,28 @@ register_fusions()
 class Change:
     """What `convert` did with one batch norm of a model.
 
-    path, also    the layer's path in the model, and its other paths if it is registered more than once
-    before, after  its class before and after
-    fused         what is computed in the same call: "relu" or "add, relu", for example
-    reason        why the layer was left as it is, or was not fused with the operation that follows it
+    Print it for a line of text.
+
+    Attributes
+    ----------
+    path : str
+        The layer's path in the model.
+    before, after : str
+        Its class before and after.
+    fused : str or None
+        What is computed in the same call: "relu" or "add, relu", for example.
+    reason : str or None
+        Why the layer was left as it is, or was not fused with the operation that follows it.
+    also : tuple of str
+        The layer's other paths if it is registered more than once.
+
+    Examples
+    --------
+    >>> import torch
+    >>> import xhat.torch as xt
+    >>> model, changes = xt.convert(torch.nn.Sequential(torch.nn.BatchNorm1d(2)))
+    >>> changes[0].path, changes[0].converted
+    ('0', True)
     """
 
     path: str
@@ -62,21 +80,52 @@ class Change:
 
 
 def convert(model: M) -> tuple[M, list[Change]]:
-    """Makes every batch norm of torch.nn in the model one of xhat's, and fuses the activations that follow them.
+    r"""Turn the batch norms in a model into xhat's, and fuse the activations that follow them.
 
+    The model is changed in place; `revert` undoes it.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        Any model, or a single layer. Batch norms are those of torch.nn and timm.
+
+    Returns
+    -------
+    model : torch.nn.Module
+        The model itself.
+    changes : list of Change
+        What was done with each batch norm. Print them.
+
+    Raises
+    ------
+    ArgumentError
+        If ``model`` is no module.
+
+    See Also
+    --------
+    convert_sync : Turn every batch norm into a `SyncBatchNorm`.
+    revert : The other direction.
+
+    Notes
+    -----
     Layers change their class in place. The modules themselves, their parameters, buffers, hooks, training mode and
-    places in the model stay the same. A call of a layer and a following activation (ReLU, LeakyReLU or SiLU, as a
-    module, function or method), with or without a sum between them, become one call if torch.fx shows that nothing
-    else uses the values in between. The class of the module that makes these calls becomes a subclass of itself, which
-    runs the original forward whenever the module has been changed since. A layer that can't be converted is left, and
-    its `Change` has the reason. 16-bit running statistics become float32.
+    places in the model stay the same. A layer that can't be converted is left, and its `Change` has the reason. 16-bit
+    running statistics become float32.
 
-    Returns the model itself and one `Change` for each batch norm. Raises ArgumentError if `model` is no module.
+    A call of a layer and a following activation (ReLU, LeakyReLU or SiLU, as a module, function or method), with or
+    without a sum between them, become one call if torch.fx shows that nothing else uses the values in between. The
+    class of the module that makes these calls becomes a subclass of itself, which runs the original forward whenever
+    the module has been changed since.
 
-    Example::
-
-        model, changes = xt.convert(model)
-        print(*changes, sep="\\n")    # layer1.0.bn1: torch.nn.BatchNorm2d -> xhat.torch.BatchNorm2d, fused with relu
+    Examples
+    --------
+    >>> import torch
+    >>> import xhat.torch as xt
+    >>> from torch import nn
+    >>> model = nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2), nn.ReLU())
+    >>> model, changes = xt.convert(model)
+    >>> print(*changes, sep="\n")
+    1: torch.nn.BatchNorm1d -> xhat.torch.BatchNorm1d, fused with relu
     """
     if not isinstance(model, nn.Module):
         raise ArgumentError(f"convert: model is {type(model).__name__}, expected a torch.nn.Module.")
@@ -103,12 +152,39 @@ def convert(model: M) -> tuple[M, list[Change]]:
 
 
 def revert(model: M) -> M:
-    """Makes every batch norm of xhat's in the model torch's again, unfused, with the same values; returns the model.
+    """Turn xhat's batch norms in a model back into torch's, unfused, with the same values.
 
+    Parameters
+    ----------
+    model : torch.nn.Module
+        A model with layers of xhat's. It is changed in place.
+
+    Returns
+    -------
+    torch.nn.Module
+        The model itself.
+
+    Raises
+    ------
+    ArgumentError
+        If ``model`` is no module, or if a layer has options that torch's layer does not have. Then nothing has changed.
+
+    See Also
+    --------
+    convert : The other direction.
+
+    Notes
+    -----
     A layer gets the class that it had before `convert` or `convert_sync`; a `SyncBatchNorm` that had no other becomes
-    torch.nn.SyncBatchNorm.
-    The running statistics of a layer with 16-bit parameters are rounded to 16 bits: torch refuses wider ones.
-    Raises ArgumentError, and changes nothing, if a layer has options that torch's layer does not have.
+    `torch.nn.SyncBatchNorm`. The running statistics of a layer with 16-bit parameters are rounded to 16 bits: torch
+    refuses wider ones.
+
+    Examples
+    --------
+    >>> import torch
+    >>> import xhat.torch as xt
+    >>> type(xt.revert(xt.BatchNorm1d(2)))
+    <class 'torch.nn.modules.batchnorm.BatchNorm1d'>
     """
     if not isinstance(model, nn.Module):
         raise ArgumentError(f"revert: model is {type(model).__name__}, expected a torch.nn.Module.")

@@ -27,13 +27,45 @@ M = TypeVar("M", bound=nn.Module)
 
 
 def convert_sync(model: M, process_group: Any = None) -> M:
-    """Makes every batch norm in the model, torch's or xhat's, a `SyncBatchNorm` over the ranks of `process_group`.
+    """Turn every batch norm in a model, torch's or xhat's, into a `SyncBatchNorm`.
 
+    Parameters
+    ----------
+    model : torch.nn.Module
+        Any model. It is changed in place.
+    process_group : torch.distributed.ProcessGroup, optional
+        The ranks that share a batch; by default all. A SyncBatchNorm, torch's or xhat's, keeps its process group if
+        none is given.
+
+    Returns
+    -------
+    torch.nn.Module
+        The model itself.
+
+    Raises
+    ------
+    ArgumentError
+        If ``model`` is no module, or if there is a batch norm that can't be converted, with the reason. Then nothing
+        has changed.
+
+    See Also
+    --------
+    revert : Turn the layers back into torch's, of the classes that they had.
+
+    Notes
+    -----
     Layers change their class in place. Parameters, buffers, hooks, training mode and options stay, and so do members
-    that a subclass adds and calls that `convert` has fused. A SyncBatchNorm, torch's or xhat's, keeps its process group
-    if none is given. A lazy layer becomes a `SyncBatchNorm` with its first input. `revert` makes the layers torch's
-    again, of the classes that they had. Returns the model itself.
-    Raises ArgumentError, and changes nothing, if there is a batch norm that can't be converted, with the reason.
+    that a subclass adds and calls that `convert` has fused. A lazy layer becomes a `SyncBatchNorm` with its first
+    input.
+
+    Examples
+    --------
+    >>> import torch
+    >>> import xhat.torch as xt
+    >>> model = torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.BatchNorm1d(2))
+    >>> model = xt.convert_sync(model)
+    >>> type(model[1])
+    <class 'xhat.torch.sync.layer.SyncBatchNorm'>
     """
     if not isinstance(model, nn.Module):
         raise ArgumentError(f"convert_sync: model is {type(model).__name__}, expected a torch.nn.Module.")

@@ -40,19 +40,46 @@ REFUSED = "not an allowed global", "Unsupported class", "TorchScript"
 
 
 def examine(source: Any) -> Diagnosis:
-    """Judges the batch norms of a checkpoint by their buffers alone; no model is built, and no code of the file runs.
+    """Judge the batch norms of a checkpoint by their buffers alone.
 
-    source: the path of a file (of torch.save, read with weights_only=True; .safetensors; .npz of an
-    xhat.numpy.BatchNorm's state), or a mapping. State dicts are also found in mappings of these, such as
-    {"model": ..., "ema": ...}, where the layers of each begin with its name; "module." and "_orig_mod." are left out.
+    No model is built, and no code of the file runs.
 
-    Without batches no loss can be compared. Harmful are only statistics that give wrong outputs for any input: such
-    that are not finite or negative, or that still are 0 and 1 although the layer's weight and bias have been trained.
-    The modes of the diagnosis are None.
+    Parameters
+    ----------
+    source : str, Path or mapping
+        The path of a file (of `torch.save`, read with weights_only=True; ``.safetensors``; ``.npz`` of the state of an
+        `xhat.numpy.BatchNorm`), or a mapping. State dicts are also found in mappings of these, such as
+        ``{"model": ..., "ema": ...}``, where the layers of each begin with its name; ``module.`` and ``_orig_mod.`` are
+        left out.
 
-    Raises ArgumentError if there is no such file, if it can't be read or would run code, and if no state dict is in it.
+    Returns
+    -------
+    Diagnosis
+        The findings. Its modes are None.
 
-        print(xt.examine("checkpoint.pt"))
+    Raises
+    ------
+    ArgumentError
+        If there is no such file, if it can't be read or would run code, and if no state dict is in it.
+
+    See Also
+    --------
+    diagnose : A diagnosis with a model and batches, which can compare losses.
+
+    Notes
+    -----
+    Without batches no loss can be compared. A finding is harmful only where statistics give wrong outputs for any
+    input: where they are negative or not finite, or where they still are 0 and 1 although the layer's weight and bias
+    have been trained.
+
+    Examples
+    --------
+    >>> import torch
+    >>> import xhat.torch as xt
+    >>> state = torch.nn.BatchNorm1d(2).state_dict()
+    >>> state["running_var"][1] = float("nan")
+    >>> print(xt.examine({"model": state}).findings[0].symptom)
+    The running statistics of 1 layer hold NaN or infinity, in 1 channels.
     """
     path = Path(source) if isinstance(source, str | Path) else None
     content = source if path is None else _read(path)

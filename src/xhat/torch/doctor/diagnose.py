@@ -38,28 +38,67 @@ def diagnose(
     progress: bool = True,
     process_group: Any = None,
 ) -> Diagnosis:
-    """Says what is wrong with a model's batch norms, proves it on these batches, and leaves everything as it was.
+    """Find what is wrong with a model's batch norms, prove it on batches, and leave everything as it was.
 
     The model runs in four modes on every batch: in evaluation; with batch norms that normalize by the batch; with the
     exact moments of all these batches as running statistics; and as in training. The loss in these modes tells whether
     the running statistics, the batches or dropout are at fault, or not batch norm at all.
 
-    batches: an iterable of what the model takes, consumed once. Batches that do not come from a list or tuple are kept
-    in a temporary folder (or in memory, if they can't be pickled), since two of the modes need all of them first. Some
-    ten to fifty batches of the data on which the model is bad are enough. loss: loss(output, batch), one number;
-    without one, outputs are compared with those of mode "batch". forward: how the model is called, forward(model,
-    batch); the default is that of `recalibrate`. optimizer: also judge weight decay. layers: the paths to look at;
-    None: all. progress: show a progress bar on stderr. process_group: all ranks call this function, each with its own
-    batches.
+    Parameters
+    ----------
+    model : torch.nn.Module
+        The model.
+    batches : iterable
+        What the model takes, consumed once. Some ten to fifty batches of the data on which the model is bad are enough.
+        Batches that do not come from a list or tuple are kept in a temporary folder (or in memory, if they can't be
+        pickled), since two of the modes need all of them first.
+    loss : callable, optional
+        ``loss(output, batch)``, one number. Without it, outputs are compared with those of mode "batch".
+    forward : callable, optional
+        How the model is called, ``forward(model, batch)``. The default is that of `recalibrate`.
+    optimizer : torch.optim.Optimizer, optional
+        With it, weight decay is judged too.
+    layers : iterable of str, optional
+        The paths of the layers to look at; by default all.
+    progress : bool, default True
+        Whether to show a progress bar on stderr.
+    process_group : torch.distributed.ProcessGroup, optional
+        The ranks, all of which call this function, each with its own batches.
 
-    Returns a `Diagnosis`. Buffers, parameters, gradients, modes, hooks, random states and settings of torch are bit for
-    bit as before, also if the model, the loss or the batches raise. Raises ArgumentError if there are no batches, the
-    model raises, the loss is no number, the model has lazy layers without a shape or tensors without data.
+    Returns
+    -------
+    Diagnosis
+        The findings with their proof. Print it.
 
-    Example::
+    Raises
+    ------
+    ArgumentError
+        If there are no batches, if the model raises, if the loss is no number, and if the model has lazy layers
+        without a shape or tensors without data.
 
-        d = xt.diagnose(model, loader, lambda output, batch: F.cross_entropy(output, batch[1]))
-        print(d)
+    See Also
+    --------
+    watch : What only shows while a model trains.
+    examine : What a checkpoint shows, without a model.
+
+    Notes
+    -----
+    Buffers, parameters, gradients, modes, hooks, random states and settings of torch are bit for bit as before, also
+    if the model, the loss or the batches raise.
+
+    Examples
+    --------
+    >>> import torch
+    >>> import xhat.torch as xt
+    >>> _ = torch.manual_seed(0)
+    >>> from torch import nn
+    >>> model = nn.Sequential(nn.BatchNorm1d(2), nn.Linear(2, 1)).eval()
+    >>> batches = [torch.randn(16, 2) + 5 for _ in range(4)]
+    >>> d = xt.diagnose(model, batches, progress=False)
+    >>> d.findings[0].cause, d.findings[0].severity
+    ('statistics-never-updated', 'harmful')
+    >>> print(d.findings[0].remedy)
+    Recalibrate, and save and copy the buffers with the parameters.
     """
     model = unwrapped(model)
     _check(loss, forward, optimizer, layers)

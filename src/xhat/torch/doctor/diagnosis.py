@@ -20,17 +20,47 @@ __all__ = ["Diagnosis"]
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """What `diagnose` returns; print it.
+    """What `diagnose` found about the batch norms of a model.
 
-    findings    the most harmful first
-    modes       the mean loss in each mode, or without a loss the distance of its outputs from evaluation's:
-                evaluation   the model in evaluation
-                batch        the same, but batch norms normalize by the batch's statistics
-                pooled       evaluation with the moments of these batches as running statistics, on a copy
-                train        the model as training runs it
-                None for a mode that could not run
-    layers      each batch norm with its signals, in the order of the first call
-    not_judged  the causes that could not be judged, and why
+    Print it for the verdict, the modes and the findings.
+
+    Attributes
+    ----------
+    model : str
+        The class of the model.
+    quantity : str
+        What was compared: "loss", or "distance" (between outputs, relative to their size).
+    batches : int
+        The number of batches.
+    modes : dict of str to float or None
+        The mean loss in each mode, or without a loss the distance of its outputs from evaluation's. None for a mode
+        that could not run.
+
+        ``"evaluation"``
+            The model in evaluation.
+        ``"batch"``
+            The same, but batch norms normalize by the batch's statistics.
+        ``"pooled"``
+            Evaluation with the moments of these batches as running statistics, on a copy.
+        ``"train"``
+            The model as training runs it.
+    layers : list of dict
+        Each batch norm with its signals, in the order of the first call.
+    findings : list of Finding
+        The most harmful first.
+    not_judged : list
+        The causes that could not be judged, and why: pairs ``(cause, reason)``.
+
+    Examples
+    --------
+    >>> import torch
+    >>> import xhat.torch as xt
+    >>> model = torch.nn.BatchNorm1d(2).eval()
+    >>> d = xt.diagnose(model, [torch.ones(4, 2)], progress=False)
+    >>> sorted(d.modes)
+    ['batch', 'evaluation', 'pooled', 'train']
+    >>> d.layers[0]["layer"], d.batches
+    ('', 1)
     """
 
     model: str
@@ -63,12 +93,24 @@ class Diagnosis:
         return f"Batch norm does not hurt this model on these batches{seen}."
 
     def to_dict(self) -> dict[str, Any]:
-        """The diagnosis as values that JSON can hold; None where a number is not finite, which JSON has no word for."""
+        """Return the diagnosis as values that JSON can hold.
+
+        Returns
+        -------
+        dict
+            The attributes by name. None stands where a number is not finite, which JSON has no word for.
+        """
         found: dict[str, Any] = strict(self.values())
         return found
 
     def values(self) -> dict[str, Any]:
-        """The same with NaN and infinity as they are, which the page shows."""
+        """Return the diagnosis as plain values, with NaN and infinity as they are.
+
+        Returns
+        -------
+        dict
+            The attributes by name, as the page shows them.
+        """
         return {
             "healthy": self.healthy,
             "summary": self.summary,
@@ -82,7 +124,18 @@ class Diagnosis:
         }
 
     def to_html(self, path: "str | Path | None" = None) -> str:
-        """The diagnosis as one self-contained page, which is also written to path if one is given."""
+        """Return the diagnosis as one self-contained page.
+
+        Parameters
+        ----------
+        path : str or Path, optional
+            A file that the page is also written to.
+
+        Returns
+        -------
+        str
+            The HTML.
+        """
         from xhat.torch.doctor.page import render
 
         html: str = render(self.values())
@@ -98,7 +151,34 @@ class Diagnosis:
             return None
 
     def treat(self) -> "Treatment":
-        """Applies the remedies that are safe to the model; the result says which, and its `undo` takes them back."""
+        """Apply the remedies that are safe to the model.
+
+        Returns
+        -------
+        Treatment
+            Which remedies were applied, and which were not and why. Its ``undo`` takes them back.
+
+        Raises
+        ------
+        ArgumentError
+            If the diagnosis has no model, as those of `examine` and `watch`.
+
+        Examples
+        --------
+        >>> import torch
+        >>> import xhat.torch as xt
+        >>> _ = torch.manual_seed(0)
+        >>> from torch import nn
+        >>> model = nn.Sequential(nn.BatchNorm1d(2), nn.Linear(2, 1)).eval()
+        >>> batches = [torch.randn(16, 2) + 5 for _ in range(4)]
+        >>> d = xt.diagnose(model, batches, progress=False)
+        >>> treatment = d.treat()
+        >>> treatment.applied
+        [('statistics-never-updated', 'recalibrated 1 layer with the moments of 4 batches')]
+        >>> treatment.undo()
+        >>> model[0].running_mean
+        tensor([0., 0.])
+        """
         from xhat.torch.doctor.treat import treat
 
         return treat(self)

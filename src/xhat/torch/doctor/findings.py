@@ -45,11 +45,16 @@ SEVERITIES: tuple[Severity, ...] = ("harmful", "risk", "note")
 
 
 class Proof(NamedTuple):
-    """What the remedy changed on a copy of the statistics.
+    """What a remedy changed on a copy of the statistics.
 
-    quantity   what was compared: "loss", or "distance" (between outputs, relative to their size)
-    before     its mean over the batches with the model as it is
-    after      the same with the remedy
+    Attributes
+    ----------
+    quantity : str
+        What was compared: "loss", or "distance" (between outputs, relative to their size).
+    before : float
+        Its mean over the batches with the model as it is.
+    after : float
+        The same with the remedy.
     """
 
     quantity: str
@@ -62,18 +67,51 @@ class Proof(NamedTuple):
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that is wrong with the model's batch norms, or may become so.
+    """One thing that is wrong with a model's batch norms, or may become so.
 
-    cause      one of `CAUSES`
-    severity   "harmful": the remedy made the loss or the output better, and `proof` says by how much;
-               "risk": it will hurt in the situation that `symptom` names; "note": worth knowing
-    layers     the paths of the layers, the most affected first
-    symptom    one sentence with numbers: what was seen
-    evidence   the numbers behind it, by name
-    why        one sentence: how this cause leads to this symptom
-    remedy     one sentence: what to do
-    code       the remedy as one or a few lines of Python
-    proof      a `Proof`, or None where nothing was compared
+    Attributes
+    ----------
+    cause : str
+        One of `CAUSES`.
+    severity : {"harmful", "risk", "note"}
+        ``"harmful"``
+            The remedy made the loss or the output better, and ``proof`` has by how much.
+        ``"risk"``
+            It will hurt in the situation that ``symptom`` names.
+        ``"note"``
+            It is worth knowing.
+    layers : tuple of str
+        The paths of the layers, the most affected first.
+    symptom : str
+        One sentence with numbers: what was seen.
+    evidence : mapping
+        The numbers behind it, by name.
+    why : str
+        One sentence: how this cause leads to this symptom.
+    remedy : str
+        One sentence: what to do.
+    code : str
+        The remedy as one or a few lines of Python.
+    proof : Proof or None
+        What was compared (``quantity``), and its values before and after the remedy; None where nothing was compared.
+
+    Raises
+    ------
+    ValueError
+        If the cause is not one of `CAUSES`.
+
+    Examples
+    --------
+    >>> import torch
+    >>> import xhat.torch as xt
+    >>> state = torch.nn.BatchNorm1d(1).state_dict()
+    >>> state["running_var"][0] = float("nan")
+    >>> d = xt.examine(state)
+    >>> finding = d.findings[0]
+    >>> finding.cause, finding.severity
+    ('statistics-not-finite', 'harmful')
+    >>> print(finding.code)
+    xt.recalibrate(model.eval(), batches)
     """
 
     cause: str
@@ -91,12 +129,24 @@ class Finding:
             raise ValueError(f"Finding: cause is {self.cause!r}, expected one of {', '.join(CAUSES)}.")
 
     def to_dict(self) -> dict[str, Any]:
-        """The finding as values that JSON can hold; None where a number is not finite."""
+        """Return the finding as values that JSON can hold.
+
+        Returns
+        -------
+        dict
+            The attributes by name. None stands where a number is not finite.
+        """
         found: dict[str, Any] = strict(self.values())
         return found
 
     def values(self) -> dict[str, Any]:
-        """The same with NaN and infinity as they are."""
+        """Return the finding as plain values, with NaN and infinity as they are.
+
+        Returns
+        -------
+        dict
+            The attributes by name.
+        """
         found = asdict(self) | {"layers": list(self.layers), "evidence": dict(self.evidence)}
         found["proof"] = None if self.proof is None else self.proof._asdict()
         return found
@@ -116,7 +166,15 @@ def strict(value: Any) -> Any:
 
 
 class Unjudged(NamedTuple):
-    """A cause that could not be judged here, and why, in one sentence."""
+    """A cause that could not be judged, and why.
+
+    Attributes
+    ----------
+    cause : str
+        One of `CAUSES`.
+    reason : str
+        One sentence.
+    """
 
     cause: str
     reason: str

@@ -30,10 +30,16 @@ DEFAULT_MOMENTUM = 0.1
 
 @dataclass
 class Treatment:
-    """What `treat` did; print it. `undo` gives back every bit.
+    """What `Diagnosis.treat` did to a model.
 
-    applied      pairs of a cause and what was done
-    not_applied  pairs of a cause and why nothing was done
+    Print it for one line a finding.
+
+    Attributes
+    ----------
+    applied : list of tuple
+        Pairs of a cause and what was done.
+    not_applied : list of tuple
+        Pairs of a cause and why nothing was done.
     """
 
     applied: list[tuple[str, str]] = field(default_factory=list)
@@ -43,7 +49,7 @@ class Treatment:
     )
 
     def undo(self) -> None:
-        """Takes back all that was applied: buffers, options and modes of the layers are as before, bit for bit."""
+        """Take back all that was applied: buffers, options and modes of the layers are as before, bit for bit."""
         for module, attributes, values in self._before.values():
             vars(module).clear()
             vars(module).update(attributes)

@@ -36,35 +36,77 @@ class Copy(NamedTuple):
 
 
 def watch(model: nn.Module, optimizer: Any = None) -> "Watch":
-    """Watches the batch norms of a model while it trains, and finds what only shows over time.
+    """Watch the batch norms of a model while it trains, for what only shows over time.
 
-    w.findings and w.diagnosis hold what was seen so far, within the block and after it; print(w) shows it. Seen are:
-    layers that stay in evaluation mode while the weights move, statistics that move while the parameters are frozen
-    or in a forward pass without gradients, statistics that trail the weights, the first layer that is not finite and
-    its step, and layers that are called more than once in a forward pass. w.diagnosis.not_judged has what could not
-    be seen, such as calls in a compiled model.
+    The result is a context manager. Its ``findings`` and ``diagnosis`` hold what was seen so far, within the block and
+    after it; print it to see them.
 
-    optimizer: a torch.optim.Optimizer, or several; a step is then a call of its step(). Without one, a step is seen
-    when a parameter has changed between two forward passes of the model. After the block, the model and the optimizer
-    have no hook any more, also if an exception is raised, which is passed on.
+    Parameters
+    ----------
+    model : torch.nn.Module
+        The model that is trained.
+    optimizer : torch.optim.Optimizer or iterable of these, optional
+        A step is a call of its ``step()``. Without one, a step is seen when a parameter has changed between two forward
+        passes of the model.
 
-    Raises ArgumentError if the model is no module or has no batch norm, and if the optimizer is none.
+    Returns
+    -------
+    Watch
+        A context manager, for one use.
 
-        with xt.watch(model, optimizer) as w:
-            train(model, optimizer)
-        print(w)
+    Raises
+    ------
+    ArgumentError
+        If the model is no module or has no batch norm whose running statistics can move, if the optimizer is none, and
+        if a watch is used a second time.
+
+    See Also
+    --------
+    diagnose : What shows on a few batches, with proof.
+
+    Notes
+    -----
+    A watch finds layers that stay in evaluation mode while the weights move, statistics that move while the parameters
+    are frozen or in a forward pass without gradients, statistics that trail the weights, the first layer that is not
+    finite and its step, and layers that are called more than once in a forward pass. ``diagnosis.not_judged`` has what
+    could not be seen, such as calls in a compiled model.
+
+    After the block, the model and the optimizer have no hook any more, also if an exception is raised, which is passed
+    on.
+
+    Examples
+    --------
+    >>> import torch
+    >>> import xhat.torch as xt
+    >>> model = torch.nn.Sequential(torch.nn.BatchNorm1d(2), torch.nn.Linear(2, 1))
+    >>> x = torch.tensor([[1.0, 2.0], [3.0, 5.0], [4.0, 4.0]])
+    >>> with xt.watch(model) as w:  # xt.watch(model, optimizer) where there is one
+    ...     for _ in range(4):
+    ...         model(x).sum().backward()
+    ...         with torch.no_grad():
+    ...             model[1].bias -= 0.1 * model[1].bias.grad
+    >>> w.steps, w.findings[0].cause
+    (4, 'statistics-not-converged')
     """
     return Watch(model, optimizer)
 
 
 class Watch(AbstractContextManager["Watch"]):
-    """What `watch` returns.
+    """What a `watch` has seen.
 
-    layers       one `Seen` a batch norm whose statistics can move; `called` has them in the order of their first call
-    steps        optimizer steps; in `evaluating` of them the model was in evaluation mode, since `evaluating_from`
-    forwards     forward passes of the model with gradients
-    first        the first step after which a running variance or a gamma was not finite
-    copies       the last three copies of the statistics
+    Attributes
+    ----------
+    layers : list
+        One object for each batch norm whose statistics can move; ``called`` has them in the order of their first call.
+    steps : int
+        The number of optimizer steps. In ``evaluating`` of them the model was in evaluation mode, since
+        ``evaluating_from``.
+    forwards : int
+        The number of forward passes of the model with gradients.
+    first : object
+        The first step after which a running variance or a gamma was not finite.
+    copies : deque
+        The last three copies of the statistics.
     """
 
     def __init__(self, model: nn.Module, optimizer: Any = None) -> None:
@@ -179,7 +221,7 @@ class Watch(AbstractContextManager["Watch"]):
 
     @property
     def diagnosis(self) -> Diagnosis:
-        """The findings, and what could not be judged."""
+        """The findings, and what could not be judged, as a `Diagnosis`."""
         self.first.read()
         rows = [
             row(

@@ -33,15 +33,41 @@ M = TypeVar("M", bound=nn.Module)
 class Folded:
     """What `fold` did with one batch norm of a model.
 
-    path, also  the layer's path in the model, and its other paths if it is registered more than once
-    before      its class
-    into        the paths of the layers that took it up; empty if it was left
-    reason      why it was left
-    gain        the largest |y - bias| of a channel of these layers, folded, for |x| <= 1
-    bound       how far the rounding of their weights moves y at most: ulp (gain max|x| + |bias|), of the examples' x
-    error       the largest |y - y in float64| on the examples, with the layers' inputs as they are
-    unfolded    the same without the fold
-    values      the largest |y|
+    Print it for a line of text.
+
+    Attributes
+    ----------
+    path : str
+        The layer's path in the model.
+    before : str
+        Its class.
+    into : tuple of str
+        The paths of the layers that took it up; empty if it was left.
+    reason : str or None
+        Why it was left.
+    gain : float
+        The largest ``|y - bias|`` of a channel of these layers, folded, for ``|x| <= 1``.
+    bound : float
+        How far the rounding of their weights moves y at most: ``ulp (gain max|x| + |bias|)``, with x of the examples.
+    error : float
+        The largest ``|y - y in float64|`` on the examples, with the layers' inputs as they are.
+    unfolded : float
+        The same without the fold.
+    values : float
+        The largest ``|y|``.
+    also : tuple of str
+        The layer's other paths if it is registered more than once.
+    parts : object or None
+        What was taken out of the model, which `unfold` puts back.
+
+    Examples
+    --------
+    >>> import torch
+    >>> import xhat.torch as xt
+    >>> model = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.BatchNorm1d(3)).eval()
+    >>> small, changes = xt.fold(model, torch.ones(1, 2))
+    >>> changes[0].path, changes[0].into, changes[0].folded
+    ('1', ('0',), True)
     """
 
     path: str
@@ -72,32 +98,68 @@ class Folded:
 
 
 def fold(model: M, example_inputs: Any, *, batches: Iterable[Any] | None = None) -> tuple[M, list[Folded]]:
-    """A copy of the model whose batch norms are part of the layers beside them, and what became of each.
+    """Fold the batch norms of a model into the layers beside them, in a copy that is verified.
 
-        y = gamma rstd (W x + b - mu) + beta = (gamma rstd W) x + gamma rstd (b - mu) + beta
+    ::
 
+        y = gamma rstd (W x + b - mu) + beta
+          = (gamma rstd W) x + gamma rstd (b - mu) + beta
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        The model, with batch norms in evaluation or frozen. It is not changed.
+    example_inputs : torch.Tensor, tuple or dict
+        An input of the model, a tuple of arguments, or a dict of keyword arguments.
+    batches : iterable, optional
+        More inputs, which are used for the verification. If ``example_inputs`` is a tensor, the first element of a
+        batch that is a tuple or list.
+
+    Returns
+    -------
+    model : torch.nn.Module
+        The copy.
+    changes : list of Folded
+        What became of each batch norm. Print them.
+
+    Raises
+    ------
+    ArgumentError
+        If ``model`` is no module, can't be copied, or does not run with these inputs.
+
+    See Also
+    --------
+    unfold : Give the batch norms back.
+    fold_frozen : Fold anew in each training step.
+
+    Notes
+    -----
     A batch norm with fixed statistics (in evaluation, or frozen) goes into the convolution (1-d to 3-d, grouped,
     transposed), the linear layer over (N, C) or the batch norm before it, through dropout in evaluation, identity and
-    concatenation; or else into the convolution or linear layer behind it. In its place remains nn.Identity, the
-    activation that was part of it, or a padding whose value the folded map takes to zero. Other modules, classes, paths
-    and names of parameters stay, so that the copy can be saved, exported and traced like the model: the graph (by
-    torch.fx; by torch.export, with these inputs, where that fails) is only read. A layer stays where anything else uses
-    its weight or its output, and where weights are shared, parametrized or hooked; `Folded.reason` says it.
+    concatenation; or else into the convolution or linear layer behind it. Its place is taken by `torch.nn.Identity`,
+    by the activation that was part of it, or by a padding whose value the folded map takes to zero. Other modules,
+    classes, paths and names of parameters stay, so that the copy can be saved, exported and traced like the model: the
+    graph (by torch.fx; by torch.export, with these inputs, where that fails) is only read. A layer stays where
+    anything else uses its weight or its output, and where weights are shared, parametrized or hooked;
+    ``Folded.reason`` has the reason.
 
     Weights are computed in float64 and rounded once. The copy has been verified: with unrounded weights in float64,
-    each folded layer gives the numbers of the unfolded ones on the same inputs, and the models' outputs agree; rounded,
-    the errors stand in the result. A fold that fails is undone, with what was found as the reason.
+    each folded layer gives the numbers of the unfolded ones on the same inputs, and the models' outputs agree;
+    rounded, the errors stand in the result. A fold that fails is undone, with what was found as the reason.
 
-    example_inputs: a tensor, a tuple of arguments, or a dict of keyword arguments. batches: more of them, which are
-    used for the verification; if example_inputs is a tensor, the first element of a batch that is a tuple or list.
-    Returns the copy and one `Folded` for each batch norm; the model is not changed. Raises ArgumentError if `model` is
-    no module, can't be copied, or does not run with these inputs.
-
-    Example::
-
-        small, changes = xt.fold(model.eval(), torch.randn(1, 3, 224, 224))
-        print(*changes, sep="\\n")   # bn1: torch.nn.BatchNorm2d -> conv1 (gain 4.1, bound 2.4e-06, error 8.3e-07, ...)
-        model = xt.unfold(small, changes)
+    Examples
+    --------
+    >>> import torch
+    >>> import xhat.torch as xt
+    >>> _ = torch.manual_seed(0)
+    >>> from torch import nn
+    >>> model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.ReLU()).eval()
+    >>> small, changes = xt.fold(model, torch.randn(1, 1, 4, 4))
+    >>> print(changes[0])  # doctest: +ELLIPSIS
+    1: torch.nn.BatchNorm2d -> 0 (gain ..., bound ..., error ...)
+    >>> x = torch.randn(2, 1, 5, 5)
+    >>> torch.allclose(small(x), model(x), atol=1e-6)
+    True
     """
     inputs = [
         _inputs("fold", example_inputs, None),
@@ -114,24 +176,55 @@ def fold(model: M, example_inputs: Any, *, batches: Iterable[Any] | None = None)
 
 
 def fold_frozen(model: M, *, example_inputs: Any = None) -> tuple[M, list[Folded]]:
-    """Makes frozen batch norms part of the weights of the layers before them, in place, for training.
+    """Make frozen batch norms part of the weights of the layers before them, in place, for training.
+
+    ::
 
         y = (gamma rstd W) x + gamma rstd (b - mu) + beta
 
-    with weights that each forward pass computes from W, b, gamma and beta, so that all four have their exact gradients,
-    and neither the batch norm's pass over memory nor its saved input is needed. Parameters, buffers and state dict stay
-    as they are; the two layers change their class. A batch norm is taken that has fixed statistics now (xt.freeze, or
-    .eval() of the layer), and that `fold` would put into the one convolution or linear layer of torch.nn before it.
-    Where it has no fixed statistics any more, such as after .train() of a layer that is not frozen, both layers compute
-    what they always did.
+    Each forward pass computes these weights from W, b, gamma and beta, so that all four have their exact gradients, and
+    neither the batch norm's pass over memory nor its saved input is needed.
 
-    example_inputs: as for `fold`; only needed where torch.fx can't trace the model. Returns the model itself and one
-    `Folded` for each batch norm, without numbers. `xt.unfold(model)` undoes it. Raises ArgumentError if `model` is no
-    module or can't be copied. Source: You et al., "Tune mode ConvBN blocks for efficient transfer learning", 2023.
+    Parameters
+    ----------
+    model : torch.nn.Module
+        The model. It is changed in place. A batch norm is taken that has fixed statistics now (`freeze`, or
+        ``.eval()`` of the layer), and that `fold` would put into the one convolution or linear layer of torch.nn
+        before it.
+    example_inputs : torch.Tensor, tuple or dict, optional
+        As for `fold`. They are needed only where torch.fx can't trace the model.
 
-    Example::
+    Returns
+    -------
+    model : torch.nn.Module
+        The model itself. ``xt.unfold(model)`` undoes the fold.
+    changes : list of Folded
+        What became of each batch norm, without numbers.
 
-        model, changes = xt.fold_frozen(xt.freeze(xt.convert(model)[0], affine=False))
+    Raises
+    ------
+    ArgumentError
+        If ``model`` is no module or can't be copied.
+
+    Notes
+    -----
+    Parameters, buffers and state dict stay as they are; the two layers change their class. Where the batch norm has no
+    fixed statistics any more, such as after ``.train()`` of a layer that is not frozen, both layers compute what they
+    always did.
+
+    References
+    ----------
+    You et al., "Tune-Mode ConvBN Blocks For Efficient Transfer Learning", 2023.
+
+    Examples
+    --------
+    >>> import torch
+    >>> import xhat.torch as xt
+    >>> model = torch.nn.Sequential(torch.nn.Conv2d(1, 2, 3), torch.nn.BatchNorm2d(2))
+    >>> model, _ = xt.convert(model)
+    >>> model, changes = xt.fold_frozen(xt.freeze(model, affine=False))
+    >>> print(changes[0])
+    1: xhat.torch.BatchNorm2d -> 0
     """
     inputs = None if example_inputs is None else _inputs("fold_frozen", example_inputs, None)
     plain = unfold_frozen(_copied("fold_frozen", model))
@@ -197,11 +290,36 @@ def _numbers(trial: Trial, k: int) -> dict[str, Any]:
 
 
 def unfold(model: M, changes: Iterable[Folded] = ()) -> M:
-    """Gives the batch norms back to a model of `fold`, in place, bit for bit, and the layers their weights; returns it.
+    """Give the batch norms back to a folded model, in place, bit for bit, and the layers their weights.
 
-    changes: what `fold` returned; they hold these parts. A model of `fold_frozen` needs none. Raises ArgumentError, and
-    changes nothing, if the changes are another model's, or if a folded weight has been changed since, which would be
-    lost.
+    Parameters
+    ----------
+    model : torch.nn.Module
+        A model that `fold` or `fold_frozen` returned.
+    changes : iterable of Folded, optional
+        What `fold` returned; they hold these parts. A model of `fold_frozen` needs none.
+
+    Returns
+    -------
+    torch.nn.Module
+        The model itself.
+
+    Raises
+    ------
+    ArgumentError
+        If the changes are another model's, or if a folded weight has been changed since, which would be lost. Then
+        nothing has changed.
+
+    Examples
+    --------
+    >>> import torch
+    >>> import xhat.torch as xt
+    >>> model = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.BatchNorm1d(3)).eval()
+    >>> small, changes = xt.fold(model, torch.ones(1, 2))
+    >>> small[1]
+    Identity()
+    >>> type(xt.unfold(small, changes)[1]).__name__
+    'BatchNorm1d'
     """
     if not isinstance(model, nn.Module):
         raise ArgumentError(f"unfold: model is {type(model).__name__}, expected a torch.nn.Module.")

@@ -7,13 +7,16 @@ with a constant shows the compiler that VEC elements can be loaded at once.
 import triton
 import triton.language as tl
 
-from xhat.torch.gpu.proved import merge, silu_slope
+from xhat.torch.gpu.proved import merge, silu_slope, track
 
 __all__ = [
+    "BY_MOMENTUM",
+    "CUMULATIVE",
     "FROM_RESIDUAL",
     "FROM_X",
     "FROM_Y",
     "LEAKY_RELU",
+    "NOT_MOVED",
     "NO_ACTIVATION",
     "SILU",
     "act",
@@ -25,6 +28,7 @@ __all__ = [
     "folded",
     "loaded_terms",
     "merged",
+    "move_running",
     "part",
     "places",
     "rounded",
@@ -34,6 +38,7 @@ __all__ = [
 
 NO_ACTIVATION, LEAKY_RELU, SILU = tl.constexpr(0), tl.constexpr(1), tl.constexpr(2)
 FROM_X, FROM_Y, FROM_RESIDUAL = tl.constexpr(0), tl.constexpr(1), tl.constexpr(2)  # how a backward finds pre
+NOT_MOVED, BY_MOMENTUM, CUMULATIVE = tl.constexpr(0), tl.constexpr(1), tl.constexpr(2)  # running statistics
 
 
 @triton.jit
@@ -164,3 +169,15 @@ def rounded(value, pointer):
     if dtype == tl.float64:
         return value
     return value.to(tl.float32).to(dtype)
+
+
+@triton.jit
+def move_running(running_mean, running_var, batches, mu, var, c, inside, weight, factor, MOVED: tl.constexpr):
+    """running += weight (batch - running) of mu and of factor var; CUMULATIVE: weight = 1 / (batches + 1)."""
+    if MOVED != NOT_MOVED:
+        if MOVED == CUMULATIVE:
+            weight = 1 / (tl.load(batches) + 1).to(tl.float64)
+        old = tl.load(running_mean + c, mask=inside, other=0.0).to(tl.float64)
+        tl.store(running_mean + c, rounded(track(old, mu, weight), running_mean), mask=inside)
+        old = tl.load(running_var + c, mask=inside, other=0.0).to(tl.float64)
+        tl.store(running_var + c, rounded(track(old, factor * var, weight), running_var), mask=inside)

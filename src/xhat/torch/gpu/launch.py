@@ -8,9 +8,8 @@ import os
 from typing import Any
 
 import torch
-from torch import Tensor
 
-__all__ = ["OPTIONS", "interpreted", "launch"]
+__all__ = ["INTERPRETED", "OPTIONS", "launch"]
 
 # Without fusion, so that the forward and the backward pass compute the same bits; fma is written where it is wanted.
 OPTIONS = {"num_warps": 4, "enable_fp_fusion": False}
@@ -18,13 +17,14 @@ OPTIONS = {"num_warps": 4, "enable_fp_fusion": False}
 _compiled: dict[Any, Any] = {}
 
 
-def interpreted() -> bool:
-    """Whether Triton's interpreter runs the kernels, on tensors of the CPU: for tests."""
-    return os.environ.get("TRITON_INTERPRET") == "1"
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"  # Triton's interpreter runs the kernels, for tests
 
 
 def launch(kernel: Any, grid: tuple[int, ...], arguments: tuple[Any, ...], constants: dict[str, Any]) -> None:
-    """Run kernel[grid](*arguments, **constants) on the device of the first argument."""
+    """Run kernel[grid](*arguments, **constants) on the device of the first argument, in its current stream.
+
+    The tensors are the first arguments. All numbers are int32, or float64 by annotation, so none is part of the key.
+    """
     device = arguments[0].device
     if device.type == "cuda" and device.index != torch.cuda.current_device():
         with torch.cuda.device(device):
@@ -40,14 +40,21 @@ def _launch(
     constants: dict[str, Any],
     device: int | None,
 ) -> None:
-    if interpreted():
+    if INTERPRETED:
         kernel[grid](*arguments, **constants)
         return
-    kinds = tuple((a.dtype, a.data_ptr() % 16 == 0) if isinstance(a, Tensor) else type(a) for a in arguments)
-    key = kernel, device, kinds, *constants.values()
+    tensors = arguments[: kernel.tensors]
+    values = (*constants.values(),)
+    key = (
+        id(kernel),
+        device,
+        *[t.dtype for t in tensors],
+        *[t.data_ptr() & 15 == 0 for t in tensors],
+        values,
+    )
     compiled = _compiled.get(key)
     grid = (*grid, 1, 1)[:3]
     if compiled is None:
         _compiled[key] = kernel[grid](*arguments, **constants, **OPTIONS)
     else:
-        compiled[grid](*arguments, *constants.values())
+        compiled[grid](*arguments, *values)

@@ -6,8 +6,7 @@ Roots and divisions are in float64 here, where they are IEEE's and cost nothing.
 import triton
 import triton.language as tl
 
-from xhat.torch.gpu.formulas import merged, rounded, terms_of
-from xhat.torch.gpu.proved import track as follow
+from xhat.torch.gpu.formulas import merged, move_running, rounded, terms_of
 from xhat.torch.gpu.proved import variance
 from xhat.torch.gpu.sums import kernel
 
@@ -28,10 +27,14 @@ def store_terms(terms, mu, var, gamma, beta, c, channels, eps, GAMMA: tl.constex
 
 @kernel
 def merge_moments(
-    parts, mean, var, terms, gamma, beta, channels, splits, m: tl.float64, correction: tl.float64, eps: tl.float64,
-    STEP: tl.constexpr, COLUMNS: tl.constexpr, GIVEN: tl.constexpr, GAMMA: tl.constexpr, BETA: tl.constexpr,
+    parts, mean, var, terms, gamma, beta, running_mean, running_var, batches, channels, splits, m: tl.float64,
+    correction: tl.float64, eps: tl.float64, weight: tl.float64, factor: tl.float64, STEP: tl.constexpr,
+    COLUMNS: tl.constexpr, GIVEN: tl.constexpr, GAMMA: tl.constexpr, BETA: tl.constexpr, MOVED: tl.constexpr,
 ):  # fmt: skip
-    """mean and var (C) of all parts, and terms (4, C); GIVEN: mean and var are read, there are no parts."""
+    """mean and var (C) of all parts, and terms (4, C); GIVEN: mean and var are read, there are no parts.
+
+    MOVED: whether and how the running statistics follow.
+    """
     c = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
     inside = c < channels
     if GIVEN:
@@ -57,6 +60,7 @@ def merge_moments(
         v = variance(m2, m, correction)
         tl.store(mean + c, mu, mask=inside)
         tl.store(var + c, v, mask=inside)
+        move_running(running_mean, running_var, batches, mu, v, c, inside, weight, factor, MOVED)
     store_terms(terms, mu, v, gamma, beta, c, channels, eps, GAMMA, BETA)
 
 
@@ -107,18 +111,20 @@ def merge_gradient_sums(
 
 @kernel
 def track(
-    running_mean, running_var, batches, mean, var, channels, weight: tl.float64, factor: tl.float64,
-    COLUMNS: tl.constexpr, CUMULATIVE: tl.constexpr,
+    running_mean, running_var, batches, mean, var, count, channels, weight: tl.float64, factor: tl.float64,
+    correction: tl.float64, running_correction: tl.float64, COLUMNS: tl.constexpr, MOVED: tl.constexpr,
+    COUNTED: tl.constexpr,
 ):  # fmt: skip
-    """running += weight (batch - running) of mean and factor var; CUMULATIVE: weight = 1 / batches."""
+    """The running statistics follow a mean and var that were computed before: those of many ranks, or of a graph.
+
+    COUNTED: m is read from `count`, and factor = (m - correction) / (m - running_correction); m = 0 moves nothing.
+    """
     c = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
     inside = c < channels
-    k = weight
-    if CUMULATIVE:
-        k = 1 / (tl.load(batches) + 1).to(tl.float64)
-    old = tl.load(running_mean + c, mask=inside, other=0.0).to(tl.float64)
-    moved = follow(old, tl.load(mean + c, mask=inside, other=0.0), k)
-    tl.store(running_mean + c, rounded(moved, running_mean), mask=inside)
-    old = tl.load(running_var + c, mask=inside, other=0.0).to(tl.float64)
-    moved = follow(old, factor * tl.load(var + c, mask=inside, other=0.0), k)
-    tl.store(running_var + c, rounded(moved, running_var), mask=inside)
+    if COUNTED:
+        m = tl.load(count + 0 * c)  # a scalar in every lane
+        factor = (m - correction) / (m - running_correction)
+        inside = inside & (m > 0)
+    mu = tl.load(mean + c, mask=inside, other=0.0)
+    v = tl.load(var + c, mask=inside, other=0.0)
+    move_running(running_mean, running_var, batches, mu, v, c, inside, weight, factor, MOVED)

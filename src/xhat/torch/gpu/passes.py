@@ -21,8 +21,8 @@ from xhat.torch.cpu import FLOAT64, Run, plan_for
 from xhat.torch.gpu import maps, merge, sums, whole
 from xhat.torch.gpu.formulas import FROM_RESIDUAL, FROM_X, FROM_Y, LEAKY_RELU, NO_ACTIVATION, SILU
 from xhat.torch.gpu.launch import launch
-from xhat.torch.gpu.operands import Operands, vector, wide
-from xhat.torch.inputs import Inputs, check_mask, weights_in_order
+from xhat.torch.gpu.operands import Moved, Operands, vector, wide
+from xhat.torch.inputs import Inputs, Moving, check_mask, weights_in_order
 from xhat.torch.internals import ordinary
 
 __all__ = [
@@ -38,6 +38,7 @@ __all__ = [
     "run_of",
     "takes",
     "track",
+    "unread_moments",
 ]
 
 Maybe = Tensor | None
@@ -77,7 +78,7 @@ def run_of(plan: Plan, x: Tensor, mask: Maybe) -> Run:
     return Run(plan, statistics, count, weights, ENGINE)
 
 
-def part_of(plan: Plan, count: float, mask: Maybe) -> Run:
+def part_of(plan: Plan, count: Any, mask: Maybe) -> Run:
     """As `cpu.part_of`: a pass over one rank's part of a batch of this count in all."""
     weights = None if mask is None else weights_in_order(mask, plan)
     return Run(plan, FLOAT64, count, weights, ENGINE)
@@ -99,18 +100,21 @@ def normalize(x: Tensor, weight: Maybe, bias: Maybe, residual: Maybe, run: Run, 
     kind = dict(ACTIVATION=_ACTIVATIONS[activation], SLOPE=slope, RESIDUAL=residual is not None)
     affine = dict(GAMMA=weight is not None, BETA=bias is not None)
     gamma, beta = (p.first if t is None else t for t in (weight, bias))
+    moved = Moved(run.moving, statistics)
     if p.tiles.whole and run.batch and weights is None:
-        launch(whole.forward, (p.blocks,), (p["x"], p["residual"], y, mean, var, gamma, beta, *p.sizes,
-               *p.at("x", "residual", "y"), p.inner, float(correction), eps),
-               p.constants(p.tiles.rows, **kind, **affine))  # fmt: skip
+        launch(whole.forward, (p.blocks,), (p["x"], p["residual"], y, mean, var, gamma, beta, *moved.tensors, *p.sizes,
+               *p.at("x", "residual", "y"), p.inner, float(correction), eps, *moved.numbers),
+               p.constants(p.tiles.rows, **kind, **affine, MOVED=moved.how))  # fmt: skip
+        moved.count()
         return y
     terms = statistics.new_empty((4, p.channels), dtype=wide(x))
     parts = _sum_moments(p, weights) if run.batch else terms
-    launch(merge.merge_moments, (-(-p.channels // _CHANNELS),), (parts, mean, var, terms, gamma, beta, p.channels,
-           p.tiles.splits, m if run.batch else 1.0, float(correction), eps),
-           dict(STEP=_PARTS, COLUMNS=_CHANNELS, GIVEN=not run.batch, **affine))  # fmt: skip
+    launch(merge.merge_moments, (-(-p.channels // _CHANNELS),), (parts, mean, var, terms, gamma, beta, *moved.tensors,
+           p.channels, p.tiles.splits, m if run.batch else 1.0, float(correction), eps, *moved.numbers),
+           dict(STEP=_PARTS, COLUMNS=_CHANNELS, GIVEN=not run.batch, **affine, MOVED=moved.how))  # fmt: skip
     launch(maps.normalize, _grid(p), (p["x"], p["residual"], y, terms, *p.sizes,
            *p.at("x", "residual", "y"), p.inner, p.blocks), p.constants(p.tiles.map_rows, **kind))  # fmt: skip
+    moved.count()
     return y
 
 
@@ -126,20 +130,26 @@ def _sum_moments(p: Operands, weights: Maybe) -> Tensor:
 
 def moments(x: Tensor, mask: Maybe) -> tuple[float, int, Tensor]:
     """As `cpu.moments`: m, the number of values that have a weight, and mean and m2 (2, C) in float64."""
+    count, found = unread_moments(x, mask)
+    if mask is None:
+        return count, x.numel() // x.shape[1], found
+    values = x.numel() // x.shape[1] // mask.numel() * int(torch.count_nonzero(mask)) if mask.numel() else 0
+    return float(count), values, found
+
+
+def unread_moments(x: Tensor, mask: Maybe) -> tuple[Any, Tensor]:
+    """m, a number or a scalar, and mean and m2 (2, C); the host waits for the check of real weights alone."""
     plan = plan_for(Inputs(x, None, None, None, mask, None, None), 1.0, 0, None, operation="moments")
     found = x.new_zeros((2, x.shape[1]), dtype=torch.float64)
-    values, weights = x.numel() // x.shape[1], None
-    count = float(values)
-    if mask is not None:
-        weights = weights_in_order(mask, plan)
-        count, values = float(weights.sum()), int(torch.count_nonzero(weights))
-    if count:
+    weights = None if mask is None else weights_in_order(mask, plan)
+    if x.numel():
         p = Operands(plan, x=x)
         terms = found.new_empty((4, p.channels))
+        none = Moved(None, terms)
         launch(merge.merge_moments, (-(-p.channels // _CHANNELS),), (_sum_moments(p, weights), *found, terms, terms,
-               terms, p.channels, p.tiles.splits, 1.0, 0.0, 1.0),
-               dict(STEP=_PARTS, COLUMNS=_CHANNELS, GIVEN=False, GAMMA=False, BETA=False))  # fmt: skip
-    return count, values, found
+               terms, *none.tensors, p.channels, p.tiles.splits, 1.0, 0.0, 1.0, *none.numbers),
+               dict(STEP=_PARTS, COLUMNS=_CHANNELS, GIVEN=False, GAMMA=False, BETA=False, MOVED=none.how))  # fmt: skip
+    return float(x.numel() // x.shape[1]) if weights is None else weights.sum(), found
 
 
 def pre_of(x: Tensor, weight: Maybe, bias: Maybe, run: Run) -> Tensor:
@@ -153,17 +163,15 @@ def pre_of(x: Tensor, weight: Maybe, bias: Maybe, run: Run) -> Tensor:
     return normalize(x, weight, bias, None, Run(plan, run.statistics, math.inf, None, ENGINE))
 
 
-def track(
-    mean: Tensor, var: Tensor, batches: Maybe, statistics: Tensor, weight: float | None, factor: float
-) -> None:
-    """As `cpu.track`; weight None: 1 / batches, which is read on the device."""
-    channels = mean.shape[0]
-    counted = statistics if batches is None else batches
-    launch(merge.track, (-(-channels // _CHANNELS),), (mean, var, counted, *statistics, channels, weight or 0.0,
-           factor), dict(COLUMNS=_CHANNELS, CUMULATIVE=weight is None))  # fmt: skip
-    if batches is not None:
-        batches += 1
-    torch.autograd.graph.increment_version((mean, var))
+def track(moving: Moving, statistics: Tensor) -> None:
+    """As `cpu.track`, for statistics that no pass of this engine has found."""
+    moved = Moved(moving, statistics)
+    channels = statistics.shape[1]
+    counted = isinstance(moving.m, Tensor)
+    launch(merge.track, (-(-channels // _CHANNELS),), (*moved.tensors, *statistics, moving.m if counted else statistics,
+           channels, *moved.numbers, float(moving.correction), float(moving.running_correction)),
+           dict(COLUMNS=_CHANNELS, MOVED=moved.how, COUNTED=counted))  # fmt: skip
+    moved.count()
 
 
 # ------------------------------------------------------------------------------------------------------ backward
@@ -180,7 +188,7 @@ def gradients(
     activated = run.plan.activated_residual  # dresidual = dy act'(pre) is written together with dx
     dresidual = p.result() if activated else dx
     dweight, dbias = (_sum_for(t, need, x) for t, need in ((weight, need_weight), (bias, need_bias)))
-    if total is None and p.tiles.whole and run.batch and run.weights is None:
+    if total is None and x.numel() and p.tiles.whole and run.batch and run.weights is None:
         _whole_backward(p, run, weight, bias, (dx, dresidual, dweight, dbias))
     else:
         b = Backward(p, run, weight, bias)
@@ -238,6 +246,8 @@ class Backward:
         """Writes both sums, and returns the factors of the map."""
         p, t = self.p, self.p.tiles
         parts = p.first.new_empty((t.splits, 2, p.channels), dtype=torch.float64)
+        if not t.elements:  # a rank may have no part of the batch
+            return self._factors(parts.zero_(), parts, dweight, dbias, given=False)
         launch(sums.gradient_sums, (p.blocks, t.splits), (p["dy"], p["x"], p["saved"], self.weights, parts,
                *self.statistics, *self.parameters, *p.sizes, *p.at("dy", "x", "saved"), p.inner, p.per,
                self.run.plan.options.eps),
@@ -247,21 +257,27 @@ class Backward:
 
     def through(self, both: Tensor) -> Tensor:
         """The factors of the map for these sums of dy and dy xhat (2, C)."""
-        both = both.double().contiguous()
+        both, m = both.double().contiguous(), self.run.m
+        if isinstance(m, Tensor):  # of many ranks: divided here, the sums count as those of a batch of 1
+            both = both / torch.stack((m, m - self.run.plan.options.correction)).unsqueeze(1)
         return self._factors(both, both, both, both, given=True)
 
     def _factors(self, parts: Tensor, sums: Tensor, dweight: Tensor, dbias: Tensor, *, given: bool) -> Tensor:
         p, run, o = self.p, self.run, self.run.plan.options
+        m, correction = (
+            (1.0, 0.0) if isinstance(run.m, Tensor) or not run.batch else (run.m, float(o.correction))
+        )
         factors = parts.new_empty((7, p.channels), dtype=wide(p.first))
         launch(merge.merge_gradient_sums, (-(-p.channels // _CHANNELS),), (parts, sums, *self.statistics, factors,
-               *self.parameters, dweight, dbias, p.channels, p.tiles.splits, run.m if run.batch else 1.0,
-               float(o.correction), o.eps),
+               *self.parameters, dweight, dbias, p.channels, p.tiles.splits, m, correction, o.eps),
                dict(STEP=_PARTS, COLUMNS=_CHANNELS, GIVEN=given, BATCH=run.batch, **self.affine))  # fmt: skip
         return factors
 
     def map(self, factors: Tensor, dx: Tensor, dresidual: Maybe) -> None:
         """Writes dx, and dresidual if it is given."""
         p, t = self.p, self.p.tiles
+        if not t.elements:
+            return
         launch(maps.input_gradient, _grid(p), (p["dy"], p["x"], p["saved"], self.weights, p.written("dx", dx),
                dx if dresidual is None else dresidual, factors, *p.sizes,
                *p.at("dy", "x", "saved", "dx"), p.inner, p.blocks),

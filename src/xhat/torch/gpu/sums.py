@@ -35,10 +35,12 @@ SIZES = ("count_v", "channels_v", "channels", "inner_v", "per_v", "splits", "blo
 
 
 def kernel(function):
-    """A Triton kernel that is compiled once for all sizes."""
-    return triton.jit(do_not_specialize=[name for name in SIZES if name in function.__code__.co_varnames])(
-        function
-    )
+    """A Triton kernel that is compiled once for all sizes. Its first arguments, up to the first size, are tensors."""
+    arguments = function.__code__.co_varnames[: function.__code__.co_argcount]
+    sizes = [name for name in arguments if name in SIZES]
+    made = triton.jit(do_not_specialize=sizes)(function)
+    made.tensors = arguments.index(sizes[0])
+    return made
 
 
 @triton.jit

@@ -77,7 +77,17 @@ def tiles_of(shape: tuple[int, int, int], itemsize: int, strides: tuple[Strides,
     rows = power_of_two(count) if whole else max(1, VECTORS * vec // columns)
     blocks = -(-channels // columns)
     splits = 1 if whole else max(1, min(PROGRAMS // blocks, -(-count // (8 * terms * rows))))
-    per = -(-count // (splits * vec)) * vec if lanes else -(-count // splits)
+    per = max(
+        1, -(-count // (splits * vec)) * vec if lanes else -(-count // splits)
+    )  # of nothing: one empty split
     return Tiles(
-        lanes, vec, count, rows, 4 * rows if columns > 1 else rows, columns, -(-count // per), per, whole
+        lanes,
+        vec,
+        count,
+        rows,
+        4 * rows if columns > 1 else rows,
+        columns,
+        max(1, -(-count // per)),
+        per,
+        whole,
     )

@@ -14,6 +14,7 @@ from xhat.torch.gpu.formulas import (
     before_activation,
     centred,
     elements,
+    move_running,
     places,
     rounded,
     sizes,
@@ -27,12 +28,13 @@ __all__ = ["backward", "forward"]
 
 @kernel
 def forward(
-    x, residual, y, mean, var, gamma, beta, count_v, channels_v, x_outer, x_channel, residual_outer, residual_channel,
-    y_outer, y_channel, inner_v, correction: tl.float64, eps: tl.float64, VEC: tl.constexpr, ROWS: tl.constexpr,
-    COLUMNS: tl.constexpr, ACTIVATION: tl.constexpr, SLOPE: tl.constexpr, RESIDUAL: tl.constexpr, GAMMA: tl.constexpr,
-    BETA: tl.constexpr, WIDE: tl.constexpr, LANES: tl.constexpr,
+    x, residual, y, mean, var, gamma, beta, running_mean, running_var, batches, count_v, channels_v, x_outer, x_channel,
+    residual_outer, residual_channel, y_outer, y_channel, inner_v, correction: tl.float64, eps: tl.float64,
+    weight: tl.float64, factor: tl.float64, VEC: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
+    ACTIVATION: tl.constexpr, SLOPE: tl.constexpr, RESIDUAL: tl.constexpr, GAMMA: tl.constexpr, BETA: tl.constexpr,
+    MOVED: tl.constexpr, WIDE: tl.constexpr, LANES: tl.constexpr,
 ):  # fmt: skip
-    """mean and var (C) of the batch in two exact passes over registers, and y."""
+    """mean and var (C) of the batch in two exact passes over registers, and y. The running statistics follow."""
     count, channels = sizes(count_v, channels_v, VEC, LANES)
     c = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
     k = tl.arange(0, ROWS)
@@ -48,6 +50,7 @@ def forward(
     )  # NaN where a square overflows: an infinite var would hide x
     tl.store(mean + c, mu, mask=inside)
     tl.store(var + c, spread, mask=inside)
+    move_running(running_mean, running_var, batches, mu, spread, c, inside, weight, factor, MOVED)
     high, low, scale, shift, _ = terms_of(mu, spread, gamma, beta, c, channels, eps, GAMMA, BETA, WIDE)
     pre = before_activation(v, high[None, :], low[None, :], scale[None, :], shift[None, :])
     if RESIDUAL:

@@ -15,6 +15,7 @@ No statistics are computed here.
 """
 
 import weakref
+from collections.abc import Callable
 from contextlib import suppress
 from threading import Lock
 from time import sleep
@@ -45,6 +46,8 @@ __all__ = [
     "FrameHeader",
     "announce_failure",
     "gather",
+    "gather_on_device",
+    "takes",
 ]
 
 # torch renames all_gather_into_tensor, and warns of the old name where there is the other.
@@ -62,6 +65,19 @@ def gather(values: Array, header: FrameHeader, group: str, batches: int = -1) ->
     Raises ExchangeError on every rank if their headers differ, and if the collective fails.
     """
     return _session(group).gather(values, header, batches)
+
+
+def gather_on_device(values: Tensor, header: FrameHeader, group: str) -> Tensor:
+    """As `gather`, for a tensor (k,) of float64 on a device for which `takes` is true: the host waits for nothing.
+
+    The headers are compared on the device. If they differ, an assertion fails there, which ends the process.
+    """
+    return _session(group).gather_on_device(values, header)
+
+
+def takes(device: torch.device, group: str) -> bool:
+    """Whether tensors of this device are exchanged where they are: see `groups.takes`."""
+    return device.type != "cpu" and groups.takes(groups.group_of(group), device)
 
 
 class announce_failure:  # a function with @contextmanager takes several times as long
@@ -125,7 +141,8 @@ class Session:
     def __init__(self, group: Any) -> None:
         self.group = weakref.ref(group)
         self.rank, self.ranks = dist.get_rank(group), dist.get_world_size(group)
-        self.device = device_of(group)
+        self.device = device_of(group)  # of the last exchange, once there was one
+        self.headers: dict[Any, Tensor] = {}
         self.lock = Lock()
         self.progress = Progress()
         self.interrupt: BaseException | None = None
@@ -135,17 +152,32 @@ class Session:
 
     def gather(self, values: Array, header: FrameHeader, batches: int) -> Array:
         """See `gather`. What a signal handler raises meanwhile (KeyboardInterrupt) is raised after the exchange."""
+        frames: Array = self._in_turn(
+            lambda room: self._all_gather(values, header, batches, room), len(values), header
+        )
+        return frames[:, WORDS : WORDS + len(values)]
+
+    def gather_on_device(self, values: Tensor, header: FrameHeader) -> Tensor:
+        """See `gather_on_device`."""
+        self.device = values.device
+        frames: Tensor = self._in_turn(
+            lambda room: self._all_gather_on_device(values, header, room), len(values), header
+        )
+        return frames.narrow(1, WORDS, len(values))
+
+    def _in_turn(self, exchanged: Callable[[int], Any], length: int, header: FrameHeader) -> Any:
+        """The frames of all ranks, which `exchanged` gives for a capacity, with room for values of this length."""
         if not self.lock.acquire(blocking=False):
             self._refuse_a_second_thread(header)
         try:
             self.interrupt = None
-            capacity, length = self.capacity_after.get(self.previous, 0), len(values)
-            frames = self._all_gather(values, header, batches, capacity)
+            capacity = self.capacity_after.get(self.previous, 0)
+            frames = exchanged(capacity)
             if capacity < length:
-                frames = self._all_gather(values, header, batches, length)
+                frames = exchanged(length)
             self.capacity_after[self.previous] = max(capacity, length)
             self.previous = header
-            return frames[:, WORDS : WORDS + length]
+            return frames
         finally:
             self.lock.release()
             if self.interrupt is not None:
@@ -175,16 +207,40 @@ class Session:
         if len(values) <= capacity:
             frame[WORDS : WORDS + len(values)] = values
         sent, received = self._buffers(frame)
-        self.progress = Progress(self.progress.collectives + 1)
-        try:
-            self._run(received, sent)
-        except RuntimeError as error:
-            raise self._failure(header, error) from error
+        self._collect(received, sent, header)
         frames: Array = received.cpu().numpy().reshape(self.ranks, -1)
         headers = frames[:, :WORDS].view(np.int64)
         if not (headers == mine).all() and (sentence := disagreement(headers, header, self.rank)):
             raise ExchangeError(sentence)
         return frames
+
+    def _all_gather_on_device(self, values: Tensor, header: FrameHeader, capacity: int) -> Tensor:
+        """The same, of a tensor; headers are copied to the device once."""
+        length = len(values)
+        mine = self.headers.get((header, length, values.device))
+        if mine is None:
+            mine = torch.from_numpy(packed(header, length, -1)).to(values.device)
+            self.headers[header, length, values.device] = mine
+        fits = length <= capacity
+        room = values.new_zeros(capacity - length if fits else capacity)
+        sent = torch.cat(
+            (mine.view(torch.float64), values, room) if fits else (mine.view(torch.float64), room)
+        )
+        received = values.new_zeros(self.ranks * len(sent))
+        self._collect(received, sent, header)
+        frames = received.view(self.ranks, -1)
+        same = (frames.narrow(1, 0, WORDS).view(torch.int64) == mine).all()
+        torch._assert_async(same, f"batch_norm: the ranks exchange different things where rank {self.rank} exchanges "
+                                  f"{described(header)}.")  # fmt: skip
+        return frames
+
+    def _collect(self, received: Tensor, sent: Tensor, header: FrameHeader) -> None:
+        """One collective. Raises ExchangeError where it fails."""
+        self.progress = Progress(self.progress.collectives + 1)
+        try:
+            self._run(received, sent)
+        except RuntimeError as error:
+            raise self._failure(header, error) from error
 
     def _run(self, received: Tensor, sent: Tensor) -> None:
         """The collective, whatever a signal handler raises: the other ranks have the frames, and go on with them."""

@@ -3,6 +3,7 @@
 import weakref
 from typing import Any
 
+import torch
 import torch.distributed as dist
 
 from xhat.torch.errors import ExchangeError, first_line
@@ -17,6 +18,7 @@ __all__ = [
     "private_copy",
     "rank",
     "refuse_to_go_on_alone",
+    "takes",
     "world_size",
 ]
 
@@ -64,6 +66,12 @@ def world_size(group: str) -> int:
     if group == "" and not (dist.is_available() and dist.is_initialized()):
         return 1
     return dist.get_world_size(group_of(group))
+
+
+def takes(group: Any, device: torch.device) -> bool:
+    """Whether the group's backend for this device exchanges its tensors there: NCCL does; gloo copies to the host."""
+    backends = dict(pair.split(":") for pair in dist.get_backend_config(group).split(","))
+    return device.type != "cpu" and backends.get(device.type, "gloo") != "gloo"
 
 
 def refuse_to_go_on_alone() -> None:

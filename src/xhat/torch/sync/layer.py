@@ -10,7 +10,7 @@ from xhat.torch.inputs import CODES, Batch, Inputs, check_nonfinite
 from xhat.torch.internals import constant, tracing
 from xhat.torch.nn import BatchNorm
 from xhat.torch.operators import Where
-from xhat.torch.running_stats import momentum_of
+from xhat.torch.running_stats import Following, momentum_of
 from xhat.torch.sync import frames, groups, names, shared_batch
 from xhat.torch.sync.frames import FrameHeader
 
@@ -20,25 +20,72 @@ Maybe = Tensor | None
 
 
 class SyncBatchNorm(BatchNorm):
-    """`BatchNorm` for a batch that is split over several processes: in training, its statistics are those of all ranks.
+    """Batch normalization of a batch that is split over several processes.
 
-        forward    m, mu, m2 of each rank       -> all-gather -> merged -> y, running statistics
-        backward   sum dy, sum dy xhat          -> all-gather -> added  -> dx
+    In training, its statistics are those of all ranks::
 
-    The arguments are those of torch.nn.SyncBatchNorm, then the options of `BatchNorm`. input is (N, C, ...), with at
-    least 2 dimensions; N may differ between ranks, and may be 0. mask weighs the values of all ranks together.
-    process_group: the ranks that share a batch; None: all. The exchanges use a private copy of it. All ranks have to
-    call the layer, and to run its backward pass, in the same order, from one thread. Nothing is exchanged in
-    evaluation, with frozen statistics, and with a single rank.
+        forward    m, mu, m2 of each rank   -> all-gather -> merged -> y, running statistics
+        backward   sum dy, sum dy xhat      -> all-gather -> added  -> dx
+
+    The input is (N, C, ...), with at least 2 dimensions. N may differ between ranks, and may be 0. A mask weighs the
+    values of all ranks together.
+
+    Parameters
+    ----------
+    num_features : int
+        The number of channels C.
+    eps : float, default 1e-5
+        Added to the variance inside the square root.
+    momentum : float or None, default 0.1
+        The weight of a new batch in the running statistics; None for their plain average over the batches.
+    affine : bool, default True
+        Whether the layer has a weight and a bias.
+    track_running_stats : bool, default True
+        Whether the layer has running statistics. Without them, evaluation uses those of its own batch.
+    process_group : torch.distributed.ProcessGroup, optional
+        The ranks that share a batch; by default all. The exchanges use a private copy of it.
+    device : torch.device, optional
+        The device of parameters and buffers.
+    dtype : torch.dtype, optional
+        The dtype of parameters and buffers. Running statistics are float32 or wider whatever it is.
+    **options
+        ``correction``, ``running_correction``, ``activation`` and ``nonfinite``, as for `BatchNorm2d`.
+
+    Raises
+    ------
+    ExchangeError
+        On every rank, if one of them is gone or has failed, or if they disagree (docs/scaling.md lists what is
+        compared); then no running statistics have changed. Also if the process group was destroyed.
+    ArgumentError
+        Under a torch.func transform, or if an option has no valid value.
+    ShapeError, DtypeError, DegenerateBatchError
+        As `BatchNorm2d` does.
+
+    See Also
+    --------
+    convert_sync : Turn the batch norms of a model into these layers.
+    merge_running_statistics : For layers that do not share their batches.
+
+    Notes
+    -----
+    All ranks have to call the layer, and to run its backward pass, in the same order, from one thread. Nothing is
+    exchanged in evaluation, with frozen statistics, and with a single rank.
 
     Gradients are those of the sum of all ranks' losses, as torch defines them: dx is complete, and dweight and dbias
-    are this rank's share, which DistributedDataParallel averages. For the mean loss over a batch of n values, each rank
-    therefore takes the sum of its own losses times (number of ranks) / n.
+    are this rank's share, which DistributedDataParallel averages. For the mean loss over a batch of n values, each
+    rank therefore takes the sum of its own losses times (number of ranks) / n.
 
-    Not a subclass of torch.nn.SyncBatchNorm, which DistributedDataParallel refuses on a CPU.
-    Raises what `BatchNorm` raises. Raises ExchangeError on every rank if one of them is gone or has failed, or if they
-    disagree (docs/scaling.md lists what is compared); then no running statistics have changed. Raises ExchangeError if
-    the process group was destroyed, and ArgumentError under a torch.func transform.
+    The class is not a subclass of `torch.nn.SyncBatchNorm`, which DistributedDataParallel refuses on a CPU.
+
+    Examples
+    --------
+    With a single process it is a batch norm:
+
+    >>> import torch
+    >>> import xhat.torch as xt
+    >>> layer = xt.SyncBatchNorm(1)
+    >>> layer(torch.tensor([[1.0], [2.0], [6.0]])).flatten().detach()
+    tensor([-0.9258, -0.4629,  1.3887])
     """
 
     def __init__(
@@ -63,7 +110,7 @@ class SyncBatchNorm(BatchNorm):
 
     @property
     def process_group(self) -> Any:
-        """The ranks that share a batch; None: all. Stored by name, so that the layer can be copied and pickled."""
+        """The ranks that share a batch; None for all. Stored by name, so that the layer can be copied and pickled."""
         return groups.group_of(self._group) if self._group else None
 
     @process_group.setter
@@ -90,10 +137,10 @@ class SyncBatchNorm(BatchNorm):
         return ranks > 1
 
     def _normalized(
-        self, t: Inputs, eps: Any, correction: Any, activation: Any
+        self, t: Inputs, eps: Any, correction: Any, activation: Any, following: Following | None = None
     ) -> tuple[Tensor, Batch | None]:
         if t.mean is not None or not self._exchanges():
-            return super()._normalized(t, eps, correction, activation)
+            return super()._normalized(t, eps, correction, activation, following)
         if tracing():
             path, details = _names_in_graph(self)
             where = Where(self._group, path, details=details)
@@ -112,9 +159,16 @@ class SyncBatchNorm(BatchNorm):
         return self._path
 
     def _batches(self) -> int:
-        """num_batches_tracked; -1 if the layer has none, or does not move its statistics."""
+        """num_batches_tracked; -1 if the layer has none, if it does not move, and if the host would have to wait."""
         counter = self._buffers["num_batches_tracked"]
-        return -1 if counter is None or counter.is_meta or _moving(self) is None else int(counter)
+        if (
+            counter is None
+            or counter.is_meta
+            or _moving(self) is None
+            or frames.takes(counter.device, self._group)
+        ):
+            return -1
+        return int(counter)
 
 
 def _moving(layer: SyncBatchNorm) -> Maybe:

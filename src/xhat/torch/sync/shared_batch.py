@@ -26,7 +26,7 @@ from xhat.plan import Options, check_options
 from xhat.torch import composed, operators
 from xhat.torch.engines import engine_for
 from xhat.torch.inputs import Batch, Inputs, check_inputs
-from xhat.torch.internals import differentiating_forward, recomputing, tracing, transforming
+from xhat.torch.internals import differentiating_forward, on_a_device, recomputing, tracing, transforming
 from xhat.torch.operators import Where
 from xhat.torch.sync import frames
 from xhat.torch.sync.frames import Array, FrameHeader
@@ -50,6 +50,8 @@ def normalized(
     y, statistics, count = run(*t[:5], *o, *where)
     if graph:
         return y, Batch(statistics.detach(), count.detach())
+    if on_a_device(count):
+        return y, Batch(statistics.detach(), count)
     m = float(count)
     return y, Batch(statistics.detach(), m) if m else None
 
@@ -122,7 +124,8 @@ class AcrossRanks(torch.autograd.Function):
         """As `operators.forward`."""
         output = operators.forward(*inputs)
         operators.save(ctx, inputs, output)
-        ctx.exchanges = bool(output[2])  # unless the batch is empty on all ranks
+        count = output[2]
+        ctx.exchanges = on_a_device(count) or bool(count)  # unless the batch is empty on all ranks
         return output
 
     @staticmethod
@@ -151,7 +154,12 @@ class Exchanged:
         header = _header(
             where.layer, channels, x.dtype, where.differentiated, o, recomputing(), where.details
         )
-        with frames.announce_failure(header, where.group or ""):
+        group = where.group or ""
+        if _on_device(x, where):
+            with frames.announce_failure(header, group):
+                sent = _row(x, mask)
+            return _merged_on_device(frames.gather_on_device(sent, header, group), o)
+        with frames.announce_failure(header, group):
             mine = _moments(x, mask)
         row = merged_row(_gather(mine, header, where))
         m, (values, everything) = row[0], row[1:3].astype(int)
@@ -169,7 +177,9 @@ class Exchanged:
     def total(self, sums: Tensor, x: Tensor, statistics: Tensor, o: Options, where: Where) -> Tensor:
         """The sum over all ranks of the gradient sums."""
         header = FrameHeader("gradient sums", where.layer, x.shape[1], x.dtype, True, *o)
-        return _sum(sums, header._replace(forward=_checksum(statistics)), where)
+        if not _on_device(x, where):
+            header = header._replace(forward=_checksum(statistics))
+        return _sum(sums, header, where)
 
     def differentiable_total(self, sums: Tensor, where: Where) -> Tensor:
         """The same as an operator."""
@@ -203,6 +213,31 @@ def _moments(x: Tensor, mask: Maybe) -> Array:
     return np.concatenate(((count, values, x.numel() // x.shape[1]), moments.flatten().cpu().numpy()))
 
 
+def _on_device(x: Tensor, where: Where) -> bool:
+    """Whether this layer's exchanges stay on the device of x."""
+    return exchange.get() is None and frames.takes(x.device, where.group or "")
+
+
+def _row(x: Tensor, mask: Maybe) -> Tensor:
+    """m of this rank, its means and its m2, in one tensor that the host does not read."""
+    m, found = (engine_for(x, mask) or composed).unread_moments(x, mask)
+    m = m.double().reshape(1) if isinstance(m, Tensor) else found.new_full((1,), m)
+    return torch.cat((m, found.flatten()))
+
+
+def _merged_on_device(rows: Tensor, o: Options) -> tuple[Tensor, Tensor]:
+    """Mean and var (2, C) of such rows of all ranks, and m: the ranks' means are values that weigh m."""
+    channels = rows.shape[1] // 2
+    m, mean, m2 = rows.split((1, channels, channels), 1)
+    count = m.sum()
+    mu, between = equations.moments(mean, lambda v: v.sum(0), count, m)
+    total = m2.sum(0) + between
+    var = equations.variance(
+        total + 0 * total, count, o.correction
+    )  # NaN where a square overflows, as in `merge`
+    return torch.where(count > 0, torch.stack((mu, var)), 1.0), count  # of nothing, any statistics will do
+
+
 def merged_row(rows: Array) -> Array:
     """Such moments of many parts made one."""
     (m,), mean, m2 = merged(rows[:, :1], *np.split(rows[:, 3:], 2, axis=1))
@@ -220,6 +255,10 @@ def _checksum(statistics: Tensor) -> int:
 
 def _sum(sums: Tensor, header: FrameHeader, where: Where) -> Tensor:
     """The sum over all ranks, in this shape."""
+    if _on_device(sums, where):
+        flat = sums.detach().double().flatten()
+        total = frames.gather_on_device(flat, header, where.group or "").sum(0)
+        return total.to(sums.dtype).reshape(sums.shape)
     ranks = _gather(sums.detach().flatten().cpu().numpy(), header, where)
     return torch.from_numpy(added(ranks)).to(sums.device).reshape(sums.shape)
 

@@ -5,14 +5,15 @@ mistake that can be made in several ways has several entries of one name.
 """
 
 from dataclasses import dataclass, fields
+from functools import cache, cached_property
 from itertools import combinations
 from typing import Any
 
+from xhat.lens.checker.expected.steps import Faults
 from xhat.lens.checker.faults.backward import BACKWARD, EXCHANGED
 from xhat.lens.checker.faults.evaluation import EVALUATION
 from xhat.lens.checker.faults.forward import FORWARD
 from xhat.lens.checker.faults.sums import SUMS
-from xhat.lens.checker.steps import Faults
 
 __all__ = [
     "CATALOGUE",
@@ -42,13 +43,13 @@ class Mistake:
     remedy: str
     faults: tuple[tuple[str, Any], ...]
 
-    @property
+    @cached_property
     def needs(self) -> str:
         """The property that a batch must have for this mistake to show, or an empty string."""
         values = [value for _, value in self.faults]
         return WITH_POSITIONS if _ON_POSITIONS & {*values} else SQUARE if "crossed" in values else ""
 
-    @property
+    @cached_property
     def touches(self) -> frozenset[str]:
         """The outputs it changes directly. (A forward mistake also changes the statistics that the backward uses.)"""
         return frozenset(output for fault, _ in self.faults for output in _outputs(fault))
@@ -121,11 +122,13 @@ def compatible(mistakes: tuple[Mistake, ...]) -> bool:
     return len(set(names)) == len(names)
 
 
+@cache
 def with_faults(mistakes: tuple[Mistake, ...]) -> Faults:
     """The faults of all these mistakes."""
     return Faults(**{name: value for mistake in mistakes for name, value in mistake.faults})
 
 
+@cache
 def sets_of(output: str, size: int, traits: frozenset[str]) -> list[tuple[Mistake, ...]]:
     """Every compatible set of `size` mistakes that change this output on a batch with these properties."""
     touching = [m for m in CATALOGUE if output in m.touches and (not m.needs or m.needs in traits)]

@@ -32,7 +32,17 @@ _ANSWERS = {True: "right", False: "wrong", None: "not judged"}
 
 @dataclass(frozen=True)
 class Graded:
-    """A submission: its name, the verdicts of its files, and why there are none."""
+    """A submission and the verdicts of its files, as `check_files` returns it.
+
+    Attributes
+    ----------
+    name : str
+        The name of the submission.
+    files : tuple of Verdicts
+        The verdicts of its files.
+    problem : str or None
+        Why there are none.
+    """
 
     name: str
     files: tuple[Verdicts, ...]
@@ -40,6 +50,7 @@ class Graded:
 
     @property
     def status(self) -> int:
+        """The exit status: 0 right, 1 something is wrong, 2 something was not judged and nothing is wrong."""
         return combined([file.status for file in self.files])
 
     @property

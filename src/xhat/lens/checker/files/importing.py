@@ -16,7 +16,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from xhat.lens.checker.adapter import Adapter
+from xhat.lens.checker.calling.adapter import Adapter
 from xhat.lens.checker.files.pairs import Function
 from xhat.lens.checker.files.stubs import MissingModule, Stubs
 from xhat.lens.checker.files.syntax import define

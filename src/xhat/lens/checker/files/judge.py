@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from xhat.lens.checker.adapter import Unjudged
+from xhat.lens.checker.calling.adapter import Unjudged
 from xhat.lens.checker.check import check
 from xhat.lens.checker.files.importing import Loaded, loaded
 from xhat.lens.checker.files.pairs import Found, Pair, find_pairs, named_pair

@@ -7,9 +7,9 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from xhat.lens.checker.adapter import Adapter, Unjudged, quantity
+from xhat.lens.checker.calling.adapter import Adapter, Unjudged, quantity
+from xhat.lens.checker.calling.names import PASSES
 from xhat.lens.checker.files.kinds import read_name, words_of
-from xhat.lens.checker.names import PASSES
 
 __all__ = ["Found", "Function", "Pair", "find_pairs", "named_pair"]
 

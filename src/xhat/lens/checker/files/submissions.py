@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from xhat.errors import ArgumentError
-from xhat.lens.checker.adapter import Unjudged
+from xhat.lens.checker.calling.adapter import Unjudged
 from xhat.lens.checker.files.pairs import find_pairs
 from xhat.lens.checker.files.syntax import described
 from xhat.lens.checker.files.text import Code, read_code

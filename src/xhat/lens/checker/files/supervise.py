@@ -15,7 +15,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Protocol
 
-from xhat.lens.checker.adapter import Adapter
+from xhat.lens.checker.calling.adapter import Adapter
 from xhat.lens.checker.files.judge import judged
 from xhat.lens.checker.files.limits import bound_memory, bound_processes, family, kill
 from xhat.lens.checker.files.verdicts import Verdicts, revived

@@ -13,7 +13,7 @@ import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from xhat.lens.checker.adapter import Unjudged
+from xhat.lens.checker.calling.adapter import Unjudged
 
 __all__ = ["Code", "Part", "blocks", "read_code"]
 

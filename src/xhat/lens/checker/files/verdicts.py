@@ -15,10 +15,24 @@ __all__ = ["Verdicts", "combined", "revived"]
 
 @dataclass(frozen=True, repr=False, eq=False)
 class Verdicts(Sequence[Verdict]):
-    """The verdicts of a file, one for each pair or layer; true if each of them is right.
+    """The verdicts of a file, a sequence with one `Verdict` for each pair of functions or layer.
 
-    ``path``: the file; ``notes``: how it was read; ``others``: its functions that were not called, with the reason
-    where their names speak of a norm; ``problem``: why nothing could be judged; ``output``: what the code printed.
+    It is true if each of them is right. Print it for all that was found.
+
+    Attributes
+    ----------
+    path : str
+        The file.
+    verdicts : tuple of Verdict
+        The verdicts.
+    notes : tuple of str
+        How the file was read.
+    others : tuple of str
+        Its functions that were not called, with the reason where their names speak of a norm.
+    problem : str or None
+        Why nothing could be judged.
+    output : str
+        What the code printed.
     """
 
     path: str
