@@ -175,7 +175,11 @@ def test_an_attribute_that_is_set_to_what_it_cannot_be(name, value, error, said)
     [
         ({"num_features": 0}, ArgumentError, "num_features is 0, expected a positive int"),
         ({"num_features": 2.5}, ArgumentError, "num_features is 2.5, expected a positive int"),
-        ({"num_features": np.zeros((4, 3))}, ArgumentError, r"an array of shape \(4, 3\), expected a positive int. BatchNorm is"),
+        (
+            {"num_features": np.zeros((4, 3))},
+            ArgumentError,
+            "num_features is an array of shape (4, 3), expected a positive int.",
+        ),
         (
             {"num_features": (3, 4)},
             ArgumentError,

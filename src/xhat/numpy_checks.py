@@ -121,8 +121,8 @@ def features(given: int | tuple[int, ...], axis: int | tuple[int, ...]) -> tuple
         features = ()
     if isinstance(given, np.ndarray) and given.ndim:
         raise ArgumentError(
-            f"BatchNorm: num_features is an array of shape {given.shape}, expected a positive int. BatchNorm is a layer, "
-            "which is called with x: BatchNorm(channels)(x). xhat.batch_norm(x) is the function."
+            f"BatchNorm: num_features is an array of shape {given.shape}, expected a positive int. BatchNorm is a "
+            "layer, which is called with x: BatchNorm(channels)(x). xhat.batch_norm(x) is the function."
         )
     if not features or min(features) < 1:
         raise ArgumentError(
