@@ -19,7 +19,7 @@ case $(uname -m) in
 esac
 [ $# -gt 0 ] || set -- "${some[@]}"
 
-[ -e "$place/venv/done" ] || {
+[ "$place/venv/done" -nt constraints-build.txt ] || {
     "$python" -m venv --clear "$place/venv"
     "$place/venv/bin/python" -m pip install --quiet --requirement constraints-build.txt
     "$place/venv/bin/python" -m pip install --quiet --constraint constraints.txt numpy ml_dtypes hypothesis pytest
