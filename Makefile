@@ -174,7 +174,6 @@ test-old-cpu: $(MADE)/engine $(MADE)/with-test
 
 # -------------------------------------------------------------------------------------------------- release
 
-<<<<<<< .merge_file_9HmWwZ
 wheels:
 	tools/wheels.sh
 
@@ -195,33 +194,3 @@ test-pythons:
 
 test-torch: $(MADE)/engine $(MADE)/with-$(EXTRAS) $(MADE)/architectures
 	VENV=$(VENV) tools/torch_versions.sh $(TORCH_VERSION)
-=======
-# ----------------------------------------------------------------------------------------- other processors
-# Emulated; what that needs is unpacked in build, and nothing is installed.
-
-test-arm64: $(MADE)/engine $(MADE)/with-test
-	PYTHON=$(BIN)/python PROCESSES=$(PROCESSES) tools/arm64.sh tests
-
-survey-arm64: $(MADE)/engine $(MADE)/with-test
-	PYTHON=$(BIN)/python tools/arm64.sh survey
-
-test-old-cpu: $(MADE)/engine $(MADE)/with-test
-	PYTHON=$(BIN)/python tools/old_cpu.sh
-
-# -------------------------------------------------------------------------------------------------- release
-
-wheels:
-	tools/wheels.sh
-
-# ------------------------------------------------------------------------- other compilers, and later Pythons
-# In a Debian of their own, which tools/debian.sh makes (Linux, as root).
-
-compilers:
-	tools/debian.sh tools/compilers.sh
-
-tidy:
-	tools/debian.sh tools/compilers.sh clang-tidy
-
-test-pythons:
-	tools/debian.sh tools/pythons.sh
->>>>>>> .merge_file_XZiQ2L

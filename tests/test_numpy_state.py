@@ -178,11 +178,7 @@ def test_an_attribute_that_is_set_to_what_it_cannot_be(name, value, error, said)
         (
             {"num_features": np.zeros((4, 3))},
             ArgumentError,
-<<<<<<< .merge_file_BZSrUD
-            r"an array of shape \(4, 3\), expected a positive int. BatchNorm is",
-=======
             "num_features is an array of shape (4, 3), expected a positive int.",
->>>>>>> .merge_file_QLVrxv
         ),
         (
             {"num_features": (3, 4)},
