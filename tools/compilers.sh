@@ -11,6 +11,7 @@
 # Needs the compilers, a Python with venv and headers (PYTHON), and a network for what the build and the survey import.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+. tools/unavailable.sh
 place=$PWD/build/compilers
 python=${PYTHON:-$(command -v python3.13 || command -v python3)}
 case $(uname -m) in
@@ -57,7 +58,7 @@ rm -f "$place/first.json"
 for one in "$@"; do
     compiler=${one%%:*} isas=${one#*:}
     [ "$isas" != "$one" ] || isas=$all
-    command -v "$compiler" > /dev/null || { echo "$0: there is no $compiler here." >&2; exit 69; }
+    command -v "$compiler" > /dev/null || unavailable "there is no $compiler here."
     "$compiler" --version | head -n 1
     if [ "$compiler" = clang-tidy ]; then
         tidy "${isas##*;}"
