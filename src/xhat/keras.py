@@ -16,8 +16,8 @@ try:
     from keras import ops
 except ModuleNotFoundError as error:
     raise ModuleNotFoundError(
-        f"xhat.keras: {error.name} is not installed. Keras needs itself and its backend: pip install keras, and set "
-        "KERAS_BACKEND to a backend that is installed: jax, torch, tensorflow or openvino.",
+        f"xhat.keras: {error.name} is not installed. Install Keras and a backend, and name the backend: pip install "
+        "keras jax, and KERAS_BACKEND=jax in the environment; it may be torch, tensorflow or openvino as well.",
         name=error.name,
     ) from None
 
