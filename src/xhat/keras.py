@@ -11,8 +11,15 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
-import keras
-from keras import ops
+try:
+    import keras
+    from keras import ops
+except ModuleNotFoundError as error:
+    raise ModuleNotFoundError(
+        f"xhat.keras: {error.name} is not installed. Keras needs itself and its backend: pip install keras, and set "
+        "KERAS_BACKEND to a backend that is installed: jax, torch, tensorflow or openvino.",
+        name=error.name,
+    ) from None
 
 from xhat import equations
 from xhat.errors import DtypeError, ShapeError

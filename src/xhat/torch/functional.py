@@ -104,7 +104,7 @@ def batch_norm(
     ShapeError
         If a tensor does not fit the input, or if evaluation has no running statistics.
     DtypeError
-        If a tensor has another dtype, layout or class.
+        If a tensor has a dtype, layout or class that is not accepted.
     ArgumentError
         If an option or a weight of the mask has no valid value, if only one of the running statistics is given, or with
         ``nonfinite="raise"``.
