@@ -3,18 +3,21 @@
 They have three channels of few elements: the interpreter takes its time for every channel.
 """
 
+from unittest.mock import patch
+
 import torch
 from definition import Problem, definition, generator, relative
+from test_library import OPTIONS, asked, gradient_arguments, tracked
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 import xhat.torch as xt
-from xhat.torch import functional, recorder
+from xhat.torch import functional, recorder, running_stats
 from xhat.torch.gpu import tiles
 from xhat.torch.inputs import Inputs
 from xhat.torch.running_stats import Running
 
-__all__ = ["layers", "moved", "moved_once", "variants"]
+__all__ = ["layers", "moved", "moved_once", "opchecks", "variants"]
 
 SHAPE = (4, 3, 3, 2)
 
@@ -147,3 +150,29 @@ def moved_once() -> dict[str, float]:
     (dx,) = torch.autograd.grad(y.sum(), x, create_graph=True)
     torch.autograd.grad(dx.square().sum(), x)
     return {"once": float(all(map(torch.equal, before, layer.buffers())) and layer.num_batches_tracked == 1)}
+
+
+def opchecks() -> dict[str, str]:
+    """What torch.library.opcheck finds of each operator: its schema, its fake, its gradient, a graph of it."""
+    tiles.WHOLE = 4096
+    memory = torch.channels_last
+    p, rest = asked(numbers("opcheck")[:2, :2].contiguous(memory_format=memory), OPTIONS[2])
+    dy = numbers("dy")[:2, :2].contiguous(memory_format=memory)
+    calls = {
+        "batch_norm": (*p, *rest),
+        "batch_norm_backward": gradient_arguments(p, rest, dy),
+        "track": tracked(),
+    }
+    found = {}
+    with patch.object(
+        running_stats, "on_a_device", lambda t: isinstance(t, Tensor)
+    ):  # so that a kernel tracks
+        for name, arguments in calls.items():
+            found[name] = " ".join(
+                {
+                    *torch.library.opcheck(
+                        getattr(torch.ops.xhat, name), arguments, raise_exception=False
+                    ).values()
+                }
+            )
+    return found

@@ -104,3 +104,7 @@ def test_other_layers_and_recalibrate_compute_their_formulas() -> None:
     found = named("variants")
     assert set(found) == {"BatchRenorm2d", "GhostBatchNorm2d and adapt", "recalibrate"}
     assert max(found.values()) < 2e-7 and found["recalibrate"] < 1e-14
+
+
+def test_opcheck_finds_nothing_wrong_with_the_operators() -> None:
+    assert named("opchecks") == dict.fromkeys(("batch_norm", "batch_norm_backward", "track"), "SUCCESS")
