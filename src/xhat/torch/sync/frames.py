@@ -142,7 +142,7 @@ class Session:
         self.group = weakref.ref(group)
         self.rank, self.ranks = dist.get_rank(group), dist.get_world_size(group)
         self.device = device_of(group)  # of the frames; that of `gather_on_device`, once there was one
-        self.headers: dict[Any, Tensor] = {}
+        self.headers: dict[Any, tuple[FrameHeader | None, Tensor]] = {}  # of each layer, the last
         self.lock = Lock()
         self.progress = Progress()
         self.interrupt: BaseException | None = None
@@ -221,12 +221,12 @@ class Session:
         return frames
 
     def _all_gather_on_device(self, values: Tensor, header: FrameHeader, capacity: int) -> Tensor:
-        """The same, of a tensor; headers are copied to the device once."""
+        """The same, of a tensor; the header of a layer is copied to the device where it has changed."""
         length = len(values)
-        mine = self.headers.get((header, length, values.device))
-        if mine is None:
+        kept, mine = self.headers.get((header.layer, length, values.device), (None, values))
+        if kept != header:
             mine = torch.from_numpy(packed(header, length, -1)).to(values.device)
-            self.headers[header, length, values.device] = mine
+            self.headers[header.layer, length, values.device] = header, mine
         fits = length <= capacity
         room = values.new_zeros(capacity - length if fits else capacity)
         sent = torch.cat(

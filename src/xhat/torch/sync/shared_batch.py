@@ -230,11 +230,13 @@ def _merged_on_device(rows: Tensor, o: Options) -> tuple[Tensor, Tensor]:
     channels = rows.shape[1] // 2
     m, mean, m2 = rows.split((1, channels, channels), 1)
     count = m.sum()
+    has_variance = (count == 0) | ((count > o.correction) & (count != 1))
+    torch._assert_async(has_variance, "batch_norm: the batch of all ranks has no variance: it has one value per "
+                        "channel, or weights whose sum is at most the correction.")  # fmt: skip
     mu, between = equations.moments(mean, lambda v: v.sum(0), count, m)
     total = m2.sum(0) + between
-    var = equations.variance(
-        total + 0 * total, count, o.correction
-    )  # NaN where a square overflows, as in `merge`
+    total = total + 0 * total  # NaN where a square overflows, as in `merge`
+    var = equations.variance(total, count, o.correction)
     return torch.where(count > 0, torch.stack((mu, var)), 1.0), count  # of nothing, any statistics will do
 
 
