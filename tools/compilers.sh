@@ -11,6 +11,7 @@
 # Needs the compilers, a Python with venv and headers (PYTHON), and a network for what the build and the survey import.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+. tools/unavailable.sh
 place=$PWD/build/compilers
 python=${PYTHON:-$(command -v python3.13 || command -v python3)}
 case $(uname -m) in
@@ -19,7 +20,7 @@ case $(uname -m) in
 esac
 [ $# -gt 0 ] || set -- "${some[@]}"
 
-[ -e "$place/venv/done" ] || {
+[ "$place/venv/done" -nt constraints-build.txt ] || {
     "$python" -m venv --clear "$place/venv"
     "$place/venv/bin/python" -m pip install --quiet --requirement constraints-build.txt
     "$place/venv/bin/python" -m pip install --quiet --constraint constraints.txt numpy ml_dtypes hypothesis pytest
@@ -57,7 +58,7 @@ rm -f "$place/first.json"
 for one in "$@"; do
     compiler=${one%%:*} isas=${one#*:}
     [ "$isas" != "$one" ] || isas=$all
-    command -v "$compiler" > /dev/null || { echo "$0: there is no $compiler here." >&2; exit 69; }
+    command -v "$compiler" > /dev/null || unavailable "there is no $compiler here."
     "$compiler" --version | head -n 1
     if [ "$compiler" = clang-tidy ]; then
         tidy "${isas##*;}"

@@ -8,8 +8,8 @@
 # build for the CPU, name it in PIP_EXTRA_INDEX_URL and ask for it: 2.11.0+cpu. Leaves build/torch-VERSION.log with the
 # failures, and nothing else: the environment, build/torch-VERSION, is removed after its tests (KEEP=1 keeps it).
 set -euo pipefail
-
 cd "$(dirname "$0")/.."
+. tools/unavailable.sh
 root=$PWD
 main=$root/${VENV:-.venv}/bin/python
 versions=()
@@ -21,12 +21,11 @@ done
 ((${#tests[@]})) || tests=(tests/pytorch --ignore tests/pytorch/gpu)  # Triton belongs to one version of PyTorch
 
 if ((${#versions[@]} == 0)); then
-    echo "torch_versions: got no version, expected some: tools/torch_versions.sh 2.11.0 2.14.1" >&2
+    echo "$0: got no version, expected some: make test-torch TORCH_VERSION='2.11.0 2.14.1'" >&2
     exit 2
 fi
 if ! "$main" -c 'import xhat' 2>/dev/null; then
-    echo "torch_versions: there is no xhat in $main. Run make test first, or name its environment: VENV=..." >&2
-    exit 2
+    unavailable "there is no xhat in $main. Run make test first, or name its environment: VENV=..."
 fi
 
 export OMP_NUM_THREADS=1 MKL_NUM_THREADS=1

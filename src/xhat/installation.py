@@ -17,17 +17,17 @@ LIBRARIES = {
 }
 
 
-def _what_is_missing(said: str) -> str:
-    """Why the kernels were not imported and the remedy, from the words of Python or the loader."""
+def _what_is_missing(message: str) -> str:
+    """Why the kernels were not imported and the remedy, from the message of Python or the loader."""
     import re
     import sys
     from platform import machine
 
     files = sorted(file.name for file in FOLDER.glob("_kernels.*") if file.suffix in (".so", ".pyd"))
-    mine = [file for file in files if file.removeprefix("_kernels") in EXTENSION_SUFFIXES]
+    fitting = [file for file in files if file.removeprefix("_kernels") in EXTENSION_SUFFIXES]
     python = f"Python {sys.version_info[0]}.{sys.version_info[1]} on {machine()}"
-    library = re.search(r"\b(libg?omp)\b[^:\s]*: cannot open|Library not loaded: \S*\b(libomp)\b", said)
-    if said.startswith("No module named") and not files:
+    library = re.search(r"\b(libg?omp)\b[^:\s]*: cannot open|Library not loaded: \S*\b(libomp)\b", message)
+    if message.startswith("No module named") and not files:
         return (
             f"xhat: there are no compiled kernels in {FOLDER}. Compile them: python -m pip install ., in a clone of "
             "xhat, and start Python outside of its folder src."
@@ -38,13 +38,13 @@ def _what_is_missing(said: str) -> str:
             f"xhat: the compiled kernels need OpenMP's runtime, {name}, which is not installed. Install it: "
             f"{LIBRARIES[name]}."
         )
-    if (files and not mine) or any(f"{file}: cannot open" in said for file in mine):
+    if (files and not fitting) or any(f"{file}: cannot open" in message for file in fitting):
         return f"xhat: the compiled kernels, {files[0]}, are not for {python}. {AGAIN}"
-    return f"xhat: the compiled kernels can't be loaded ({said}). {AGAIN}"
+    return f"xhat: the compiled kernels can't be loaded ({message}). {AGAIN}"
 
 
 try:
-    import numpy  # noqa: F401  # what follows imports it without a question
+    import numpy  # noqa: F401  # the other files import it without a check
 except ModuleNotFoundError as error:
     if error.name != "numpy":
         raise
