@@ -168,11 +168,6 @@ def opchecks() -> dict[str, str]:
         running_stats, "on_a_device", lambda t: isinstance(t, Tensor)
     ):  # so that a kernel tracks
         for name, arguments in calls.items():
-            found[name] = " ".join(
-                {
-                    *torch.library.opcheck(
-                        getattr(torch.ops.xhat, name), arguments, raise_exception=False
-                    ).values()
-                }
-            )
+            checks = torch.library.opcheck(getattr(torch.ops.xhat, name), arguments, raise_exception=False)
+            found[name] = " ".join(sorted({str(result) for result in checks.values()}))
     return found

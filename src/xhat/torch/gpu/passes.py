@@ -3,8 +3,8 @@
     forward    sums of splits -> merge, and the factors of the map -> map
     backward   sums of splits -> merge, and the factors of the map -> map
 
-or one launch where a channel fits into registers (`tiles.Tiles.whole`). The host waits for a mask, whose weights are
-summed and checked, and for nothing else.
+or one launch where a channel fits into registers (`tiles.Tiles.whole`). The host waits for the first compilation of a
+kernel and for a mask, whose weights are summed and checked.
 """
 
 import math
