@@ -19,6 +19,11 @@ case $(uname -m) in
 esac
 [ $# -gt 0 ] || set -- "${some[@]}"
 
+for one in "$@"; do
+    command -v "${one%%:*}" > /dev/null || { echo "$0: there is no ${one%%:*} here." >&2; exit 69; }
+done
+"$python" -c 'import ensurepip' 2> /dev/null || { echo "$0: ${python:-no Python} can't make an environment here: PYTHON names another." >&2; exit 69; }
+
 [ -e "$place/venv/done" ] || {
     "$python" -m venv --clear "$place/venv"
     "$place/venv/bin/python" -m pip install --quiet --requirement constraints-build.txt
@@ -57,7 +62,6 @@ rm -f "$place/first.json"
 for one in "$@"; do
     compiler=${one%%:*} isas=${one#*:}
     [ "$isas" != "$one" ] || isas=$all
-    command -v "$compiler" > /dev/null || { echo "$0: there is no $compiler here." >&2; exit 69; }
     "$compiler" --version | head -n 1
     if [ "$compiler" = clang-tidy ]; then
         tidy "${isas##*;}"

@@ -12,6 +12,8 @@ place=$PWD/build/old-cpu
 qemu=$place/usr/bin/qemu-x86_64-static
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
 
+need_debian
+need_xhat "$native"
 if [ ! -x "$qemu" ]; then
     unpack "$place" amd64 qemu-user-static
     find "$place/usr/bin" -name 'qemu-*' ! -name 'qemu-x86_64' ! -name 'qemu-x86_64-static' -delete  # those of thirty other processors

@@ -11,11 +11,13 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 read -ra pythons <<< "${PYTHONS:-python3.13 python3.14 python3.15}"
+wheel=${1:-}
+[ -z "$wheel" ] || [ -f "$wheel" ] || { echo "$0: there is no file $wheel, expected a wheel." >&2; exit 2; }
 place=build/pythons
 limit=1800 each=300  # seconds
 
 for python in "${pythons[@]}"; do
-    command -v "$python" > /dev/null || { echo "$0: there is no $python here." >&2; exit 69; }
+    "$python" -c '' 2> /dev/null || { echo "$0: there is no $python here." >&2; exit 69; }
     [ -e "$place/$python/done" ] || {
         "$python" -m venv --clear "$place/$python"
         "$place/$python/bin/python" -m pip install --quiet \
@@ -24,7 +26,6 @@ for python in "${pythons[@]}"; do
     }
 done
 
-wheel=${1:-}
 if [ -z "$wheel" ]; then
     rm -f "$place"/*.whl
     "$place/${pythons[0]}/bin/python" -m pip wheel --quiet --no-deps --build-constraint constraints-build.txt \
@@ -34,7 +35,7 @@ fi
 
 files=()
 for file in tests/test_*.py; do
-    [[ "$file" =~ _(benchmarks|build|demo|examples|makefile|other_libraries|readme).py$ ]] || files+=("$file")
+    [[ "$file" =~ _(benchmarks|build|demo|examples|makefile|other_libraries|readme|tools).py$ ]] || files+=("$file")
 done
 failed=()
 for python in "${pythons[@]}"; do
