@@ -3,13 +3,14 @@
 #   make demo        train a network on handwritten digits with closed-form gradients
 #   make test        lint, types, pytest and sanitize: what continuous integration runs
 #   make bench       verify, time, and write benchmarks/results and the tables in docs
-#   make wheels      build the sdist and the wheels for Linux, and test them, each in an environment of its own
+#   make wheels      build the sdist and the wheels for Linux, and test them, each in an environment of its own (needs
+#                    x86-64 Linux, Python 3.11 and a newer one, and g++-aarch64-linux-gnu)
 #   make test-arm64  the survey of all kernels and the tests of the core on ARM64, emulated (Debian on x86-64)
 #   make survey-arm64, make test-old-cpu    the survey alone, there and on an x86-64 processor of 2008, emulated
 #   make docs        build the site into build/docs/html, check its links, and read it in Chromium
-#   make compilers   compile with GCC 12 to 16 and Clang, compare the bits, and run clang-tidy (tools/compilers.sh)
+#   make compilers   compile with GCC 12 to 16 and Clang, compare the bits, and run clang-tidy
 #   make tidy        clang-tidy alone
-#   make test-pythons    one wheel with later Pythons (tools/pythons.sh)
+#   make test-pythons    one wheel with later Pythons (these three need Linux, root and debootstrap: tools/debian.sh)
 #   make test-torch TORCH_VERSION=2.11.0    the tests of xhat.torch with other versions of PyTorch ("2.11.0 2.14.1")
 #   make clean       back to a fresh clone
 #
@@ -65,8 +66,8 @@ bench: $(MADE)/engine $(MADE)/with-bench $(MADE)/torch
 	$(BIN)/python -m benchmarks.tolerances
 	$(BIN)/python -m benchmarks.torch_bench
 
-# The pages of the reference are made anew, since a name may have gone. A warning is an error, also numpydoc's about
-# the sections of docstrings, which are Python's.
+# The pages of the reference are made anew, since a name may have gone. Every warning is an error: Sphinx's by its own
+# option, and numpydoc's about the sections of docstrings by Python's.
 docs: $(MADE)/engine $(MADE)/with-$(EXTRAS) $(MADE)/with-docs $(MADE)/torch
 	rm -rf build/docs docs/reference/generated
 	$(BIN)/python -W "error:Unknown section:UserWarning" -m sphinx --fail-on-warning --keep-going --quiet \

@@ -245,14 +245,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="benchmarks.tolerances", description="Errors, formula by formula.")
     parser.add_argument("--no-write", action="store_true", help="only print")
     options = parser.parse_args()
-    if not all(
-        os.environ.get(name) == value for name, value in ONE_THREAD.items()
-    ):  # read when libraries are loaded
-        os.execve(
-            sys.executable,
-            [sys.executable, "-m", "benchmarks.tolerances", *sys.argv[1:]],
-            os.environ | ONE_THREAD,
-        )
+    if not os.environ.items() >= ONE_THREAD.items():  # libraries read them when they are loaded
+        command = [sys.executable, "-m", "benchmarks.tolerances", *sys.argv[1:]]
+        os.execve(sys.executable, command, os.environ | ONE_THREAD)
     rows, described = [], machine(1)
     for row in measure():
         rows.append(row)

@@ -32,9 +32,8 @@ extensions = [
 exclude_patterns = ["_*"]
 templates_path = ["_templates"]
 nitpicky = True
-nitpick_ignore_regex = [
-    ("py:obj", ".*")
-]  # text between single backticks is code, and a link where it names an object
+# Text between single backticks is code, and a link only where it names an object.
+nitpick_ignore_regex = [("py:obj", ".*")]
 
 # Markdown: GitHub's dialect, with mathematics between dollars and links to headings.
 myst_enable_extensions = ["dollarmath"]

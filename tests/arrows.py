@@ -41,6 +41,7 @@ TORCH_PUBLIC = (
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
     "notebook": set(),
+    "templates": {"errors"},
     "layout": {"errors"},
     "equations": {"layout", "errors"},
     "checks": {"layout", "errors"},
@@ -75,7 +76,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "torch.cpu": CORE | TORCH_INPUTS | {"torch.memory"},
     "torch.gpu": CORE | TORCH_INPUTS | {"torch.cpu"},
     "torch.engines": {"errors", "torch.cpu", "torch.errors", "torch.inputs", "torch.internals"},
-    "torch.running_stats": CORE | TORCH_INPUTS,
+    "torch.running_stats": CORE | TORCH_INPUTS | {"torch.cpu", "torch.engines"},
     "torch.autograd": CORE | TORCH_INPUTS | {"torch.cpu", "torch.composed"},
     "torch.operators": CORE
     | TORCH_INPUTS
@@ -103,14 +104,14 @@ MAY_IMPORT: dict[str, set[str]] = {
     "torch.checkpoints": {"errors", "torch.errors"},
     "torch.average": CORE | {"torch.checkpoints", "torch.sync"},
     "torch.exponential_average": CORE | {"torch.checkpoints", "torch.recalibrate"},
-    "torch.doctor": {"notebook"} | CORE | TORCH_INPUTS | {f"torch.{part}" for part in SEEN},
+    "torch.doctor": {"notebook", "templates"} | CORE | TORCH_INPUTS | {f"torch.{part}" for part in SEEN},
     "torch.fold": CORE | TORCH_INPUTS | {"torch.composed", "torch.convert", "torch.nn"},
     "torch.required": set(),
     "torch": {"torch.required", *(f"torch.{part}" for part in TORCH_PUBLIC)},
     "lens": set(),
     "lens.paths": ENGINE,
     "lens.prover": {"equations", "errors"},
-    "lens.checker": {"equations", "errors", "notebook"},
+    "lens.checker": {"equations", "errors", "notebook", "templates"},
     "lens.reporter": {"lens.paths", "equations", "layout", "errors", "notebook"},
 }
 RIM = {"__init__", "__main__", "cli", "demo"}
@@ -119,6 +120,7 @@ RIM = {"__init__", "__main__", "cli", "demo"}
 MAY_LOAD: dict[str, set[str]] = {
     "errors": set(),
     "notebook": set(),
+    "templates": {"jinja2"},
     "layout": set(),
     "equations": set(),
     "checks": {"numpy"},
@@ -135,15 +137,11 @@ MAY_LOAD: dict[str, set[str]] = {
     "stored": {"numpy"},
     "states": {"numpy"},
     "keras": {"keras"},
-    "torch": {"numpy", "jinja2", "rich", "safetensors", "torch", "triton"},
+    "torch": {"numpy", "rich", "safetensors", "torch", "triton"},
     "lens": set(),
     "lens.paths": {"numpy"},
     "lens.prover": {"numpy", "sympy", "mpmath", "rich"},
-    "lens.checker": {
-        "jinja2",
-        "numpy",
-        "rich",
-    },  # PyTorch and JAX by name, where the code under test uses them
+    "lens.checker": {"numpy", "rich"},  # PyTorch and JAX by name, where the code under test uses them
     "lens.reporter": {"numpy", "torch"},
     "demo": {"numpy", "sklearn", "matplotlib", "rich", "threadpoolctl", "torch"},
     "cli": set(),

@@ -14,7 +14,9 @@ pytest.importorskip("rich")
 
 from rich.console import Console
 
+import xhat
 from benchmarks import bench, exactness, report, torch_bench
+from benchmarks.gpu import no_kernels
 from benchmarks.harness import command, contest
 from benchmarks.harness.cases import CASES, TINY, Case
 from benchmarks.harness.command import write_all
@@ -291,3 +293,8 @@ def test_the_command_runs_and_writes_nothing_in_part(compiler: None) -> None:
     assert "64x64 NC float32, both" in ended.stdout
     assert "wrote" not in ended.stdout
     assert sorted(RESULTS_FOLDER.glob("*")) == before
+
+
+@pytest.mark.parametrize("codes", ["DTYPES", "ACTIVATIONS", "ACTIVATION_GRADS"])
+def test_the_codes_that_stand_in_for_compiled_kernels_are_theirs(codes: str) -> None:
+    assert getattr(no_kernels, codes) == getattr(xhat._kernels, codes)  # type: ignore[attr-defined]

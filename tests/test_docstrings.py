@@ -116,6 +116,23 @@ def test_a_docstring_describes_arguments_and_results(name: str) -> None:
         assert {"Returns", "Yields"} & set(own)
 
 
+def told(name: str) -> dict[str, str]:
+    """The text of each entry under Parameters and Attributes."""
+    own, texts = sections(name), {}
+    for section in ("Parameters", "Attributes"):
+        for entry in re.split(r"^(?=\S)", own.get(section, ""), flags=re.MULTILINE):
+            texts[f"{section}: {entry.partition(' : ')[0]}"] = entry.strip()
+    return texts
+
+
+@pytest.mark.parametrize("name", [name for name in DESCRIBED if name.endswith("2d")])
+def test_the_layers_of_a_family_tell_the_same_of_their_arguments(name: str) -> None:
+    """Each has a page of its own in the reference, and so a copy of the text."""
+    one, two, three = (told(f"{name[:-2]}{dimensions}d") for dimensions in (1, 2, 3))
+    assert len(two) > 5
+    assert one == two == three
+
+
 @pytest.mark.parametrize("name", DESCRIBED)
 def test_the_examples_of_a_docstring_run(name: str) -> None:
     """As they stand: each imports what it uses."""

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from lens.reporter import browsing
 
+from xhat.errors import ArgumentError
 from xhat.lens import check, report
 from xhat.lens.checker.page.render import render
 from xhat.notebook import WrittenPage, framed
@@ -83,6 +84,22 @@ def test_without_jinja2_the_text_is_shown(monkeypatch: pytest.MonkeyPatch) -> No
     verdict = check(forward, backward)
     monkeypatch.setitem(sys.modules, "jinja2", None)
     assert verdict._repr_html_() is None
+
+
+def test_without_jinja2_a_diagnosis_shows_its_text_and_its_page_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    torch = pytest.importorskip("torch")
+    import xhat.torch as xt
+
+    diagnosis = xt.diagnose(torch.nn.BatchNorm1d(3), [torch.eye(6, 3)], progress=False)
+    monkeypatch.setitem(sys.modules, "jinja2", None)
+    assert diagnosis._repr_html_() is None
+    with pytest.raises(ArgumentError) as raised:
+        diagnosis.to_html()
+    assert str(raised.value) == (
+        "diagnose: jinja2 is missing, install it with pip install 'xhat[doctor]', or omit the page."
+    )
 
 
 @pytest.mark.browser

@@ -178,7 +178,7 @@ def test_an_attribute_that_is_set_to_what_it_cannot_be(name, value, error, said)
         (
             {"num_features": np.zeros((4, 3))},
             ArgumentError,
-            r"an array of shape \(4, 3\), expected a positive int. BatchNorm is",
+            "num_features is an array of shape (4, 3), expected a positive int.",
         ),
         (
             {"num_features": (3, 4)},

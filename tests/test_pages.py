@@ -33,11 +33,9 @@ def differences(text: str, name: str) -> list[tuple[str, str]]:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_the_code_of_a_page_prints_what_it_shows(page: Path) -> None:
     text = page.read_text("utf-8")
-    for package in ("torch", "sympy"):
-        if re.search(
-            rf"^import {'xhat.lens' if package == 'sympy' else package}\b", text, flags=re.MULTILINE
-        ):
-            pytest.importorskip(package)
+    for imported, needed in {"torch": "torch", "xhat.lens": "sympy"}.items():
+        if re.search(rf"^import {re.escape(imported)}\b", text, flags=re.MULTILINE):
+            pytest.importorskip(needed)
     assert BLOCK.search(text)
     assert differences(text, page.name) == []
 

@@ -49,12 +49,13 @@ def run(place: Path, script: str, *arguments: str, **variables: str) -> tuple[in
         (
             "torch_versions.sh",
             ["--help"],
-            "torch_versions: '--help' is no version, expected some: tools/torch_versions.sh 2.11.0 2.14.1",
+            "tools/torch_versions.sh: '--help' is no version, expected some: "
+            "make test-torch TORCH_VERSION='2.11.0 2.14.1'",
         ),
         (
             "torch_versions.sh",
             [],
-            "torch_versions: got no version, expected some: tools/torch_versions.sh 2.11.0 2.14.1",
+            "tools/torch_versions.sh: got no version, expected some: make test-torch TORCH_VERSION='2.11.0 2.14.1'",
         ),
     ],
 )
@@ -82,8 +83,10 @@ def test_missing_programs_are_one_sentence(
 
 def test_an_environment_without_xhat_is_named_by_its_path(place: Path) -> None:
     status, said = run(place, "torch_versions.sh", "2.13.0", VENV="/nowhere")
-    assert status == 2
-    assert said.startswith("torch_versions: there is no xhat in /nowhere/bin/python. Run make test first")
+    assert status == 69
+    assert said.startswith(
+        "tools/torch_versions.sh: there is no xhat in /nowhere/bin/python. Run make test first"
+    )
 
 
 @pytest.mark.parametrize("script", ["arm64.sh", "old_cpu.sh"])

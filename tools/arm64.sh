@@ -9,6 +9,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . tools/debian_packages.sh
+. tools/core_tests.sh
 what=${1:-survey}
 [[ "$what" =~ ^(survey|tests)$ ]] || { echo "$0: there is no mode '$what', expected survey or tests." >&2; exit 2; }
 native=${PYTHON:-.venv/bin/python}
@@ -30,8 +31,7 @@ once() {
 # The compiler and the interpreter by names that other programs can run: each finds its libraries where it was unpacked.
 # shellcheck disable=SC2016  # the two expand their arguments
 compiler() {
-    unpack "$host" amd64 g++-aarch64-linux-gnu qemu-user-static
-    find "$host/usr/bin" -name 'qemu-*' ! -name 'qemu-aarch64' ! -name 'qemu-aarch64-static' -delete  # those of thirty other processors
+    unpack_qemu "$host" aarch64 g++-aarch64-linux-gnu
     local tool options
     for tool in g++ ar ranlib nm strip; do
         options=$([ $tool != g++ ] || echo "--sysroot='$host'")
@@ -94,11 +94,7 @@ wait $!
 "$native" tools/same_digests.py "$place/x86-64.json" "$place/arm64.json"
 [ "$what" = tests ] || exit 0
 
-# Without what runs other programs or takes other packages, and without what measures the emulator: memory, and time.
-files=()
-for file in tests/test_*.py; do
-    [[ "$file" =~ _(benchmarks|build|demo|examples|makefile|memory|other_libraries|readme|tools).py$ ]] || files+=("$file")
-done
+mapfile -t files < <(core_tests memory)  # the memory would be the emulator's
 exec timeout --kill-after=10 "$all" "$python" -m pytest -q -p no:cacheprovider --timeout="$each" \
     --numprocesses "${PROCESSES:-2}" --dist loadfile --no-loadscope-reorder "${files[@]}" \
     --deselect=tests/test_processes.py::test_too_little_memory_is_an_error_that_can_be_caught

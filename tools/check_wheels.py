@@ -1,6 +1,6 @@
 """Of each wheel of the command line: the page, the licences, one compiled module, and one runtime of OpenMP.
 
-Ends with the sentences about what is wrong. Needs readme_renderer, which twine brings, and packaging.
+Ends with the sentences about what is wrong. Needs readme_renderer, which twine brings.
 """
 
 import email

@@ -11,6 +11,7 @@
 # Needs the compilers, a Python with venv and headers (PYTHON), and a network for what the build and the survey import.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+. tools/unavailable.sh
 place=$PWD/build/compilers
 python=${PYTHON:-$(command -v python3.13 || command -v python3)}
 case $(uname -m) in
@@ -20,11 +21,11 @@ esac
 [ $# -gt 0 ] || set -- "${some[@]}"
 
 for one in "$@"; do
-    command -v "${one%%:*}" > /dev/null || { echo "$0: there is no ${one%%:*} here." >&2; exit 69; }
+    command -v "${one%%:*}" > /dev/null || unavailable "there is no ${one%%:*} here."
 done
-"$python" -c 'import ensurepip' 2> /dev/null || { echo "$0: ${python:-no Python} can't make an environment here: PYTHON names another." >&2; exit 69; }
+"$python" -c 'import ensurepip' 2> /dev/null || unavailable "${python:-no Python} can't make an environment here: PYTHON names another."
 
-[ -e "$place/venv/done" ] || {
+[ "$place/venv/done" -nt constraints-build.txt ] || {
     "$python" -m venv --clear "$place/venv"
     "$place/venv/bin/python" -m pip install --quiet --requirement constraints-build.txt
     "$place/venv/bin/python" -m pip install --quiet --constraint constraints.txt numpy ml_dtypes hypothesis pytest

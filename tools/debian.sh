@@ -10,17 +10,13 @@
 # Needs Linux, root, debootstrap, and a network. SUITE, MIRROR and DEBIAN (the folder) name others. Status 69: not possible here.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+. tools/unavailable.sh
 suite=${SUITE:-forky}
 root=$(realpath -m "${DEBIAN:-build/debian}")
 packages=(ca-certificates make clang clang-tidy libomp-dev g++-12 g++-13 g++-14 g++-15 g++-16)
 for version in 3.13 3.14 3.15; do
     packages+=("python$version" "python$version-dev" "python$version-venv")
 done
-
-unavailable() {
-    echo "$0: $*" >&2
-    exit 69
-}
 
 [ $# -gt 0 ] || set -- bash
 [ "$(uname -s)" = Linux ] || unavailable "a Debian runs on Linux only."

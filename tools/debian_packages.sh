@@ -1,15 +1,13 @@
 # Debian's packages without installing them: `. tools/debian_packages.sh`, then
-#   unpack FOLDER ARCHITECTURE PACKAGE...     unpacks them, and what they depend on, into FOLDER
+#   unpack FOLDER ARCHITECTURE PACKAGE...           unpacks them, and what they depend on, into FOLDER
+#   unpack_qemu FOLDER PROCESSOR [PACKAGE]...       the emulator of this processor, and more packages for this machine
 # Packages of this machine's architecture are those that it lacks; of another one, all. An apt of its own, in FOLDER.apt,
 # downloads them, so that the lists, packages and architectures of the machine stay as they are.
 #   need_xhat PYTHON                          ends where this Python does not import xhat
 # Where that is not possible it ends with status 69 (EX_UNAVAILABLE) and one sentence.
 # shellcheck shell=bash
 
-unavailable() {
-    echo "$0: $*" >&2
-    exit 69
-}
+. tools/unavailable.sh
 
 # need_xhat PYTHON
 need_xhat() {
@@ -59,4 +57,12 @@ unpack() {
         [ ! -e "$deb" ] || dpkg --extract "$deb" "$folder"
     done
     rm -rf "$apt"
+}
+
+unpack_qemu() {
+    local folder=$1 processor=$2
+    shift 2
+    unpack "$folder" amd64 qemu-user-static "$@"
+    # The package has thirty more emulators.
+    find "$folder/usr/bin" -name 'qemu-*' ! -name "qemu-$processor" ! -name "qemu-$processor-static" -delete
 }

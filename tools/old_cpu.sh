@@ -14,10 +14,7 @@ export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
 
 need_debian
 need_xhat "$native"
-if [ ! -x "$qemu" ]; then
-    unpack "$place" amd64 qemu-user-static
-    find "$place/usr/bin" -name 'qemu-*' ! -name 'qemu-x86_64' ! -name 'qemu-x86_64-static' -delete  # those of thirty other processors
-fi
+[ -x "$qemu" ] || unpack_qemu "$place" x86_64
 "$native" tests/survey.py > "$place/new.json" &
 "$qemu" -cpu Nehalem "$native" tests/survey.py > "$place/nehalem.json"
 wait $!

@@ -10,6 +10,8 @@
 # Needs these Pythons with venv, for a build also headers and a compiler, and a network.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+. tools/unavailable.sh
+. tools/core_tests.sh
 read -ra pythons <<< "${PYTHONS:-python3.13 python3.14 python3.15}"
 wheel=${1:-}
 [ -z "$wheel" ] || [ -f "$wheel" ] || { echo "$0: there is no file $wheel, expected a wheel." >&2; exit 2; }
@@ -17,7 +19,7 @@ place=build/pythons
 limit=1800 each=300  # seconds
 
 for python in "${pythons[@]}"; do
-    "$python" -c '' 2> /dev/null || { echo "$0: there is no $python here." >&2; exit 69; }
+    "$python" -c '' 2> /dev/null || unavailable "there is no $python here."
     [ -e "$place/$python/done" ] || {
         "$python" -m venv --clear "$place/$python"
         "$place/$python/bin/python" -m pip install --quiet \
@@ -33,10 +35,8 @@ if [ -z "$wheel" ]; then
     wheel=$(echo "$place"/*-abi3-*.whl)
 fi
 
-files=()
-for file in tests/test_*.py; do
-    [[ "$file" =~ _(benchmarks|build|demo|examples|makefile|other_libraries|readme|tools).py$ ]] || files+=("$file")
-done
+# shellcheck disable=SC2119  # nothing more is left out
+mapfile -t files < <(core_tests)
 failed=()
 for python in "${pythons[@]}"; do
     "$place/$python/bin/python" -m pip install --quiet --no-deps --no-index --force-reinstall "$wheel"

@@ -9,8 +9,8 @@
 # failures, and nothing else: the environment, build/torch-VERSION, is removed after its tests (KEEP=1 keeps it). Status 1:
 # tests failed with a version.
 set -euo pipefail
-
 cd "$(dirname "$0")/.."
+. tools/unavailable.sh
 root=$PWD
 main=${VENV:-.venv}/bin/python
 [[ $main == /* ]] || main=$root/$main
@@ -18,18 +18,17 @@ versions=()
 tests=()
 while (($#)); do
     if [[ $1 == -- ]]; then shift; tests=("$@"); break; fi
-    [[ $1 == [0-9]* ]] || { echo "torch_versions: '$1' is no version, expected some: tools/torch_versions.sh 2.11.0 2.14.1" >&2; exit 2; }
+    [[ $1 == [0-9]* ]] || { echo "$0: '$1' is no version, expected some: make test-torch TORCH_VERSION='2.11.0 2.14.1'" >&2; exit 2; }
     versions+=("$1"); shift
 done
 ((${#tests[@]})) || tests=(tests/pytorch --ignore tests/pytorch/gpu)  # Triton belongs to one version of PyTorch
 
 if ((${#versions[@]} == 0)); then
-    echo "torch_versions: got no version, expected some: tools/torch_versions.sh 2.11.0 2.14.1" >&2
+    echo "$0: got no version, expected some: make test-torch TORCH_VERSION='2.11.0 2.14.1'" >&2
     exit 2
 fi
 if ! "$main" -c 'import xhat' 2>/dev/null; then
-    echo "torch_versions: there is no xhat in $main. Run make test first, or name its environment: VENV=..." >&2
-    exit 2
+    unavailable "there is no xhat in $main. Run make test first, or name its environment: VENV=..."
 fi
 
 export OMP_NUM_THREADS=1 MKL_NUM_THREADS=1

@@ -10,17 +10,13 @@
 # Leaves dist/ and build/wheels behind, and changes nothing else.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+. tools/unavailable.sh
 what=${1:-all}
 [[ "$what" =~ ^(build|all)$ ]] || { echo "$0: there is no mode '$what', expected build or nothing." >&2; exit 2; }
 place=$PWD/build/wheels
 tools=$place/tools/bin
 export PATH="$PWD/build/arm64/bin:$PATH"  # where tools/arm64.sh unpacks the compiler
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}" PIP_DISABLE_PIP_VERSION_CHECK=1
-
-stop() {
-    echo "tools/wheels.sh: $*" >&2
-    exit 69
-}
 
 # The Pythons of this machine from 3.11 on, one of each version, in order.
 pythons() {
@@ -32,12 +28,12 @@ pythons() {
 }
 
 set_up() {
-    [ "$(uname -sm)" = "Linux x86_64" ] || stop "the wheels are built on x86-64 Linux; elsewhere, cibuildwheel builds those of that machine."
+    [ "$(uname -sm)" = "Linux x86_64" ] || unavailable "the wheels are built on x86-64 Linux; elsewhere, cibuildwheel builds those of that machine."
     mapfile -t found < <(pythons)
     { [ ${#found[@]} -gt 1 ] && "${found[0]}" -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))'; } \
-        || stop "Python 3.11 and a newer one are needed, and this machine has ${found[*]:-neither}. Name them: PYTHONS='python3.11 python3.12'."
+        || unavailable "Python 3.11 and a newer one are needed, and this machine has ${found[*]:-neither}. Name them: PYTHONS='python3.11 python3.12'."
     command -v aarch64-linux-gnu-g++ > /dev/null \
-        || stop "the compiler for ARM64 is missing. Install g++-aarch64-linux-gnu, or run make survey-arm64, which unpacks it."
+        || unavailable "the compiler for ARM64 is missing. Install g++-aarch64-linux-gnu, or run make survey-arm64, which unpacks it."
     [ -e "$tools/python" ] || "${found[0]}" -m venv "$place/tools"
     "$tools/pip" install --quiet --constraint constraints.txt pip
     "$tools/pip" install --quiet --group release

@@ -1,6 +1,7 @@
 """Batch normalization that can be trusted. The public names, and no code but that of `__version__`.
 
-The layers of the frameworks live in `xhat.numpy` and `xhat.torch`; the lens in `xhat.lens`.
+The functions here take NumPy arrays. `xhat.numpy` has a layer for them; `xhat.torch`, `xhat.jax`, `xhat.flax`,
+`xhat.equinox` and `xhat.keras` are for these frameworks; `xhat.lens` has the checker, the prover and the report.
 """
 
 from typing import Any as _Any

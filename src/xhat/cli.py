@@ -199,12 +199,6 @@ def _doctor(args: Args) -> int:
         return refuse(f"xhat doctor: {str(missing).removeprefix('xhat.torch: ')}")
     try:
         status: int = doctor(args.target, as_json=args.json, output=args.output, progress=args.progress)
-    except ModuleNotFoundError as missing:
-        if missing.name != "jinja2":
-            raise
-        return refuse(
-            "xhat doctor: jinja2 is missing, install it with pip install 'xhat[doctor]', or omit --output."
-        )
     except OSError as error:
         return refuse(f"xhat doctor: can't write {args.output} ({error.strerror}), choose another --output.")
     return status

@@ -18,22 +18,22 @@ LIBRARIES = {
 }
 
 
-def _what_is_missing(said: str) -> str:
-    """Why the kernels were not imported and the remedy, from the words of Python or the loader."""
+def _what_is_missing(message: str) -> str:
+    """Why the kernels were not imported and the remedy, from the message of Python or the loader."""
     import re
     import sys
     from platform import machine
 
     files = sorted(file.name for file in FOLDER.glob("_kernels.*") if file.suffix in (".so", ".pyd"))
-    mine = [file for file in files if file.removeprefix("_kernels") in EXTENSION_SUFFIXES]
+    fitting = [file for file in files if file.removeprefix("_kernels") in EXTENSION_SUFFIXES]
     python = f"Python {sys.version_info[0]}.{sys.version_info[1]} on {machine()}"
-    library = re.search(r"\b(libg?omp)\b[^:\s]*: cannot open|Library not loaded: \S*\b(libomp)\b", said)
+    library = re.search(r"\b(libg?omp)\b[^:\s]*: cannot open|Library not loaded: \S*\b(libomp)\b", message)
     archive = next((folder for folder in FOLDER.parents if folder.is_file()), None)
     if archive:
         return (
             f"xhat: compiled kernels can't be loaded from an archive, {archive}. Unpack it, or install xhat."
         )
-    if said.startswith("No module named") and not files:
+    if message.startswith("No module named") and not files:
         return (
             f"xhat: there are no compiled kernels in {FOLDER}. Compile them: python -m pip install ., in a clone of "
             "xhat, and start Python outside of its folder src."
@@ -44,9 +44,9 @@ def _what_is_missing(said: str) -> str:
             f"xhat: the compiled kernels need OpenMP's runtime, {name}, which is not installed. Install it: "
             f"{LIBRARIES[name]}."
         )
-    if (files and not mine) or any(f"{file}: cannot open" in said for file in mine):
+    if (files and not fitting) or any(f"{file}: cannot open" in message for file in fitting):
         return f"xhat: the compiled kernels, {files[0]}, are not for {python}. {AGAIN}"
-    return f"xhat: the compiled kernels can't be loaded ({said}). {AGAIN}"
+    return f"xhat: the compiled kernels can't be loaded ({message}). {AGAIN}"
 
 
 def _place(module: ModuleType) -> str:
@@ -55,7 +55,7 @@ def _place(module: ModuleType) -> str:
 
 
 try:
-    import numpy  # what follows imports it without a question
+    import numpy  # the other files import it without a check
 except ModuleNotFoundError as error:
     if error.name != "numpy":
         raise

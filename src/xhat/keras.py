@@ -11,8 +11,15 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
-import keras
-from keras import ops
+try:
+    import keras
+    from keras import ops
+except ModuleNotFoundError as error:
+    raise ModuleNotFoundError(
+        f"xhat.keras: {error.name} is not installed. Install Keras and a backend, and name the backend: pip install "
+        "keras jax, and KERAS_BACKEND=jax in the environment; it may be torch, tensorflow or openvino as well.",
+        name=error.name,
+    ) from None
 
 from xhat import equations
 from xhat.errors import DtypeError, ShapeError

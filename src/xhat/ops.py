@@ -71,7 +71,7 @@ def moments(x: Any, *, axis: Axis = 1, mask: Any = None, **unknown: Never) -> Mo
     ShapeError
         If x has no such axis, or if the mask does not broadcast.
     DtypeError
-        If x or the mask has another dtype.
+        If x or the mask has a dtype that is not accepted.
     ArgumentError
         If a weight is negative or not finite.
     OptionError
@@ -149,7 +149,7 @@ def batch_norm(
     ShapeError
         If an array does not fit x, or if x has no such axis.
     DtypeError
-        If an array has another dtype.
+        If an array has a dtype that is not accepted.
     ArgumentError
         If eps, correction, activation or a weight has no valid value.
     OptionError
@@ -247,7 +247,7 @@ def normalize(
     ShapeError
         If an array does not fit x, or if x has no such axis.
     DtypeError
-        If an array has another dtype.
+        If an array has a dtype that is not accepted.
     ArgumentError
         If mean or var is None, if a variance is negative, or if eps or activation has no valid value.
     OptionError

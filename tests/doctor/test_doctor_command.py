@@ -207,6 +207,16 @@ def test_the_page_is_written(folder, capsys, monkeypatch):
     assert "statistics-not-finite" in out
 
 
+def test_without_jinja2_the_page_is_refused_in_one_sentence(folder, capsys, monkeypatch):
+    pytest.importorskip("xhat.torch.doctor.page")
+    monkeypatch.setitem(sys.modules, "jinja2", None)
+    status, out, err = run(capsys, checkpoint(folder), "-o", "page.html")
+    assert (status, out) == (2, "")
+    assert err == (
+        "xhat doctor: jinja2 is missing, install it with pip install 'xhat[doctor]', or omit the page.\n"
+    )
+
+
 def test_a_page_that_cannot_be_written_is_one_sentence(folder, capsys):
     pytest.importorskip("xhat.torch.doctor.page")
     pytest.importorskip("jinja2")

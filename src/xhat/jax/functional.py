@@ -85,7 +85,7 @@ def batch_norm(
     ShapeError
         If an array does not fit x, or if x has no such axis.
     DtypeError
-        If an array has another dtype.
+        If an array has a dtype that is not accepted.
     ArgumentError
         If eps, correction, activation or a weight has no valid value.
     OptionError
@@ -172,7 +172,7 @@ def normalize(
     ShapeError
         If an array does not fit x, or if x has no such axis.
     DtypeError
-        If an array has another dtype.
+        If an array has a dtype that is not accepted.
     ArgumentError
         If mean or var is None, if a variance is negative where it can be looked at, or if eps or activation has no
         valid value.
@@ -242,7 +242,7 @@ def moments(
     ShapeError
         If x has no such axis, or if the mask does not broadcast.
     DtypeError
-        If x or the mask has another dtype.
+        If x or the mask has a dtype that is not accepted.
     ArgumentError
         If a weight is negative or not finite.
     OptionError

@@ -1,4 +1,4 @@
-"""Batch normalization for PyTorch: torch.nn's layers, replaced. The public names; no code."""
+"""Batch normalization for PyTorch: layers that replace those of torch.nn, and tools for models. No code, only names."""
 
 from xhat.torch import required as required  # first, and so above the line
 

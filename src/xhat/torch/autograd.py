@@ -33,9 +33,8 @@ class Normalize(Function):
     def forward(ctx: Any, x: Tensor, weight: Maybe, bias: Maybe, residual: Maybe, run: Run) -> Tensor:
         """The kernels' y; saves x, the parameters and, with a residual, what `saved_for_backward` names."""
         y: Tensor = run.engine.normalize(x, weight, bias, residual, run)
-        ctx.run = (
-            run if run.moving is None else run._replace(moving=None)
-        )  # buffers of the layer are not kept
+        # The buffers of the layer are not kept.
+        ctx.run = run if run.moving is None else run._replace(moving=None)
         if run.plan.activation:
             ctx.save_for_backward(
                 x, weight, bias, saved_for_backward(run.plan.options.activation, y, residual)

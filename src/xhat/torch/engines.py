@@ -27,7 +27,7 @@ __all__ = ["engine_for", "engine_of", "recorded_on", "switched_on", "use_triton"
 
 LARGEST = 2**31 - 1  # elements: Triton's kernels index a channel by 32 bits
 
-# True only where Triton is installed. torch.compile reads this, and no function with a cache.
+# True only where Triton is installed. torch.compile traces what reads this, and would warn of a call to `_installed`.
 switched_on = os.environ.get("XHAT_TRITON", "") not in ("", "0") and find_spec("triton") is not None
 _interpreted = (
     os.environ.get("TRITON_INTERPRET") == "1"

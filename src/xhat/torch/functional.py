@@ -15,16 +15,14 @@ from torch import Tensor
 from xhat.checks import refuse_options
 from xhat.errors import ArgumentError
 from xhat.plan import Plan, check_options, constant
-from xhat.torch import composed, cpu, operators, running_stats
+from xhat.torch import composed, cpu, operators
 from xhat.torch.autograd import normalize
 from xhat.torch.cpu import Run, plan_for
 from xhat.torch.engines import engine_for
 from xhat.torch.errors import TensorShapeError, TensorTypeError
 from xhat.torch.inputs import (
-    CODES,
     Batch,
     Inputs,
-    Moving,
     check_inputs,
     check_nonfinite,
     check_tensor,
@@ -41,7 +39,7 @@ from xhat.torch.internals import (
     unrecorded,
 )
 from xhat.torch.memory import check_memory
-from xhat.torch.running_stats import Following, Running, move, track
+from xhat.torch.running_stats import Following, Running, in_place, move, track
 
 __all__ = ["batch_norm", "follow", "normalized"]
 
@@ -106,7 +104,7 @@ def batch_norm(
     ShapeError
         If a tensor does not fit the input, or if evaluation has no running statistics.
     DtypeError
-        If a tensor has another dtype, layout or class.
+        If a tensor has a dtype, layout or class that is not accepted.
     ArgumentError
         If an option or a weight of the mask has no valid value, if only one of the running statistics is given, or with
         ``nonfinite="raise"``.
@@ -169,7 +167,7 @@ def batch_norm(
     t = Inputs(input, weight, bias, residual, mask, *given)
     y, batch = normalized(t, eps, correction, activation, following)
     if batch is not None and following is not None:
-        follow(following.running, batch, *following[1:])
+        follow(following, batch)
     return y
 
 
@@ -208,7 +206,7 @@ def normalized(
     return y, batch if t.mean is None else None
 
 
-_plans, _running = SameKind(), SameKind()
+_plans = SameKind()
 
 
 def _plan_for_kernels(t: Inputs, eps: Any, correction: Any, activation: Any) -> tuple[Plan, Any] | None:
@@ -254,7 +252,7 @@ def _by_kernels(
         return _by_kernels(_of_nothing(t), plan._replace(m=math.inf), engine)
     p = engine.run_of(plan, x, mask)
     if following is not None and engine is not cpu and not recomputing():
-        found = in_place(following.running, p.statistics, p.m, *following[1:])
+        found = in_place(following, p.statistics, p.m)
         if found is not None and found[0] is engine:
             p = p._replace(moving=found[1])
     return run(x, weight, bias, residual, p), Batch(p.statistics, p.m, p.moving is not None)
@@ -275,9 +273,7 @@ def _of_nothing(t: Inputs) -> Inputs:
     return t._replace(mask=None, mean=zeros, var=ones)
 
 
-def follow(
-    running: Running, batch: Batch, momentum: Any, correction: int, running_correction: int, nonfinite: str
-) -> None:
+def follow(following: Following, batch: Batch) -> None:
     """Moves the running statistics towards the batch's, unless this forward repeats one (activation checkpointing).
 
         batches += 1      k = momentum; if it is None, 1 / (batches - skipped): the plain average over the batches that
@@ -291,57 +287,14 @@ def follow(
     """
     if batch.followed or recomputing():
         return
-    how = momentum, correction, running_correction, nonfinite
     if type(batch.count) is not float and tracing() and not transforming():
-        track(running, batch, *how)
+        track(following, batch)
         return
-    found = in_place(running, batch.statistics, batch.count, *how)
+    found = in_place(following, batch.statistics, batch.count)
     if found is not None:
         try:
             found[0].track(found[1], batch.statistics)
             return
         except (IndexError, RuntimeError):  # misaligned, or none of theirs is left: `move` raises then
             pass
-    move(running, batch, *how)
-
-
-def in_place(
-    running: Running, statistics: Tensor, m: Any, momentum: Any, correction: int, running_correction: int,
-    nonfinite: str,
-) -> tuple[Any, Moving] | None:  # fmt: skip
-    """The engine whose kernels can move these where they are, and what they move; None where there is none."""
-    mean, var, batches, skipped = running
-    if not (
-        # The kernels have found these statistics: there is no transform. Or they are a graph's, or of many ranks.
-        (type(m) is float or (on_a_device(m) and m.dtype is torch.float64 and not transforming()))
-        and type(running_correction) is int
-        and 0 <= running_correction <= 1
-        and (type(m) is not float or m - running_correction > 1e-6 * m)
-        and nonfinite == "propagate"
-        and (
-            (type(momentum) is float and -math.inf < momentum < math.inf)
-            or (momentum is skipped is None and batches is not None)
-        )
-    ):
-        return None
-    moving = Moving(mean, var, batches, momentum, m, correction, running_correction)
-    shape = statistics.shape[1:]
-    if batches is not None and _running.get(mean, mean, var, batches) == shape:
-        return cpu, moving
-    for t in (mean, var):
-        if (
-            not (t.shape == shape and t.dtype in CODES and t.is_contiguous())
-            or t.requires_grad
-            or t.is_inference()
-        ):
-            return None
-    counted = batches is None or (
-        batches.dtype is torch.int64 and batches.numel() == 1 and not batches.is_inference()
-    )
-    engine = engine_for(mean, var, batches, statistics) if counted else None
-    if batches is not None and engine is cpu:
-        _running.put(shape, mean, mean, var, batches)
-    return None if engine is None else (engine, moving)
-
-
-running_stats.in_place[:] = [in_place]
+    move(following, batch)

@@ -4,7 +4,7 @@ import re
 
 __all__ = ["OLDEST"]
 
-OLDEST = (2, 11)  # the oldest release on which all tests pass: docs/torch-versions.md
+OLDEST = (2, 11)  # the oldest release that works; docs/torch-versions.md has its limits
 _WANTED = ".".join(map(str, OLDEST))
 _REMEDY = f"Install one: pip install 'torch>={_WANTED}'."
 

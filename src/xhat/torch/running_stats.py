@@ -1,5 +1,5 @@
-"""How running statistics move by torch's operations: momentum, conventions, NaN and infinity; and xhat::track, the
-operator that does so in a graph.
+"""How running statistics move: by kernels that can write them in place, else by torch's operations; and xhat::track,
+the operator that does so in a graph. Momentum, conventions, NaN and infinity are here.
 """
 
 import math
@@ -11,14 +11,16 @@ from torch import Tensor
 from xhat import equations
 from xhat.checks import check_correction, number, shown
 from xhat.errors import ArgumentError, DegenerateBatchError
+from xhat.torch import cpu
+from xhat.torch.engines import engine_for
 from xhat.torch.errors import TensorArgumentError, TensorDtypeError, TensorShapeError, TensorTypeError
-from xhat.torch.inputs import CODES, Batch, check_device, check_nonfinite, check_statistics
-from xhat.torch.internals import on_a_device, recomputing, transforming
+from xhat.torch.inputs import CODES, Batch, Moving, check_device, check_nonfinite, check_statistics
+from xhat.torch.internals import SameKind, on_a_device, recomputing, transforming
 from xhat.torch.memory import check_memory
 
 __all__ = ["Following", "Running", "in_place", "momentum_of", "move", "track"]
 
-in_place: list[Any] = []  # `functional.in_place`, which finds the kernels that can move running statistics
+_running = SameKind()  # statistics that the compiled kernels take, by their shape
 
 
 class Running(NamedTuple):
@@ -31,7 +33,7 @@ class Running(NamedTuple):
 
 
 class Following(NamedTuple):
-    """Running statistics that are to follow a batch, and how: the other arguments of `functional.follow`."""
+    """Running statistics that are to follow a batch, and how: `functional.follow` has the equations."""
 
     running: Running
     momentum: Any
@@ -40,15 +42,9 @@ class Following(NamedTuple):
     nonfinite: str
 
 
-def move(
-    running: Running,
-    batch: Batch,
-    momentum: float | None,
-    correction: int,
-    running_correction: int,
-    nonfinite: str,
-) -> None:
+def move(following: Following, batch: Batch) -> None:
     """`functional.follow` by torch's operations, for a batch that counts; every check that it needs."""
+    running, momentum, correction, running_correction, nonfinite = following
     check_correction(running_correction, "batch_norm", "running_correction")
     visible = not transforming()  # inside torch.func, values can't be read
     _check(running, batch, visible)
@@ -204,6 +200,43 @@ def _put(values: list[tuple[Tensor | None, Any]]) -> None:
         ) from error
 
 
+def in_place(following: Following, statistics: Tensor, m: Any) -> tuple[Any, Moving] | None:
+    """The engine whose kernels can move these where they are, and what they move; None where there is none."""
+    running, momentum, correction, running_correction, nonfinite = following
+    mean, var, batches, skipped = running
+    if not (
+        # The kernels have found these statistics: there is no transform. Or they are a graph's, or of many ranks.
+        (type(m) is float or (on_a_device(m) and m.dtype is torch.float64 and not transforming()))
+        and type(running_correction) is int
+        and 0 <= running_correction <= 1
+        and (type(m) is not float or m - running_correction > 1e-6 * m)
+        and nonfinite == "propagate"
+        and (
+            (type(momentum) is float and -math.inf < momentum < math.inf)
+            or (momentum is skipped is None and batches is not None)
+        )
+    ):
+        return None
+    moving = Moving(mean, var, batches, momentum, m, correction, running_correction)
+    shape = statistics.shape[1:]
+    if batches is not None and _running.get(mean, mean, var, batches) == shape:
+        return cpu, moving
+    for t in (mean, var):
+        if (
+            not (t.shape == shape and t.dtype in CODES and t.is_contiguous())
+            or t.requires_grad
+            or t.is_inference()
+        ):
+            return None
+    counted = batches is None or (
+        batches.dtype is torch.int64 and batches.numel() == 1 and not batches.is_inference()
+    )
+    engine = engine_for(mean, var, batches, statistics) if counted else None
+    if batches is not None and engine is cpu:
+        _running.put(shape, mean, mean, var, batches)
+    return None if engine is None else (engine, moving)
+
+
 # ------------------------------------------------------------------------------------------------------- in a graph
 
 _library = torch.library.Library("xhat", "FRAGMENT")
@@ -213,10 +246,9 @@ _library.define(
 )
 
 
-def track(
-    running: Running, batch: Batch, momentum: Any, correction: int, running_correction: int, nonfinite: str
-) -> None:
+def track(following: Following, batch: Batch) -> None:
     """`move` as an operator, for a graph that is being recorded."""
+    running, momentum, correction, running_correction, nonfinite = following
     check_correction(running_correction, "batch_norm", "running_correction")
     statistics, m = batch.statistics, batch.count
     _check_devices(running, statistics.device)
@@ -232,15 +264,13 @@ def _track(
     check_statistics(statistics, len(running_mean))
     # An empty batch moves nothing; on a device, `move` has it so without the host.
     if not recomputing() and (transforming() or on_a_device(count) or count != 0):
-        running, how = (
-            Running(running_mean, running_var, batches, skipped),
-            (momentum, correction, running_correction),
-        )
-        found = in_place[0](running, statistics, count, *how, nonfinite) if on_a_device(count) else None
+        running = Running(running_mean, running_var, batches, skipped)
+        following = Following(running, momentum, correction, running_correction, nonfinite)
+        found = in_place(following, statistics, count) if on_a_device(count) else None
         if found is not None:
             found[0].track(found[1], statistics)
         else:
-            move(running, Batch(statistics, count), *how, nonfinite)
+            move(following, Batch(statistics, count))
 
 
 for _key in ("CompositeExplicitAutograd", "FuncTorchDynamicLayerFrontMode"):

@@ -54,7 +54,7 @@ def test_the_page_shows_what_the_example_prints(example: Ran) -> None:
 
 def test_the_shares_that_the_readme_names(example: Ran) -> None:
     named = re.search(
-        r"reads (\S+) % .*? forgotten, (\S+) %, .*? average (\S+) % after the treatment",
+        r"reads (\S+) % .*? reads (\S+) %, and (\S+) % after the treatment",
         (ROOT / "README.md").read_text("utf-8"),
         re.DOTALL,
     )

@@ -199,10 +199,10 @@ def graphs() -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    from interpreted_layers import layers, moved, moved_once, variants
+    from interpreted_layers import layers, moved, moved_once, opchecks, variants
 
     assert engines.engine_of(torch.zeros(2, 3)) == "triton"
     for case in cases():
         print(json.dumps({"case": case.name, "dtype": case.dtype, "errors": errors(case)}), flush=True)
-    for other in (second_derivatives, graphs, layers, moved, variants, moved_once):
+    for other in (second_derivatives, graphs, layers, moved, variants, moved_once, opchecks):
         print(json.dumps({"case": other.__name__, "dtype": "", "errors": other()}), flush=True)

@@ -14,8 +14,8 @@ from xhat.torch.gpu.launch import OPTIONS
 
 CUDA_TOOLS = Path(triton.__file__).parent / "backends/nvidia/bin"
 OF_X = ("x", "dy", "y", "residual", "saved", "dx", "dresidual")
-FLOAT64 = ("parts", "given", "mean", "var", "w", "dgamma", "dbeta")
-NUMBERS = ("m", "correction", "eps", "weight", "factor")
+FLOAT64 = ("parts", "given", "mean", "var", "w", "dgamma", "dbeta", "count")
+NUMBERS = ("m", "correction", "running_correction", "eps", "weight", "factor")
 
 
 def nvidia(capability: int) -> GPUTarget:
@@ -50,6 +50,7 @@ def compiled(kernel: Any, dtype: str, constants: dict[str, Any], target: GPUTarg
         vectors = ("terms", "factors", "gamma", "beta", "running_mean", "running_var")
         return "*fp32" if name in vectors else "*i64" if name == "batches" else "i32"
 
+    assert {p.name for p in kernel.params if p.is_constexpr} == set(constants)  # or a branch would be another
     signature = {name: kind(name) for name in kernel.arg_names}
     aligned = {
         (i,): [["tt.divisibility", 16]]

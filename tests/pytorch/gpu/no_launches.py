@@ -79,6 +79,17 @@ def compiled() -> dict[str, Any]:
         return {"launches": names(), "reads": read, "tracked": int(layer.num_batches_tracked)}
 
 
+def where_the_map_does_not_compile() -> dict[str, Any]:
+    """What a layer has launched and counted when the compilation of its last kernel has failed."""
+    layer = xt.BatchNorm2d(16, activation="silu")  # whose map was not compiled before
+    with patch.object(maps.normalize, "warmup", side_effect=RuntimeError("does not compile")):
+        try:
+            launched(layer, (8, 16, 32, 64))
+        except RuntimeError as error:
+            return {"error": str(error), "launches": names(), "batches": int(layer.num_batches_tracked)}
+    return {}
+
+
 def on_another_device() -> list[Any]:
     """Where a kernel runs whose tensors are on device 1 while device 0 is the current one, and the current one then."""
 
@@ -107,7 +118,7 @@ if __name__ == "__main__":
     stand_in()
     import xhat.torch as xt
     from xhat.torch import functional, running_stats
-    from xhat.torch.gpu import merge
+    from xhat.torch.gpu import maps, merge
     from xhat.torch.gpu.launch import launch
 
     said: dict[str, Any] = {
@@ -136,5 +147,6 @@ if __name__ == "__main__":
         "mask": reads(step(xt.BatchNorm2d(16), mask=torch.ones(8, 1, 32, 64, dtype=torch.bool))),
     }
     said["compiled"] = compiled()
+    said["map that does not compile"] = where_the_map_does_not_compile()
     said["another device"] = on_another_device()
     print(json.dumps(said))

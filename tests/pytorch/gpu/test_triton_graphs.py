@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from threading import Lock
 
+import numpy as np
 import pytest
 import torch
 from requirements_of_triton import requires_triton
@@ -12,8 +13,10 @@ from torch.fx.experimental.proxy_tensor import make_fx
 import xhat.torch as xt
 from xhat.plan import Options
 from xhat.torch import engines
+from xhat.torch.errors import ExchangeError
 from xhat.torch.operators import Where
 from xhat.torch.sync import frames, groups, shared_batch
+from xhat.torch.sync.header import STOPPED, packed
 
 pytestmark = requires_triton
 
@@ -101,14 +104,36 @@ class Group:
         self.sent.append((sent.device.type, len(sent)))
 
 
+class AnsweringGroup(Group):
+    """The host gets the frame of a second rank too, which is this one."""
+
+    def __init__(self, answer: np.ndarray | None = None) -> None:
+        super().__init__()
+        self.answer = answer
+
+    def all_gather(self, received: torch.Tensor, sent: torch.Tensor, group: object) -> None:
+        super().all_gather(received, sent, group)
+        if sent.device.type == "cpu":
+            received.copy_(torch.cat((sent, sent if self.answer is None else torch.from_numpy(self.answer))))
+
+
+def session_of(group: Group, device: str, monkeypatch: pytest.MonkeyPatch) -> frames.Session:
+    """A session of two ranks that exchange by this group, and whose last exchange was on this device."""
+    session = frames.Session.__new__(frames.Session)
+    vars(session).update(
+        rank=0, ranks=2, device=torch.device(device), lock=Lock(), progress=frames.Progress()
+    )
+    vars(session).update(interrupt=None, previous=None, capacity_after={}, headers={}, _group=lambda: group)
+    monkeypatch.setattr(frames, "_all_gather", group.all_gather)
+    return session
+
+
 def test_ranks_exchange_tensors_of_the_gpu_and_the_host_reads_none(
     monkeypatch: pytest.MonkeyPatch, fake: FakeTensorMode
 ) -> None:
     """To read a fake tensor is an error: it has no elements."""
-    group, session = Group(), frames.Session.__new__(frames.Session)
-    vars(session).update(rank=0, ranks=2, lock=Lock(), progress=frames.Progress(), interrupt=None, previous=None,
-                         capacity_after={}, headers={}, _group=lambda: group)  # fmt: skip
-    monkeypatch.setattr(frames, "_all_gather", group.all_gather)
+    group = Group()
+    session = session_of(group, "cuda", monkeypatch)
     monkeypatch.setattr(frames, "_session", lambda name: session)
     monkeypatch.setattr(frames, "takes", lambda device, name: device.type == "cuda")
     x, o, where = torch.empty(4, 8, 6, 4, device="cuda"), Options(1e-5, 0, None, 0.0), Where("", "a layer")
@@ -117,6 +142,32 @@ def test_ranks_exchange_tensors_of_the_gpu_and_the_host_reads_none(
     assert {statistics.device.type, count.device.type, total.device.type} == {"cuda"}
     header = frames.WORDS  # alone at first; the frame of the right size follows
     assert group.sent == [("cuda", header), ("cuda", header + 17), ("cuda", header), ("cuda", header + 16)]
+
+
+def test_the_host_reads_the_header_before_the_first_exchange_on_a_device(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    group, header = AnsweringGroup(), frames.FrameHeader("statistics", "a layer", 8)
+    session = session_of(group, "cpu", monkeypatch)
+    for _ in range(2):
+        session.gather_on_device(torch.empty(17, dtype=torch.float64, device="meta"), header)
+    alone, full = frames.WORDS, frames.WORDS + 17
+    assert group.sent == [("cpu", alone), *[("meta", alone), ("meta", full)] * 2]
+    assert session.device.type == "meta"  # where a rank would announce that it has failed
+
+
+def test_a_rank_that_fails_before_the_first_exchange_on_a_device_ends_it_for_all(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    header = frames.FrameHeader("statistics", "a layer", 8)
+    stopped = packed(header._replace(kind=STOPPED), 0, -1).view(np.float64)
+    group = AnsweringGroup(stopped)  # what `abort` sends of a session whose device is the host's
+    session = session_of(group, "cpu", monkeypatch)
+    with pytest.raises(
+        ExchangeError, match="rank 1 stopped before the exchange of statistics of layer 'a layer'"
+    ):
+        session.gather_on_device(torch.empty(17, dtype=torch.float64, device="meta"), header)
+    assert group.sent == [("cpu", frames.WORDS)] and session.device.type == "cpu"
 
 
 @pytest.mark.parametrize(

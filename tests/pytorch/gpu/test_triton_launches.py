@@ -62,5 +62,10 @@ def test_a_compiled_layer_launches_one_kernel_more_and_reads_nothing() -> None:
     assert found["reads"] == 0 and found["tracked"] == 3
 
 
+def test_running_statistics_are_as_before_where_the_map_does_not_compile() -> None:
+    found = said()["map that does not compile"]
+    assert found == {"error": "does not compile", "launches": ["moments"], "batches": 0}
+
+
 def test_a_kernel_runs_on_its_tensors_device_in_the_stream_that_is_current_then() -> None:
     assert said()["another device"] == [["track", 71, 1], ["track", 75, 1], 0]

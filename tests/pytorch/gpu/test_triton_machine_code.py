@@ -15,7 +15,8 @@ def constants_of(name: str, dtype: str, lanes: bool) -> tuple[Any, dict[str, Any
     """A kernel of this name, and its constants for a large layer with relu."""
     import triton.language as tl
 
-    from xhat.torch.gpu import maps, sums, tiles, whole
+    from xhat.torch.gpu import maps, merge, sums, tiles, whole
+    from xhat.torch.gpu.formulas import BY_MOMENTUM, CUMULATIVE
 
     vec, whole_channel = VECTORS[dtype], name in ("forward", "backward")
     outer, inner = (16, 256) if whole_channel else (64, 784)
@@ -30,14 +31,16 @@ def constants_of(name: str, dtype: str, lanes: bool) -> tuple[Any, dict[str, Any
     terms = dict(TERMS=1 if dtype == "fp32" else 8)
     tile = dict(VEC=vec, ROWS=t.rows, COLUMNS=t.columns, WIDE=tl.float32, LANES=lanes)
     mapped = tile | dict(ROWS=t.map_rows)
-    unweighted = dict(WEIGHTED=False)
+    unweighted, moved = dict(WEIGHTED=False), dict(MOVED=BY_MOMENTUM.value)
     return {
         "moments": (sums.moments, tile | terms | unweighted),
         "gradient_sums": (sums.gradient_sums, tile | terms | relu | affine | unweighted | dict(SOURCE=0)),
         "normalize": (maps.normalize, mapped | relu | dict(RESIDUAL=False)),
         "input_gradient": (maps.input_gradient, mapped | relu | unweighted | dict(SOURCE=0, DRESIDUAL=False)),
-        "forward": (whole.forward, tile | relu | affine | dict(RESIDUAL=False)),
+        "forward": (whole.forward, tile | relu | affine | moved | dict(RESIDUAL=False)),
         "backward": (whole.backward, tile | relu | affine | dict(SOURCE=0, DRESIDUAL=False)),
+        "merge_moments": (merge.merge_moments, affine | moved | dict(STEP=8, COLUMNS=32, GIVEN=False)),
+        "track": (merge.track, dict(MOVED=CUMULATIVE.value, COLUMNS=32, COUNTED=True)),
     }[name]
 
 
@@ -54,6 +57,14 @@ def test_a_hopper_reads_16_bytes_at_a_time_and_spills_nothing(name: str, dtype: 
     assert 16 not in found.loads and 16 not in found.stores  # no element of bfloat16 travels alone
     if name not in ("moments", "gradient_sums"):
         assert found.stores.get(128, 0) >= 1
+
+
+@pytest.mark.parametrize("name", ["merge_moments", "track"])
+def test_what_is_done_once_a_channel_spills_nothing(name: str) -> None:
+    from machine_code import compiled, counts, nvidia
+
+    found = counts(compiled(*_arguments(name, "fp32", True), nvidia(90)))
+    assert found.spills == 0 and found.stores  # the running statistics among them
 
 
 @pytest.mark.parametrize("name", ["gradient_sums", "input_gradient", "backward"])

@@ -72,7 +72,7 @@ def test_an_offset_of_x_or_of_dy_costs_no_digits() -> None:
     assert max(r["errors"]["dweight"] for r in chosen) < 3e-7
 
 
-def named(case: str) -> dict[str, float]:
+def named(case: str) -> dict[str, Any]:
     """The errors of what is no case of one forward and backward pass."""
     (found,) = (r["errors"] for r in reports() if r["case"] == case)
     return dict(found)
@@ -90,15 +90,21 @@ def test_layers_track_and_evaluate_as_torchs_do() -> None:
     assert max(named("layers").values()) < 2e-7
 
 
-def test_statistics_that_move_in_a_pass_have_the_bits_of_those_that_move_after_it() -> None:
-    assert len(named("moved")) == 3 and set(named("moved").values()) == {1.0}
+def test_statistics_that_move_in_a_pass_have_the_bits_of_those_that_move_after_it_and_are_exact() -> None:
+    assert len(named("moved")) == 3
+    for found in named("moved").values():
+        assert found["same bits"] == 1.0 and found["mean"] < 1e-7 and found["var"] < 1e-15
 
 
 def test_a_pass_that_is_repeated_or_differentiated_twice_moves_statistics_once() -> None:
     assert named("moved_once") == {"once": 1.0}
 
 
-def test_other_layers_and_recalibrate_are_those_of_the_cpu() -> None:
+def test_other_layers_and_recalibrate_compute_their_formulas() -> None:
     found = named("variants")
-    assert set(found) == {"BatchRenorm2d", "GhostBatchNorm2d", "adapt", "recalibrate"}
-    assert max(found.values()) < 4e-7 and found["recalibrate"] < 1e-13
+    assert set(found) == {"BatchRenorm2d", "GhostBatchNorm2d and adapt", "recalibrate"}
+    assert max(found.values()) < 2e-7 and found["recalibrate"] < 1e-14
+
+
+def test_opcheck_finds_nothing_wrong_with_the_operators() -> None:
+    assert named("opchecks") == dict.fromkeys(("batch_norm", "batch_norm_backward", "track"), "SUCCESS")

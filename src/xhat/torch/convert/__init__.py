@@ -99,7 +99,7 @@ def convert(model: M) -> tuple[M, list[Change]]:
     Raises
     ------
     ArgumentError
-        If ``model`` is no module.
+        If ``model`` is not a module.
 
     See Also
     --------
@@ -167,7 +167,8 @@ def revert(model: M) -> M:
     Raises
     ------
     ArgumentError
-        If ``model`` is no module, or if a layer has options that torch's layer does not have. Then nothing has changed.
+        If ``model`` is not a module, or if a layer has options that torch's layer does not have. Then nothing has
+        changed.
 
     See Also
     --------

@@ -45,7 +45,7 @@ def convert_sync(model: M, process_group: Any = None) -> M:
     Raises
     ------
     ArgumentError
-        If ``model`` is no module, or if there is a batch norm that can't be converted, with the reason. Then nothing
+        If ``model`` is not a module, or if there is a batch norm that can't be converted, with the reason. Then nothing
         has changed.
 
     See Also

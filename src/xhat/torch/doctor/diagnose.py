@@ -73,7 +73,7 @@ def diagnose(
     Raises
     ------
     ArgumentError
-        If there are no batches, if the model raises, if the loss is no number, and if the model has lazy layers
+        If there are no batches, if the model raises, if the loss is not a number, and if the model has lazy layers
         without a shape or tensors without data.
 
     See Also

@@ -8,6 +8,7 @@ from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from xhat.errors import ArgumentError
 from xhat.notebook import framed
 from xhat.torch.doctor.findings import Finding, Unjudged, strict
 
@@ -135,6 +136,11 @@ class Diagnosis:
         -------
         str
             The HTML.
+
+        Raises
+        ------
+        ArgumentError
+            If Jinja2 (the extra ``doctor``) is not installed.
         """
         from xhat.torch.doctor.page import render
 
@@ -147,7 +153,7 @@ class Diagnosis:
         """The page in a notebook; without Jinja2 None, for which a notebook prints the diagnosis."""
         try:
             return framed(self.to_html())
-        except ModuleNotFoundError:
+        except ArgumentError:
             return None
 
     def treat(self) -> "Treatment":

@@ -5,10 +5,10 @@ its content security policy enforces, and every name and sentence in the diction
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from importlib.resources import files
 from math import inf, isfinite, isinf, isnan
 from typing import Any, NamedTuple
 
+from xhat.templates import filled
 from xhat.torch.doctor import thresholds as at
 from xhat.torch.doctor.findings import CAUSES
 
@@ -63,19 +63,8 @@ _COLUMNS = {
 
 def render(diagnosis: Mapping[str, Any]) -> str:
     """The page about a diagnosis (the dictionary of `Diagnosis.values`), as text that UTF-8 can encode."""
-    from jinja2 import Environment, StrictUndefined
-
-    def part(package: str, name: str) -> str:
-        return (files(package) / "web" / name).read_text(encoding="utf-8")
-
-    jinja = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    template = jinja.from_string(part("xhat.torch.doctor", "doctor.html"))
-    look = {
-        "style": part("xhat", "page.css") + part("xhat.torch.doctor", "doctor.css"),
-        "theme": part("xhat", "theme.js"),
-    }
     parts = _verdict(diagnosis) | _modes(diagnosis) | _found(diagnosis) | _layers(diagnosis)
-    return template.render(**look, **parts).encode("utf-8", "backslashreplace").decode("utf-8")
+    return filled("xhat.torch.doctor", "doctor", "diagnose", "doctor", **parts)
 
 
 def _verdict(diagnosis: Mapping[str, Any]) -> dict[str, Any]:

@@ -57,8 +57,8 @@ def watch(model: nn.Module, optimizer: Any = None) -> "Watch":
     Raises
     ------
     ArgumentError
-        If the model is no module or has no batch norm whose running statistics can move, if the optimizer is none, and
-        if a watch is used a second time.
+        If the model is not a module, if it has no batch norm whose running statistics can move, if the optimizer is
+        not one, or if a watch is used a second time.
 
     See Also
     --------

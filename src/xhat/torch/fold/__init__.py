@@ -125,7 +125,7 @@ def fold(model: M, example_inputs: Any, *, batches: Iterable[Any] | None = None)
     Raises
     ------
     ArgumentError
-        If ``model`` is no module, can't be copied, or does not run with these inputs.
+        If ``model`` is not a module, can't be copied, or does not run with these inputs.
 
     See Also
     --------
@@ -204,7 +204,7 @@ def fold_frozen(model: M, *, example_inputs: Any = None) -> tuple[M, list[Folded
     Raises
     ------
     ArgumentError
-        If ``model`` is no module or can't be copied.
+        If ``model`` is not a module or can't be copied.
 
     Notes
     -----

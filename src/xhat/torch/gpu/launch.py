@@ -1,4 +1,4 @@
-"""Runs a kernel: compiles it once for each combination of constants, dtypes and alignments, and launches it.
+"""Runs kernels: compiles each once for each combination of constants, dtypes and alignments, and launches it.
 
 Triton's own launch reads and specializes every argument, which takes five times as long as launching the compiled
 kernel that it returns. The key below has everything that a compilation depends on.
@@ -9,15 +9,17 @@ from typing import Any
 
 import torch
 
-__all__ = ["INTERPRETED", "OPTIONS", "launch"]
+__all__ = ["INTERPRETED", "OPTIONS", "launch", "launch_all"]
 
 # Without fusion, so that the forward and the backward pass compute the same bits; fma is written where it is wanted.
 OPTIONS = {"num_warps": 4, "enable_fp_fusion": False}
 
 _compiled: dict[Any, Any] = {}
 
-
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"  # Triton's interpreter runs the kernels, for tests
+
+
+Launch = tuple[Any, tuple[int, ...], tuple[Any, ...], dict[str, Any]]  # the arguments of `launch`
 
 
 def launch(kernel: Any, grid: tuple[int, ...], arguments: tuple[Any, ...], constants: dict[str, Any]) -> None:
@@ -25,36 +27,50 @@ def launch(kernel: Any, grid: tuple[int, ...], arguments: tuple[Any, ...], const
 
     The tensors are the first arguments. All numbers are int32, or float64 by annotation, so none is part of the key.
     """
-    device = arguments[0].device
+    launch_all((kernel, grid, arguments, constants))
+
+
+def launch_all(*launches: Launch) -> None:
+    """`launch` each in this order, on one device.
+
+    All are compiled before the first is launched: if a compilation fails, none of them has written anything.
+    """
+    _, _, (first, *_), _ = launches[0]
+    device = first.device
     if device.type == "cuda" and device.index != torch.cuda.current_device():
         with torch.cuda.device(device):
-            _launch(kernel, grid, arguments, constants, device.index)
+            _launch(launches, device.index)
     else:
-        _launch(kernel, grid, arguments, constants, device.index)
+        _launch(launches, device.index)
 
 
-def _launch(
+def _launch(launches: tuple[Launch, ...], device: int | None) -> None:
+    if INTERPRETED:
+        for kernel, grid, arguments, constants in launches:
+            kernel[grid](*arguments, **constants)
+        return
+    ready = [_ready(*one, device) for one in launches]
+    for run, (_, _, arguments, constants) in zip(ready, launches, strict=True):
+        run(*arguments, *constants.values())
+
+
+def _ready(
     kernel: Any,
     grid: tuple[int, ...],
     arguments: tuple[Any, ...],
     constants: dict[str, Any],
     device: int | None,
-) -> None:
-    if INTERPRETED:
-        kernel[grid](*arguments, **constants)
-        return
+) -> Any:
+    """What launches the compiled kernel, which is on the device then."""
     tensors = arguments[: kernel.tensors]
-    values = (*constants.values(),)
     key = (
         id(kernel),
         device,
         *[t.dtype for t in tensors],
         *[t.data_ptr() & 15 == 0 for t in tensors],
-        values,
+        (*constants.values(),),
     )
     compiled = _compiled.get(key)
-    grid = (*grid, 1, 1)[:3]
     if compiled is None:
-        _compiled[key] = kernel[grid](*arguments, **constants, **OPTIONS)
-    else:
-        compiled[grid](*arguments, *values)
+        compiled = _compiled[key] = kernel.warmup(*arguments, grid=grid, **constants, **OPTIONS)
+    return compiled[(*grid, 1, 1)[:3]]

@@ -20,7 +20,7 @@ from xhat.plan import Plan
 from xhat.torch.cpu import FLOAT64, Run, plan_for
 from xhat.torch.gpu import maps, merge, sums, whole
 from xhat.torch.gpu.formulas import FROM_RESIDUAL, FROM_X, FROM_Y, LEAKY_RELU, NO_ACTIVATION, SILU
-from xhat.torch.gpu.launch import launch
+from xhat.torch.gpu.launch import launch, launch_all
 from xhat.torch.gpu.operands import Moved, Operands, vector, wide
 from xhat.torch.inputs import Inputs, Moving, check_mask, weights_in_order
 from xhat.torch.internals import ordinary
@@ -109,11 +109,13 @@ def normalize(x: Tensor, weight: Maybe, bias: Maybe, residual: Maybe, run: Run, 
         return y
     terms = statistics.new_empty((4, p.channels), dtype=wide(x))
     parts = _sum_moments(p, weights) if run.batch else terms
-    launch(merge.merge_moments, (-(-p.channels // _CHANNELS),), (parts, mean, var, terms, gamma, beta, *moved.tensors,
-           p.channels, p.tiles.splits, m if run.batch else 1.0, float(correction), eps, *moved.numbers),
-           dict(STEP=_PARTS, COLUMNS=_CHANNELS, GIVEN=not run.batch, **affine, MOVED=moved.how))  # fmt: skip
-    launch(maps.normalize, _grid(p), (p["x"], p["residual"], y, terms, *p.sizes,
-           *p.at("x", "residual", "y"), p.inner, p.blocks), p.constants(p.tiles.map_rows, **kind))  # fmt: skip
+    launch_all(  # compiled together, since the first of them moves running statistics
+        (merge.merge_moments, (-(-p.channels // _CHANNELS),), (parts, mean, var, terms, gamma, beta, *moved.tensors,
+         p.channels, p.tiles.splits, m if run.batch else 1.0, float(correction), eps, *moved.numbers),
+         dict(STEP=_PARTS, COLUMNS=_CHANNELS, GIVEN=not run.batch, **affine, MOVED=moved.how)),
+        (maps.normalize, _grid(p), (p["x"], p["residual"], y, terms, *p.sizes, *p.at("x", "residual", "y"), p.inner,
+         p.blocks), p.constants(p.tiles.map_rows, **kind)),
+    )  # fmt: skip
     moved.count()
     return y
 

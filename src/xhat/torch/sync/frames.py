@@ -141,7 +141,7 @@ class Session:
     def __init__(self, group: Any) -> None:
         self.group = weakref.ref(group)
         self.rank, self.ranks = dist.get_rank(group), dist.get_world_size(group)
-        self.device = device_of(group)  # of the last exchange, once there was one
+        self.device = device_of(group)  # of the frames; that of `gather_on_device`, once there was one
         self.headers: dict[Any, Tensor] = {}
         self.lock = Lock()
         self.progress = Progress()
@@ -158,11 +158,17 @@ class Session:
         return frames[:, WORDS : WORDS + len(values)]
 
     def gather_on_device(self, values: Tensor, header: FrameHeader) -> Tensor:
-        """See `gather_on_device`."""
-        self.device = values.device
-        frames: Tensor = self._in_turn(
-            lambda room: self._all_gather_on_device(values, header, room), len(values), header
-        )
+        """See `gather_on_device`. The first one after exchanges of the host has a frame of the host before it."""
+
+        def exchanged(room: int) -> Tensor:
+            if (
+                self.device.type != values.device.type
+            ):  # where a rank that has failed announces it: see `abort`
+                self._all_gather(np.empty(0), header, -1, room)
+                self.device = values.device
+            return self._all_gather_on_device(values, header, room)
+
+        frames: Tensor = self._in_turn(exchanged, len(values), header)
         return frames.narrow(1, WORDS, len(values))
 
     def _in_turn(self, exchanged: Callable[[int], Any], length: int, header: FrameHeader) -> Any:

@@ -208,7 +208,10 @@ def _difference(received: list[Received], mine: FrameHeader) -> str | None:
                 f"No state was changed.{_REMEDIES.get(field, '')}"
             )
     if len({r.length for r in received}) > 1:
-        return f"batch_norm: the ranks disagree on how many numbers {what} are. Do all run the same xhat?"
+        return (
+            f"batch_norm: the ranks disagree on how many numbers {what} are. Do all run the same xhat, on devices of "
+            "one kind?"
+        )
     batches = _ranks_with(r.batches for r in received)
     batches.pop(-1, None)
     if len(batches) > 1:

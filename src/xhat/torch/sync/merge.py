@@ -106,7 +106,7 @@ def merge_running_statistics(model: M, process_group: Any = None) -> M:
     ExchangeError
         On every rank, if the ranks' models differ. Then nothing has changed.
     ArgumentError
-        If ``model`` is no module, or for a lazy layer that has had no input yet.
+        If ``model`` is not a module, or for a lazy layer that has had no input yet.
 
     See Also
     --------

@@ -1,6 +1,6 @@
 """The usual names of every quantity in batch-norm code: parameters, results, attributes of layers, keys of options.
 
-Only names live here; how they are used is in `adapter` and `layer`.
+Only names live here; how they are used is in `adapter`, `modules` and `state`.
 """
 
 import re

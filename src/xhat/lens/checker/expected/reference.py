@@ -1,6 +1,6 @@
 """The exact forward and backward pass, with an optional fault in every step; without faults it equals `equations`.
 
-The names of mistakes are in `faults`, and the code under test is in `runner`. A forward pass is the chain
+The names of mistakes are in `faults`, and the code under test is run by `runner`. A forward pass is the chain
 x -> mu, var -> rstd -> xhat -> y together with its local derivatives, so that the exact derivative of a forward with
 faults is available too.
 """

@@ -1,7 +1,7 @@
 """The catalogue: every mistake that the checker can name, as faults in the exact computation.
 
-No arithmetic lives here; `reference` computes with faults. The tables are in `forward`, `backward` and `sums`. A
-mistake that can be made in several ways has several entries of one name.
+No arithmetic lives here; `reference` computes with faults. The tables are in `forward`, `backward`, `sums` and
+`evaluation`. A mistake that can be made in several ways has several entries of one name.
 """
 
 from dataclasses import dataclass, fields

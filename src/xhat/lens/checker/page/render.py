@@ -5,12 +5,11 @@ enforces, and every name and sentence is inserted as text (autoescape).
 """
 
 from collections.abc import Sequence
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from xhat.errors import ArgumentError
 from xhat.lens.checker.verdict import Verdict, place
+from xhat.templates import filled
 
 __all__ = ["render", "write_page"]
 
@@ -27,26 +26,11 @@ def write_page(verdicts: Sequence[Verdict], path: str | Path) -> Path:
 
 def render(verdicts: Sequence[Verdict]) -> str:
     """The page as text that UTF-8 can encode."""
-    try:
-        from jinja2 import Environment, StrictUndefined
-    except ModuleNotFoundError:
-        raise ArgumentError(
-            "check: jinja2 is missing, install it with pip install 'xhat[lens]', or omit the page."
-        ) from None
-
-    def part(package: str, name: str) -> str:
-        return (files(package) / "web" / name).read_text(encoding="utf-8")
-
-    jinja = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    jinja.filters["number"] = _number
-    template = jinja.from_string(part("xhat.lens.checker.page", "check.html"))
-    look = {
-        "style": part("xhat", "page.css") + part("xhat.lens.checker.page", "check.css"),
-        "theme": part("xhat", "theme.js"),
-    }
     title = verdicts[0].subject if len(verdicts) == 1 else f"{len(verdicts)} verdicts"
-    text = template.render(**look, title=title, parts=[_part(verdict) for verdict in verdicts])
-    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+    parts = [_part(verdict) for verdict in verdicts]
+    return filled(
+        "xhat.lens.checker.page", "check", "check", "lens", {"number": _number}, title=title, parts=parts
+    )
 
 
 def _part(verdict: Verdict) -> dict[str, Any]:

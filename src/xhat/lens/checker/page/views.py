@@ -1,6 +1,6 @@
 """What the page of a verdict shows, from its comparisons: maps, curves and the largest differences.
 
-No HTML lives here (see `page`), and nothing is judged.
+No HTML lives here (see `render`), and nothing is judged.
 """
 
 from itertools import pairwise
