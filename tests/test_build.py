@@ -226,6 +226,33 @@ sys.meta_path.insert(0, Nothing)
     )
 
 
+@pytest.mark.parametrize("place", ["numpy.py", "numpy/data.txt"])
+def test_what_stands_in_numpys_place_is_named(tmp_path: Path, place: str) -> None:
+    """A script of this name, or a folder, in the folder where Python was started."""
+    (tmp_path / place).parent.mkdir(exist_ok=True)
+    (tmp_path / place).touch()
+    alone = f"sys.path[:] = [{str(tmp_path)!r}, *(p for p in sys.path if 'site-packages' not in p)]"
+    taken = tmp_path / place if place.endswith(".py") else tmp_path / "numpy"
+    assert refusal(PACKAGE, alone) == (
+        f"xhat: {taken} is imported as numpy, and has no ndarray, expected NumPy. Rename it, or start Python in "
+        "another folder."
+    )
+
+
+def test_a_folder_in_the_kernels_place_is_named(sources: Path) -> None:
+    (sources / "_kernels").mkdir()
+    assert refusal(sources) == (
+        f"xhat: the compiled kernels can't be loaded ({sources / '_kernels'} is a folder). {AGAIN}"
+    )
+
+
+def test_an_archive_is_named(sources: Path) -> None:
+    archive = Path(shutil.make_archive(str(sources.parent / "packed"), "zip", sources.parent, "xhat"))
+    assert refusal(archive / "xhat") == (
+        f"xhat: compiled kernels can't be loaded from an archive, {archive}. Unpack it, or install xhat."
+    )
+
+
 def test_the_version_of_sources_without_an_installation_is_unknown() -> None:
     code = """
 import importlib.metadata

@@ -84,6 +84,7 @@ def test_a_missing_extra_is_one_sentence(extra, monkeypatch, capsys, tmp_path):
     [
         (["--steps", "0"], "argument --steps: 0 is below 1"),
         (["--seed", "-1"], "argument --seed: -1 is below 0"),
+        (["--seed", str(2**63)], f"argument --seed: {2**63} is above {2**63 - 1}"),
         (["--steps", "many"], "argument --steps: invalid whole value: 'many'"),
     ],
 )

@@ -65,6 +65,8 @@ def test_a_report_shows_its_page_and_is_a_path(tmp_path: Path) -> None:
     assert isinstance(where, Path) and where == tmp_path / "layer.html"
     assert page_in(where._repr_html_()) == where.read_text(encoding="utf-8")
     assert type(where.resolve()) is WrittenPage
+    where.write_bytes(b"\xff\xfe")
+    assert where._repr_html_() is None
     where.unlink()
     assert where._repr_html_() is None
 

@@ -90,6 +90,26 @@ def test_every_formula_is_mathml_without_a_rest_of_latex() -> None:
     assert [f for f in formulas if re.search(r"\\|<mi>&(amp;)?</mi>", f)] == []
 
 
+@pytest.mark.parametrize(
+    ("latex", "said"),
+    [
+        (r"\text{<b>}", r"The formula '\\text{<b>}' can't be MathML (ParseError)."),
+        (r"\left( x", r"The formula '\\left( x' can't be MathML (ExtraLeftOrMissingRightError)."),
+        (r"\undefined{x}", r"The formula '\\undefined{x}' has \undefined, which latex2mathml does not know."),
+    ],
+)
+def test_a_formula_that_cannot_be_shown_is_named(
+    latex: str, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nodes = pytest.importorskip("docutils.nodes")
+    errors = pytest.importorskip("sphinx.errors")
+    monkeypatch.syspath_prepend(str(ROOT / "docs" / "_ext"))
+    mathml = pytest.importorskip("mathml").mathml
+    assert mathml(nodes.math("", r"\{x < 1\}"), "inline").count("&#x0003C;") == 1
+    with pytest.raises(errors.ExtensionError, match=re.escape(said)):
+        mathml(nodes.math("", latex), "inline")
+
+
 # ------------------------------------------------------------------------------------------------- in a browser
 
 

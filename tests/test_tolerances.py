@@ -9,6 +9,7 @@ import pytest
 
 pytest.importorskip("rich")
 
+import xhat
 from benchmarks import tolerances
 from benchmarks.harness.report import described_as
 from benchmarks.harness.rows import read
@@ -100,3 +101,51 @@ def test_measuring_tells_accurate_formulas_from_others(monkeypatch: pytest.Monke
             assert max(errors) <= allowed(row.offset, row.dtype), row
         if row.formula == "one pass" and row.offset == 1e3:
             assert row.y > 10 * allowed(row.offset), row
+
+
+RECIPE, EXAMPLE = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)[:2]
+PARTS: dict[str, Any] = {}
+exec(RECIPE + EXAMPLE.partition("rng =")[0], PARTS)
+
+
+def shares(x: Any, dy: Any) -> dict[str, dict[str, float]]:
+    """By what factor of the rule xhat, and the page's kernel in two passes, are off by the page's recipe."""
+    gamma, beta = np.random.default_rng(1).uniform(0.5, 1.5, (2, x.shape[1])).astype("float32")
+    y, context = xhat.batch_norm(x, gamma, beta)
+    ours = {"y": y, **xhat.batch_norm_backward(dy, context)._asdict()}
+    two_passes = PARTS["kernel"](x, dy, gamma, beta, one_pass=False)
+    found = {
+        name: PARTS["errors"](got, x, dy, gamma, beta) for name, got in (("xhat", ours), ("two", two_passes))
+    }
+    return {name: {k: v / PARTS["allowed"](x) for k, v in errors.items()} for name, errors in found.items()}
+
+
+def data(m: int, heavy: bool = False) -> tuple[Any, Any]:
+    rng = np.random.default_rng(m)
+    x = rng.standard_t(1.5, (m, 7)) if heavy else rng.normal(3, 1, (m, 7))
+    return x.astype("float32"), rng.normal(size=x.shape).astype("float32")
+
+
+@pytest.mark.parametrize(("m", "heavy"), [(4, False), (9, False), (1025, False), (1025, True)])
+def test_the_recipe_passes_right_kernels_on_other_data(m: int, heavy: bool) -> None:
+    found = shares(*data(m, heavy))
+    assert max(error for errors in found.values() for error in errors.values()) < 1
+
+
+def test_the_recipe_counts_no_error_in_a_constant_channel_and_counts_one_that_is_there() -> None:
+    x, dy = data(1025)
+    x[:, 3] = 5
+    assert max(shares(x, dy)["xhat"].values()) < 1
+    assert PARTS["share"](np.array([0.0, 1e-9]), np.array([0.0, 0.0])) == np.inf
+    assert np.isnan(PARTS["share"](np.array([np.nan, 0.0]), 1.0))
+
+
+def test_the_rule_does_not_cover_two_values_and_sums_of_one_sign() -> None:
+    """As the page says: so a tolerance for these would have to be another one, for a right kernel too."""
+    assert shares(*data(2))["two"]["dx"] > 1
+    x, dy = data(4001)
+    x, dy = x - np.float32(3), dy + np.float32(1)  # d near 0
+    found = shares(x, dy)
+    assert found["xhat"]["dbeta"] > 1 and found["two"]["dbeta"] > 1
+    terms = np.sqrt((dy**2).sum(0)) / np.abs(dy).sum(0)  # from the one scale to the other
+    assert found["two"]["dbeta"] * terms.max() < 1

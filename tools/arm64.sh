@@ -19,6 +19,7 @@ each=300 all=2400  # seconds
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}" XHAT_PATIENCE=2.5 PYTHONPYCACHEPREFIX="$place/pycache" HYPOTHESIS_STORAGE_DIRECTORY="$place/hypothesis"
 
 need_debian
+need_xhat "$native"
 mkdir -p "$place/bin"
 
 # once STEP: runs it, unless it has succeeded before.
@@ -67,7 +68,7 @@ wheels() {
 compile() {
     PATH="$place/tools/bin:$PATH" cmake -S . -B "$place/cmake" -G Ninja -DSKBUILD=2 --log-level=WARNING \
         -DCMAKE_SYSTEM_NAME=Linux -DCMAKE_SYSTEM_PROCESSOR=aarch64 \
-        -DCMAKE_CXX_COMPILER="$place/bin/aarch64-linux-gnu-g++" -DCMAKE_CXX_FLAGS="-Werror -idirafter $root/usr/include" \
+        -DCMAKE_CXX_COMPILER="$place/bin/aarch64-linux-gnu-g++" -DCMAKE_CXX_FLAGS="-Werror -idirafter '$root/usr/include'" \
         -DPython_EXECUTABLE="$python" -Dnanobind_DIR="$("$place/tools/bin/python" -m nanobind --cmake_dir)"
     PATH="$place/tools/bin:$PATH" cmake --build "$place/cmake"
     rm -rf "$site"/xhat "$site"/xhat-*.dist-info
@@ -81,6 +82,7 @@ compile() {
     printf '[console_scripts]\nxhat = xhat.cli:main\n' > "$site/xhat-$version.dist-info/entry_points.txt"
 }
 
+trap wait EXIT  # nothing goes on when this has ended
 once interpreter  # first: where there is no network, this is the one that reports it
 once compiler & pid=$!
 once wheels

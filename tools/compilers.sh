@@ -20,6 +20,11 @@ case $(uname -m) in
 esac
 [ $# -gt 0 ] || set -- "${some[@]}"
 
+for one in "$@"; do
+    command -v "${one%%:*}" > /dev/null || unavailable "there is no ${one%%:*} here."
+done
+"$python" -c 'import ensurepip' 2> /dev/null || unavailable "${python:-no Python} can't make an environment here: PYTHON names another."
+
 [ "$place/venv/done" -nt constraints-build.txt ] || {
     "$python" -m venv --clear "$place/venv"
     "$place/venv/bin/python" -m pip install --quiet --requirement constraints-build.txt
@@ -58,7 +63,6 @@ rm -f "$place/first.json"
 for one in "$@"; do
     compiler=${one%%:*} isas=${one#*:}
     [ "$isas" != "$one" ] || isas=$all
-    command -v "$compiler" > /dev/null || unavailable "there is no $compiler here."
     "$compiler" --version | head -n 1
     if [ "$compiler" = clang-tidy ]; then
         tidy "${isas##*;}"

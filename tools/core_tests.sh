@@ -5,7 +5,7 @@
 
 core_tests() {
     local file left_out
-    left_out=$(IFS='|'; echo "benchmarks|build|demo|examples|makefile|other_libraries|readme${*:+|$*}")
+    left_out=$(IFS='|'; echo "benchmarks|build|demo|examples|makefile|other_libraries|readme|tools${*:+|$*}")
     for file in tests/test_*.py; do
         [[ "$file" =~ ^tests/test_($left_out).py$ ]] || echo "$file"
     done

@@ -3,10 +3,16 @@
 #   unpack_qemu FOLDER PROCESSOR [PACKAGE]...       the emulator of this processor, and more packages for this machine
 # Packages of this machine's architecture are those that it lacks; of another one, all. An apt of its own, in FOLDER.apt,
 # downloads them, so that the lists, packages and architectures of the machine stay as they are.
+#   need_xhat PYTHON                          ends where this Python does not import xhat
 # Where that is not possible it ends with status 69 (EX_UNAVAILABLE) and one sentence.
 # shellcheck shell=bash
 
 . tools/unavailable.sh
+
+# need_xhat PYTHON
+need_xhat() {
+    "$1" -c 'import xhat' 2> /dev/null || unavailable "there is no xhat in $1. Run make test first, or name a Python that imports it: PYTHON=..."
+}
 
 need_debian() {
     local place

@@ -12,6 +12,8 @@ place=$PWD/build/old-cpu
 qemu=$place/usr/bin/qemu-x86_64-static
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
 
+need_debian
+need_xhat "$native"
 [ -x "$qemu" ] || unpack_qemu "$place" x86_64
 "$native" tests/survey.py > "$place/new.json" &
 "$qemu" -cpu Nehalem "$native" tests/survey.py > "$place/nehalem.json"

@@ -13,11 +13,13 @@ cd "$(dirname "$0")/.."
 . tools/unavailable.sh
 . tools/core_tests.sh
 read -ra pythons <<< "${PYTHONS:-python3.13 python3.14 python3.15}"
+wheel=${1:-}
+[ -z "$wheel" ] || [ -f "$wheel" ] || { echo "$0: there is no file $wheel, expected a wheel." >&2; exit 2; }
 place=build/pythons
 limit=1800 each=300  # seconds
 
 for python in "${pythons[@]}"; do
-    command -v "$python" > /dev/null || unavailable "there is no $python here."
+    "$python" -c '' 2> /dev/null || unavailable "there is no $python here."
     [ -e "$place/$python/done" ] || {
         "$python" -m venv --clear "$place/$python"
         "$place/$python/bin/python" -m pip install --quiet \
@@ -26,7 +28,6 @@ for python in "${pythons[@]}"; do
     }
 done
 
-wheel=${1:-}
 if [ -z "$wheel" ]; then
     rm -f "$place"/*.whl
     "$place/${pythons[0]}/bin/python" -m pip wheel --quiet --no-deps --build-constraint constraints-build.txt \

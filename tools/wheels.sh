@@ -12,6 +12,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 . tools/unavailable.sh
 what=${1:-all}
+[[ "$what" =~ ^(build|all)$ ]] || { echo "$0: there is no mode '$what', expected build or nothing." >&2; exit 2; }
 place=$PWD/build/wheels
 tools=$place/tools/bin
 export PATH="$PWD/build/arm64/bin:$PATH"  # where tools/arm64.sh unpacks the compiler

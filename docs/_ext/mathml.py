@@ -2,10 +2,12 @@
 
 from importlib.resources import files
 from typing import Any
+from xml.etree import ElementTree
 
 from docutils import nodes
 from latex2mathml.converter import convert
 from sphinx.application import Sphinx
+from sphinx.errors import ExtensionError
 
 # A hat as wide as a letter, in place of one that stretches, and bars without the space around a relation.
 BETTER = {
@@ -15,11 +17,22 @@ BETTER = {
 
 
 def mathml(node: nodes.Element, display: str) -> str:
-    """The formula of a node, which is LaTeX; latex2mathml has `aligned` under the name `split`."""
-    formula = convert(node.astext().strip().replace("{aligned}", "{split}"), display=display)
+    """The formula of a node, which is LaTeX; latex2mathml has `aligned` under the name `split`.
+
+    Raises ExtensionError, with the formula, for one that latex2mathml can't read, or of which it would show a
+    command as it is written, or a character of HTML unescaped.
+    """
+    latex = node.astext().strip()
+    try:
+        formula = str(convert(latex.replace("{aligned}", "{split}"), display=display))
+        unknown = [word.text for word in ElementTree.fromstring(formula).iter() if "\\" in (word.text or "")]
+    except Exception as error:  # latex2mathml has a class for each fault, most without a sentence
+        raise ExtensionError(f"The formula {latex!r} can't be MathML ({type(error).__name__}).") from error
+    if unknown:
+        raise ExtensionError(f"The formula {latex!r} has {unknown[0]}, which latex2mathml does not know.")
     for theirs, ours in BETTER.items():
         formula = formula.replace(theirs, ours)
-    return str(formula)
+    return formula
 
 
 def inline(translator: Any, node: nodes.math) -> None:

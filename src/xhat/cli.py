@@ -76,13 +76,11 @@ def _demo_arguments(parser: Parser) -> None:
     )
     parser.add_argument(
         "--seed",
-        type=_at_least(0),
+        type=_whole(0, 2**63 - 1),  # what torch.manual_seed takes
         default=0,
         help="seed of the split, the weights and the batches (default: 0)",
     )
-    parser.add_argument(
-        "--steps", type=_at_least(1), default=600, help="training steps per run (default: 600)"
-    )
+    parser.add_argument("--steps", type=_whole(1), default=600, help="training steps per run (default: 600)")
 
 
 def _demo(args: Args) -> int:
@@ -144,10 +142,12 @@ def _axes(text: str) -> int | tuple[int, ...]:
     return axes[0] if len(axes) == 1 else axes
 
 
-def _at_least(least: int) -> Callable[[str], int]:
+def _whole(least: int, most: int | None = None) -> Callable[[str], int]:
     def whole(text: str) -> int:
         if (value := int(text)) < least:
             raise argparse.ArgumentTypeError(f"{value} is below {least}")
+        if most is not None and value > most:
+            raise argparse.ArgumentTypeError(f"{value} is above {most}")
         return value
 
     return whole

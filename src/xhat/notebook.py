@@ -20,8 +20,8 @@ class WrittenPage(type(Path())):  # type: ignore[misc]  # Path itself has no sub
     """The path of a page that was written; a notebook shows the page."""
 
     def _repr_html_(self) -> str | None:
-        """The page in a frame; None, for which a notebook shows the path, if the file is gone."""
+        """The page in a frame; None, for which a notebook shows the path, if the file is gone, or no page now."""
         try:
             return framed(self.read_text(encoding="utf-8"), height=760)
-        except OSError:
+        except (OSError, UnicodeError):
             return None
