@@ -110,6 +110,7 @@ def test_in_a_browser_the_frames_run_and_the_page_around_them_keeps_its_styles(
     x = np.random.default_rng(1).standard_normal((7, 3))
     pages = {"verdict": check(forward, backward), "report": report(x, x**2, path=tmp_path / "layer.html")}
     frames = "".join(f'<div id="{name}">{p._repr_html_()}</div>' for name, p in pages.items())
+    scheme = "dark" if dark else "light"
     around = "<!doctype html><title>a notebook</title><style>h1 { color: rgb(1, 2, 3) }</style>"
     file = tmp_path / "notebook.html"
     file.write_text(f"{around}<h1 id='theme'>{html.escape('<h1>')}</h1>{frames}", encoding="utf-8")
@@ -118,8 +119,7 @@ def test_in_a_browser_the_frames_run_and_the_page_around_them_keeps_its_styles(
     assert "mean path dropped" in inside["verdict"].locator(".headline").inner_text()
     assert inside["report"].locator("svg").count() > 3  # drawn by its scripts
     for name in pages:
-        theme = inside[name].locator("html").get_attribute("data-theme")
-        assert theme == ("dark" if dark else "light")
+        inside[name].locator(f"html[data-theme={scheme}]").wait_for(state="attached")
         box = page.locator(f"#{name} iframe").bounding_box()
         assert box["height"] > 500 and box["width"] > 1100
     inside["report"].locator("#theme").click()

@@ -8,5 +8,11 @@ function theme(dark) {
   button.textContent = dark ? "Light" : "Dark";
 }
 
-theme(window.matchMedia("(prefers-color-scheme: dark)").matches);
-document.getElementById("theme").addEventListener("click", () => theme(document.documentElement.dataset.theme !== "dark"));
+const system = window.matchMedia("(prefers-color-scheme: dark)");
+const follow = () => theme(system.matches);
+follow();
+system.addEventListener("change", follow);
+document.getElementById("theme").addEventListener("click", () => {
+  system.removeEventListener("change", follow);
+  theme(document.documentElement.dataset.theme !== "dark");
+});
