@@ -23,7 +23,7 @@ from xhat.torch.errors import TensorTypeError
 from xhat.torch.inputs import CODES
 from xhat.torch.internals import ordinary, plain
 
-__all__ = ["engine_for", "engine_of", "recorded_on", "switched_on", "use_triton"]
+__all__ = ["engine_for", "engine_of", "recorded_on", "use_triton"]
 
 LARGEST = 2**31 - 1  # elements: Triton's kernels index a channel by 32 bits
 
