@@ -59,7 +59,7 @@ def test_what_stands_in_torchs_place_is_named(tmp_path: Path, place: str) -> Non
 import sys
 import xhat
 sys.path[:] = [{str(tmp_path)!r}]
-sys.meta_path[:] = [finder for finder in sys.meta_path if finder.__name__ == "PathFinder"]
+sys.meta_path[:] = [finder for finder in sys.meta_path if getattr(finder, "__name__", "") == "PathFinder"]
 """
     said = in_a_process(alone + TRIED).strip()
     assert said == (

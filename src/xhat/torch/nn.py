@@ -268,14 +268,14 @@ class BatchNorm(nn.modules.batchnorm._BatchNorm):
 
     def _following(self, running: Running | None) -> Following | None:
         """The running statistics, if they may move before `_follow` is called."""
-        return None if running is None or "_follow" in self.__dict__ else self._how(running)
-
-    def _how(self, running: Running) -> Following:
+        if running is None or "_follow" in self.__dict__:
+            return None
         return Following(running, self.momentum, self.correction, self.running_correction, self.nonfinite)
 
     def _follow(self, running: Running, batch: Batch) -> None:
         """Updates the running statistics; `recalibrate` replaces this for a while."""
-        follow(self._how(running), batch)
+        options = self.momentum, self.correction, self.running_correction, self.nonfinite
+        follow(Following(running, *options), batch)
 
     def extra_repr(self) -> str:
         """Return torch's line, and the options that differ from their defaults."""

@@ -15,7 +15,7 @@ import xhat.torch as xt
 from xhat.torch import functional, recorder, running_stats
 from xhat.torch.gpu import tiles
 from xhat.torch.inputs import Inputs
-from xhat.torch.running_stats import Running
+from xhat.torch.running_stats import Following, Running
 
 __all__ = ["layers", "moved", "moved_once", "opchecks", "variants"]
 
@@ -70,7 +70,8 @@ def moved() -> dict[str, dict[str, float]]:
         _, batch = functional.normalized(
             Inputs(x, None, None, None, given, None, None), 1e-5, correction, None
         )
-        functional.follow(Running(*pairs[1], None, None), batch, 0.1, *options.values(), "propagate")
+        following = Following(Running(*pairs[1], None, None), 0.1, *options.values(), "propagate")
+        functional.follow(following, batch)
         exact = definition(Problem(x, mask=given), correction=running_correction)
         errors = [
             relative(got, 0.9 * old + 0.1 * new)

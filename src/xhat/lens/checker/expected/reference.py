@@ -17,7 +17,7 @@ __all__ = ["affine", "backward", "forward"]
 
 # The rstd and xhat of a backward, and factors of its direct path and of its dL/dvar.
 Root = tuple[Array, Array, Array | float, Array | float]
-_EMPTY = np.empty(0)
+_NOT_NEEDED = np.zeros(())
 
 
 def _divisor(p: Probe, over: str, count: str) -> float:
@@ -97,12 +97,12 @@ def backward(
 ) -> Backward:
     """The backward pass with faults k, in one formulation, of the forward f that has `forward_faults`.
 
-    only: the one output that is needed, "dx", "dgamma" or "dbeta"; the others may then be empty arrays.
+    only: the one output that is needed, "dx", "dgamma" or "dbeta"; the others may then be any number.
     """
     if "reshaped" in (k.backward_grouping, forward_faults.grouping):
         return _regrouped(p, correction, k, formulation, forward_faults)
     root = _own_root(p, f, correction, k, formulation)
-    of_x, of_parameters = (_EMPTY,) * 4, (_EMPTY,) * 2
+    of_x, of_parameters = (_NOT_NEEDED,) * 4, (_NOT_NEEDED,) * 2
     if only in (None, "dx"):
         of_x = _paths(p, f, correction, k, formulation, forward_faults, root)
     if only != "dx":
