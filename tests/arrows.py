@@ -76,7 +76,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "torch.cpu": CORE | TORCH_INPUTS | {"torch.memory"},
     "torch.gpu": CORE | TORCH_INPUTS | {"torch.cpu"},
     "torch.engines": {"errors", "torch.cpu", "torch.errors", "torch.inputs", "torch.internals"},
-    "torch.running_stats": CORE | TORCH_INPUTS | {"torch.cpu", "torch.engines"},
+    "torch.running_stats": CORE | TORCH_INPUTS,
     "torch.autograd": CORE | TORCH_INPUTS | {"torch.cpu", "torch.composed"},
     "torch.operators": CORE
     | TORCH_INPUTS

@@ -21,8 +21,10 @@ from xhat.torch.cpu import Run, plan_for
 from xhat.torch.engines import engine_for
 from xhat.torch.errors import TensorShapeError, TensorTypeError
 from xhat.torch.inputs import (
+    CODES,
     Batch,
     Inputs,
+    Moving,
     check_inputs,
     check_nonfinite,
     check_tensor,
@@ -39,7 +41,7 @@ from xhat.torch.internals import (
     unrecorded,
 )
 from xhat.torch.memory import check_memory
-from xhat.torch.running_stats import Following, Running, in_place, move, track
+from xhat.torch.running_stats import Following, Running, kernels, move, track
 
 __all__ = ["batch_norm", "follow", "normalized"]
 
@@ -207,6 +209,7 @@ def normalized(
 
 
 _plans = SameKind()
+_running = SameKind()  # statistics that the compiled kernels take, by their shape
 
 
 def _plan_for_kernels(t: Inputs, eps: Any, correction: Any, activation: Any) -> tuple[Plan, Any] | None:
@@ -298,3 +301,43 @@ def follow(following: Following, batch: Batch) -> None:
         except (IndexError, RuntimeError):  # misaligned, or none of theirs is left: `move` raises then
             pass
     move(following, batch)
+
+
+def in_place(following: Following, statistics: Tensor, m: Any) -> tuple[Any, Moving] | None:
+    """The engine whose kernels can move these where they are, and what they move; None where there is none."""
+    running, momentum, correction, running_correction, nonfinite = following
+    mean, var, batches, skipped = running
+    if not (
+        # The kernels have found these statistics: there is no transform. Or they are a graph's, or of many ranks.
+        (type(m) is float or (on_a_device(m) and m.dtype is torch.float64 and not transforming()))
+        and type(running_correction) is int
+        and 0 <= running_correction <= 1
+        and (type(m) is not float or m - running_correction > 1e-6 * m)
+        and nonfinite == "propagate"
+        and (
+            (type(momentum) is float and -math.inf < momentum < math.inf)
+            or (momentum is skipped is None and batches is not None)
+        )
+    ):
+        return None
+    moving = Moving(mean, var, batches, momentum, m, correction, running_correction)
+    shape = statistics.shape[1:]
+    if batches is not None and _running.get(mean, mean, var, batches) == shape:
+        return cpu, moving
+    for t in (mean, var):
+        if (
+            not (t.shape == shape and t.dtype in CODES and t.is_contiguous())
+            or t.requires_grad
+            or t.is_inference()
+        ):
+            return None
+    counted = batches is None or (
+        batches.dtype is torch.int64 and batches.numel() == 1 and not batches.is_inference()
+    )
+    engine = engine_for(mean, var, batches, statistics) if counted else None
+    if batches is not None and engine is cpu:
+        _running.put(shape, mean, mean, var, batches)
+    return None if engine is None else (engine, moving)
+
+
+kernels.in_place = in_place

@@ -1,8 +1,9 @@
-"""How running statistics move: by kernels that can write them in place, else by torch's operations; and xhat::track,
-the operator that does so in a graph. Momentum, conventions, NaN and infinity are here.
+"""How running statistics move by torch's operations: momentum, conventions, NaN and infinity; and xhat::track, the
+operator that does so in a graph.
 """
 
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -11,16 +12,21 @@ from torch import Tensor
 from xhat import equations
 from xhat.checks import check_correction, number, shown
 from xhat.errors import ArgumentError, DegenerateBatchError
-from xhat.torch import cpu
-from xhat.torch.engines import engine_for
 from xhat.torch.errors import TensorArgumentError, TensorDtypeError, TensorShapeError, TensorTypeError
 from xhat.torch.inputs import CODES, Batch, Moving, check_device, check_nonfinite, check_statistics
-from xhat.torch.internals import SameKind, on_a_device, recomputing, transforming
+from xhat.torch.internals import on_a_device, recomputing, transforming
 from xhat.torch.memory import check_memory
 
-__all__ = ["Following", "Running", "in_place", "momentum_of", "move", "track"]
+__all__ = ["Following", "Running", "kernels", "momentum_of", "move", "track"]
 
-_running = SameKind()  # statistics that the compiled kernels take, by their shape
+
+class Kernels:
+    """`in_place` of `functional`, which imports this file and sets it: the kernels that can move running statistics."""
+
+    in_place: Callable[["Following", Tensor, Any], tuple[Any, Moving] | None]
+
+
+kernels = Kernels()
 
 
 class Running(NamedTuple):
@@ -200,43 +206,6 @@ def _put(values: list[tuple[Tensor | None, Any]]) -> None:
         ) from error
 
 
-def in_place(following: Following, statistics: Tensor, m: Any) -> tuple[Any, Moving] | None:
-    """The engine whose kernels can move these where they are, and what they move; None where there is none."""
-    running, momentum, correction, running_correction, nonfinite = following
-    mean, var, batches, skipped = running
-    if not (
-        # The kernels have found these statistics: there is no transform. Or they are a graph's, or of many ranks.
-        (type(m) is float or (on_a_device(m) and m.dtype is torch.float64 and not transforming()))
-        and type(running_correction) is int
-        and 0 <= running_correction <= 1
-        and (type(m) is not float or m - running_correction > 1e-6 * m)
-        and nonfinite == "propagate"
-        and (
-            (type(momentum) is float and -math.inf < momentum < math.inf)
-            or (momentum is skipped is None and batches is not None)
-        )
-    ):
-        return None
-    moving = Moving(mean, var, batches, momentum, m, correction, running_correction)
-    shape = statistics.shape[1:]
-    if batches is not None and _running.get(mean, mean, var, batches) == shape:
-        return cpu, moving
-    for t in (mean, var):
-        if (
-            not (t.shape == shape and t.dtype in CODES and t.is_contiguous())
-            or t.requires_grad
-            or t.is_inference()
-        ):
-            return None
-    counted = batches is None or (
-        batches.dtype is torch.int64 and batches.numel() == 1 and not batches.is_inference()
-    )
-    engine = engine_for(mean, var, batches, statistics) if counted else None
-    if batches is not None and engine is cpu:
-        _running.put(shape, mean, mean, var, batches)
-    return None if engine is None else (engine, moving)
-
-
 # ------------------------------------------------------------------------------------------------------- in a graph
 
 _library = torch.library.Library("xhat", "FRAGMENT")
@@ -266,7 +235,7 @@ def _track(
     if not recomputing() and (transforming() or on_a_device(count) or count != 0):
         running = Running(running_mean, running_var, batches, skipped)
         following = Following(running, momentum, correction, running_correction, nonfinite)
-        found = in_place(following, statistics, count) if on_a_device(count) else None
+        found = kernels.in_place(following, statistics, count) if on_a_device(count) else None
         if found is not None:
             found[0].track(found[1], statistics)
         else:
